@@ -1,0 +1,141 @@
+"""BertAdam, its schedule, and which parameter learns at which rate (METHOD 5).
+
+x = optimiser steps done / total steps; w = warm-up proportion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
+
+
+def warmup_cosine(x: float, *, warmup: float) -> float:
+    """Factor on the learning rate at progress x: x / w while x < w, then 0.5 (1 + cos(pi x)).
+
+    The rate drops a little where the warm-up ends, as published.
+    """
+    if x < warmup:
+        return x / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * x))
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam without bias correction, with decoupled weight decay inside the step and its own schedule.
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  theta <- theta - lr_t (m / (sqrt(v) + eps) + wd theta).
+    The first step has rate 0. A group's `lr` stays the peak rate; `current_lrs` gives the rates of the next step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        lr: float,
+        total_steps: int,
+        warmup: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+    ) -> None:
+        assert total_steps >= 1, "a schedule needs at least one step"
+        self.total_steps = total_steps
+        self.warmup = warmup
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0})
+
+    @property
+    def steps_done(self) -> int:
+        return self.param_groups[0]["step"]
+
+    def current_lrs(self) -> list[float]:
+        """The learning rate of the next step, group by group."""
+        factor = warmup_cosine(self.steps_done / self.total_steps, warmup=self.warmup)
+        return [group["lr"] * factor for group in self.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        assert closure is None, "BertAdam evaluates no closure"
+        for group, lr in zip(self.param_groups, self.current_lrs(), strict=True):
+            self._step_group(group, lr)
+            group["step"] += 1
+        return None
+
+    def _step_group(self, group: dict[str, Any], lr: float) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
+        grads = [p.grad for p in params]
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        means = [self.state[p]["exp_avg"] for p in params]
+        squares = [self.state[p]["exp_avg_sq"] for p in params]
+        b1, b2 = group["betas"]
+        torch._foreach_mul_(means, b1)
+        torch._foreach_add_(means, grads, alpha=1 - b1)
+        torch._foreach_mul_(squares, b2)
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - b2)
+        update = torch._foreach_sqrt(squares)
+        torch._foreach_add_(update, group["eps"])
+        torch._foreach_reciprocal_(update)
+        torch._foreach_mul_(update, means)
+        if group["weight_decay"] > 0:
+            torch._foreach_add_(update, params, alpha=group["weight_decay"])
+        torch._foreach_add_(params, update, alpha=-lr)
+
+
+def parameter_part(name: str) -> str:
+    """Which learning rate a parameter follows: 'image tower', 'text encoder' or 'rest' (METHOD 5)."""
+    if "visual_encoder.visual." in name:
+        return "image tower"
+    if "text_encoder." in name:
+        return "text encoder"
+    return "rest"
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, text_lr: float, coef_lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Trainable parameters in up to six groups: three parts, each with and without weight decay.
+
+    Every group carries `name`, `lr` and `weight_decay`; empty groups are left out.
+    """
+    rates = {"image tower": lr * coef_lr, "text encoder": text_lr, "rest": lr}
+    groups: dict[tuple[bool, str], list[nn.Parameter]] = {}
+    for decays in (True, False):
+        for part in rates:
+            groups[decays, part] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = not any(word in name for word in NO_DECAY)
+            groups[decays, parameter_part(name)].append(parameter)
+    return [
+        {
+            "name": part if decays else f"{part}, no decay",
+            "params": params,
+            "lr": rates[part],
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (decays, part), params in groups.items()
+        if params
+    ]
+
+
+def build_optimizer(
+    model: nn.Module,
+    *,
+    lr: float,
+    text_lr: float,
+    coef_lr: float,
+    weight_decay: float,
+    warmup: float,
+    total_steps: int,
+) -> BertAdam:
+    """BertAdam over `parameter_groups` of `model`."""
+    groups = parameter_groups(model, lr=lr, text_lr=text_lr, coef_lr=coef_lr, weight_decay=weight_decay)
+    return BertAdam(groups, lr=lr, total_steps=total_steps, warmup=warmup)
