@@ -1,0 +1,103 @@
+"""What a frame store is made of: keys, the state record, shard folders. Shared by reader, writer and tools.
+
+Layout (METHOD section 7). One LMDB environment, all in its main database:
+
+    {video_id}_{i}          JPEG of stored frame i = 0..n-1: the published layout, readable by published code
+    \\0video/{video_id}      manifest of one video, JSON: what was stored and where it came from
+    \\0store                 state of the store, JSON: complete or not, counts, settings
+
+Keys of our own begin with a NUL byte, which no video id may hold, so that they can never be a frame key; a
+reader that knows only the published layout never asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+MAX_KEY_BYTES = 511  # LMDB's limit on the length of a key, set when it is compiled
+STATE_KEY = b"\0store"
+VIDEO_PREFIX = b"\0video/"
+METADATA_FILE = "metadata.json"
+DATA_FILE = "data.mdb"
+_LARGEST_FRAME_NUMBER = 99_999
+_SHARD_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
+
+
+class FrameStoreError(ValueError):
+    """A frame store, or a frame in it, cannot be used; the message names store, video and frame."""
+
+
+def frame_key(video_id: str, index: int) -> bytes:
+    """The published key of stored frame `index` of a video."""
+    return f"{video_id}_{index}".encode()
+
+
+def video_key(video_id: str) -> bytes:
+    """The key of a video's manifest record."""
+    return VIDEO_PREFIX + video_id.encode()
+
+
+def check_video_id(video_id: str) -> None:
+    """Raise `ValueError` where a video's keys could not be stored: empty, with NUL, not text, or too long."""
+    if not video_id or "\0" in video_id:
+        raise ValueError(f"video id {video_id!r} is empty or holds a NUL character")
+    try:
+        longest = max(len(frame_key(video_id, _LARGEST_FRAME_NUMBER)), len(video_key(video_id)))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"video id {video_id!r} cannot be written as UTF-8") from error
+    if longest > MAX_KEY_BYTES:
+        limit = MAX_KEY_BYTES - len(video_key(""))
+        raise ValueError(
+            f"video id {video_id[:40]!r}... is longer than {limit} bytes, the most that LMDB takes"
+        )
+
+
+def to_json(record: dict[str, Any]) -> bytes:
+    """The bytes of a manifest or state record; the same record always gives the same bytes."""
+    return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def shard_name(index: int, count: int) -> str:
+    """Folder of shard `index` (from 0) of `count` inside the store's folder."""
+    return f"shard-{index:05d}-of-{count:05d}"
+
+
+def shard_of(video_id: str, count: int) -> int:
+    """The shard that holds a video: by its id alone, so that it does not depend on any list's order."""
+    return zlib.crc32(video_id.encode()) % count
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The environments that make up the store at `path`, in shard order; one for a store that is not sharded.
+
+    Raises `FrameStoreError` where nothing is there, or shards are absent or of several countings.
+    """
+    if path.is_file() or (path / DATA_FILE).is_file():
+        return [path]
+    if not path.is_dir():
+        raise FrameStoreError(f"frame store {path}: no such folder or file; tools/frame2lmdb.py makes stores")
+    found = {
+        name: match
+        for name in sorted(p.name for p in path.iterdir())
+        if (match := _SHARD_NAME.fullmatch(name))
+    }
+    counts = {int(match[2]) for match in found.values()}
+    if not counts:
+        raise FrameStoreError(f"frame store {path}: the folder holds neither {DATA_FILE} nor shards")
+    if len(counts) > 1:
+        raise FrameStoreError(
+            f"frame store {path}: shards of different countings lie together: {sorted(counts)}"
+        )
+    count = counts.pop()
+    shards = [path / shard_name(index, count) for index in range(count)]
+    absent = [shard.name for shard in shards if not (shard / DATA_FILE).is_file()]
+    if absent:
+        names = ", ".join(absent[:5])
+        raise FrameStoreError(
+            f"frame store {path}: incomplete: {len(absent)} of {count} shards absent ({names})"
+        )
+    return shards
