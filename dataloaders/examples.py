@@ -1,0 +1,136 @@
+"""Captions and videos of one split, in packed arrays.
+
+V videos, N captions. Workers of a DataLoader share these arrays with the parent: a Python list of strings
+would be copied into every worker page by page, as each look at a string writes its reference count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class PackedStrings:
+    """An immutable sequence of strings in two arrays: UTF-8 bytes, and where each string starts.
+
+    A lone surrogate (half of a character, which JSON escapes can spell) becomes "?".
+    """
+
+    def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+        assert offsets.ndim == 1 and len(offsets) >= 1 and offsets[0] == 0 and offsets[-1] == len(data)
+        self._data = data
+        self._offsets = offsets
+
+    @classmethod
+    def from_iterable(cls, strings: Iterable[str]) -> PackedStrings:
+        """Pack `strings` in their order."""
+        encoded = [string.encode("utf-8", errors="replace") for string in strings]
+        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum([len(item) for item in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"string {index} of {len(self)}")
+        index = int(index) % len(self)
+        return self._data[self._offsets[index] : self._offsets[index + 1]].tobytes().decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def take(self, indices: NDArray[np.integer]) -> PackedStrings:
+        """The strings at `indices`, packed anew."""
+        return PackedStrings.from_iterable(self[int(index)] for index in indices)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split: every caption with its video, and the videos once each.
+
+    `tags` [N] belong to captions (only CHVTT pre-training has them); `durations` [V] are seconds, NaN where a
+    video has none.
+    """
+
+    video_ids: PackedStrings  # [V] as the frame store names them
+    captions: PackedStrings  # [N]
+    video_of_caption: NDArray[np.int64]  # [N] position in video_ids
+    tags: PackedStrings | None = None
+    durations: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.video_of_caption.shape == (len(self.captions),)
+        assert self.tags is None or len(self.tags) == len(self.captions)
+        assert self.durations is None or self.durations.shape == (len(self.video_ids),)
+        if len(self.captions):
+            assert 0 <= self.video_of_caption.min() <= self.video_of_caption.max() < len(self.video_ids)
+
+    @property
+    def num_videos(self) -> int:
+        return len(self.video_ids)
+
+    @property
+    def num_captions(self) -> int:
+        return len(self.captions)
+
+    def video_id_of(self, caption: int) -> str:
+        """Store id of the video that a caption belongs to."""
+        return self.video_ids[int(self.video_of_caption[caption])]
+
+    def keep_videos(self, keep: NDArray[np.bool_]) -> Examples:
+        """The videos where `keep` [V] is True and their captions, in the same order."""
+        assert keep.shape == (self.num_videos,)
+        if keep.all():
+            return self
+        kept_captions = np.flatnonzero(keep[self.video_of_caption])
+        new_position = np.cumsum(keep) - 1
+        return Examples(
+            video_ids=self.video_ids.take(np.flatnonzero(keep)),
+            captions=self.captions.take(kept_captions),
+            video_of_caption=new_position[self.video_of_caption[kept_captions]].astype(np.int64),
+            tags=None if self.tags is None else self.tags.take(kept_captions),
+            durations=None if self.durations is None else self.durations[keep],
+        )
+
+
+class ExamplesBuilder:
+    """Collects captions one by one; videos are numbered in the order in which they first appear."""
+
+    def __init__(self) -> None:
+        self._position: dict[str, int] = {}
+        self._durations: list[float] = []
+        self._captions: list[str] = []
+        self._tags: list[str] = []
+        self._video_of_caption: list[int] = []
+
+    def add(
+        self, video_id: str, caption: str, *, tag: str | None = None, duration: float | None = None
+    ) -> None:
+        """Add one caption. Of a video met again only the caption and tag are new: its duration stays."""
+        position = self._position.setdefault(video_id, len(self._position))
+        if position == len(self._durations):
+            self._durations.append(float("nan") if duration is None else duration)
+        self._captions.append(caption)
+        self._video_of_caption.append(position)
+        if tag is not None:
+            self._tags.append(tag)
+
+    def has_video(self, video_id: str) -> bool:
+        return video_id in self._position
+
+    def build(self) -> Examples:
+        """Everything added so far. Tags come with every caption or with none."""
+        assert len(self._tags) in (0, len(self._captions))
+        durations = np.asarray(self._durations, dtype=np.float32)
+        return Examples(
+            video_ids=PackedStrings.from_iterable(self._position),
+            captions=PackedStrings.from_iterable(self._captions),
+            video_of_caption=np.asarray(self._video_of_caption, dtype=np.int64),
+            tags=PackedStrings.from_iterable(self._tags) if self._tags else None,
+            durations=None if np.isnan(durations).all() else durations,
+        )

@@ -1,0 +1,43 @@
+"""Which of a video's stored frames make up a clip (METHOD 7). n stored frames, F frames wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAME_SAMPLES = ("uniform", "random", "uniform_random")
+SHORTEST_DYNAMIC_CLIP = 3
+
+
+class TooFewFramesError(ValueError):
+    """A video has fewer stored frames than `random` sampling must choose."""
+
+
+def sample_frame_indices(
+    num_stored: int, num_frames: int, *, frame_sample: str, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Indices [F] of stored frames, in order, all in 0..n-1.
+
+    - `uniform`: linspace(0, n, F, endpoint=False) as whole numbers; with n < F frames repeat, in order.
+    - `random`: F of n without replacement. Raises TooFewFramesError when n < F.
+    - `uniform_random`: one at random in each of F equal segments; with n < F frames repeat, in order.
+    """
+    assert num_stored > 0 and num_frames > 0
+    if frame_sample == "uniform":
+        return np.linspace(0, num_stored, num_frames, endpoint=False).astype(np.int64)
+    if frame_sample == "random":
+        if num_stored < num_frames:
+            raise TooFewFramesError(
+                f"--frame_sample random cannot choose {num_frames} of {num_stored} stored frames:"
+                f" lower --max_frames to {num_stored} or use --frame_sample uniform"
+            )
+        return np.sort(rng.choice(num_stored, num_frames, replace=False)).astype(np.int64)
+    if frame_sample == "uniform_random":
+        bounds = np.arange(num_frames + 1) * num_stored // num_frames
+        return rng.integers(bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)).astype(np.int64)
+    raise ValueError(f"--frame_sample {frame_sample}: choose from {', '.join(FRAME_SAMPLES)}")
+
+
+def dynamic_length(duration: float, max_frames: int, *, factor: float) -> int:
+    """Frames of a clip of `duration` seconds: min(max(int(duration * factor), 3), max_frames)."""
+    return min(max(int(duration * factor), SHORTEST_DYNAMIC_CLIP), max_frames)

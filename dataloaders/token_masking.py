@@ -1,0 +1,59 @@
+"""Choosing the tokens that masked language modelling hides (METHOD 4, MLM). W words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = -100
+MASKED_SHARE, RANDOM_SHARE = 0.8, 0.1
+
+
+def mask_tokens(
+    ids: NDArray[np.int64],
+    mask: NDArray[np.int64],
+    *,
+    rng: np.random.Generator,
+    mask_token_id: int,
+    vocab_size: int,
+    special_ids: Collection[int],
+    probability: float = 0.15,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(masked ids [W], labels [W]) of one text.
+
+    Each real token between start and end (the first and last position of `mask`) is chosen with
+    `probability`; of the chosen 80 % become `mask_token_id`, 10 % a random id that is not special, 10 %
+    stay. Labels hold the original id of the chosen and -100 elsewhere. Nothing may be chosen: then all
+    labels are -100.
+    """
+    length = int(mask.sum())
+    assert mask[:length].all(), "real tokens come first"
+    inner = np.zeros(len(ids), dtype=bool)
+    inner[1 : max(length - 1, 1)] = True
+    # One draw per position, whatever the text, so that each decision stays put when another changes.
+    chosen = inner & (rng.random(len(ids)) < probability)
+    action = rng.random(len(ids))
+    random_ids = _ordinary_ids(
+        rng, len(ids), vocab_size=vocab_size, special_ids={*special_ids, mask_token_id}
+    )
+
+    masked = ids.copy()
+    hide = chosen & (action < MASKED_SHARE)
+    swap = chosen & (action >= MASKED_SHARE) & (action < MASKED_SHARE + RANDOM_SHARE)
+    masked[hide] = mask_token_id
+    masked[swap] = random_ids[swap]
+    return masked, np.where(chosen, ids, IGNORE)
+
+
+def _ordinary_ids(
+    rng: np.random.Generator, count: int, *, vocab_size: int, special_ids: Collection[int]
+) -> NDArray[np.int64]:
+    """Uniform draws from the vocabulary without `special_ids`: ranks among the ordinary ids, shifted past
+    these."""
+    special = sorted(special_id for special_id in special_ids if 0 <= special_id < vocab_size)
+    drawn = rng.integers(vocab_size - len(special), size=count)
+    for special_id in special:
+        drawn += drawn >= special_id
+    return drawn

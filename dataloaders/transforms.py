@@ -1,0 +1,66 @@
+"""Stored frames -> square uint8 clips (METHOD 7). F frames, S side of the square.
+
+Everything stays uint8: scaling to 0..1 and CLIP's mean and standard deviation are applied on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+# Wide enough for three standard deviations of the strongest blur (sigma 2) to both sides.
+BLUR_KERNEL = 13
+
+
+def to_tensors(frames: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+    """RGB arrays [H, W, 3] -> tensors [3, H, W], without copying."""
+    return [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]
+
+
+def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
+    """CLIP's preparation: shorter side to `size`, bicubic with antialiasing, then the centre square.
+
+    Frames of one clip may differ in size. Returns uint8 [F, 3, S, S].
+    """
+    tensors = to_tensors(frames)
+    if len({tensor.shape for tensor in tensors}) == 1:
+        return _resize_and_crop(torch.stack(tensors), size)
+    return torch.stack([_resize_and_crop(tensor, size) for tensor in tensors])
+
+
+def _resize_and_crop(images: Tensor, size: int) -> Tensor:
+    resized = F.resize(images, [size], interpolation=BICUBIC, antialias=True)
+    return F.center_crop(resized, [size, size])
+
+
+class FrameAugmentation:
+    """CHVTT's pre-training augmentation, drawn anew for every frame.
+
+    Random resized crop (scale 0.2-1), colour jitter (0.4, 0.4, 0.4, 0.1) with p 0.8, grey with p 0.2,
+    Gaussian blur (sigma 0.1-2) with p 0.5, horizontal flip with p 0.5.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
+                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+                v2.RandomGrayscale(p=0.2),
+                v2.RandomApply([v2.GaussianBlur(BLUR_KERNEL, sigma=(0.1, 2.0))], p=0.5),
+                v2.RandomHorizontalFlip(),
+            ]
+        )
+
+    def __call__(self, frames: Sequence[NDArray[np.uint8]], *, seed: int) -> Tensor:
+        """Augmented clip, uint8 [F, 3, S, S]: a function of the frames and `seed` alone."""
+        # torchvision draws from torch's global generator: lend it a state of our own, and give it back.
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(seed)
+            return torch.stack([self._transform(tensor) for tensor in to_tensors(frames)])

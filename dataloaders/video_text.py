@@ -1,0 +1,239 @@
+"""The only Dataset: clips and texts of one split, in three views.
+
+V videos, N captions, F frames, S side, W words (W' of the tag). Keys and types: docs/ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataloaders.examples import Examples
+from dataloaders.frame_sampling import (
+    FRAME_SAMPLES,
+    TooFewFramesError,
+    dynamic_length,
+    sample_frame_indices,
+)
+from dataloaders.frame_store import FrameStoreError
+from dataloaders.token_masking import mask_tokens
+from dataloaders.tokenizer import Tokenizer
+from dataloaders.transforms import FrameAugmentation, resize_and_crop
+
+logger = logging.getLogger(__name__)
+
+VIEWS = ("pairs", "videos", "captions")
+FRAME_SAMPLE_LENS = ("fix", "dynamic")
+# Unreadable videos in a row before a training sample gives up: the store is at fault then, not a video.
+MAX_UNREADABLE = 10
+_PROBES = 64
+
+Sample = dict[str, Any]
+# (epoch, index), or the index alone for epoch 0.
+SampleKey = int | tuple[int, int]
+
+
+class FrameReader(Protocol):
+    """The part of a frame store that reads."""
+
+    def num_frames(self, video_id: str) -> int: ...
+
+    def read_frames(self, video_id: str, indices: Sequence[int]) -> list[NDArray[np.uint8]]: ...
+
+
+class VideoTextDataset(Dataset[Sample]):
+    """Samples of `examples` with frames from `store`.
+
+    - `pairs`, for training: every caption with a clip of its video. A video that cannot be read is replaced
+      by the next example of another video, and the sample says so in `replaced`.
+    - `videos` and `captions`, for evaluation: each once. Frames are sampled uniformly, nothing is augmented
+      or masked, and an unreadable video raises FrameStoreError.
+
+    `ds[i]` or `ds[(epoch, i)]`: all that is random follows from (seed, epoch, i) alone. With
+    `frame_sample_len` "dynamic" a clip has min(max(int(duration * `duration_factor`), 3), F) frames and
+    zero padding. `augment` is CHVTT's pre-training augmentation; `mlm` adds masked copies of the texts.
+    `max_tag_words` None leaves tags out.
+
+    Raises ValueError at once for `random` sampling of more frames than are stored, and for dynamic lengths
+    without durations.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        store: FrameReader,
+        tokenizer: Tokenizer,
+        *,
+        view: str,
+        max_words: int,
+        max_frames: int,
+        image_size: int,
+        max_tag_words: int | None = None,
+        frame_sample: str = "uniform",
+        frame_sample_len: str = "fix",
+        duration_factor: float = 0.5,
+        augment: bool = False,
+        mlm: bool = False,
+        seed: int = 0,
+    ) -> None:
+        assert view in VIEWS and max_frames > 0 and image_size > 0 and seed >= 0
+        self.examples = examples
+        self.view = view
+        self._store = store
+        self._tokenizer = tokenizer
+        self._max_words = max_words
+        self._max_tag_words = max_tag_words if examples.tags is not None else None
+        self._max_frames = max_frames
+        self._image_size = image_size
+        self._frame_sample = frame_sample if view == "pairs" else "uniform"
+        self._dynamic = frame_sample_len == "dynamic"
+        self._duration_factor = duration_factor
+        self._augmentation = FrameAugmentation(image_size) if augment and view == "pairs" else None
+        self._mlm = mlm and view == "pairs"
+        self._seed = seed
+        self._check(frame_sample, frame_sample_len)
+
+    def __len__(self) -> int:
+        return self.examples.num_videos if self.view == "videos" else self.examples.num_captions
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        if self.view == "videos":
+            return self._clip(index, self._rng(epoch, index)) | _number(index)
+        if self.view == "captions":
+            return self._text("text", self.examples.captions[index], self._max_words) | _number(index)
+        return self._readable_pair(epoch, index)
+
+    def truncated_captions(self, limit: int = 10_000) -> tuple[int, int]:
+        """(how many captions lose tokens to `max_words`, of how many looked at): all, or `limit` evenly
+        spread."""
+        total = self.examples.num_captions
+        looked_at = np.unique(np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64))
+        cut = sum(self._tokenizer.encode(self.examples.captions[i], self._max_words)[2] for i in looked_at)
+        return cut, len(looked_at)
+
+    def _readable_pair(self, epoch: int, index: int) -> Sample:
+        """The pair `index`, or the next one, around the end, whose video can be read."""
+        unreadable: set[int] = set()
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            video = int(self.examples.video_of_caption[candidate])
+            if video in unreadable:
+                continue
+            try:
+                return self._pair(epoch, candidate) | {"replaced": torch.tensor(int(step > 0))}
+            except (FrameStoreError, TooFewFramesError) as error:
+                unreadable.add(video)
+                last_error = error
+                logger.warning("replaced an unreadable video: %s", error)
+                if len(unreadable) == MAX_UNREADABLE:
+                    break
+        raise last_error
+
+    def _pair(self, epoch: int, index: int) -> Sample:
+        rng = self._rng(epoch, index)
+        sample = self._clip(int(self.examples.video_of_caption[index]), rng) | _number(index)
+        sample |= self._training_text("text", self.examples.captions[index], self._max_words, rng=rng)
+        if self._max_tag_words is not None:
+            assert self.examples.tags is not None
+            sample |= self._training_text("tag", self.examples.tags[index], self._max_tag_words, rng=rng)
+        return sample
+
+    def _clip(self, video: int, rng: np.random.Generator) -> Sample:
+        """`frames` [F, 3, S, S] and `frame_mask` [F] of one video."""
+        video_id = self.examples.video_ids[video]
+        stored = self._store.num_frames(video_id)
+        if stored == 0:
+            raise FrameStoreError(
+                f"video {video_id} is not in the frame store {getattr(self._store, 'path', '')}"
+            )
+        length = self._clip_length(video)
+        try:
+            indices = sample_frame_indices(stored, length, frame_sample=self._frame_sample, rng=rng)
+        except TooFewFramesError as error:
+            raise TooFewFramesError(f"video {video_id}: {error}") from None
+        images = self._store.read_frames(video_id, indices.tolist())
+        frames = torch.zeros(self._max_frames, 3, self._image_size, self._image_size, dtype=torch.uint8)
+        if self._augmentation is None:
+            frames[:length] = resize_and_crop(images, self._image_size)
+        else:
+            frames[:length] = self._augmentation(images, seed=int(rng.integers(2**63)))
+        return {"frames": frames, "frame_mask": torch.arange(self._max_frames) < length}
+
+    def _clip_length(self, video: int) -> int:
+        if not self._dynamic:
+            return self._max_frames
+        assert self.examples.durations is not None
+        duration = float(self.examples.durations[video])
+        return dynamic_length(duration, self._max_frames, factor=self._duration_factor)
+
+    def _text(self, name: str, text: str, max_words: int) -> Sample:
+        ids, mask, _ = self._tokenizer.encode(text, max_words)
+        return {f"{name}_ids": torch.from_numpy(ids), f"{name}_mask": torch.from_numpy(mask)}
+
+    def _training_text(self, name: str, text: str, max_words: int, *, rng: np.random.Generator) -> Sample:
+        sample = self._text(name, text, max_words)
+        if not self._mlm:
+            return sample
+        masked, labels = mask_tokens(
+            sample[f"{name}_ids"].numpy(),
+            sample[f"{name}_mask"].numpy(),
+            rng=rng,
+            mask_token_id=self._tokenizer.mask_token_id,
+            vocab_size=self._tokenizer.vocab_size,
+            special_ids=self._tokenizer.special_ids,
+        )
+        return sample | {
+            f"{name}_mlm_ids": torch.from_numpy(masked),
+            f"{name}_mlm_labels": torch.from_numpy(labels),
+        }
+
+    def _rng(self, epoch: int, index: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence((self._seed, epoch, index)))
+
+    def _check(self, frame_sample: str, frame_sample_len: str) -> None:
+        """Refuse, before any work, what would fail on every sample."""
+        if frame_sample not in FRAME_SAMPLES:
+            raise ValueError(f"--frame_sample {frame_sample}: choose from {', '.join(FRAME_SAMPLES)}")
+        if frame_sample_len not in FRAME_SAMPLE_LENS:
+            raise ValueError(
+                f"--frame_sample_len {frame_sample_len}: choose from {', '.join(FRAME_SAMPLE_LENS)}"
+            )
+        if min(self._max_words, self._max_tag_words or self._max_words) < 3:
+            raise ValueError(f"--max_words {self._max_words}: start, end and one token need 3 at least")
+        if self.view != "captions" and self._dynamic:
+            self._check_durations()
+        if self._frame_sample == "random":
+            self._check_stored_frames()
+
+    def _check_durations(self) -> None:
+        durations = self.examples.durations
+        unknown = self.examples.num_videos if durations is None else int(np.isnan(durations).sum())
+        if unknown:
+            raise ValueError(
+                f"--frame_sample_len dynamic: {unknown} of {self.examples.num_videos} videos have no duration"
+                " in the annotations; use --frame_sample_len fix"
+            )
+
+    def _check_stored_frames(self) -> None:
+        """Look at a few videos over the whole split: stores hold one number of frames for all, as a rule."""
+        spread = np.linspace(0, self.examples.num_videos, _PROBES, endpoint=False).astype(np.int64)
+        probes = [self.examples.video_ids[int(video)] for video in np.unique(spread)]
+        stored = max((self._store.num_frames(video_id) for video_id in probes), default=0)
+        if 0 < stored < self._max_frames:
+            sample_frame_indices(
+                stored, self._max_frames, frame_sample="random", rng=np.random.default_rng(0)
+            )
+
+
+def _number(index: int) -> dict[str, Tensor]:
+    return {"index": torch.tensor(index)}
