@@ -28,8 +28,9 @@ def warmup_cosine(x: float, *, warmup: float) -> float:
 class BertAdam(torch.optim.Optimizer):
     """Adam without bias correction, with decoupled weight decay inside the step and its own schedule.
 
-    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  theta <- theta - lr_t (m / (sqrt(v) + eps) + wd theta).
-    The first step has rate 0. A group's `lr` stays the peak rate; `current_lrs` gives the rates of the next step.
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
+    theta <- theta - lr_t (m / (sqrt(v) + eps) + wd theta). The first step has rate 0.
+    A group's `lr` stays the peak rate; `current_lrs` gives the rates of the next step.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class BertAdam(torch.optim.Optimizer):
         assert total_steps >= 1, "a schedule needs at least one step"
         self.total_steps = total_steps
         self.warmup = warmup
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0})
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
+        )
 
     @property
     def steps_done(self) -> int:

@@ -1,0 +1,311 @@
+"""Flags: the only file that knows their names, defaults and which of them no longer matter.
+
+`Config` is the single description of a run: every field is a flag of the same name, parsed by
+`parse_config`, checked here, frozen, and saved to OUTPUT_DIR/config.json. The two programs share all
+flags and differ in a few published defaults (`PROGRAMS`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DATASETS = ("chvtt", "msrvtt", "vatex")
+LANGUAGES = {"chvtt": ("chinese", "english"), "msrvtt": ("english",), "vatex": ("chinese", "english")}
+ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt"}  # METHOD 6
+MAX_POSITIONS = 48  # rows of `frame_position_embeddings`, METHOD 1
+
+
+def _flag(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    aliases: Sequence[str] = (),
+    kind: type | None = None,
+) -> Any:
+    """One field of `Config` with what argparse needs to know of it."""
+    meta = {"group": group, "help": help, "choices": choices, "aliases": tuple(aliases), "kind": kind}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run. Units: rates per optimiser step, batch sizes over all ranks."""
+
+    output_dir: str = _flag("", "run", "folder for checkpoints, log.txt, metrics.jsonl and config.json")
+    do_pretrain: bool = _flag(False, "run", "pre-train (main_pretrain.py)")
+    do_train: bool = _flag(False, "run", "fine-tune (main_task_retrieval.py)")
+    do_eval: bool = _flag(False, "run", "evaluate --init_model on the test split")
+    do_params: bool = _flag(False, "run", "print the number of parameters of each part and stop")
+    task: str = _flag("retrieval", "run", "downstream task", choices=("retrieval", "retrieval_VT"))
+    seed: int = _flag(42, "run", "seed of weights, sample order, frames, masks and augmentation")
+    n_display: int = _flag(100, "run", "log every this many optimiser steps")
+    logdir: str | None = _flag(None, "run", "folder for TensorBoard scalars", kind=str)
+    local_rank: int | None = _flag(
+        None,
+        "run",
+        "device number when no launcher sets LOCAL_RANK",
+        aliases=("--local-rank",),
+        kind=int,
+    )
+
+    dataset: str = _flag(
+        "chvtt", "data", "data set to train on and, in fine-tuning, to test on", choices=(*DATASETS, "bird")
+    )
+    language: str = _flag("chinese", "data", "language of the captions", choices=("chinese", "english"))
+    data_dir: str = _flag(
+        "", "data", "folder holding one folder a data set (docs/DATA.md) [$HMMC_DATA or 'data']"
+    )
+    train_annotations: str | None = _flag(
+        None,
+        "data",
+        "annotation file to train on, instead of the default",
+        aliases=("--pretrain_path",),
+        kind=str,
+    )
+    train_list: str | None = _flag(None, "data", "list of training videos, instead of the default", kind=str)
+    train_store: str | None = _flag(None, "data", "frame store to train on, instead of the default", kind=str)
+    eval_dataset: str | None = _flag(
+        None,
+        "data",
+        "data set to evaluate on [fine-tuning: --dataset; pre-training: vatex (chinese), msrvtt (english)]",
+        choices=DATASETS,
+        kind=str,
+    )
+    eval_annotations: str | None = _flag(
+        None,
+        "data",
+        "annotation file to evaluate on, instead of the default",
+        aliases=("--val_path",),
+        kind=str,
+    )
+    eval_list: str | None = _flag(None, "data", "list of test videos, instead of the default", kind=str)
+    eval_store: str | None = _flag(
+        None, "data", "frame store to evaluate on, instead of the default", kind=str
+    )
+    allow_missing: bool = _flag(
+        False, "data", "go on without videos that the frame store lacks; evaluation is then not comparable"
+    )
+    num_thread_reader: int = _flag(1, "data", "loader processes on each rank; 0 reads in the main process")
+    max_words: int | None = _flag(
+        None, "data", "tokens of a text [msrvtt, vatex: 32; chvtt: title 45, tag 25, query 15]", kind=int
+    )
+    max_frames: int = _flag(12, "data", "frames of a clip")
+    frame_sample: str = _flag(
+        "uniform",
+        "data",
+        "how frames are chosen in training",
+        choices=("uniform", "random", "uniform_random"),
+    )
+    frame_sample_len: str = _flag(
+        "fix", "data", "number of frames: fixed, or by the clip's duration", choices=("fix", "dynamic")
+    )
+    legacy_special_tokens: bool = _flag(
+        False,
+        "data",
+        "mark Chinese texts with CLIP's special tokens, as the published VATEX-Chinese model needs",
+    )
+
+    clip_model: str = _flag(
+        "ViT-B-32-quickgelu", "model", "open_clip model name, or the name of a file in modules/model_configs"
+    )
+    clip_weights: str = _flag("openai", "model", "'openai', an open_clip tag, a local file, or 'none'")
+    pretrained_text: str = _flag(
+        "hfl/chinese-roberta-wwm-ext", "model", "transformers model name or folder of the Chinese encoder"
+    )
+    cache_dir: str = _flag("", "model", "where downloaded weights lie [the libraries' own caches]")
+    init_model: str | None = _flag(None, "model", "checkpoint to start from or to evaluate", kind=str)
+    use_temp: bool = _flag(False, "model", "temporal transformer over the frames")
+    use_frame_fea: bool = _flag(False, "model", "match texts with single frames too (FTM)")
+    top_frames: int = _flag(3, "model", "frames that count in the frame score of evaluation")
+    weight_VTM_finetune: float = _flag(0.85, "model", "weight of VTM in fine-tuning")
+    weight_FTM_finetune: float = _flag(0.15, "model", "weight of FTM in fine-tuning")
+    weight_FAM: float = _flag(0.05, "model", "weight of FAM in pre-training")
+    weight_VTM: float = _flag(0.45, "model", "weight of VTM in pre-training")
+    weight_FTM: float = _flag(0.45, "model", "weight of FTM in pre-training")
+    weight_MLM: float = _flag(0.05, "model", "weight of MLM in pre-training")
+    contrast_num_negative: int = _flag(4096, "model", "queue size")
+    contrast_momentum: float = _flag(0.99, "model", "momentum of the key encoders")
+    contrast_temperature: float = _flag(0.07, "model", "temperature of the queue losses")
+
+    epochs: int = _flag(20, "optimisation", "passes over the training set")
+    batch_size: int = _flag(256, "optimisation", "clips of one optimiser step, over all ranks")
+    batch_size_val: int = _flag(
+        3500, "optimisation", "clips or texts of one evaluation batch, over all ranks"
+    )
+    gradient_accumulation_steps: int = _flag(
+        1, "optimisation", "forward passes that share one optimiser step"
+    )
+    lr: float = _flag(1e-4, "optimisation", "learning rate of all but the two pre-trained encoders")
+    text_lr: float = _flag(1e-5, "optimisation", "learning rate of the text encoder")
+    coef_lr: float = _flag(1.0, "optimisation", "the image tower learns at --lr times this")
+    weight_decay: float = _flag(0.2, "optimisation", "decoupled weight decay")
+    warmup_proportion: float = _flag(0.1, "optimisation", "share of the steps with a rising rate")
+    precision: str = _flag(
+        "fp32", "optimisation", "autocast type; weights stay float32", choices=("fp32", "bf16", "fp16")
+    )
+    enable_amp: bool = _flag(False, "optimisation", "published name of --precision fp16 (GPU only)")
+
+    cross_model: str = _flag("cross-base", "no effect any more", "published configuration folder")
+    lr_decay: float = _flag(0.9, "no effect any more", "never used by the published code either")
+    n_gpu: int = _flag(1, "no effect any more", "the number of ranks counts, see WORLD_SIZE")
+    world_size: int = _flag(0, "no effect any more", "taken from the launcher's environment")
+    rank: int = _flag(0, "no effect any more", "taken from the launcher's environment")
+    fp16_opt_level: str = _flag("O1", "no effect any more", "apex is not used; see --precision")
+
+    @property
+    def is_training(self) -> bool:
+        return self.do_pretrain or self.do_train
+
+    @property
+    def test_dataset(self) -> str:
+        """The data set that this run evaluates on (METHOD 6)."""
+        if self.eval_dataset:
+            return self.eval_dataset
+        return ZERO_SHOT_DATASET[self.language] if self.do_pretrain else self.dataset
+
+    def save(self, path: Path) -> None:
+        """Write all settings as JSON, atomically."""
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+# Defaults in which the two programs differ (METHOD 5), and what each of them can do.
+PROGRAMS: dict[str, dict[str, Any]] = {
+    "main_pretrain.py": {"weight_decay": 0.05, "warmup_proportion": 0.2},
+    "main_task_retrieval.py": {},
+}
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    """The command line of one of `PROGRAMS`: every field of `Config` in its group."""
+    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
+    groups: dict[str, Any] = {}
+    for item in dataclasses.fields(Config):
+        meta = item.metadata
+        group = groups.setdefault(meta["group"], None) or parser.add_argument_group(meta["group"])
+        groups[meta["group"]] = group
+        default = PROGRAMS[program].get(item.name, item.default)
+        names = (f"--{item.name}", *meta["aliases"])
+        if isinstance(default, bool):
+            group.add_argument(*names, dest=item.name, action="store_true", help=meta["help"])
+            continue
+        shown = "" if default in (None, "") else f" [{default}]"
+        group.add_argument(
+            *names,
+            dest=item.name,
+            type=meta["kind"] or type(default),
+            default=default,
+            choices=meta["choices"],
+            required=item.name == "output_dir",
+            metavar=None if meta["choices"] else item.name.upper(),
+            help=meta["help"] + shown,
+        )
+    return parser
+
+
+def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[str]]:
+    """Parse and check a command line.
+
+    Returns the configuration and a list of remarks for the log: flags given that have no effect any more.
+    Raises `ValueError` naming the flag and what would be right; argparse exits with 2 on unknown flags.
+    """
+    parser = build_parser(program)
+    values = vars(parser.parse_args(argv))
+    values["dataset"] = "chvtt" if values["dataset"] == "bird" else values["dataset"]
+    values["data_dir"] = values["data_dir"] or os.environ.get("HMMC_DATA", "") or "data"
+    remarks = []
+    if values["enable_amp"]:
+        on_gpu = torch.accelerator.is_available()
+        values["precision"] = "fp16" if on_gpu else values["precision"]
+        remarks = [] if on_gpu else ["--enable_amp: no GPU here, training in " + values["precision"]]
+    config = Config(**values)
+    _check(config, program=program)
+    remarks += [
+        f"--{item.name} has no effect any more ({item.metadata['help']})"
+        for item in dataclasses.fields(Config)
+        if item.metadata["group"].startswith("no effect") and values[item.name] != item.default
+    ]
+    return config, remarks
+
+
+def _check(config: Config, *, program: str) -> None:
+    """Raise `ValueError` for settings that cannot work, whatever the data."""
+    _check_job(config, program=program)
+    for name in ("epochs", "batch_size", "batch_size_val", "max_frames", "top_frames", "n_display"):
+        _require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
+    _require(config.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps: must be at least 1")
+    _require(config.num_thread_reader >= 0, "--num_thread_reader: must be 0 or more")
+    _require(
+        config.max_words is None or config.max_words >= 3,
+        f"--max_words {config.max_words}: must be at least 3, for the start token, a word and the end token",
+    )
+    _require(
+        config.max_frames <= MAX_POSITIONS,
+        f"--max_frames {config.max_frames}: the model has {MAX_POSITIONS} frame positions, give at most that",
+    )
+    _require(
+        config.top_frames <= config.max_frames,
+        f"--top_frames {config.top_frames}: cannot exceed --max_frames {config.max_frames}",
+    )
+    _require(
+        config.precision != "fp16" or torch.accelerator.is_available(),
+        "--precision fp16: needs a GPU; on a CPU give bf16 or fp32",
+    )
+    _require(config.contrast_num_negative >= 1, "--contrast_num_negative: must be at least 1")
+    _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must lie between 0 and 1")
+    _require(config.contrast_temperature > 0, "--contrast_temperature: must be above 0")
+    _require(0 <= config.warmup_proportion <= 1, "--warmup_proportion: must lie between 0 and 1")
+    _require(
+        config.batch_size % config.gradient_accumulation_steps == 0,
+        f"--batch_size {config.batch_size}: must be a multiple of --gradient_accumulation_steps "
+        f"{config.gradient_accumulation_steps}",
+    )
+
+
+def _check_job(config: Config, *, program: str) -> None:
+    """The parts of `_check` that say what is to be done, and on what."""
+    pretraining = program == "main_pretrain.py"
+    _require(
+        config.do_pretrain or config.do_train or config.do_eval or config.do_params,
+        "nothing to do: give --do_pretrain, --do_eval or --do_params"
+        if pretraining
+        else "nothing to do: give --do_train, --do_eval or --do_params",
+    )
+    _require(
+        not (pretraining and config.do_train), "--do_train: fine-tuning is main_task_retrieval.py's work"
+    )
+    _require(not config.do_pretrain or pretraining, "--do_pretrain: pre-training is main_pretrain.py's work")
+    _require(
+        config.task == "retrieval",
+        "--task retrieval_VT: matching titles too is no part of the published method; use --task retrieval",
+    )
+    for flag, dataset in (("--dataset", config.dataset), ("--eval_dataset", config.test_dataset)):
+        _require(
+            config.language in LANGUAGES[dataset],
+            f"--language {config.language}: {flag} {dataset} has {LANGUAGES[dataset][-1]} texts only",
+        )
+    weights = [getattr(config, f"weight_{name}") for name in ("FAM", "VTM", "FTM", "MLM")]
+    _require(
+        not config.do_pretrain or any(w > 0 for w in weights), "--weight_*: at least one must be above 0"
+    )
+    _require(
+        all(w >= 0 for w in [*weights, config.weight_VTM_finetune, config.weight_FTM_finetune]),
+        "--weight_*: a loss weight cannot be negative",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

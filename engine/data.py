@@ -1,0 +1,215 @@
+"""From a Config to data: tokenizer, training set and this rank's share of the test set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from dataloaders.availability import MissingVideos, exclude_missing, match_store_ids
+from dataloaders.examples import Examples
+from dataloaders.frame_store import FrameStore
+from dataloaders.layout import SplitFiles, default_files, read_examples
+from dataloaders.loader import EpochSampler, ShardSampler, build_loader
+from dataloaders.tokenizer import ChineseTokenizer, ClipTokenizer, Tokenizer
+from dataloaders.video_text import VideoTextDataset
+from engine.config import Config
+from engine.distributed import World
+from engine.log import RunLog
+from engine.model_setup import context_length, image_size
+
+# Tokens of a text where the published code fixes them (METHOD 2), else `--max_words` or 32.
+TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test"): 15}
+TAG_WORDS = 25
+DEFAULT_WORDS = 32
+DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, METHOD 7
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training set and the loader of this rank."""
+
+    dataset: VideoTextDataset
+    sampler: EpochSampler
+    loader: DataLoader
+
+    def name_of(self, index: int) -> str:
+        """The video of a training example, for messages."""
+        return self.dataset.examples.video_id_of(index)
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """A test split as it is evaluated, with its size as the benchmark defines it."""
+
+    dataset: str
+    examples: Examples
+    missing: MissingVideos
+    videos: DataLoader
+    captions: DataLoader
+
+    def counts(self) -> dict[str, Any]:
+        """What was evaluated, for the result file."""
+        return {
+            "videos": self.examples.num_videos,
+            "captions": self.examples.num_captions,
+            "videos_of_benchmark": self.missing.total,
+            "comparable": not self.missing,
+        }
+
+
+def build_tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer of `--language`. Raises `ValueError` when its files are absent."""
+    if config.language == "english":
+        return ClipTokenizer()
+    return ChineseTokenizer(
+        config.pretrained_text,
+        legacy_special_tokens=config.legacy_special_tokens,
+        cache_dir=config.cache_dir or None,
+    )
+
+
+def build_training_data(config: Config, world: World, tokenizer: Tokenizer, log: RunLog) -> TrainingData:
+    """Data set, sampler and loader of this rank. Raises `ValueError` naming the file or flag at fault."""
+    split = "pretrain" if config.do_pretrain else "train"
+    files = default_files(config.data_dir, config.dataset, split)
+    files = _override(files, config.train_annotations, config.train_list, config.train_store)
+    examples, store, missing = _read_split(config, world, config.dataset, split, files)
+    if missing:
+        log.warning(f"training without {missing}")
+    dataset = _dataset(config, examples, store, tokenizer, name=config.dataset, split=split, view="pairs")
+    per_rank = batch_per_rank(config, world)
+    _check_batch_fits(config, world, per_rank, len(dataset))
+    sampler = EpochSampler(
+        len(dataset), rank=world.rank, world_size=world.size, batch_size=per_rank, seed=config.seed
+    )
+    log.info(
+        f"train on {config.dataset} {config.language}: {examples.num_videos:,} videos, "
+        f"{len(dataset):,} examples"
+    )
+    if world.is_main:
+        cut, looked_at = dataset.truncated_captions()
+        log.info(f"{cut:,} of {looked_at:,} texts looked at are cut to --max_words")
+    return TrainingData(dataset, sampler, _loader(config, world, dataset, sampler, batch_size=per_rank))
+
+
+def build_evaluation_data(config: Config, world: World, tokenizer: Tokenizer, log: RunLog) -> EvaluationData:
+    """This rank's share of the test split; videos and captions apart, so that each video is decoded once."""
+    name = config.test_dataset
+    files = default_files(config.data_dir, name, "test")
+    files = _override(files, config.eval_annotations, config.eval_list, config.eval_store)
+    try:
+        examples, store, missing = _read_split(config, world, name, "test", files)
+    except ValueError as error:
+        if name == config.dataset:
+            raise
+        raise ValueError(f"{error} (evaluating on {name}; --eval_dataset chooses another)") from None
+    loaders = {}
+    for view in ("videos", "captions"):
+        dataset = _dataset(config, examples, store, tokenizer, name=name, split="test", view=view)
+        sampler = ShardSampler(len(dataset), rank=world.rank, world_size=world.size)
+        loaders[view] = _loader(
+            config, world, dataset, sampler, batch_size=max(1, config.batch_size_val // world.size)
+        )
+    log.info(
+        f"evaluate on {name} {config.language}: {examples.num_videos:,} videos, "
+        f"{examples.num_captions:,} captions"
+    )
+    if missing:
+        log.warning(f"evaluating without {missing}; not comparable with published figures")
+    return EvaluationData(name, examples, missing, videos=loaders["videos"], captions=loaders["captions"])
+
+
+def batch_per_rank(config: Config, world: World) -> int:
+    """Clips of one forward pass on one rank; `--batch_size` is over all ranks and accumulated passes."""
+    parts = world.size * config.gradient_accumulation_steps
+    if config.batch_size % parts:
+        below = config.batch_size // parts * parts
+        legal = " or ".join(str(n) for n in (below, below + parts) if n)
+        raise ValueError(
+            f"--batch_size {config.batch_size}: cannot be shared over {world.size} ranks x "
+            f"{config.gradient_accumulation_steps} accumulated passes; give {legal}"
+        )
+    return config.batch_size // parts
+
+
+def _read_split(
+    config: Config, world: World, name: str, split: str, files: SplitFiles
+) -> tuple[Examples, FrameStore, MissingVideos]:
+    """Annotations and store of a split, without the videos that the store lacks if `--allow_missing`."""
+    examples = read_examples(name, split, language=config.language, files=files)
+    if not examples.num_captions:
+        raise ValueError(f"{files.annotations}: no captions for the {split} split of {name}")
+    store = FrameStore(files.store)
+    if name == "chvtt":
+        examples = match_store_ids(examples, store)
+    # One rank looks: on a network disk a million look-ups from every rank would take the file server down.
+    present, missing = world.broadcast(exclude_missing(examples, store) if world.is_main else None)
+    if missing and not config.allow_missing:
+        raise ValueError(f"{store}: {missing}; add them, or go on without them by --allow_missing")
+    if not present.num_videos:
+        raise ValueError(f"{store}: holds none of the {missing.total} videos of the {split} split of {name}")
+    return present, store, missing
+
+
+def _check_batch_fits(config: Config, world: World, per_rank: int, examples: int) -> None:
+    if per_rank * world.size > examples:
+        most = examples // world.size * world.size * config.gradient_accumulation_steps
+        raise ValueError(
+            f"--batch_size {config.batch_size}: larger than the training set of {examples} examples; "
+            f"give at most {most}"
+        )
+
+
+def _dataset(
+    config: Config,
+    examples: Examples,
+    store: FrameStore,
+    tokenizer: Tokenizer,
+    *,
+    name: str,
+    split: str,
+    view: str,
+) -> VideoTextDataset:
+    words = config.max_words or TEXT_WORDS.get((name, split), DEFAULT_WORDS)
+    limit = context_length(config)
+    if words > limit:
+        raise ValueError(f"--max_words {words}: the text encoder takes at most {limit} tokens")
+    return VideoTextDataset(
+        examples,
+        store,
+        tokenizer,
+        view=view,
+        max_words=words,
+        max_tag_words=config.max_words or TAG_WORDS,
+        max_frames=config.max_frames,
+        frame_sample=config.frame_sample if view == "pairs" else "uniform",
+        frame_sample_len=config.frame_sample_len,
+        duration_factor=DURATION_FACTOR[split],
+        image_size=image_size(config),
+        augment=name == "chvtt" and split == "pretrain",
+        mlm=split == "pretrain" and config.weight_MLM > 0,
+        seed=config.seed,
+    )
+
+
+def _loader(
+    config: Config, world: World, dataset: VideoTextDataset, sampler: Any, *, batch_size: int
+) -> DataLoader:
+    return build_loader(
+        dataset,
+        sampler,
+        batch_size=batch_size,
+        num_workers=config.num_thread_reader,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def _override(
+    files: SplitFiles, annotations: str | None, listing: str | None, store: str | None
+) -> SplitFiles:
+    given = {"annotations": annotations, "list": listing, "store": store}
+    return replace(files, **{key: Path(os.path.expanduser(value)) for key, value in given.items() if value})

@@ -1,0 +1,115 @@
+"""World: which rank this process is, on which device, and what ranks say to each other."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+TIMEOUT = datetime.timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """One process of a run. Without a launcher: rank 0 of 1, and no process group."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def from_environment(
+        cls, local_rank: int | None = None, environ: Mapping[str, str] = os.environ
+    ) -> World:
+        """Join the group that the launcher describes (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone.
+
+        `local_rank` is the launcher's old `--local_rank` flag; the environment goes before it. Backend: NCCL
+        where each rank has an accelerator, gloo otherwise. Raises `ValueError` when a rank has no device.
+        """
+        rank, size = int(environ.get("RANK", 0)), int(environ.get("WORLD_SIZE", 1))
+        local = int(environ.get("LOCAL_RANK", local_rank or 0))
+        device = _device(local)
+        if size > 1 and not dist.is_initialized():
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+        return cls(rank, size, device)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's `value`, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def main_first(self, build: Callable[[], T]) -> T:
+        """`build()` on rank 0, then on the others: so that rank 0 alone downloads."""
+        if self.size == 1:
+            return build()
+        if not self.is_main:
+            dist.barrier()
+            return build()
+        try:
+            return build()
+        finally:
+            dist.barrier()
+
+    def all_agree(self, condition: bool) -> bool:
+        """True where `condition` holds on every rank."""
+        if self.size == 1:
+            return condition
+        flag = torch.tensor(int(condition), device=self.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+        return bool(flag.item())
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean over ranks of a tensor of any one shape."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """All ranks' rows [n_r, ...] in rank order, on every rank; the n_r may differ."""
+        if self.size == 1:
+            return rows
+        counts = torch.zeros(self.size, dtype=torch.int64, device=rows.device)
+        counts[self.rank] = len(rows)
+        dist.all_reduce(counts)
+        padded = rows.new_zeros((int(counts.max()), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        pieces = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(pieces, padded)
+        return torch.cat([piece[: int(n)] for piece, n in zip(pieces, counts, strict=True)])
+
+    def close(self) -> None:
+        """Leave the group. Safe to call twice, and after an error on another rank."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _device(local_rank: int) -> torch.device:
+    """The accelerator of this rank, or the CPU where there is none."""
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    count = torch.accelerator.device_count()
+    if local_rank >= count:
+        raise ValueError(
+            f"local rank {local_rank} has no device: {count} visible; start at most {count} processes on "
+            "this machine, or hide all devices to run on the CPU (CUDA_VISIBLE_DEVICES=)"
+        )
+    torch.accelerator.set_device_index(local_rank)
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None
+    return torch.device(accelerator.type, local_rank)

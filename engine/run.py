@@ -1,0 +1,209 @@
+"""The whole program, top to bottom, for both entry scripts."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.checkpoint import checkpoint_path, group_of, save_state
+from engine.config import Config, parse_config
+from engine.data import (
+    EvaluationData,
+    TrainingData,
+    build_evaluation_data,
+    build_tokenizer,
+    build_training_data,
+)
+from engine.distributed import World
+from engine.evaluator import Evaluator
+from engine.log import RunLog
+from engine.metrics import format_metrics
+from engine.model_setup import LOGIT_SCALE, build_model
+from engine.optimizer import BertAdam, build_optimizer
+from engine.trainer import Trainer, TrainingStopped, steps_per_epoch
+
+
+def program(name: str, argv: Sequence[str] | None) -> int:
+    """Run `name` with `argv`. Returns the exit code: 0 done, 1 stopped in training, 2 bad input."""
+    try:
+        config, remarks = parse_config(argv, program=name)
+        run(config, remarks)
+    except TrainingStopped as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: Config, remarks: Sequence[str] = ()) -> None:
+    """One run: pre-training, fine-tuning or evaluation, as `config` says."""
+    world = World.from_environment(config.local_rank)
+    log = None
+    try:
+        log = _open_output(config, world)
+        for remark in remarks:
+            log.info(remark)
+        tokenizer = world.main_first(lambda: build_tokenizer(config))
+        train = build_training_data(config, world, tokenizer, log) if config.is_training else None
+        test = (
+            build_evaluation_data(config, world, tokenizer, log)
+            if config.is_training or config.do_eval
+            else None
+        )
+        torch.manual_seed(config.seed)  # the same first weights on every rank
+        model = world.main_first(lambda: build_model(config, log)).to(world.device)
+        torch.manual_seed(config.seed + 1 + world.rank)  # but not the same dropout
+        if config.do_params or test is None:
+            _report_parameters(model, log)
+            return
+        evaluator = build_evaluator(config, world, test, log)
+        if train is None:
+            _evaluate(config, model, evaluator, test, log, epoch=None, checkpoint=config.init_model)
+        else:
+            _train(config, model, train, evaluator, test, world=world, log=log)
+    finally:
+        if log is not None:
+            log.close()
+        world.close()
+
+
+def _open_output(config: Config, world: World) -> RunLog:
+    """Make OUTPUT_DIR, save the configuration there, open the log. Raises `ValueError` if it cannot."""
+    folder = Path(config.output_dir)
+    try:
+        if world.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            config.save(folder / "config.json")
+        return RunLog(folder, active=world.is_main, logdir=config.logdir)
+    except OSError as error:
+        raise ValueError(f"--output_dir {folder}: cannot be written ({error.strerror})") from None
+
+
+def build_evaluator(config: Config, world: World, data: EvaluationData, log: RunLog) -> Evaluator:
+    return Evaluator(
+        videos=data.videos,
+        captions=data.captions,
+        video_of_caption=data.examples.video_of_caption,
+        world=world,
+        log=log,
+        use_frame_fea=config.use_frame_fea,
+        max_frames=config.max_frames,
+        top_frames=config.top_frames,
+        logit_scale=LOGIT_SCALE,
+        precision=config.precision,
+    )
+
+
+def _train(
+    config: Config,
+    model: nn.Module,
+    train: TrainingData,
+    evaluator: Evaluator,
+    test: EvaluationData,
+    *,
+    world: World,
+    log: RunLog,
+) -> None:
+    """All epochs: train, save, evaluate; says the best R@1 at the end."""
+    steps = config.epochs * steps_per_epoch(
+        len(train.loader), accumulation=config.gradient_accumulation_steps
+    )
+    optimizer = build_optimizer(
+        model,
+        lr=config.lr,
+        text_lr=config.text_lr,
+        coef_lr=config.coef_lr,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup_proportion,
+        total_steps=steps,
+    )
+    trainer = Trainer(
+        _over_ranks(model, world),
+        optimizer,
+        train.loader,
+        world=world,
+        log=log,
+        precision=config.precision,
+        accumulation=config.gradient_accumulation_steps,
+        n_display=config.n_display,
+        epochs=config.epochs,
+        name_of=train.name_of,
+    )
+    _announce(config, world, optimizer, steps=steps, log=log)
+    best: tuple[float, str] | None = None
+    for epoch in range(config.epochs):
+        train.sampler.set_epoch(epoch)
+        trainer.train_epoch(epoch)
+        path = checkpoint_path(Path(config.output_dir), epoch)
+        if world.is_main:
+            save_state(model.state_dict(), path)
+        values = _evaluate(config, model, evaluator, test, log, epoch=epoch, checkpoint=str(path))
+        best = max(best or (-1.0, ""), (values["t2v/R@1"], str(path)), key=lambda pair: pair[0])
+    assert best is not None
+    log.info(f"best t2v/R@1 {best[0]:.1f}: {best[1]}")
+
+
+def _over_ranks(model: nn.Module, world: World) -> nn.Module:
+    if world.size == 1:
+        return model
+    # Queues and BatchNorm statistics are the same on all ranks by construction: sending them at every step
+    # would cost more than the gradients.
+    devices = [world.device.index] if world.device.type != "cpu" else None
+    return DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+def _evaluate(
+    config: Config,
+    model: nn.Module,
+    evaluator: Evaluator,
+    test: EvaluationData,
+    log: RunLog,
+    *,
+    epoch: int | None,
+    checkpoint: str | None,
+) -> dict[str, float]:
+    """Evaluate, say the result and append it to metrics.jsonl."""
+    values = evaluator.evaluate(model)
+    for line in format_metrics(values):
+        log.info(f"{test.dataset} {line}")
+    counts = test.counts()
+    if not counts["comparable"]:
+        log.warning(f"evaluated {counts['videos']} of {counts['videos_of_benchmark']} videos: not comparable")
+    about = {"epoch": epoch, "dataset": test.dataset, "language": config.language, "checkpoint": checkpoint}
+    log.result({**about, **counts, **values})
+    log.scalars(values, step=0 if epoch is None else epoch)
+    return values
+
+
+def _announce(config: Config, world: World, optimizer: BertAdam, *, steps: int, log: RunLog) -> None:
+    """What is about to happen."""
+    for group in optimizer.param_groups:
+        count = sum(p.numel() for p in group["params"])
+        log.info(
+            f"{group['name']}: {count:,} parameters, lr {group['lr']:.2e}, "
+            f"weight decay {group['weight_decay']:g}"
+        )
+    log.info(
+        f"{config.epochs} epochs, {steps:,} steps; batch {config.batch_size} = {world.size} ranks x "
+        f"{config.batch_size // world.size // config.gradient_accumulation_steps} clips x "
+        f"{config.gradient_accumulation_steps} passes; {config.precision} on {world.device.type}"
+    )
+
+
+def _report_parameters(model: nn.Module, log: RunLog) -> None:
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        counts[group_of(name)] += parameter.numel()
+    for group, count in counts.items():
+        log.info(f"{group}: {count:,} parameters")
+    log.info(f"in all: {sum(counts.values()):,} parameters")

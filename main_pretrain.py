@@ -1,0 +1,16 @@
+"""Pre-train a text-video retrieval model with hierarchical matching and momentum contrast."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from engine.run import program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return program("main_pretrain.py", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

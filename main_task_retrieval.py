@@ -1,0 +1,16 @@
+"""Fine-tune a text-video retrieval model, or evaluate one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from engine.run import program
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return program("main_task_retrieval.py", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

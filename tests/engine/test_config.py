@@ -1,0 +1,190 @@
+"""The command line: published flags and defaults, checks, and the frozen list of all flags."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config import Config, build_parser, parse_config
+
+# The published flags of both programs with their published defaults (METHOD 5 and 9 name what differs).
+PUBLISHED_DEFAULTS = {
+    "task": "retrieval",
+    "num_thread_reader": 1,
+    "lr": 1e-4,
+    "text_lr": 1e-5,
+    "epochs": 20,
+    "batch_size": 256,
+    "batch_size_val": 3500,
+    "lr_decay": 0.9,
+    "n_display": 100,
+    "seed": 42,
+    "max_frames": 12,
+    "frame_sample": "uniform",
+    "frame_sample_len": "fix",
+    "language": "chinese",
+    "cross_model": "cross-base",
+    "gradient_accumulation_steps": 1,
+    "n_gpu": 1,
+    "cache_dir": "",
+    "world_size": 0,
+    "rank": 0,
+    "coef_lr": 1.0,
+    "contrast_num_negative": 4096,
+    "contrast_momentum": 0.99,
+    "contrast_temperature": 0.07,
+    "logdir": None,
+    "init_model": None,
+    "use_temp": False,
+    "use_frame_fea": False,
+    "enable_amp": False,
+    "do_pretrain": False,
+    "do_train": False,
+    "do_eval": False,
+    "do_params": False,
+}
+PUBLISHED_ONLY_NAMES = {
+    "local_rank",
+    "local-rank",
+    "pretrain_path",
+    "val_path",
+    "dataset",
+    "max_words",
+    "top_frames",
+}
+OURS = {
+    "allow_missing",
+    "clip_model",
+    "clip_weights",
+    "data_dir",
+    "eval_annotations",
+    "eval_dataset",
+    "eval_list",
+    "eval_store",
+    "fp16_opt_level",
+    "legacy_special_tokens",
+    "output_dir",
+    "precision",
+    "pretrained_text",
+    "train_annotations",
+    "train_list",
+    "train_store",
+    "warmup_proportion",
+    "weight_decay",
+    "weight_FAM",
+    "weight_FTM",
+    "weight_FTM_finetune",
+    "weight_MLM",
+    "weight_VTM",
+    "weight_VTM_finetune",
+}
+TRAIN = ["--do_train", "--output_dir", "out", "--language", "english", "--dataset", "msrvtt"]
+
+
+def parse(*argv: str, program: str = "main_task_retrieval.py") -> Config:
+    return parse_config(argv, program=program)[0]
+
+
+def flags_of(program: str) -> set[str]:
+    parser = build_parser(program)
+    return {name.removeprefix("--") for action in parser._actions for name in action.option_strings} - {
+        "h",
+        "-h",
+        "help",
+    }
+
+
+@pytest.mark.parametrize("program", ["main_pretrain.py", "main_task_retrieval.py"])
+def test_the_list_of_flags_is_frozen(program: str) -> None:
+    """A new flag is a decision: it goes into --help, the README's table and this list."""
+    assert flags_of(program) == set(PUBLISHED_DEFAULTS) | PUBLISHED_ONLY_NAMES | OURS
+
+
+@pytest.mark.parametrize("program", ["main_pretrain.py", "main_task_retrieval.py"])
+def test_published_defaults(program: str) -> None:
+    defaults = vars(build_parser(program).parse_args(["--output_dir", "out"]))
+    assert {name: defaults[name] for name in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
+
+
+def test_defaults_in_which_the_programs_differ() -> None:
+    pretrain = vars(build_parser("main_pretrain.py").parse_args(["--output_dir", "out"]))
+    finetune = vars(build_parser("main_task_retrieval.py").parse_args(["--output_dir", "out"]))
+    assert (pretrain["weight_decay"], finetune["weight_decay"]) == (0.05, 0.2)
+    assert (pretrain["warmup_proportion"], finetune["warmup_proportion"]) == (0.2, 0.1)
+
+
+def test_every_flag_has_help_in_a_group() -> None:
+    for item in dataclasses.fields(Config):
+        assert item.metadata["help"] and item.metadata["group"]
+
+
+def test_bird_is_chvtt_and_both_spellings_of_the_local_rank_work() -> None:
+    for spelling in ("--local_rank", "--local-rank"):
+        config = parse("--do_train", "--output_dir", "out", "--dataset", "bird", f"{spelling}=3")
+        assert config.dataset == "chvtt" and config.local_rank == 3
+
+
+def test_what_is_evaluated() -> None:
+    pretrain = ["--do_pretrain", "--output_dir", "out"]
+    assert parse(*pretrain, program="main_pretrain.py").test_dataset == "vatex"
+    assert parse(*pretrain, "--language", "english", program="main_pretrain.py").test_dataset == "msrvtt"
+    assert parse(*pretrain, "--eval_dataset", "chvtt", program="main_pretrain.py").test_dataset == "chvtt"
+    assert parse(*TRAIN).test_dataset == "msrvtt"
+
+
+def test_flags_without_effect_say_so_once() -> None:
+    _, remarks = parse_config([*TRAIN, "--n_gpu", "8", "--lr_decay", "0.5"], program="main_task_retrieval.py")
+    assert len(remarks) == 2 and all("no effect" in remark for remark in remarks)
+    assert parse_config(TRAIN, program="main_task_retrieval.py")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--top_frames", "13"], "--top_frames 13.*--max_frames 12"),
+        (["--max_frames", "49"], "--max_frames 49.*48"),
+        (["--max_words", "2"], "--max_words 2.*at least 3"),
+        (["--batch_size", "0"], "--batch_size 0"),
+        (["--batch_size", "10", "--gradient_accumulation_steps", "4"], "--batch_size 10.*multiple"),
+        (["--language", "chinese"], "msrvtt has english texts only"),
+        (["--task", "retrieval_VT"], "retrieval_VT"),
+        (["--do_pretrain"], "main_pretrain.py"),
+        (["--contrast_num_negative", "0"], "--contrast_num_negative"),
+        (["--contrast_temperature", "0"], "--contrast_temperature"),
+        (["--weight_FTM_finetune", "-1"], "negative"),
+        (["--num_thread_reader", "-1"], "--num_thread_reader"),
+    ],
+)
+def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        parse(*TRAIN, *argv)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_to_do_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing to do"):
+        parse("--output_dir", "out")
+
+
+def test_an_unknown_flag_and_an_abbreviation_exit_with_2() -> None:
+    for argv in (["--no_such_flag"], ["--batch", "4"]):
+        with pytest.raises(SystemExit) as exit_:
+            parse(*TRAIN, *argv)
+        assert exit_.value.code == 2
+
+
+def test_saved_settings_are_readable_json(tmp_path: Path) -> None:
+    config = parse(*TRAIN, "--seed", "7")
+    config.save(tmp_path / "config.json")
+    saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert saved == dataclasses.asdict(config) and saved["seed"] == 7
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_data_folder_comes_from_the_flag_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HMMC_DATA", raising=False)
+    assert parse(*TRAIN).data_dir == "data"
+    monkeypatch.setenv("HMMC_DATA", "/data/video")
+    assert parse(*TRAIN).data_dir == "/data/video"
+    assert parse(*TRAIN, "--data_dir", "here").data_dir == "here"
