@@ -1,0 +1,185 @@
+"""Published CLIP weights from a file, open_clip's cache or the network (METHOD section 8).
+
+Everything becomes float32, whatever the file holds.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What weight files hold besides the towers' weights.
+_NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
+# Fixed in this project, so a file may lack it.
+_OPTIONAL = {"logit_scale", "logit_bias"}
+
+
+def load_clip_weights(
+    clip: nn.Module,
+    weights: str,
+    *,
+    name: str,
+    cache_dir: str | Path | None = None,
+    allow_download: bool = True,
+) -> None:
+    """Fill `clip` (of architecture `name`) from `weights`.
+
+    `weights`: `none` leaves it as it is; a local file in OpenAI's form (TorchScript archive or state
+    dict) or open_clip's (.bin, .pt, .safetensors); or a tag that open_clip knows for `name`, such as `openai`,
+    looked for in the cache first. Raises ValueError where the weights cannot be had (with
+    what to fetch and where to put it) or are of another architecture (with counts and names).
+    """
+    if weights == "none":
+        return
+    path = find_clip_weights(weights, name=name, cache_dir=cache_dir, allow_download=allow_download)
+    state, from_openai = read_clip_state(path)
+    quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
+    if not quick and (from_openai or _tag_config(name, weights).get("quick_gelu")):
+        raise ValueError(f"{weights} weights were trained with QuickGELU, {name} has none; use '{name}-quickgelu'")
+    _fill(clip, state, path=path, name=name)
+
+
+def find_clip_weights(
+    weights: str, *, name: str, cache_dir: str | Path | None = None, allow_download: bool = True
+) -> Path:
+    """The local file that holds `weights`, fetched first where needed and allowed."""
+    if Path(weights).is_file():
+        return Path(weights)
+    config = _tag_config(name, weights)
+    if not config:
+        tags = _known_tags(name)
+        raise ValueError(
+            f"CLIP weights '{weights}': no such file, and no tag that open_clip knows for {name} "
+            f"({', '.join(tags) if tags else 'it knows none'}); 'none' starts from random weights"
+        )
+    cached = _cached_file(config, cache_dir)
+    if cached is not None:
+        return cached
+    return _download(config, weights=weights, name=name, cache_dir=cache_dir, allow_download=allow_download)
+
+
+def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
+    """State dict of a weight file, and whether it is OpenAI's TorchScript archive. Runs no pickled code."""
+    path = Path(path)
+    if _is_torchscript(path):
+        with warnings.catch_warnings():
+            # No other loader reads OpenAI's archives; only its tensors are used.
+            warnings.simplefilter("ignore")
+            state: Any = torch.jit.load(str(path), map_location="cpu").state_dict()
+        return _clean(state), True
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(str(path))
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files fail in many ways, all of them the file's fault
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path}: not readable as weights (tensors only, no pickled code): {reason}") from error
+    return _clean(state.get("state_dict", state) if isinstance(state, dict) else {}), False
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(member.split("/", 1)[-1] == "constants.pkl" for member in archive.namelist())
+
+
+def _clean(state: dict[str, Any]) -> dict[str, Tensor]:
+    tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in tensors.items() if key not in _NOT_WEIGHTS}
+
+
+def _fill(clip: nn.Module, state: dict[str, Tensor], *, path: Path, name: str) -> None:
+    own = clip.state_dict()
+    missing = [key for key in own if key not in state and key not in _OPTIONAL]
+    unknown = [key for key in state if key not in own and key not in _OPTIONAL]
+    common = [key for key in own if key in state]
+    reshaped = [
+        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
+        for key in common
+        if key not in _OPTIONAL and state[key].shape != own[key].shape
+    ]
+    if missing or unknown or reshaped:
+        first = ", ".join((reshaped + missing + unknown)[:4])
+        raise ValueError(
+            f"{path}: not the weights of {name}: {len(missing)} missing, {len(unknown)} unknown, "
+            f"{len(reshaped)} of another shape; first {first}"
+        )
+    with torch.no_grad():
+        for key in common:
+            own[key].copy_(state[key].reshape(own[key].shape))
+
+
+def _tag_config(name: str, weights: str) -> dict[str, Any]:
+    from open_clip.pretrained import get_pretrained_cfg
+
+    config: dict[str, Any] = get_pretrained_cfg(name, weights) or {}
+    return config
+
+
+def _known_tags(name: str) -> list[str]:
+    import open_clip
+
+    tags: list[str] = open_clip.list_pretrained_tags_by_model(name)
+    return tags
+
+
+def _cached_file(config: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
+    """Where an earlier download left the weights, by URL or from the Hugging Face hub."""
+    by_url = _url_target(config, cache_dir)
+    if by_url is not None and by_url.is_file():
+        return by_url
+    repository, names = _hub_files(config)
+    if not repository:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in names:
+        found = try_to_load_from_cache(repository, file, cache_dir=cache_dir)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _url_target(config: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
+    url = config.get("url")
+    return Path(cache_dir or Path.home() / ".cache" / "clip") / Path(url).name if url else None
+
+
+def _hub_files(config: dict[str, Any]) -> tuple[str, list[str]]:
+    """Repository and the file names that open_clip would look for, best first."""
+    repository, _, file = str(config.get("hf_hub", "")).rpartition("/")
+    if file:
+        return repository, [file]
+    return repository, ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+
+
+def _download(
+    config: dict[str, Any], *, weights: str, name: str, cache_dir: str | Path | None, allow_download: bool
+) -> Path:
+    from open_clip.pretrained import download_pretrained
+
+    failure: Exception | None = None
+    if allow_download and os.environ.get("HF_HUB_OFFLINE", "").upper() not in {"1", "ON", "YES", "TRUE"}:
+        try:
+            return Path(download_pretrained(config, cache_dir=str(cache_dir) if cache_dir else None))
+        except Exception as error:  # no network shows itself in many ways
+            failure = error
+    repository, names = _hub_files(config)
+    sources = [f"{names[0]} of https://huggingface.co/{repository}"] if repository else []
+    target = _url_target(config, cache_dir)
+    if target is not None:
+        sources.append(f"{config['url']} (to be kept as {target})")
+    raise ValueError(
+        f"CLIP weights '{weights}' of {name} are not in the cache and cannot be fetched here: fetch "
+        f"{' or '.join(sources)} and give the file with --clip_weights FILE"
+    ) from failure

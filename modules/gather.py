@@ -1,0 +1,94 @@
+"""Tensors of all ranks, with and without gradient; without a process group everything is local.
+
+Shapes: B rows on this rank, R ranks; a gathered tensor has R * B rows, rank 0 first. Every rank must hold
+the same number of rows.
+
+Gradients: a loss computed on gathered rows is the same on every rank. The backward pass of `gather_with_grad`
+sums over the ranks, DistributedDataParallel then averages over them, and the two factors cancel: parameters
+get the gradient that one process with the whole batch would give them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Ranks of the default process group; 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Rows of all ranks [R * B, ...] without gradient; booleans are allowed."""
+    if world_size() == 1:
+        return rows.detach()
+    # Not every backend carries booleans.
+    sent = rows.detach().to(torch.uint8) if rows.dtype == torch.bool else rows.detach()
+    parts = [torch.empty_like(sent, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, sent.contiguous())
+    return torch.cat(parts).to(rows.dtype)
+
+
+def gather_with_grad(rows: Tensor) -> Tensor:
+    """Rows of all ranks [R * B, ...]; each rank's rows get the gradients of all ranks, summed."""
+    if world_size() == 1:
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows)
+    return gathered
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Elementwise sum over the ranks, without gradient."""
+    if world_size() == 1:
+        return values.detach()
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def sum_over_ranks_with_grad(values: Tensor) -> Tensor:
+    """Elementwise sum over the ranks; the gradient is summed over the ranks too."""
+    if world_size() == 1:
+        return values
+    total: Tensor = _SumOverRanks.apply(values)
+    return total
+
+
+def mean_over_ranks(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """This rank's share of the mean over all ranks of the values where `mask` is True.
+
+    The share is scaled so that its average over ranks (what DistributedDataParallel does to gradients)
+    is the mean over all chosen values of all ranks, however unevenly they lie. 0 with zero
+    gradient where nothing at all is chosen. Without a mask ranks must hold equally many values.
+    """
+    if mask is None:
+        return values.mean()
+    count = sum_over_ranks(mask.sum())
+    chosen = values.masked_fill(~mask, 0.0)
+    return chosen.sum() * (world_size() / count.clamp(min=1))
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.rows = rows.shape[0]
+        return gather(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = sum_over_ranks(grads[0].contiguous())
+        return total.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return sum_over_ranks(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return sum_over_ranks(grads[0].contiguous())

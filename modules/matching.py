@@ -1,0 +1,140 @@
+"""Text-video matching: VTM, FTM and FAM losses, and the similarity for evaluation (METHOD sections 3, 4, 6).
+
+Shapes: N clips of all ranks, B clips of this rank, F frames, D joint width, K queue, V videos.
+Masks [.., F] are True on real frames; None means that all are real. All results are float32 or better.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.contrastive import in_batch_cross_entropy, negative_logsumexp, queue_cross_entropy
+from modules.gather import mean_over_ranks
+from modules.numerics import l2_normalize, without_autocast
+
+
+@without_autocast
+def video_text_matching(text_embeds: Tensor, video_embeds: Tensor, *, logit_scale: float) -> Tensor:
+    """VTM of fine-tuning: in-batch cross-entropies of s * cos(text, video), both directions; scalar."""
+    return in_batch_cross_entropy(logit_scale * l2_normalize(text_embeds) @ l2_normalize(video_embeds).T)
+
+
+@without_autocast
+def frame_text_matching(
+    text_embeds: Tensor, frame_embeds: Tensor, frame_mask: Tensor | None = None, *, logit_scale: float
+) -> Tensor:
+    """FTM of fine-tuning: the mean over frame positions of in-batch cross-entropies, both directions; scalar.
+
+    `text_embeds` [N, D], `frame_embeds` [N, F, D]. A padded frame is nobody's negative and has no row of
+    its own, nor has its text at that position; the mean is over the (clip, position) pairs left.
+    """
+    frames = l2_normalize(frame_embeds).transpose(0, 1)
+    similarity = logit_scale * l2_normalize(text_embeds) @ frames.transpose(1, 2)  # [F, text, clip]
+    own = similarity.diagonal(dim1=1, dim2=2)  # [F, N]
+    if frame_mask is None:
+        text_to_frame = similarity.logsumexp(dim=2) - own
+        return (text_to_frame + similarity.logsumexp(dim=1) - own).mean()
+    real = frame_mask.T
+    padded_columns = ~real.unsqueeze(1)
+    lowest = torch.finfo(similarity.dtype).min
+    text_to_frame = similarity.masked_fill(padded_columns, lowest).logsumexp(dim=2) - own
+    both = text_to_frame + similarity.logsumexp(dim=1) - own
+    return both.masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)
+
+
+@without_autocast
+def queue_video_text_matching(
+    video: Tensor,
+    text: Tensor,
+    video_key: Tensor,
+    text_key: Tensor,
+    *,
+    video_queue: Tensor,
+    text_queue: Tensor,
+    temperature: float,
+) -> Tensor:
+    """VTM of pre-training: C(v, t_k, Q_text) + C(t, v_k, Q_video), rows [B, D], queues [D, K]; scalar."""
+    video_negatives = negative_logsumexp(video, text_queue, temperature=temperature)
+    text_negatives = negative_logsumexp(text, video_queue, temperature=temperature)
+    video_loss = queue_cross_entropy(video, text_key, video_negatives, temperature=temperature)
+    text_loss = queue_cross_entropy(text, video_key, text_negatives, temperature=temperature)
+    return (video_loss + text_loss).mean()
+
+
+@without_autocast
+def queue_frame_text_matching(
+    frames: Tensor,
+    text: Tensor,
+    frame_keys: Tensor,
+    text_key: Tensor,
+    *,
+    frame_queue: Tensor,
+    text_queue: Tensor,
+    temperature: float,
+    frame_mask: Tensor | None = None,
+) -> Tensor:
+    """FTM of pre-training: mean over real frames i of C(t, f_k[i], Q_frame) + C(f[i], t_k, Q_text); scalar.
+
+    `frames`, `frame_keys` [B, F, D], `text`, `text_key` [B, D], `frame_queue` [D, K * F], `text_queue` [D, K].
+    """
+    # The text's negatives are the same for every frame: once, not F times.
+    text_negatives = negative_logsumexp(text, frame_queue, temperature=temperature).unsqueeze(1)
+    frame_negatives = negative_logsumexp(frames, text_queue, temperature=temperature)
+    text_loss = queue_cross_entropy(text.unsqueeze(1), frame_keys, text_negatives, temperature=temperature)
+    frame_loss = queue_cross_entropy(frames, text_key.unsqueeze(1), frame_negatives, temperature=temperature)
+    return mean_over_ranks(text_loss + frame_loss, frame_mask)
+
+
+@without_autocast
+def frame_adjacency_matching(
+    predictions: Tensor,
+    keys: Tensor,
+    *,
+    queue: Tensor,
+    temperature: float,
+    frame_mask: Tensor | None = None,
+) -> Tensor:
+    """FAM: mean over neighbours (i, i + 1) of C(u[i], p_k[i + 1], Q_proj) + C(u[i + 1], p_k[i], Q_proj); scalar.
+
+    `predictions` u and `keys` p_k [B, F, D], `queue` [D, K * F]. A pair counts where both frames are real;
+    clips of one frame have none, and then the loss is 0.
+    """
+    negatives = negative_logsumexp(predictions, queue, temperature=temperature)
+    forward = queue_cross_entropy(predictions[:, :-1], keys[:, 1:], negatives[:, :-1], temperature=temperature)
+    backward = queue_cross_entropy(predictions[:, 1:], keys[:, :-1], negatives[:, 1:], temperature=temperature)
+    if frame_mask is None:
+        frame_mask = torch.ones(predictions.shape[:2], dtype=torch.bool, device=predictions.device)
+    return mean_over_ranks(forward + backward, frame_mask[:, :-1] & frame_mask[:, 1:])
+
+
+@torch.no_grad()
+@without_autocast
+def retrieval_similarity(
+    text_embeds: Tensor,
+    video_embeds: Tensor,
+    frame_embeds: Tensor | None = None,
+    frame_mask: Tensor | None = None,
+    *,
+    top_frames: int,
+    logit_scale: float,
+) -> Tensor:
+    """Similarity [N, V] of one block of texts [N, D] and videos [V, D].
+
+    s * cos(text, video), plus, where `frame_embeds` [V, F, D] are given, the mean over the `top_frames` largest of
+    s * cos(text, frame); a video with fewer real frames (`frame_mask` [V, F]) takes all of them.
+    Holds N x V x F numbers for a while.
+    """
+    texts = l2_normalize(text_embeds)
+    similarity = logit_scale * texts @ l2_normalize(video_embeds).T
+    if frame_embeds is None:
+        return similarity
+    videos, frames, _ = frame_embeds.shape
+    scores = (logit_scale * texts @ l2_normalize(frame_embeds).flatten(0, 1).T).unflatten(1, (videos, frames))
+    count = min(top_frames, frames)
+    if frame_mask is None:
+        return similarity + scores.topk(count, dim=-1).values.mean(dim=-1)
+    best = scores.masked_fill(~frame_mask, torch.finfo(scores.dtype).min).topk(count, dim=-1).values
+    taken = frame_mask.sum(dim=1, keepdim=True).clamp(max=count)  # [V, 1]
+    within = torch.arange(count, device=scores.device) < taken
+    return similarity + best.masked_fill(~within, 0.0).sum(dim=-1) / taken.clamp(min=1).T

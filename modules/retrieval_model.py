@@ -1,0 +1,78 @@
+"""Fine-tuning and retrieval: two encoders and in-batch losses (METHOD section 3).
+
+Shapes: B clips of this rank, F frames, W words, D joint width, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from modules.gather import gather, gather_with_grad
+from modules.matching import frame_text_matching, video_text_matching
+from modules.numerics import at_least_float32
+
+
+class RetrievalModel(nn.Module):
+    """Video and text encoders, trained on the matching of whole videos (VTM) and single frames (FTM) with texts.
+
+    A loss of weight 0 is not computed, and what only it would train is frozen.
+    """
+
+    def __init__(
+        self,
+        visual_encoder: nn.Module,
+        text_encoder: nn.Module,
+        *,
+        use_frame_fea: bool,
+        weight_VTM: float = 0.85,
+        weight_FTM: float = 0.15,
+        logit_scale: float = 100.0,
+    ) -> None:
+        super().__init__()
+        self.visual_encoder = visual_encoder
+        self.text_encoder = text_encoder
+        self.use_frame_fea = use_frame_fea
+        self.weights = {"VTM": weight_VTM, "FTM": weight_FTM if use_frame_fea else 0.0}
+        self.logit_scale = logit_scale
+        if not any(self.weights.values()):
+            raise ValueError("every loss has weight 0: give VTM a weight, or FTM one together with --use_frame_fea")
+        if not self.weights["VTM"]:
+            for parameter in visual_encoder.temporal_parameters():  # type: ignore[operator]
+                parameter.requires_grad_(False)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars "loss" (with gradient), "VTM" and "FTM" over the batch of all ranks, the same on each.
+
+        Reads `frames`, `text_ids` and, where present, `frame_mask` and `text_mask`.
+        """
+        mask = batch.get("frame_mask")
+        video, frames = self.encode_video(batch["frames"], mask)
+        text = gather_with_grad(at_least_float32(self.encode_text(batch["text_ids"], batch.get("text_mask"))))
+        losses: dict[str, Tensor] = {}
+        if self.weights["VTM"]:
+            video = gather_with_grad(at_least_float32(video))
+            losses["VTM"] = video_text_matching(text, video, logit_scale=self.logit_scale)
+        if self.weights["FTM"]:
+            frames = gather_with_grad(at_least_float32(frames))
+            mask = None if mask is None else gather(mask)
+            losses["FTM"] = frame_text_matching(text, frames, mask, logit_scale=self.logit_scale)
+        return with_total(losses, self.weights)
+
+    def encode_video(self, frames: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Video embeds [B, D] and frame embeds [B, F, D] of `frames` [B, F, 3, S, S]."""
+        video_embeds, frame_embeds = self.visual_encoder(frames, frame_mask)
+        return video_embeds, frame_embeds
+
+    def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Text embeds [B, D] of `ids` [B, W]."""
+        text_embeds: Tensor = self.text_encoder(ids, mask)[0]
+        return text_embeds
+
+
+def with_total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """ "loss", the weighted sum with gradient, and the single terms, detached, for the log."""
+    total = sum(weights[name] * value for name, value in losses.items())
+    assert isinstance(total, Tensor)
+    return {"loss": total, **{name: value.detach() for name, value in losses.items()}}

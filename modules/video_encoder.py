@@ -1,0 +1,155 @@
+"""Frames to frame features and one video feature (METHOD section 1).
+
+Shapes: B clips, F frames, S pixels a side, D joint width, N real frames of all clips together.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from modules.numerics import l2_normalize, without_autocast
+
+# CLIP's statistics of pixels in 0..1, red, green, blue.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class VideoEncoder(nn.Module):
+    """CLIP's image tower on every frame, then optionally attention between the frames.
+
+    `visual` maps pixels [N, 3, S, S] to features [N, embed_dim]. The temporal parts exist only with `use_temp`.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        *,
+        embed_dim: int,
+        use_temp: bool,
+        temporal_layers: int = 4,
+        temporal_heads: int | None = None,
+        max_positions: int = 48,
+    ) -> None:
+        super().__init__()
+        self.visual = visual
+        self.embed_dim = embed_dim
+        self.max_positions = max_positions
+        self.use_temp = use_temp
+        # Not saved: published checkpoints lack them, and they are constants.
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+        if use_temp:
+            heads = temporal_heads or max(1, embed_dim // 64)
+            self.temporal_transformer = TemporalTransformer(embed_dim, layers=temporal_layers, heads=heads)
+            self.frame_position_embeddings = nn.Embedding(max_positions, embed_dim)
+            nn.init.normal_(self.frame_position_embeddings.weight, std=0.02)
+
+    def forward(self, frames: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Video embeds [B, D] and frame embeds [B, F, D], neither of length 1.
+
+        `frames` [B, F, 3, S, S]: uint8 RGB, normalised here, or floats taken as normalised already.
+        `frame_mask` [B, F], True on real frames; the frame embeds of padding are zeros.
+        Raises ValueError where F is above `max_positions` and the encoder is temporal.
+        """
+        frame_embeds = self._encode_frames(frames, frame_mask)
+        attended = self._attend(frame_embeds, frame_mask) if self.use_temp else frame_embeds
+        return _mean_direction(attended, frame_mask), frame_embeds
+
+    def temporal_parameters(self) -> list[nn.Parameter]:
+        """Parameters that only the video embeds depend on."""
+        if not self.use_temp:
+            return []
+        return [*self.temporal_transformer.parameters(), *self.frame_position_embeddings.parameters()]
+
+    def _encode_frames(self, frames: Tensor, frame_mask: Tensor | None) -> Tensor:
+        shape = frames.shape[:2]
+        if frame_mask is None or bool(frame_mask.all()):
+            embeds: Tensor = self.visual(self._pixels(frames.flatten(0, 1)))
+            return embeds.unflatten(0, shape)
+        # Padding costs nothing in the image tower: only real frames go through it.
+        real = self.visual(self._pixels(frames[frame_mask]))
+        embeds = real.new_zeros(*shape, self.embed_dim)
+        return embeds.masked_scatter(frame_mask.unsqueeze(-1), real)
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        if frames.dtype != torch.uint8:
+            return frames.to(self.pixel_mean.dtype)
+        return (frames.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std
+
+    def _attend(self, frame_embeds: Tensor, frame_mask: Tensor | None) -> Tensor:
+        count = frame_embeds.shape[1]
+        if count > self.max_positions:
+            raise ValueError(f"{count} frames a clip, but the temporal transformer has {self.max_positions} positions")
+        positions = self.frame_position_embeddings.weight[:count]
+        attended: Tensor = self.temporal_transformer(frame_embeds + positions, frame_mask)
+        return attended + frame_embeds
+
+
+@without_autocast
+def _mean_direction(frame_vectors: Tensor, frame_mask: Tensor | None) -> Tensor:
+    """Mean over real frames of the unit vectors: [B, F, D] -> [B, D]."""
+    directions = l2_normalize(frame_vectors)
+    if frame_mask is None:
+        return directions.mean(dim=1)
+    real = directions.masked_fill(~frame_mask.unsqueeze(-1), 0.0)
+    return real.sum(dim=1) / frame_mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+class TemporalTransformer(nn.Module):
+    """Pre-norm residual attention blocks over the frames of a clip, both directions."""
+
+    def __init__(self, width: int, *, layers: int, heads: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(_TemporalBlock(width, heads=heads) for _ in range(layers))
+        self._initialize(width, layers)
+
+    def forward(self, frames: Tensor, frame_mask: Tensor | None = None) -> Tensor:
+        """[B, F, D] -> [B, F, D]; padded frames are attended by nobody."""
+        padding = None
+        if frame_mask is not None:
+            # A clip without any real frame would make every softmax empty, so it attends to its padding.
+            padding = ~(frame_mask | ~frame_mask.any(dim=1, keepdim=True))
+        for block in self.resblocks:
+            frames = block(frames, padding)
+        return frames
+
+    def _initialize(self, width: int, layers: int) -> None:
+        """CLIP's scheme: output layers shrink with depth, so that the sum starts near its input."""
+        output_std = width**-0.5 * (2 * layers) ** -0.5
+        for block in self.resblocks:
+            assert isinstance(block, _TemporalBlock)
+            nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            nn.init.normal_(block.attn.out_proj.weight, std=output_std)
+            nn.init.normal_(block.mlp[0].weight, std=(2 * width) ** -0.5)  # type: ignore[arg-type]
+            nn.init.normal_(block.mlp[2].weight, std=output_std)  # type: ignore[arg-type]
+
+
+class _TemporalBlock(nn.Module):
+    def __init__(self, width: int, *, heads: int) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_1 = nn.LayerNorm(width, eps=1e-12)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width), gelu=_QuickGELU(), c_proj=nn.Linear(4 * width, width)
+            )
+        )
+        self.ln_2 = nn.LayerNorm(width, eps=1e-12)
+
+    def forward(self, frames: Tensor, padding: Tensor | None) -> Tensor:
+        inputs = self.ln_1(frames)
+        attended, _ = self.attn(inputs, inputs, inputs, key_padding_mask=padding, need_weights=False)
+        frames = frames + attended
+        updated: Tensor = frames + self.mlp(self.ln_2(frames))
+        return updated
+
+
+class _QuickGELU(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * torch.sigmoid(1.702 * inputs)
