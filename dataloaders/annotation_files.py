@@ -11,6 +11,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from os import PathLike
 from typing import Any, TextIO
 
@@ -83,11 +84,9 @@ def read_id_list(path: FilePath) -> list[str]:
 
 def csv_columns(path: FilePath) -> list[str]:
     """The header of a CSV file. Raises ValueError when the file is empty."""
-    with open_text(path) as file:
-        header = next(csv.reader(file), None)
-    if not header:
-        raise ValueError(f"{path}: is empty")
-    return header
+    for _, header in _csv_rows(path):
+        return header
+    raise ValueError(f"{path}: is empty")
 
 
 def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -102,24 +101,29 @@ def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[int, tupl
         raise ValueError(f"{path}: has no column {absent[0]!r} (its header is: {','.join(header)})")
     places = [header.index(name) for name in columns]
     found = False
+    for number, row in islice(_csv_rows(path), 1, None):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path}, line {number}: has {len(row)} cells, the header has {len(header)}"
+                " (a cell with a comma must be quoted)"
+            )
+        found = True
+        yield number, tuple(row[place] for place in places)
+    if not found:
+        raise ValueError(f"{path}: has a header but no rows")
+
+
+def _csv_rows(path: FilePath) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) of every row that is not blank."""
     with open_text(path) as file:
         # strict: a quote that never closes is an error instead of swallowing the rest of the file.
         rows = csv.reader(file, strict=True)
         try:
             for row in rows:
-                if not row or rows.line_num == 1:
-                    continue
-                if len(row) != len(header):
-                    raise ValueError(
-                        f"{path}, line {rows.line_num}: has {len(row)} cells, the header has {len(header)}"
-                        " (a cell with a comma must be quoted)"
-                    )
-                found = True
-                yield rows.line_num, tuple(row[place] for place in places)
+                if row:
+                    yield rows.line_num, row
         except csv.Error as error:
             raise ValueError(f"{path}, line {rows.line_num}: is not CSV ({error})") from None
-    if not found:
-        raise ValueError(f"{path}: has a header but no rows")
 
 
 def name_some(ids: Iterable[str], limit: int = 5) -> str:

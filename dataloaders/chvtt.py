@@ -72,11 +72,11 @@ def _store_id(record: dict[str, Any], where: str) -> str:
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:
-    text = record.get(key)
+    if key not in record:
+        raise ValueError(f"{where}: has no field {key!r}")
+    text = record[key]
     if not isinstance(text, str):
-        raise ValueError(
-            f"{where}: {key!r} must be a string, it is {'missing' if key not in record else text!r}"
-        )
+        raise ValueError(f"{where}: {key!r} must be a string, it is {text!r}")
     return text
 
 

@@ -29,10 +29,10 @@ def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
 
     Frames of one clip may differ in size. Returns uint8 [F, 3, S, S].
     """
-    tensors = to_tensors(frames)
-    if len({tensor.shape for tensor in tensors}) == 1:
-        return _resize_and_crop(torch.stack(tensors), size)
-    return torch.stack([_resize_and_crop(tensor, size) for tensor in tensors])
+    if len({frame.shape for frame in frames}) == 1:
+        # Channels stay last in memory: torch's uint8 resize is several times faster that way.
+        return _resize_and_crop(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), size)
+    return torch.stack([_resize_and_crop(tensor, size) for tensor in to_tensors(frames)])
 
 
 def _resize_and_crop(images: Tensor, size: int) -> Tensor:
