@@ -43,13 +43,17 @@ def clip_config(name: str) -> dict[str, Any]:
     config = _read_config(name)
     text = config.get("text_cfg", {})
     unsupported = [
-        key for key in ("hf_model_name", "no_causal_mask", "embed_cls", "proj_bias", "proj_type") if text.get(key)
+        key
+        for key in ("hf_model_name", "no_causal_mask", "embed_cls", "proj_bias", "proj_type")
+        if text.get(key)
     ]
     if text.get("pool_type", "argmax") != "argmax":
         unsupported.append("pool_type")
     if unsupported or "multimodal_cfg" in config:
         what = ", ".join(unsupported) or "multimodal_cfg"
-        raise ValueError(f"CLIP model '{name}': its text tower is not CLIP's own ({what}); choose a plain CLIP")
+        raise ValueError(
+            f"CLIP model '{name}': its text tower is not CLIP's own ({what}); choose a plain CLIP"
+        )
     if "timm_model_name" in config.get("vision_cfg", {}):
         # Its ImageNet weights would be fetched at once; whoever wants weights names them.
         config["vision_cfg"]["timm_model_pretrained"] = False
@@ -58,7 +62,7 @@ def clip_config(name: str) -> dict[str, Any]:
 
 def clip_embed_dim(clip: nn.Module) -> int:
     """Width of the joint space."""
-    return int(clip.text_projection.shape[1])  # type: ignore[union-attr,index,arg-type]
+    return int(clip.text_projection.shape[1])
 
 
 def clip_image_size(clip: nn.Module) -> int:
@@ -99,6 +103,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a JSON file ({error})") from error
     missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     if missing:
-        raise ValueError(f"{path}: {', '.join(missing)} missing; see modules/model_configs/toy.json for the form")
+        raise ValueError(
+            f"{path}: {', '.join(missing)} missing; see modules/model_configs/toy.json for the form"
+        )
     checked: dict[str, Any] = config
     return checked

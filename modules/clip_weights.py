@@ -30,10 +30,10 @@ def load_clip_weights(
 ) -> None:
     """Fill `clip` (of architecture `name`) from `weights`.
 
-    `weights`: `none` leaves it as it is; a local file in OpenAI's form (TorchScript archive or state
-    dict) or open_clip's (.bin, .pt, .safetensors); or a tag that open_clip knows for `name`, such as `openai`,
-    looked for in the cache first. Raises ValueError where the weights cannot be had (with
-    what to fetch and where to put it) or are of another architecture (with counts and names).
+    `weights`: `none` leaves it as it is; a local file in OpenAI's form (TorchScript archive or state dict) or
+    open_clip's (.bin, .pt, .safetensors); or a tag that open_clip knows for `name`, such as `openai`, looked
+    for in the cache first. Raises ValueError where the weights cannot be had (with what to fetch and where to
+    put it) or are of another architecture (with counts and names).
     """
     if weights == "none":
         return
@@ -41,7 +41,9 @@ def load_clip_weights(
     state, from_openai = read_clip_state(path)
     quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
     if not quick and (from_openai or _tag_config(name, weights).get("quick_gelu")):
-        raise ValueError(f"{weights} weights were trained with QuickGELU, {name} has none; use '{name}-quickgelu'")
+        raise ValueError(
+            f"{weights} weights were trained with QuickGELU, {name} has none; use '{name}-quickgelu'"
+        )
     _fill(clip, state, path=path, name=name)
 
 
@@ -82,7 +84,9 @@ def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways, all of them the file's fault
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path}: not readable as weights (tensors only, no pickled code): {reason}") from error
+        raise ValueError(
+            f"{path}: not readable as weights (tensors only, no pickled code): {reason}"
+        ) from error
     return _clean(state.get("state_dict", state) if isinstance(state, dict) else {}), False
 
 
@@ -94,7 +98,9 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _clean(state: dict[str, Any]) -> dict[str, Tensor]:
-    tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {
+        key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)
+    }
     return {key: value for key, value in tensors.items() if key not in _NOT_WEIGHTS}
 
 

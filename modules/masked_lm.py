@@ -50,8 +50,8 @@ class _Transform(nn.Module):
 def masked_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over the labels that are not -100, of all ranks.
 
-    `logits` [..., V], `labels` [...]. The value is this rank's share, scaled so that the average over ranks is
-    the mean over all masked positions of all ranks. 0 with zero gradient where nothing is masked.
+    `logits` [..., V], `labels` [...]. The value is this rank's share, scaled so that the average over ranks
+    is the mean over all masked positions of all ranks. 0 with zero gradient where nothing is masked.
     """
     flat_labels = labels.reshape(-1)
     total = F.cross_entropy(

@@ -76,7 +76,7 @@ def queue_frame_text_matching(
 ) -> Tensor:
     """FTM of pre-training: mean over real frames i of C(t, f_k[i], Q_frame) + C(f[i], t_k, Q_text); scalar.
 
-    `frames`, `frame_keys` [B, F, D], `text`, `text_key` [B, D], `frame_queue` [D, K * F], `text_queue` [D, K].
+    `frames`, `frame_keys` [B, F, D]; `text`, `text_key` [B, D]; the queues [D, K * F] and [D, K].
     """
     # The text's negatives are the same for every frame: once, not F times.
     text_negatives = negative_logsumexp(text, frame_queue, temperature=temperature).unsqueeze(1)
@@ -95,14 +95,18 @@ def frame_adjacency_matching(
     temperature: float,
     frame_mask: Tensor | None = None,
 ) -> Tensor:
-    """FAM: mean over neighbours (i, i + 1) of C(u[i], p_k[i + 1], Q_proj) + C(u[i + 1], p_k[i], Q_proj); scalar.
+    """FAM: mean over neighbours i, j = i + 1 of C(u[i], p_k[j], Q_proj) + C(u[j], p_k[i], Q_proj); scalar.
 
     `predictions` u and `keys` p_k [B, F, D], `queue` [D, K * F]. A pair counts where both frames are real;
     clips of one frame have none, and then the loss is 0.
     """
     negatives = negative_logsumexp(predictions, queue, temperature=temperature)
-    forward = queue_cross_entropy(predictions[:, :-1], keys[:, 1:], negatives[:, :-1], temperature=temperature)
-    backward = queue_cross_entropy(predictions[:, 1:], keys[:, :-1], negatives[:, 1:], temperature=temperature)
+    forward = queue_cross_entropy(
+        predictions[:, :-1], keys[:, 1:], negatives[:, :-1], temperature=temperature
+    )
+    backward = queue_cross_entropy(
+        predictions[:, 1:], keys[:, :-1], negatives[:, 1:], temperature=temperature
+    )
     if frame_mask is None:
         frame_mask = torch.ones(predictions.shape[:2], dtype=torch.bool, device=predictions.device)
     return mean_over_ranks(forward + backward, frame_mask[:, :-1] & frame_mask[:, 1:])
@@ -121,8 +125,8 @@ def retrieval_similarity(
 ) -> Tensor:
     """Similarity [N, V] of one block of texts [N, D] and videos [V, D].
 
-    s * cos(text, video), plus, where `frame_embeds` [V, F, D] are given, the mean over the `top_frames` largest of
-    s * cos(text, frame); a video with fewer real frames (`frame_mask` [V, F]) takes all of them.
+    s * cos(text, video), plus, where `frame_embeds` [V, F, D] are given, the mean over the `top_frames`
+    largest of s * cos(text, frame); a video with fewer real frames (`frame_mask` [V, F]) takes all of them.
     Holds N x V x F numbers for a while.
     """
     texts = l2_normalize(text_embeds)

@@ -30,8 +30,8 @@ def momentum_copy(module: Module) -> Module:
 @torch.no_grad()
 def momentum_update(key_module: nn.Module, query_module: nn.Module, *, momentum: float) -> None:
     """Parameters become momentum * key + (1 - momentum) * query; buffers stay as they are."""
-    keys = list(key_module.parameters())
-    queries = [parameter.detach() for parameter in query_module.parameters()]
+    keys: list[Tensor] = [parameter.detach() for parameter in key_module.parameters()]
+    queries: list[Tensor] = [parameter.detach() for parameter in query_module.parameters()]
     assert len(keys) == len(queries)
     torch._foreach_mul_(keys, momentum)
     torch._foreach_add_(keys, queries, alpha=1 - momentum)
@@ -40,9 +40,10 @@ def momentum_update(key_module: nn.Module, query_module: nn.Module, *, momentum:
 class FeatureQueue:
     """The keys of the newest K clips, in several kinds that move together.
 
-    The columns live in buffers of `owner` under the published names: each kind is a [D, K * w] buffer (`widths`
-    gives w), clip k at columns k * w to (k + 1) * w, all unit vectors or zero; zero marks padding, which is no key.
-    `queue_ptr` [1] is the place of the next clip. Queues start as normalised noise.
+    The columns live in buffers of `owner` under the published names. `widths` gives each kind's w: its buffer is
+    [D, K * w], clip k at columns k * w to (k + 1) * w, all unit vectors or zero. Zero marks padding, which is no
+    key; kept so, it survives in checkpoints. `queue_ptr` [1] is the place of the next clip. Queues start as
+    normalised noise.
     """
 
     def __init__(self, owner: nn.Module, *, size: int, dim: int, widths: Mapping[str, int]) -> None:
@@ -67,7 +68,8 @@ class FeatureQueue:
     def push(self, keys: Mapping[str, Tensor]) -> None:
         """Write the clips of all ranks over the oldest ones; `keys` are this rank's, [B, D] or [B, w, D].
 
-        Any number of clips wraps around; of more than K the newest K stay. Kinds that are not given keep what they hold.
+        Any number of clips wraps around; of more than K the newest K stay. Kinds that are not given keep
+        what they hold.
         """
         pointer = self.owner.get_buffer(POINTER)
         clips = 0

@@ -30,15 +30,18 @@ class Branch:
 
     video: Tensor  # [B, D]
     frames: Tensor  # [B, F, D]
-    projected: Tensor | None  # [B, F, D]: predictions u of the query branch, projections p_k of the key branch
+    projected: (
+        Tensor | None
+    )  # [B, F, D]: predictions u of the query branch, projections p_k of the key branch
     texts: dict[str, Tensor]  # name of the queue -> [B, D]; title first, then the tag if there is one
 
 
 class PretrainModel(nn.Module):
     """Momentum contrast between videos, frames and texts, plus masked words.
 
-    Losses by name: FAM (neighbouring frames), VTM (video-text), FTM (frame-text, with `use_frame_fea`), MLM. One of
-    weight 0 is neither computed nor given parts of its own, and what nothing else would train is frozen.
+    Losses by name: FAM (neighbouring frames), VTM (video-text), FTM (frame-text, with `use_frame_fea`), MLM
+    (masked words). One of weight 0 is neither computed nor given parts of its own, and what nothing else
+    would train is frozen.
     State names are the published ones, without `t_projector[_k]`, which enter no loss.
     """
 
@@ -70,7 +73,9 @@ class PretrainModel(nn.Module):
             "MLM": weight_MLM,
         }
         if not any(self.weights.values()):
-            raise ValueError("every loss has weight 0: give FAM, VTM or MLM a weight, or FTM one with --use_frame_fea")
+            raise ValueError(
+                "every loss has weight 0: give FAM, VTM or MLM a weight, or FTM one with --use_frame_fea"
+            )
         self.visual_encoder = visual_encoder
         self.text_encoder = text_encoder
         dim = int(visual_encoder.embed_dim)  # type: ignore[arg-type]
@@ -87,8 +92,8 @@ class PretrainModel(nn.Module):
         """Scalars "loss" (with gradient) and the losses by name, this rank's share of the mean over ranks.
 
         Reads `frames`, `text_ids`, `text_mask`, with MLM `text_mlm_ids` and `text_mlm_labels`; where present
-        `frame_mask` and the same keys with `tag` for `text`. While training, the key branch moves before the keys are
-        computed, and the keys enter the queues after the losses.
+        `frame_mask` and the same keys with `tag` for `text`. While training, the key branch moves before the
+        keys are computed, and the keys enter the queues after the losses.
         """
         query = self._query_branch(batch)
         if self.training:

@@ -13,7 +13,7 @@ from modules.sync_batchnorm import SyncBatchNorm1d
 class Projector(nn.Module):
     """(Linear, BatchNorm, ReLU) x (num_layers - 1), then Linear: [M, D] -> [M, D].
 
-    State names are the published ones: `linear_hidden.1` (Linear), `linear_hidden.2` (BatchNorm), `linear_out`.
+    State names are the published ones: `linear_hidden.1` (Linear), `.2` (BatchNorm) and `linear_out`.
     """
 
     def __init__(self, width: int, *, hidden_width: int = 4096, num_layers: int = 2) -> None:

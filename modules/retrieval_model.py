@@ -15,7 +15,7 @@ from modules.numerics import at_least_float32
 
 
 class RetrievalModel(nn.Module):
-    """Video and text encoders, trained on the matching of whole videos (VTM) and single frames (FTM) with texts.
+    """Video and text encoders, trained to match texts with whole videos (VTM) and single frames (FTM).
 
     A loss of weight 0 is not computed, and what only it would train is frozen.
     """
@@ -37,7 +37,9 @@ class RetrievalModel(nn.Module):
         self.weights = {"VTM": weight_VTM, "FTM": weight_FTM if use_frame_fea else 0.0}
         self.logit_scale = logit_scale
         if not any(self.weights.values()):
-            raise ValueError("every loss has weight 0: give VTM a weight, or FTM one together with --use_frame_fea")
+            raise ValueError(
+                "every loss has weight 0: give VTM a weight, or FTM one together with --use_frame_fea"
+            )
         if not self.weights["VTM"]:
             for parameter in visual_encoder.temporal_parameters():  # type: ignore[operator]
                 parameter.requires_grad_(False)

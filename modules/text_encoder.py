@@ -32,7 +32,7 @@ class ClipTextEncoder(nn.Module):
         self.token_embedding: nn.Module = clip.token_embedding  # type: ignore[assignment]
         self.transformer: nn.Module = clip.transformer  # type: ignore[assignment]
         self.ln_final: nn.Module = clip.ln_final  # type: ignore[assignment]
-        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
+        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)  # type: ignore[arg-type]
         self.context_length, _ = self.positional_embedding.shape
         self.vocab_size = int(clip.vocab_size)  # type: ignore[arg-type]
         self.embed_dim = self.text_projection.shape[1]
@@ -91,7 +91,9 @@ class ChineseTextEncoder(nn.Module):
         Raises ValueError where W is above `context_length`.
         """
         if ids.shape[1] > self.context_length:
-            raise ValueError(f"{ids.shape[1]} words a text, but the encoder has {self.context_length} positions")
+            raise ValueError(
+                f"{ids.shape[1]} words a text, but the encoder has {self.context_length} positions"
+            )
         outputs = self.chinese_encoder(input_ids=ids, attention_mask=mask)
         hidden = outputs.last_hidden_state
         pooled = getattr(outputs, "pooler_output", None)
@@ -104,7 +106,9 @@ class ChineseTextEncoder(nn.Module):
         return [] if pooler is None else list(pooler.parameters())
 
 
-def _local_first(load: Any, source: str, *, cache_dir: str | Path | None, local_files_only: bool) -> nn.Module:
+def _local_first(
+    load: Any, source: str, *, cache_dir: str | Path | None, local_files_only: bool
+) -> nn.Module:
     """`load` from local files; from the network only where that fails and is allowed."""
     offline = local_files_only or Path(source).is_dir() or _hub_is_offline()
     failure: Exception
@@ -119,13 +123,16 @@ def _local_first(load: Any, source: str, *, cache_dir: str | Path | None, local_
             failure = error
     reason = str(failure).strip().splitlines()[0]
     raise ValueError(
-        f"Chinese text encoder '{source}' cannot be loaded: {reason} Fetch config.json, vocab.txt and the weights "
-        f"of https://huggingface.co/{source} into a folder and give it with --pretrained_text FOLDER."
+        f"Chinese text encoder '{source}' cannot be loaded: {reason} Fetch config.json, vocab.txt and the "
+        f"weights of https://huggingface.co/{source} into a folder and give it with --pretrained_text FOLDER"
     ) from failure
 
 
 def _hub_is_offline() -> bool:
-    return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(
+        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
 
 
 def _random_bert(source: str, **options: Any) -> nn.Module:

@@ -20,7 +20,7 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 class VideoEncoder(nn.Module):
     """CLIP's image tower on every frame, then optionally attention between the frames.
 
-    `visual` maps pixels [N, 3, S, S] to features [N, embed_dim]. The temporal parts exist only with `use_temp`.
+    `visual` maps pixels [N, 3, S, S] to features [N, embed_dim]. The temporal parts need `use_temp`.
     """
 
     pixel_mean: Tensor
@@ -85,7 +85,9 @@ class VideoEncoder(nn.Module):
     def _attend(self, frame_embeds: Tensor, frame_mask: Tensor | None) -> Tensor:
         count = frame_embeds.shape[1]
         if count > self.max_positions:
-            raise ValueError(f"{count} frames a clip, but the temporal transformer has {self.max_positions} positions")
+            raise ValueError(
+                f"{count} frames a clip, but the temporal transformer has {self.max_positions} positions"
+            )
         positions = self.frame_position_embeddings.weight[:count]
         attended: Tensor = self.temporal_transformer(frame_embeds + positions, frame_mask)
         return attended + frame_embeds

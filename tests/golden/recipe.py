@@ -1,6 +1,6 @@
 """The recipe of the golden numbers: weights, inputs and models that they were computed with.
 
-`golden.json` and `golden.npz` hold what the published code gave; README facts of the recipe are in the functions.
+`golden.json` and `golden.npz` hold what the published code gave for them.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def encoders(language: str, folder: Path) -> tuple[VideoEncoder, nn.Module]:
     visual = VideoEncoder(clip.visual, embed_dim=width, use_temp=True)
     if language == "english":
         return visual, ClipTextEncoder(clip)
-    (folder / "config.json").write_text(json.dumps({"model_type": "bert", **config()["bert"]}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "bert", **config()["bert"]}), encoding="utf-8"
+    )
     return visual, ChineseTextEncoder(folder, embed_dim=width, pretrained=False)
 
 
