@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.utils.data import DataLoader
 
 from dataloaders.availability import MissingVideos, exclude_missing, match_store_ids
@@ -19,13 +20,21 @@ from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed import World
 from engine.log import RunLog
-from engine.model_setup import context_length, image_size
 
 # Tokens of a text where the published code fixes them (METHOD 2), else `--max_words` or 32.
 TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test"): 15}
 TAG_WORDS = 25
 DEFAULT_WORDS = 32
 DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, METHOD 7
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the model takes: texts as ids, how many of them, and frames of how many pixels a side."""
+
+    tokenizer: Tokenizer
+    context_length: int
+    image_size: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,17 @@ def build_tokenizer(config: Config) -> Tokenizer:
     )
 
 
-def build_training_data(config: Config, world: World, tokenizer: Tokenizer, log: RunLog) -> TrainingData:
+def input_spec(config: Config, model: nn.Module) -> InputSpec:
+    """What `model` takes. Raises `ValueError` where the tokenizer's files are absent."""
+    size: Any = model.visual_encoder.visual.image_size  # type: ignore[union-attr]
+    return InputSpec(
+        tokenizer=build_tokenizer(config),
+        context_length=int(model.text_encoder.context_length),  # type: ignore[union-attr, arg-type]
+        image_size=int(size[0] if isinstance(size, tuple) else size),
+    )
+
+
+def build_training_data(config: Config, world: World, spec: InputSpec, log: RunLog) -> TrainingData:
     """Data set, sampler and loader of this rank. Raises `ValueError` naming the file or flag at fault."""
     split = "pretrain" if config.do_pretrain else "train"
     files = default_files(config.data_dir, config.dataset, split)
@@ -80,7 +99,7 @@ def build_training_data(config: Config, world: World, tokenizer: Tokenizer, log:
     examples, store, missing = _read_split(config, world, config.dataset, split, files)
     if missing:
         log.warning(f"training without {missing}")
-    dataset = _dataset(config, examples, store, tokenizer, name=config.dataset, split=split, view="pairs")
+    dataset = _dataset(config, examples, store, spec, name=config.dataset, split=split, view="pairs")
     per_rank = batch_per_rank(config, world)
     _check_batch_fits(config, world, per_rank, len(dataset))
     sampler = EpochSampler(
@@ -96,7 +115,7 @@ def build_training_data(config: Config, world: World, tokenizer: Tokenizer, log:
     return TrainingData(dataset, sampler, _loader(config, world, dataset, sampler, batch_size=per_rank))
 
 
-def build_evaluation_data(config: Config, world: World, tokenizer: Tokenizer, log: RunLog) -> EvaluationData:
+def build_evaluation_data(config: Config, world: World, spec: InputSpec, log: RunLog) -> EvaluationData:
     """This rank's share of the test split; videos and captions apart, so that each video is decoded once."""
     name = config.test_dataset
     files = default_files(config.data_dir, name, "test")
@@ -109,7 +128,7 @@ def build_evaluation_data(config: Config, world: World, tokenizer: Tokenizer, lo
         raise ValueError(f"{error} (evaluating on {name}; --eval_dataset chooses another)") from None
     loaders = {}
     for view in ("videos", "captions"):
-        dataset = _dataset(config, examples, store, tokenizer, name=name, split="test", view=view)
+        dataset = _dataset(config, examples, store, spec, name=name, split="test", view=view)
         sampler = ShardSampler(len(dataset), rank=world.rank, world_size=world.size)
         loaders[view] = _loader(
             config, world, dataset, sampler, batch_size=max(1, config.batch_size_val // world.size)
@@ -168,20 +187,19 @@ def _dataset(
     config: Config,
     examples: Examples,
     store: FrameStore,
-    tokenizer: Tokenizer,
+    spec: InputSpec,
     *,
     name: str,
     split: str,
     view: str,
 ) -> VideoTextDataset:
     words = config.max_words or TEXT_WORDS.get((name, split), DEFAULT_WORDS)
-    limit = context_length(config)
-    if words > limit:
-        raise ValueError(f"--max_words {words}: the text encoder takes at most {limit} tokens")
+    if words > spec.context_length:
+        raise ValueError(f"--max_words {words}: the text encoder takes at most {spec.context_length} tokens")
     return VideoTextDataset(
         examples,
         store,
-        tokenizer,
+        spec.tokenizer,
         view=view,
         max_words=words,
         max_tag_words=config.max_words or TAG_WORDS,
@@ -189,7 +207,7 @@ def _dataset(
         frame_sample=config.frame_sample if view == "pairs" else "uniform",
         frame_sample_len=config.frame_sample_len,
         duration_factor=DURATION_FACTOR[split],
-        image_size=image_size(config),
+        image_size=spec.image_size,
         augment=name == "chvtt" and split == "pretrain",
         mlm=split == "pretrain" and config.weight_MLM > 0,
         seed=config.seed,

@@ -5,12 +5,11 @@ N captions, V videos, F frames, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from engine.distributed import World
@@ -18,6 +17,8 @@ from engine.log import RunLog
 from engine.metrics import caption_set_scores, ranks_of_targets, summarise
 from engine.trainer import autocast, to_device
 from modules.matching import retrieval_similarity
+from modules.pretrain_model import PretrainModel
+from modules.retrieval_model import RetrievalModel
 
 # Scores held at once, caption x video x frame: 2^26 float32 are 256 MiB.
 BLOCK_SCORES = 1 << 26
@@ -48,7 +49,7 @@ class Evaluator:
     logit_scale: float
     precision: str = "fp32"
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: RetrievalModel | PretrainModel) -> dict[str, float]:
         """All metrics of `engine.metrics`, the same on every rank. Leaves the model in its mode."""
         was_training = model.training
         model.eval()
@@ -58,19 +59,19 @@ class Evaluator:
             model.train(was_training)
 
     @torch.inference_mode()
-    def encode(self, model: nn.Module) -> Features:
+    def encode(self, model: RetrievalModel | PretrainModel) -> Features:
         """Features of the whole split on every rank; each video and each caption is encoded once."""
         video, frames, masks, text = [], [], [], []
         for batch in self._batches(self.videos, "encoding videos"):
             with autocast(self.precision, self.world.device):
-                v, f = model.visual_encoder(batch["frames"], batch["frame_mask"])
+                v, f = model.encode_video(batch["frames"], batch["frame_mask"])
             video.append(v.float())
             if self.use_frame_fea:
                 frames.append(f.float())
                 masks.append(batch["frame_mask"])
         for batch in self._batches(self.captions, "encoding captions"):
             with autocast(self.precision, self.world.device):
-                t, _ = model.text_encoder(batch["text_ids"], batch["text_mask"])
+                t = model.encode_text(batch["text_ids"], batch["text_mask"])
             text.append(t.float())
         width = _width(model)
         gather = self.world.gather_rows
@@ -98,7 +99,9 @@ class Evaluator:
         v2t = self._share(len(features.video), self._video_to_text, features)
         return {**summarise(t2v, direction="t2v"), **summarise(v2t[~np.isnan(v2t)], direction="v2t")}
 
-    def _share(self, queries: int, count, features: Features) -> np.ndarray:  # type: ignore[no-untyped-def]
+    def _share(
+        self, queries: int, count: Callable[[Features, np.ndarray], np.ndarray], features: Features
+    ) -> np.ndarray:
         """Ranks of all queries: this rank's contiguous share in blocks, gathered from all ranks."""
         first, last = (queries * (self.world.rank + k) // self.world.size for k in (0, 1))
         per_query = max(len(features.video), len(features.text)) * (
@@ -151,7 +154,7 @@ def _rows(
     return torch.cat(pieces) if pieces else torch.zeros(empty, dtype=dtype, device=device)
 
 
-def _width(model: nn.Module) -> int:
+def _width(model: RetrievalModel | PretrainModel) -> int:
     return int(model.text_encoder.embed_dim)  # type: ignore[union-attr, arg-type]
 
 

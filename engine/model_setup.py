@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from engine.checkpoint import load_state, read_state
 from engine.config import Config
 from engine.log import RunLog
-from modules.clip_towers import build_clip, load_clip_weights
+from modules.clip_towers import build_clip, clip_embed_dim
+from modules.clip_weights import load_clip_weights
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.video_encoder import VideoEncoder
 
+Model = RetrievalModel | PretrainModel
 LOGIT_SCALE = 100.0  # min(exp(CLIP's logit scale), 100), a constant (METHOD 3)
 
 
-def build_model(config: Config, log: RunLog) -> nn.Module:
+def build_model(config: Config, log: RunLog) -> Model:
     """The model of this run. Raises `ValueError` naming the weights that are absent or do not fit."""
     # A checkpoint gives every encoder weight or is refused, so nothing else needs to be there.
     fresh = config.init_model is None
     cache_dir = config.cache_dir or None
-    clip = build_clip(config.clip_model)
+    clip: Any = build_clip(config.clip_model)
     if fresh:
         load_clip_weights(clip, config.clip_weights, name=config.clip_model, cache_dir=cache_dir)
-    width = int(clip.text_projection.shape[1])
+    width = clip_embed_dim(clip)
     visual = VideoEncoder(clip.visual, embed_dim=width, use_temp=config.use_temp)
     text: nn.Module
     if config.language == "english":
@@ -40,7 +44,7 @@ def build_model(config: Config, log: RunLog) -> nn.Module:
     return model
 
 
-def _assemble(config: Config, visual: nn.Module, text: nn.Module) -> nn.Module:
+def _assemble(config: Config, visual: nn.Module, text: nn.Module) -> Model:
     if config.do_pretrain:
         return PretrainModel(
             visual,
@@ -63,18 +67,3 @@ def _assemble(config: Config, visual: nn.Module, text: nn.Module) -> nn.Module:
         weight_FTM=config.weight_FTM_finetune,
         logit_scale=LOGIT_SCALE,
     )
-
-
-def context_length(config: Config) -> int:
-    """Tokens that the text encoder of this run can take."""
-    from transformers import AutoConfig
-
-    if config.language == "english":
-        return int(build_clip(config.clip_model).context_length)
-    return int(AutoConfig.from_pretrained(config.pretrained_text).max_position_embeddings)
-
-
-def image_size(config: Config) -> int:
-    """Pixels of a frame's side, as the image tower of `--clip_model` wants them."""
-    size = build_clip(config.clip_model).visual.image_size
-    return int(size[0] if isinstance(size, tuple) else size)

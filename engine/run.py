@@ -17,14 +17,14 @@ from engine.data import (
     EvaluationData,
     TrainingData,
     build_evaluation_data,
-    build_tokenizer,
     build_training_data,
+    input_spec,
 )
 from engine.distributed import World
 from engine.evaluator import Evaluator
 from engine.log import RunLog
 from engine.metrics import format_metrics
-from engine.model_setup import LOGIT_SCALE, build_model
+from engine.model_setup import LOGIT_SCALE, Model, build_model
 from engine.optimizer import BertAdam, build_optimizer
 from engine.trainer import Trainer, TrainingStopped, steps_per_epoch
 
@@ -51,16 +51,15 @@ def run(config: Config, remarks: Sequence[str] = ()) -> None:
         log = _open_output(config, world)
         for remark in remarks:
             log.info(remark)
-        tokenizer = world.main_first(lambda: build_tokenizer(config))
-        train = build_training_data(config, world, tokenizer, log) if config.is_training else None
-        test = (
-            build_evaluation_data(config, world, tokenizer, log)
-            if config.is_training or config.do_eval
-            else None
-        )
         torch.manual_seed(config.seed)  # the same first weights on every rank
-        model = world.main_first(lambda: build_model(config, log)).to(world.device)
+        model = world.main_first(lambda: build_model(config, log))
         torch.manual_seed(config.seed + 1 + world.rank)  # but not the same dropout
+        spec = world.main_first(lambda: input_spec(config, model))
+        train = build_training_data(config, world, spec, log) if config.is_training else None
+        test = (
+            build_evaluation_data(config, world, spec, log) if config.is_training or config.do_eval else None
+        )
+        model.to(world.device)
         if config.do_params or test is None:
             _report_parameters(model, log)
             return
@@ -104,7 +103,7 @@ def build_evaluator(config: Config, world: World, data: EvaluationData, log: Run
 
 def _train(
     config: Config,
-    model: nn.Module,
+    model: Model,
     train: TrainingData,
     evaluator: Evaluator,
     test: EvaluationData,
@@ -164,7 +163,7 @@ def _over_ranks(model: nn.Module, world: World) -> nn.Module:
 
 def _evaluate(
     config: Config,
-    model: nn.Module,
+    model: Model,
     evaluator: Evaluator,
     test: EvaluationData,
     log: RunLog,

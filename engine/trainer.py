@@ -66,6 +66,7 @@ class Trainer:
         self.name_of = name_of
         # Scaling is what keeps fp16 gradients from vanishing; bf16 has float32's range and needs none.
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
+        self.rates = optimizer.current_lrs()
         self.params = [p for p in model.parameters() if p.requires_grad]
 
     @property
@@ -108,6 +109,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)
         self._stop_unless_finite(totals["loss"], norm, group)
+        self.rates = self.optimizer.current_lrs()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -134,10 +136,7 @@ class Trainer:
     def _report(self, losses: dict[str, torch.Tensor], meter: _Meter, *, epoch: int, step: int) -> None:
         values = self.world.mean(torch.stack([v.to(self.world.device) for v in losses.values()])).tolist()
         named = dict(zip(losses, values, strict=True))
-        rates = {
-            g["name"]: lr
-            for g, lr in zip(self.optimizer.param_groups, self.optimizer.current_lrs(), strict=True)
-        }
+        rates = {g["name"]: lr for g, lr in zip(self.optimizer.param_groups, self.rates, strict=True)}
         shown = " ".join(f"{name} {value:.4f}" for name, value in named.items())
         self.log.info(
             f"epoch {epoch + 1}/{self.epochs} step {step}/{self.steps_per_epoch} {shown} "

@@ -1,5 +1,6 @@
 """BertAdam, its schedule and its groups (METHOD 5)."""
 
+import copy
 import math
 
 import pytest
@@ -88,7 +89,7 @@ def test_state_survives_a_round_trip() -> None:
     first, second = (build_optimizer(m, **options) for m in models)
     for step in range(4):
         if step == 2:
-            second.load_state_dict(first.state_dict())
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
             models[1].load_state_dict(models[0].state_dict())
         for model, optimizer in zip(models, (first, second), strict=True):
             optimizer.zero_grad()
