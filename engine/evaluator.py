@@ -34,6 +34,9 @@ class Features:
     frame_mask: torch.Tensor | None
 
 
+RankCounter = Callable[[Features, np.ndarray], np.ndarray]  # features and query numbers -> their ranks
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """Evaluates a model on one split. The loaders yield this rank's contiguous share, without repeats."""
@@ -155,7 +158,7 @@ def _rows(
 
 
 def _width(model: RetrievalModel | PretrainModel) -> int:
-    return int(model.text_encoder.embed_dim)  # type: ignore[union-attr, arg-type]
+    return int(model.text_encoder.embed_dim)  # type: ignore[arg-type]
 
 
 def _refuse_non_finite(features: Features) -> None:

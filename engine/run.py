@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -153,12 +155,18 @@ def _train(
 def _over_ranks(model: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return model
-    # Queues and BatchNorm statistics are the same on all ranks by construction: sending them at every step
-    # would cost more than the gradients.
     devices = [world.device.index] if world.device.type != "cpu" else None
     return DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        model, device_ids=devices, gradient_as_bucket_view=True, **_no_buffer_sync()
     )
+
+
+def _no_buffer_sync() -> dict[str, Any]:
+    """Queues and BatchNorm statistics are equal on all ranks by construction: sending them at every step would
+    cost more than the gradients do. Newer torch has another name for the switch."""
+    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    return {name: False}
 
 
 def _evaluate(
