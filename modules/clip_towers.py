@@ -62,7 +62,8 @@ def clip_config(name: str) -> dict[str, Any]:
 
 def clip_embed_dim(clip: nn.Module) -> int:
     """Width of the joint space."""
-    return int(clip.text_projection.shape[1])
+    projection: Any = clip.text_projection
+    return int(projection.shape[1])
 
 
 def clip_image_size(clip: nn.Module) -> int:

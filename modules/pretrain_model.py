@@ -26,14 +26,17 @@ PROJECTION_QUEUE = "queue_frame_proj_ng"
 
 @dataclass(frozen=True)
 class Branch:
-    """What one branch makes of a batch; None where no loss asks for it."""
+    """What one branch, query or key, makes of a batch.
 
-    video: Tensor  # [B, D]
-    frames: Tensor  # [B, F, D]
-    projected: (
-        Tensor | None
-    )  # [B, F, D]: predictions u of the query branch, projections p_k of the key branch
-    texts: dict[str, Tensor]  # name of the queue -> [B, D]; title first, then the tag if there is one
+    `video` [B, D]; `frames` [B, F, D]; `projected` [B, F, D], with FAM only: predictions u of the query
+    branch, projections p_k of the key branch; `texts` by the name of their queue, [B, D] each: the title and,
+    if there is one, the tag.
+    """
+
+    video: Tensor
+    frames: Tensor
+    projected: Tensor | None
+    texts: dict[str, Tensor]
 
 
 class PretrainModel(nn.Module):
