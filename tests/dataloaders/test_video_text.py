@@ -1,0 +1,178 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dataloaders.examples import Examples
+from dataloaders.frame_store import FrameStoreError
+from dataloaders.video_text import MAX_UNREADABLE, VideoTextDataset
+from tests.dataloaders.toy import ListStore, WordTokenizer, toy_examples
+
+F, S, W = 4, 16, 8
+
+
+def dataset(examples: Examples, store: ListStore | None = None, **settings: Any) -> VideoTextDataset:
+    store = store or ListStore(dict.fromkeys(examples.video_ids, 30))
+    defaults: dict[str, Any] = {"view": "pairs", "max_words": W, "max_frames": F, "image_size": S}
+    return VideoTextDataset(examples, store, WordTokenizer(), **(defaults | settings))
+
+
+def greys(sample: dict[str, torch.Tensor]) -> list[int]:
+    """The frame numbers that the toy store's pictures show."""
+    return sample["frames"][:, 0, S // 2, S // 2].tolist()
+
+
+def assert_same(first: dict[str, Any], second: dict[str, Any], *, but: set[str] = frozenset()) -> None:
+    assert first.keys() == second.keys()
+    for key in first.keys() - but:
+        assert torch.equal(first[key], second[key]), key
+
+
+PAIR_KEYS = {"frames", "frame_mask", "text_ids", "text_mask", "index", "replaced"}
+MLM_KEYS = {"text_mlm_ids", "text_mlm_labels"}
+TAG_KEYS = {"tag_ids", "tag_mask", "tag_mlm_ids", "tag_mlm_labels"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        ({}, PAIR_KEYS),
+        ({"mlm": True}, PAIR_KEYS | MLM_KEYS),
+        ({"mlm": True, "max_tag_words": 5, "augment": True}, PAIR_KEYS | MLM_KEYS | TAG_KEYS),
+        ({"view": "videos", "mlm": True, "augment": True}, {"frames", "frame_mask", "index"}),
+        ({"view": "captions", "mlm": True}, {"text_ids", "text_mask", "index"}),
+    ],
+)
+def test_keys_types_and_shapes_are_the_documented_ones(settings: dict[str, Any], keys: set[str]) -> None:
+    data = dataset(toy_examples(videos=3, captions_each=2, tags=True), **settings)
+    sample = data[1]
+    assert set(sample) == keys
+    shapes = {"frames": (F, 3, S, S), "frame_mask": (F,), "index": (), "replaced": ()}
+    types = {"frames": torch.uint8, "frame_mask": torch.bool}
+    for key, value in sample.items():
+        words = 5 if key.startswith("tag") else W
+        assert value.shape == shapes.get(key, (words,)), key
+        assert value.dtype == types.get(key, torch.int64), key
+
+
+def test_views_count_captions_or_videos() -> None:
+    examples = toy_examples(videos=3, captions_each=2)
+    assert [len(dataset(examples, view=view)) for view in ("pairs", "videos", "captions")] == [6, 3, 6]
+    tokens = WordTokenizer().encode("clip 2 text 1", W)[0].tolist()
+    assert dataset(examples, view="captions")[5]["text_ids"].tolist() == tokens
+    assert dataset(examples)[5]["text_ids"].tolist() == tokens
+    with pytest.raises(IndexError):
+        dataset(examples, view="videos")[3]
+
+
+def test_each_video_is_read_once_in_evaluation() -> None:
+    examples = toy_examples(videos=3, captions_each=5)
+    store = ListStore(dict.fromkeys(examples.video_ids, 30))
+    for view in ("videos", "captions"):
+        data = dataset(examples, store, view=view)
+        for index in range(len(data)):
+            data[index]
+    assert store.reads == ["v0", "v1", "v2"]
+
+
+def test_evaluation_samples_uniformly_whatever_is_asked() -> None:
+    examples = toy_examples(videos=1)
+    assert greys(dataset(examples, view="videos", frame_sample="random")[0]) == [0, 7, 15, 22]
+    assert greys(dataset(examples, view="videos", frame_sample="random", max_frames=40)[0])[-1] == 29
+
+
+def test_samples_follow_from_seed_epoch_and_index_alone() -> None:
+    examples = toy_examples(videos=20, tags=True)
+    settings: dict[str, Any] = {"frame_sample": "random", "augment": True, "mlm": True, "max_tag_words": 6}
+    data = dataset(examples, seed=1, **settings)
+    first = data[(2, 7)]
+    data[(0, 3)], np.random.rand(), torch.rand(1)
+    assert_same(first, dataset(examples, seed=1, **settings)[(2, 7)])
+    assert_same(data[5], data[(0, 5)])
+    plain = dataset(examples, seed=1, frame_sample="random")
+    draws = {tuple(greys(plain[(epoch, index)])) for epoch in range(5) for index in range(20)}
+    assert len(draws) > 90
+    assert greys(plain[(0, 0)]) != greys(dataset(examples, seed=2, frame_sample="random")[(0, 0)])
+
+
+def test_dynamic_length_pads_and_masks() -> None:
+    examples = toy_examples(videos=1, duration=7.0)
+    sample = dataset(examples, max_frames=6, frame_sample_len="dynamic", duration_factor=0.5)[0]
+    assert sample["frame_mask"].tolist() == [True, True, True, False, False, False]
+    assert greys(sample) == [0, 10, 20, 0, 0, 0] and not sample["frames"][3:].any()
+    assert dataset(examples, max_frames=6)[0]["frame_mask"].all()
+
+
+def test_dynamic_length_needs_durations() -> None:
+    with pytest.raises(ValueError, match="--frame_sample_len dynamic: 3 of 3 videos have no duration"):
+        dataset(toy_examples(videos=3), frame_sample_len="dynamic")
+
+
+def test_random_sampling_of_more_than_stored_is_refused_at_once() -> None:
+    examples = toy_examples(videos=2)
+    with pytest.raises(ValueError, match="--frame_sample random cannot choose 31 of 30 stored frames"):
+        dataset(examples, frame_sample="random", max_frames=31)
+    dataset(examples, frame_sample="uniform", max_frames=31)[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frame_sample": "all"}, "--frame_sample all"),
+        ({"frame_sample_len": "long"}, "--frame_sample_len long"),
+        ({"max_words": 2}, "--max_words 2"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataset(toy_examples(videos=1), **settings)
+
+
+def test_an_unreadable_video_is_replaced_by_the_next_one() -> None:
+    examples = toy_examples(videos=4, captions_each=3)
+    store = ListStore({"v0": 30, "v1": 30, "v3": 30}, unreadable=["v1"])
+    data = dataset(examples, store, frame_sample="random", mlm=True)
+    for index in (3, 5, 6, 8):
+        sample = data[(1, index)]
+        assert sample["replaced"] == 1 and sample["index"] == 9
+        assert_same(sample, data[(1, 9)], but={"replaced"})
+    assert data[(1, 2)]["replaced"] == 0
+    assert store.reads.count("v1") == 2, "three captions of one unreadable video cost one try"
+
+
+def test_replacement_goes_around_the_end_and_covers_short_videos() -> None:
+    examples = toy_examples(videos=3)
+    data = dataset(examples, ListStore({"v0": 30, "v1": 30, "v2": 3}), frame_sample="random")
+    sample = data[2]
+    assert sample["replaced"] == 1 and sample["index"] == 0
+
+
+def test_a_store_that_cannot_be_read_at_all_stops_training() -> None:
+    examples = toy_examples(videos=MAX_UNREADABLE + 5)
+    store = ListStore(dict.fromkeys(examples.video_ids, 30), unreadable=list(examples.video_ids))
+    with pytest.raises(FrameStoreError, match="video v"):
+        dataset(examples, store)[2]
+    assert len(store.reads) == MAX_UNREADABLE
+
+
+def test_evaluation_never_replaces() -> None:
+    examples = toy_examples(videos=2)
+    data = dataset(examples, ListStore({"v0": 30}), view="videos")
+    data[0]
+    with pytest.raises(FrameStoreError, match="video v1 is not in the frame store list-store"):
+        data[1]
+    with pytest.raises(FrameStoreError, match="list-store: video v0, frame 0"):
+        dataset(examples, ListStore({"v0": 30}, unreadable=["v0"]), view="videos")[0]
+
+
+def test_tags_are_left_out_unless_asked_for() -> None:
+    assert set(dataset(toy_examples(videos=1, tags=True))[0]) == PAIR_KEYS
+    assert set(dataset(toy_examples(videos=1), max_tag_words=5)[0]) == PAIR_KEYS
+
+
+def test_truncated_captions_are_counted() -> None:
+    examples = toy_examples(videos=50, captions_each=2)
+    assert dataset(examples, max_words=5).truncated_captions() == (100, 100)
+    assert dataset(examples, max_words=6).truncated_captions() == (0, 100)
+    assert dataset(examples, max_words=5).truncated_captions(limit=10) == (10, 10)
