@@ -69,7 +69,7 @@ def mean_over_ranks(values: Tensor, mask: Tensor | None = None) -> Tensor:
         return values.mean()
     count = sum_over_ranks(mask.sum())
     chosen = values.masked_fill(~mask, 0.0)
-    return chosen.sum() * (world_size() / count.clamp(min=1))
+    return chosen.sum() * world_size() / count.clamp(min=1)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -61,4 +61,4 @@ def masked_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
         reduction="sum",
     )
     count = sum_over_ranks((flat_labels != IGNORED_LABEL).sum())
-    return total * (world_size() / count.clamp(min=1))
+    return total * world_size() / count.clamp(min=1)

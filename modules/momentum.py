@@ -42,8 +42,8 @@ class FeatureQueue:
 
     The columns live in buffers of `owner` under the published names. `widths` gives each kind's w: its
     buffer is [D, K * w], clip k at columns k * w to (k + 1) * w, all unit vectors or zero. Zero marks
-    padding, which is no key; kept so, it survives in checkpoints. `queue_ptr` [1] is the place of the next clip.
-    Queues start as normalised noise.
+    padding, which is no key; kept so, it survives in checkpoints. `queue_ptr` [1] is the place of the next
+    clip. Queues start as normalised noise.
     """
 
     def __init__(self, owner: nn.Module, *, size: int, dim: int, widths: Mapping[str, int]) -> None:

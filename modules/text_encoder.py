@@ -75,10 +75,8 @@ class ChineseTextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         load = _pretrained_bert if pretrained else _random_bert
-        source = str(name_or_folder)
-        self.chinese_encoder: nn.Module = _local_first(
-            load, source, cache_dir=cache_dir, local_files_only=local_files_only
-        )
+        options = {"cache_dir": cache_dir, "local_files_only": local_files_only}
+        self.chinese_encoder = _local_first(load, str(name_or_folder), **options)
         config: Any = self.chinese_encoder.config
         self.text_proj = nn.Linear(config.hidden_size, embed_dim)
         self.embed_dim = embed_dim
@@ -106,33 +104,34 @@ class ChineseTextEncoder(nn.Module):
         return [] if pooler is None else list(pooler.parameters())
 
 
-def _local_first(
-    load: Any, source: str, *, cache_dir: str | Path | None, local_files_only: bool
-) -> nn.Module:
+def _local_first(load: Any, source: str, *, cache_dir: Any, local_files_only: Any) -> nn.Module:
     """`load` from local files; from the network only where that fails and is allowed."""
     offline = local_files_only or Path(source).is_dir() or _hub_is_offline()
-    failure: Exception
-    try:
-        return load(source, cache_dir=cache_dir, local_files_only=True)
-    except OSError as error:
-        failure = error
-    if not offline:
+    failure: Exception | None = None
+    for local in (True,) if offline else (True, False):
         try:
-            return load(source, cache_dir=cache_dir, local_files_only=False)
-        except Exception as error:  # the hub client raises many kinds, none of them a contract
+            encoder: nn.Module = load(source, cache_dir=cache_dir, local_files_only=local)
+            return encoder
+        except _IncompleteWeights as error:
+            raise ValueError(str(error)) from error
+        except (
+            Exception
+        ) as error:  # the hub client and transformers raise many kinds, none of them a contract
             failure = error
     reason = str(failure).strip().splitlines()[0]
     raise ValueError(
-        f"Chinese text encoder '{source}' cannot be loaded: {reason} Fetch config.json, vocab.txt and the "
+        f"Chinese text encoder '{source}' cannot be loaded ({reason}): fetch config.json, vocab.txt and the "
         f"weights of https://huggingface.co/{source} into a folder and give it with --pretrained_text FOLDER"
     ) from failure
 
 
+class _IncompleteWeights(Exception):
+    pass
+
+
 def _hub_is_offline() -> bool:
-    return any(
-        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+    switches = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(value.upper() in {"1", "ON", "YES", "TRUE"} for value in switches)
 
 
 def _random_bert(source: str, **options: Any) -> nn.Module:
@@ -149,7 +148,7 @@ def _pretrained_bert(source: str, **options: Any) -> nn.Module:
     missing = sorted(info["missing_keys"])
     absent = [name for name in missing if not name.startswith("pooler.")]
     if absent:
-        raise ValueError(
+        raise _IncompleteWeights(
             f"{source}: {len(absent)} weights of its own architecture are not in its weight file, "
             f"first {', '.join(absent[:3])}; give a complete model with --pretrained_text"
         )

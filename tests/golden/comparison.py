@@ -137,8 +137,8 @@ def everything(folder: Path) -> Iterator[Difference]:
 def _queues(prefix: str, model: nn.Module, *, written: bool) -> Iterator[Difference]:
     """Column sums of each queue. `written`: the data set has tags.
 
-    The published code filled the tag queue from a made-up tag even where the data set has none and no loss
-    reads it; ours leaves it alone there, so only the columns that neither wrote are compared.
+    The published code writes the tags it is called with to the tag queue even where the data set has none and
+    no loss reads it; ours leaves it alone there, so only the columns that neither wrote are compared.
     """
     pointer = int(model.get_buffer("queue_ptr"))
     for name in ("queue_v_cross_ng", "queue_title_cross_ng", "queue_tag_cross_ng"):

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modules.momentum import FeatureQueue, momentum_copy, momentum_update
+
+DIM, FRAMES = 32, 3
+
+
+def key(number: int) -> Tensor:
+    """The unit vector that stands for clip `number`."""
+    return torch.eye(DIM)[number]
+
+
+def clips(*numbers: int) -> dict[str, Tensor]:
+    return {
+        "clips": torch.stack([key(n) for n in numbers]),
+        "frames": torch.stack(
+            [key(n).repeat(FRAMES, 1) * (1 + torch.arange(FRAMES))[:, None] for n in numbers]
+        ),
+    }
+
+
+def make_queue(size: int) -> tuple[nn.Module, FeatureQueue]:
+    owner = nn.Module()
+    return owner, FeatureQueue(owner, size=size, dim=DIM, widths={"clips": 1, "frames": FRAMES})
+
+
+def numbers(queue: FeatureQueue, name: str = "clips") -> list[int]:
+    return queue.snapshot(name).argmax(dim=0).tolist()
+
+
+def test_starts_as_normalised_noise() -> None:
+    owner, queue = make_queue(5)
+    assert torch.allclose(queue.snapshot("frames").norm(dim=0), torch.ones(15))
+    assert {name: tuple(value.shape) for name, value in owner.state_dict().items()} == {
+        "clips": (DIM, 5),
+        "frames": (DIM, 15),
+        "queue_ptr": (1,),
+    }
+
+
+def test_three_pushes_of_three_into_eight() -> None:
+    owner, queue = make_queue(8)
+    for start in (0, 3, 6):
+        queue.push(clips(start, start + 1, start + 2))
+    assert owner.get_buffer("queue_ptr").tolist() == [1]
+    assert numbers(queue) == [8, 1, 2, 3, 4, 5, 6, 7]
+    assert numbers(queue, "frames") == [n for n in numbers(queue) for _ in range(FRAMES)]
+    assert torch.allclose(queue.snapshot("frames").norm(dim=0), torch.ones(24))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 11])
+@pytest.mark.parametrize("counts", [(10,), (3, 10), (1, 2, 5, 5)])
+def test_any_sizes_leave_what_pushing_one_by_one_leaves(size: int, counts: tuple[int, ...]) -> None:
+    owner, together = make_queue(size)
+    other_owner = copy.deepcopy(owner)
+    single = FeatureQueue(other_owner, size=size, dim=DIM, widths={"clips": 1, "frames": FRAMES})
+    other_owner.load_state_dict(owner.state_dict())
+    first = 0
+    for count in counts:
+        together.push(clips(*range(first, first + count)))
+        for number in range(first, first + count):
+            single.push(clips(number))
+        first += count
+    for name, value in owner.state_dict().items():
+        assert torch.equal(value, other_owner.state_dict()[name]), name
+
+
+def test_a_kind_not_given_stays_and_a_snapshot_is_not_touched_by_a_push() -> None:
+    _, queue = make_queue(4)
+    frames, before = queue.snapshot("frames"), queue.snapshot("clips")
+    kept = before.clone()
+    queue.push({"clips": clips(1, 2)["clips"]})
+    assert torch.equal(queue.snapshot("frames"), frames)
+    assert torch.equal(before, kept) and not torch.equal(queue.snapshot("clips"), kept)
+
+
+def test_keys_are_normalised_and_padding_stays_zero() -> None:
+    _, queue = make_queue(2)
+    frames = clips(1, 2)["frames"] * 7
+    frames[1, 2] = 0.0
+    queue.push({"frames": frames})
+    assert torch.allclose(queue.snapshot("frames").norm(dim=0), torch.tensor([1.0, 1, 1, 1, 1, 0]))
+
+
+def test_wrong_widths_are_a_broken_invariant_and_no_clip_a_user_error() -> None:
+    _, queue = make_queue(2)
+    with pytest.raises(AssertionError):
+        queue.push({"frames": clips(1)["frames"][:, :2]})
+    with pytest.raises(ValueError, match="--contrast_num_negative 0"):
+        make_queue(0)
+
+
+def test_momentum_moves_parameters_and_leaves_buffers() -> None:
+    query = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    key_module = momentum_copy(query)
+    assert not any(p.requires_grad for p in key_module.parameters())
+    before = copy.deepcopy(key_module)
+    with torch.no_grad():
+        for parameter in query.parameters():
+            parameter.add_(1.0)
+        query[1].running_mean.add_(1.0)  # type: ignore[union-attr,operator]
+    momentum_update(key_module, query, momentum=0.9)
+    for new, old, target in zip(
+        key_module.parameters(), before.parameters(), query.parameters(), strict=True
+    ):
+        assert torch.allclose(new, 0.9 * old + 0.1 * target)
+    assert torch.equal(key_module[1].running_mean, before[1].running_mean)  # type: ignore[arg-type]

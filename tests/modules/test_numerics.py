@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import torch
+
+from modules.numerics import l2_normalize, without_autocast
+
+
+def test_unit_length_and_a_zero_row_that_stays_finite() -> None:
+    rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
+    unit = l2_normalize(rows)
+    assert torch.allclose(unit, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    (unit * torch.tensor([1.0, 2.0])).sum().backward()
+    assert rows.grad is not None and torch.isfinite(rows.grad).all()
+    # Not blown up by one over a tiny length.
+    assert rows.grad[1].abs().max() <= 2.0
+
+
+def test_half_precision_becomes_float32_and_float64_stays() -> None:
+    assert l2_normalize(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.float32
+    assert l2_normalize(torch.ones(2, 3, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_without_autocast_multiplies_in_float32() -> None:
+    product = without_autocast(lambda left, right: left @ right)
+    left, right = torch.randn(3, 4), torch.randn(4, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (left @ right).dtype == torch.bfloat16
+        assert product(left, right).dtype == torch.float32

@@ -1,0 +1,69 @@
+"""Models and batches small enough for tests, the same on every call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.clip_towers import build_clip, clip_embed_dim
+from modules.pretrain_model import PretrainModel
+from modules.retrieval_model import RetrievalModel
+from modules.text_encoder import ClipTextEncoder
+from modules.video_encoder import VideoEncoder
+
+CLIP_CONFIG = str(Path(__file__).parent / "tiny_clip.json")
+FRAMES, WORDS, VOCAB = 4, 7, 99
+NO_LOSS = {"weight_FAM": 0.0, "weight_VTM": 0.0, "weight_FTM": 0.0, "weight_MLM": 0.0}
+
+
+def encoders(*, use_temp: bool = True) -> tuple[VideoEncoder, ClipTextEncoder]:
+    torch.manual_seed(0)
+    clip: Any = build_clip(CLIP_CONFIG)
+    width = clip_embed_dim(clip)
+    visual = VideoEncoder(
+        clip.visual, embed_dim=width, use_temp=use_temp, temporal_layers=1, temporal_heads=2
+    )
+    return visual, ClipTextEncoder(clip)
+
+
+def pretrain_model(**options: Any) -> PretrainModel:
+    options = {"queue_size": 6, "projector_width": 24, "max_frames": FRAMES, "use_frame_fea": True, **options}
+    model = PretrainModel(*encoders(), **options)
+    set_apart(model)
+    return model.train()
+
+
+def retrieval_model(**options: Any) -> RetrievalModel:
+    return RetrievalModel(*encoders(), **{"use_frame_fea": True, "logit_scale": 5.0, **options}).train()
+
+
+def set_apart(model: PretrainModel) -> None:
+    """Key weights unlike the query weights, as after some training."""
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in model.named_parameters():
+        if "_k." in name:
+            parameter.data.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def batch(clips: int = 4, *, padded: bool = False, tags: bool = False, seed: int = 1) -> dict[str, Tensor]:
+    """Clips with texts; `padded`: of 4, 2, 1 and 3 real frames; masked words: 2, 0, 1 and 1 a text."""
+    draw = torch.Generator().manual_seed(seed)
+    result = {"frames": torch.randint(0, 256, (clips, FRAMES, 3, 32, 32), generator=draw, dtype=torch.uint8)}
+    lengths = torch.tensor([4, 2, 1, 3] * clips)[:clips] if padded else torch.full((clips,), FRAMES)
+    result["frame_mask"] = torch.arange(FRAMES) < lengths[:, None]
+    for kind in ("text", "tag") if tags else ("text",):
+        ids = torch.randint(1, VOCAB - 2, (clips, WORDS), generator=draw)
+        ids[:, -1] = VOCAB - 1
+        labels = torch.full_like(ids, -100)
+        for clip, count in zip(range(clips), [2, 0, 1, 1] * clips, strict=False):
+            labels[clip, 1 : 1 + count] = ids[clip, 1 : 1 + count]
+        result |= {f"{kind}_ids": ids, f"{kind}_mask": torch.ones_like(ids)}
+        result |= {f"{kind}_mlm_labels": labels, f"{kind}_mlm_ids": ids.masked_fill(labels != -100, 3)}
+    return result
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
