@@ -74,7 +74,8 @@ def clip_image_size(clip: nn.Module) -> int:
 
 def fixed_logit_scale(clip: nn.Module) -> float:
     """min(exp(logit scale), 100): a constant here, neither trained nor saved (METHOD section 3)."""
-    return min(math.exp(float(clip.logit_scale)), MAX_LOGIT_SCALE)  # type: ignore[arg-type]
+    logit_scale: Any = clip.logit_scale
+    return min(math.exp(logit_scale.item()), MAX_LOGIT_SCALE)
 
 
 def _read_config(name: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways, all of them the file's fault
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{path}: not readable as weights (tensors only, no pickled code): {reason}"
         ) from error

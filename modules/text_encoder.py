@@ -75,8 +75,9 @@ class ChineseTextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         load = _pretrained_bert if pretrained else _random_bert
-        options = {"cache_dir": cache_dir, "local_files_only": local_files_only}
-        self.chinese_encoder = _local_first(load, str(name_or_folder), **options)
+        self.chinese_encoder = _local_first(
+            load, str(name_or_folder), cache_dir=cache_dir, local_files_only=local_files_only
+        )
         config: Any = self.chinese_encoder.config
         self.text_proj = nn.Linear(config.hidden_size, embed_dim)
         self.embed_dim = embed_dim
@@ -104,13 +105,16 @@ class ChineseTextEncoder(nn.Module):
         return [] if pooler is None else list(pooler.parameters())
 
 
-def _local_first(load: Any, source: str, *, cache_dir: Any, local_files_only: Any) -> nn.Module:
+def _local_first(load: Any, source: str, *, cache_dir: Any, local_files_only: bool) -> nn.Module:
     """`load` from local files; from the network only where that fails and is allowed."""
-    offline = local_files_only or Path(source).is_dir() or _hub_is_offline()
-    failure: Exception | None = None
-    for local in (True,) if offline else (True, False):
+    folder = _local_folder(source, cache_dir)
+    attempts = [] if folder is None else [folder]
+    if not (local_files_only or Path(source).is_dir() or _hub_is_offline()):
+        attempts.append(source)
+    failure: Exception = FileNotFoundError("not in the cache, and the network is not to be used")
+    for place in attempts:
         try:
-            encoder: nn.Module = load(source, cache_dir=cache_dir, local_files_only=local)
+            encoder: nn.Module = load(place, cache_dir=cache_dir, local_files_only=place == folder)
             return encoder
         except _IncompleteWeights as error:
             raise ValueError(str(error)) from error
@@ -118,11 +122,24 @@ def _local_first(load: Any, source: str, *, cache_dir: Any, local_files_only: An
             Exception
         ) as error:  # the hub client and transformers raise many kinds, none of them a contract
             failure = error
-    reason = str(failure).strip().splitlines()[0]
+    reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
     raise ValueError(
         f"Chinese text encoder '{source}' cannot be loaded ({reason}): fetch config.json, vocab.txt and the "
         f"weights of https://huggingface.co/{source} into a folder and give it with --pretrained_text FOLDER"
     ) from failure
+
+
+def _local_folder(source: str, cache_dir: Any) -> str | None:
+    """The folder itself, or the one in the hub's cache that an earlier download left.
+
+    The cache is read directly: the hub client opens connections even when told to use local files only.
+    """
+    if Path(source).is_dir():
+        return source
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "config.json", cache_dir=cache_dir)
+    return str(Path(found).parent) if isinstance(found, str) else None
 
 
 class _IncompleteWeights(Exception):
