@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 from collections.abc import Iterator
@@ -115,30 +116,37 @@ def build_loader(
 ) -> DataLoader[dict[str, Any]]:
     """A DataLoader of `batch_size` samples a batch, in the sampler's order; a last smaller batch is kept.
 
-    Workers stay alive from epoch to epoch and use one thread each. Raises ValueError for a batch below 1 or a
-    negative number of workers.
+    Workers stay alive from epoch to epoch and use one thread each. Logs a warning when shared memory looks
+    too small for the batches that they prefetch. Raises ValueError for a batch below 1 or a negative number
+    of workers.
     """
     if batch_size < 1:
         raise ValueError(f"--batch_size: {batch_size} samples a batch on each rank, 1 is needed")
     if num_workers < 0:
         raise ValueError(f"--num_thread_reader {num_workers}: must be 0 or more")
+    sample_bytes = getattr(dataset, "sample_bytes", 0)
+    warn_if_shared_memory_is_short(sample_bytes, batch_size=batch_size, num_workers=num_workers)
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=use_one_thread,
+        worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
         prefetch_factor=PREFETCH if num_workers else None,
         multiprocessing_context=multiprocessing_context if num_workers else None,
     )
 
 
-def use_one_thread(worker: int) -> None:
-    """Start of a worker: OpenCV's thread pool does not survive a fork, and workers are the parallelism."""
+def start_worker(worker: int) -> None:
+    """Settings of a worker process, before its first sample."""
+    # OpenCV's thread pool does not survive a fork, and the workers are the parallelism.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # The garbage collector marks every object that it looks at, which would copy the parent's memory page by
+    # page (with a million captions and four workers a third more memory).
+    gc.freeze()
 
 
 def warn_if_shared_memory_is_short(sample_bytes: int, *, batch_size: int, num_workers: int) -> bool:

@@ -58,8 +58,8 @@ class VideoTextDataset(Dataset[Sample]):
 
     `ds[i]` or `ds[(epoch, i)]`: all that is random follows from (seed, epoch, i) alone. With
     `frame_sample_len` "dynamic" a clip has min(max(int(duration * `duration_factor`), 3), F) frames and
-    zero padding. `augment` is CHVTT's pre-training augmentation; `mlm` adds masked copies of the texts.
-    `max_tag_words` None leaves tags out.
+    zero padding; evaluation on a data set without durations takes F. `augment` is CHVTT's pre-training
+    augmentation; `mlm` adds masked copies of the texts. `max_tag_words` None leaves tags out.
 
     Raises ValueError at once for `random` sampling of more frames than are stored, and for dynamic lengths
     without durations.
@@ -93,11 +93,12 @@ class VideoTextDataset(Dataset[Sample]):
         self._max_frames = max_frames
         self._image_size = image_size
         self._frame_sample = frame_sample if view == "pairs" else "uniform"
-        self._dynamic = frame_sample_len == "dynamic"
+        self._dynamic = frame_sample_len == "dynamic" and (view == "pairs" or examples.durations is not None)
         self._duration_factor = duration_factor
         self._augmentation = FrameAugmentation(image_size) if augment and view == "pairs" else None
         self._mlm = mlm and view == "pairs"
         self._seed = seed
+        self._reported: set[str] = set()
         self._check(frame_sample, frame_sample_len)
 
     def __len__(self) -> int:
@@ -112,6 +113,11 @@ class VideoTextDataset(Dataset[Sample]):
         if self.view == "captions":
             return self._text("text", self.examples.captions[index], self._max_words) | _number(index)
         return self._readable_pair(epoch, index)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample's frames; the rest is small beside them."""
+        return 0 if self.view == "captions" else self._max_frames * 3 * self._image_size**2
 
     def truncated_captions(self, limit: int = 10_000) -> tuple[int, int]:
         """(how many captions lose tokens to `max_words`, of how many looked at): all, or `limit` evenly
@@ -134,10 +140,16 @@ class VideoTextDataset(Dataset[Sample]):
             except (FrameStoreError, TooFewFramesError) as error:
                 unreadable.add(video)
                 last_error = error
-                logger.warning("replaced an unreadable video: %s", error)
+                self._report(self.examples.video_ids[video], error)
                 if len(unreadable) == MAX_UNREADABLE:
                     break
         raise last_error
+
+    def _report(self, video_id: str, error: Exception) -> None:
+        """Say once in each process that a video was replaced, and why."""
+        if video_id not in self._reported:
+            self._reported.add(video_id)
+            logger.warning("replaced an unreadable video: %s", error)
 
     def _pair(self, epoch: int, index: int) -> Sample:
         rng = self._rng(epoch, index)

@@ -87,16 +87,20 @@ def test_shards_cover_everything_once_in_order(num_samples: int, world_size: int
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_wrong_numbers() -> None:
-    data = VideoTextDataset(
+def toy_dataset(*, max_frames: int, image_size: int) -> VideoTextDataset:
+    return VideoTextDataset(
         toy_examples(videos=2),
         ListStore({"v0": 3, "v1": 3}),
         WordTokenizer(),
         view="videos",
         max_words=8,
-        max_frames=2,
-        image_size=16,
+        max_frames=max_frames,
+        image_size=image_size,
     )
+
+
+def test_wrong_numbers() -> None:
+    data = toy_dataset(max_frames=2, image_size=16)
     sampler = ShardSampler(2, rank=0, world_size=1)
     with pytest.raises(ValueError, match="--batch_size: 0 samples"):
         build_loader(data, sampler, batch_size=0, num_workers=0)
@@ -108,5 +112,9 @@ def test_short_shared_memory_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert not warn_if_shared_memory_is_short(10**18, batch_size=1, num_workers=0)
     assert not warn_if_shared_memory_is_short(1, batch_size=1, num_workers=1)
     assert warn_if_shared_memory_is_short(10**15, batch_size=64, num_workers=8)
+    data = toy_dataset(max_frames=12, image_size=100_000)
+    assert data.sample_bytes == 12 * 3 * 100_000**2
+    caplog.clear()
+    build_loader(data, ShardSampler(2, rank=0, world_size=1), batch_size=64, num_workers=1)
     for word in ("shared memory", "--num_thread_reader", "--batch_size", "--shm-size"):
         assert word in caplog.text

@@ -107,6 +107,9 @@ def test_dynamic_length_pads_and_masks() -> None:
 def test_dynamic_length_needs_durations() -> None:
     with pytest.raises(ValueError, match="--frame_sample_len dynamic: 3 of 3 videos have no duration"):
         dataset(toy_examples(videos=3), frame_sample_len="dynamic")
+    # A model trained with dynamic lengths may be evaluated on a data set that has no durations.
+    evaluation = dataset(toy_examples(videos=3), frame_sample_len="dynamic", view="videos")
+    assert evaluation[0]["frame_mask"].all()
 
 
 def test_random_sampling_of_more_than_stored_is_refused_at_once() -> None:
@@ -139,6 +142,14 @@ def test_an_unreadable_video_is_replaced_by_the_next_one() -> None:
         assert_same(sample, data[(1, 9)], but={"replaced"})
     assert data[(1, 2)]["replaced"] == 0
     assert store.reads.count("v1") == 2, "three captions of one unreadable video cost one try"
+
+
+def test_a_replaced_video_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    data = dataset(toy_examples(videos=2), ListStore({"v0": 30, "v1": 30}, unreadable=["v0"]))
+    data[0], data[(1, 0)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "replaced an unreadable video: frame store list-store: video v0, frame 0: cut off"
+    ]
 
 
 def test_replacement_goes_around_the_end_and_covers_short_videos() -> None:

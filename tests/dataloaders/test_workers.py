@@ -1,5 +1,6 @@
 """The dataset in worker processes: every start method, shared stores, threads, memory."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -123,14 +124,14 @@ class ThreadCounter(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         cv2.resize(np.zeros((3000, 3000, 3), np.uint8), (1000, 1000), interpolation=cv2.INTER_AREA)
-        return {"cv2": cv2.getNumThreads(), "torch": torch.get_num_threads()}
+        return {"cv2": cv2.getNumThreads(), "torch": torch.get_num_threads(), "frozen": gc.get_freeze_count()}
 
 
 def test_workers_use_one_thread() -> None:
     cv2.resize(np.zeros((4000, 4000, 3), np.uint8), (1000, 1000), interpolation=cv2.INTER_AREA)
     loader = build_loader(ThreadCounter(), ShardSampler(2, rank=0, world_size=1), batch_size=1, num_workers=1)
     for batch in loader:
-        assert int(batch["cv2"]) <= 1 and int(batch["torch"]) == 1
+        assert int(batch["cv2"]) <= 1 and int(batch["torch"]) == 1 and int(batch["frozen"]) > 0
 
 
 class CaptionLengths(torch.utils.data.Dataset[dict[str, Any]]):
@@ -169,9 +170,9 @@ def growth_over_an_epoch(captions: Sequence[str] | PackedStrings) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's memory accounting")
 def test_captions_stay_shared_with_workers() -> None:
-    """FR-39 in small: looking at packed captions copies nothing, at a list of strings all of it (24 MB)."""
+    """FR-39 in small: looking at packed captions copies nothing, at a list of strings all of it (16 MB)."""
     text = "a caption as long as those of a data set with ten sentences for each of its videos, number "
-    strings = [f"{text}{number:07d}" for number in range(150_000)]
+    strings = [f"{text}{number:07d}" for number in range(100_000)]
     packed = PackedStrings.from_iterable(strings)
     assert growth_over_an_epoch(packed) < 5_000_000
-    assert growth_over_an_epoch(strings) > 10_000_000
+    assert growth_over_an_epoch(strings) > 8_000_000
