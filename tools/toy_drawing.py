@@ -109,10 +109,10 @@ def _draw_background(scene: Scene) -> npt.NDArray[np.float32]:
     period = rng.uniform(0.16, 0.26)
     patterns = {
         "plain": np.zeros((SIDE, SIDE)),
-        "gradient": np.clip(along - along.mean(), -0.5, 0.5) * 110,
-        "striped": np.where((along / period) % 1 < 0.5, 26.0, -26.0),
-        "checkered": np.where(((x / period) // 1 + (y / period) // 1) % 2 == 0, 26.0, -26.0),
-        "speckled": np.where(rng.random((SIDE, SIDE)) < 0.2, 60.0, -15.0),
+        "gradient": np.clip(along - along.mean(), -0.5, 0.5) * 90,
+        "striped": np.where((along / period) % 1 < 0.5, 20.0, -20.0),
+        "checkered": np.where(((x / period) // 1 + (y / period) // 1) % 2 == 0, 20.0, -20.0),
+        "speckled": np.where(rng.random((SIDE, SIDE)) < 0.2, 40.0, -10.0),
     }
     pattern = patterns[scene.background][..., None]
     return np.clip(np.array(scene.tint) + pattern, 0, 255).astype(np.float32)
@@ -131,28 +131,12 @@ def _heart() -> npt.NDArray[np.float64]:
     return np.stack([x, -y], axis=1) / 16
 
 
-def _cross(half: float = 0.32) -> npt.NDArray[np.float64]:
-    arm = [(-half, -1.0), (half, -1.0), (half, -half)]
-    corners, turned, quarter = [], np.array(arm), np.array([[0, 1], [-1, 0]])
-    for _ in range(4):
-        corners.append(turned)
-        turned = turned @ quarter
-    return np.concatenate(corners)
-
-
-def _half_disc() -> npt.NDArray[np.float64]:
-    angles = np.linspace(np.pi, 2 * np.pi, 20)
-    return np.stack([np.cos(angles), np.sin(angles) + 0.45], axis=1)
-
-
 # One or more outlines each, in units of the radius; the second is a hole.
 OUTLINES = {
     "circle": [_regular(32)],
     "square": [_regular(4, start=-45.0) * 1.15],
     "triangle": [_regular(3) * 1.1],
     "star": [_regular(10) * np.where(np.arange(10) % 2 == 0, 1.15, 0.48)[:, None]],
-    "cross": [_cross()],
     "ring": [_regular(32), _regular(32) * 0.55],
     "heart": [_heart()],
-    "semicircle": [_half_disc()],
 }
