@@ -80,7 +80,9 @@ class VideoEncoder(nn.Module):
     def _pixels(self, frames: Tensor) -> Tensor:
         if frames.dtype != torch.uint8:
             return frames.to(self.pixel_mean.dtype)
-        return (frames.to(self.pixel_mean.dtype) / 255 - self.pixel_mean) / self.pixel_std
+        # In place: a large batch of frames as floats is big enough once.
+        pixels = frames.to(self.pixel_mean.dtype).div_(255)
+        return pixels.sub_(self.pixel_mean).div_(self.pixel_std)
 
     def _attend(self, frame_embeds: Tensor, frame_mask: Tensor | None) -> Tensor:
         count = frame_embeds.shape[1]

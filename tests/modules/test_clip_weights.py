@@ -156,7 +156,7 @@ def test_a_file_in_the_cache_is_used_without_the_network(
     monkeypatch.setattr(open_clip.pretrained, "download_pretrained", lambda *a, **k: pytest.fail("tried"))
     clip = build_clip(tiny.CLIP_CONFIG)
     load_clip_weights(clip, "openai", name="tiny", cache_dir=tmp_path)
-    assert float(clip.get_parameter("ln_final.weight")[0]) == 0.25
+    assert clip.get_parameter("ln_final.weight")[0].item() == 0.25
 
 
 def test_quickgelu_weights_need_a_quickgelu_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modules import text_encoder
 from modules.clip_towers import build_clip
 from modules.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from tests.modules import tiny
@@ -136,3 +137,23 @@ def test_missing_weights_are_refused_except_the_poolers(
     save_file({k: v for k, v in state.items() if "layer.0" not in k}, str(path), metadata={"format": "pt"})
     with pytest.raises(ValueError, match="16 weights of its own architecture are not in its weight file"):
         ChineseTextEncoder(bert_folder, embed_dim=8)
+
+
+def test_a_name_that_the_network_does_not_give_says_what_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def no_connection(source: str, **options: Any) -> None:
+        asked.append((source, options["local_files_only"]))
+        raise OSError("We couldn't connect\nCheck your internet connection")
+
+    monkeypatch.setattr(text_encoder, "_pretrained_bert", no_connection)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(ValueError, match=r"some/bert.*\(We couldn't connect\).*--pretrained_text FOLDER$"):
+        ChineseTextEncoder("some/bert", embed_dim=8, cache_dir=tmp_path)
+    assert asked == [("some/bert", False)]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="network is not to be used"):
+        ChineseTextEncoder("some/bert", embed_dim=8, cache_dir=tmp_path)
+    assert len(asked) == 1

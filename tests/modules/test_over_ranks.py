@@ -1,0 +1,104 @@
+"""Two ranks with two clips each compute what one process with four clips computes (gloo, CPU, float64)."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.modules import tiny
+
+RANKS, CLIPS, LIMIT_S = 2, 4, 120
+RETRIEVAL = {"finetune VTM": {"weight_FTM": 0.0}, "finetune FTM": {"weight_VTM": 0.0}}
+PRETRAINING = {
+    **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},
+    "pretrain all": {},
+}
+CASES = [*RETRIEVAL, *PRETRAINING]
+
+
+def make_model(case: str) -> nn.Module:
+    options: dict[str, Any] = {**RETRIEVAL, **PRETRAINING}[case]
+    model = tiny.retrieval_model(**options) if case in RETRIEVAL else tiny.pretrain_model(**options)
+    return model.double()
+
+
+def two_steps(model: nn.Module, rank: int, ranks: int) -> dict[str, Any]:
+    """Gradients of both steps, losses and state after them, on this rank's share of the clips."""
+    share = slice(rank * CLIPS // ranks, (rank + 1) * CLIPS // ranks)
+    result: dict[str, Any] = {"losses": [], "gradients": []}
+    for seed in (1, 2):
+        whole = tiny.batch(CLIPS, padded=True, tags=True, seed=seed)
+        model.zero_grad()
+        losses = model({key: value[share] for key, value in whole.items()})
+        losses["loss"].backward()
+        result["losses"].append({name: value.detach() for name, value in losses.items()})
+        result["gradients"].append(tiny.gradients(getattr(model, "module", model)))
+    result["state"] = getattr(model, "module", model).state_dict()
+    return result
+
+
+def work(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+    try:
+        results = {
+            case: two_steps(DistributedDataParallel(make_model(case), broadcast_buffers=False), rank, RANKS)
+            for case in CASES
+        }
+        torch.save(results, f"{folder}/rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    context = mp.spawn(work, args=(str(folder),), nprocs=RANKS, join=False)
+    try:
+        end = time.monotonic() + LIMIT_S
+        while not context.join(timeout=1, grace_period=5):  # true once all have ended
+            assert time.monotonic() < end, f"the ranks did not end within {LIMIT_S} s"
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+    return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
+
+
+def assert_same(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(ours) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            ours[name], value, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_those_of_one_process(case: str, two_ranks: list[dict[str, Any]]) -> None:
+    expected = two_steps(make_model(case), 0, 1)
+    assert any(value.abs().max() > 1e-3 for value in expected["gradients"][0].values())
+    for step in (0, 1):
+        for rank in two_ranks:
+            assert_same(rank[case]["gradients"][step], expected["gradients"][step])
+        shares = [rank[case]["losses"][step] for rank in two_ranks]
+        mean = {name: (shares[0][name] + shares[1][name]) / RANKS for name in shares[0]}
+        assert_same(mean, expected["losses"][step])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_queues_statistics_and_key_branch_are_equal_on_all_ranks(
+    case: str, two_ranks: list[dict[str, Any]]
+) -> None:
+    first, second = (rank[case]["state"] for rank in two_ranks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert_same(first, two_steps(make_model(case), 0, 1)["state"])

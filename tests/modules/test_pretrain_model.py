@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from modules.pretrain_model import PretrainModel
+from tests.modules import tiny
+
+LOSSES = ("FAM", "VTM", "FTM", "MLM")
+QUEUES = ("queue_v_cross_ng", "queue_title_cross_ng", "queue_frame_cross_ng", "queue_frame_proj_ng")
+
+
+@pytest.mark.parametrize("chosen", [c for n in range(1, 5) for c in itertools.combinations(LOSSES, n)])
+def test_any_choice_of_losses_trains_all_that_is_trainable(chosen: tuple[str, ...]) -> None:
+    model = tiny.pretrain_model(**{**tiny.NO_LOSS, **{f"weight_{name}": 0.5 for name in chosen}})
+    losses = model(tiny.batch(padded=True))
+    losses["loss"].backward()
+    assert set(losses) == {"loss", *chosen}
+    assert torch.allclose(losses["loss"], 0.5 * sum(losses[name] for name in chosen))
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == set(tiny.gradients(model))
+    assert trainable, "something learns"
+    names = set(model.state_dict())
+    assert any(name.startswith("cls.") for name in names) == ("MLM" in chosen)
+    assert any(name.startswith("v_predictor.") for name in names) == ("FAM" in chosen)
+
+
+def test_no_loss_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="every loss has weight 0"):
+        tiny.pretrain_model(**{**tiny.NO_LOSS, "weight_FTM": 0.5}, use_frame_fea=False)
+
+
+def test_without_frame_features_there_is_no_frame_loss() -> None:
+    model = tiny.pretrain_model(use_frame_fea=False)
+    assert "FTM" not in model(tiny.batch())
+    assert "queue_frame_cross_ng" not in model.state_dict()
+
+
+def test_tags_are_averaged_with_titles_and_enter_their_queue() -> None:
+    model, batch = tiny.pretrain_model(), tiny.batch(tags=True)
+    before = model.get_buffer("queue_tag_cross_ng").clone()
+    model(batch)
+    changed = (model.get_buffer("queue_tag_cross_ng") != before).any(dim=0)
+    assert changed.tolist() == [True] * 4 + [False] * 2
+
+    model = tiny.pretrain_model().eval()  # eval leaves keys and queues as they are
+    model.queue_tag_cross_ng = model.get_buffer("queue_title_cross_ng").clone()
+    as_title = {**batch, **{f"text_{k}": batch[f"tag_{k}"] for k in ("ids", "mask", "mlm_ids", "mlm_labels")}}
+    title, tag, both = (
+        model(b)
+        for b in (
+            {k: v for k, v in batch.items() if "tag" not in k},
+            {k: v for k, v in as_title.items() if "tag" not in k},
+            batch,
+        )
+    )
+    for name in ("VTM", "FTM", "MLM"):
+        assert torch.allclose(both[name], (title[name] + tag[name]) / 2), name
+
+
+def test_keys_are_computed_after_the_momentum_step_and_enqueued_after_the_losses() -> None:
+    model, batch = tiny.pretrain_model(momentum=0.5), tiny.batch()
+    query = {name: p.clone() for name, p in model.visual_encoder.named_parameters()}
+    key = {name: p.clone() for name, p in model.visual_encoder_k.named_parameters()}
+    queue = model.get_buffer("queue_v_cross_ng").clone()
+    model(batch)
+    for name, parameter in model.visual_encoder_k.named_parameters():
+        assert torch.allclose(parameter, 0.5 * key[name] + 0.5 * query[name], atol=1e-6), name
+    with torch.no_grad():
+        keys, _ = model.visual_encoder_k(batch["frames"])
+    written = model.get_buffer("queue_v_cross_ng")
+    assert torch.allclose(written[:, :4], torch.nn.functional.normalize(keys, dim=1).T, atol=1e-6)
+    assert torch.equal(written[:, 4:], queue[:, 4:])
+    assert model.get_buffer("queue_ptr").tolist() == [4]
+    model(batch)
+    assert model.get_buffer("queue_ptr").tolist() == [2]  # 8 modulo 6
+
+
+def test_the_key_branch_has_no_gradient_and_keeps_its_dropout_mode() -> None:
+    model = tiny.pretrain_model()
+    keys = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert keys and all("_k." in name for name in keys)
+    model(tiny.batch())["loss"].backward()
+    assert not any("_k." in name for name in tiny.gradients(model))
+    assert model.text_encoder_k.training and not model.eval().text_encoder_k.training
+
+
+def test_eval_changes_nothing() -> None:
+    model = tiny.pretrain_model().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model(tiny.batch())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_padding_does_not_matter_and_is_never_a_negative() -> None:
+    batch = tiny.batch(padded=True)
+    hidden = ~batch["frame_mask"][:, :, None, None, None]
+    changed = {**batch, "frames": torch.where(hidden, 255 - batch["frames"], batch["frames"])}
+    model, other = tiny.pretrain_model(), tiny.pretrain_model()
+    other.load_state_dict(model.state_dict())
+    for _ in range(2):  # the second step meets the keys of the first
+        assert torch.equal(model(batch)["loss"], other(changed)["loss"])
+    for name in QUEUES:
+        assert torch.equal(model.get_buffer(name), other.get_buffer(name)), name
+    for name in ("queue_frame_cross_ng", "queue_frame_proj_ng"):
+        written = model.get_buffer(name).view(32, 6, tiny.FRAMES)
+        newest = written[:, [4, 5, 0, 1]].norm(dim=0)
+        assert torch.allclose(newest, batch["frame_mask"].float(), atol=1e-6)
+
+
+def test_a_mask_of_ones_is_no_mask() -> None:
+    batch = tiny.batch()
+    model, other = tiny.pretrain_model(), tiny.pretrain_model()
+    other.load_state_dict(model.state_dict())
+    losses, unmasked = model(batch), other({k: v for k, v in batch.items() if k != "frame_mask"})
+    for name in losses:
+        assert torch.allclose(losses[name], unmasked[name], rtol=1e-5), name
+
+
+def test_a_batch_without_masked_words_gives_zero_and_a_finite_step() -> None:
+    model, batch = tiny.pretrain_model(), tiny.batch()
+    batch["text_mlm_labels"].fill_(-100)
+    losses = model(batch)
+    losses["loss"].backward()
+    assert losses["MLM"].item() == 0.0 and torch.isfinite(losses["loss"])
+    gradients = tiny.gradients(model)
+    assert all(not gradients[name].any() for name in gradients if name.startswith("cls."))
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(gradients)
+
+
+def test_black_clips_and_empty_texts_stay_finite_over_steps() -> None:
+    model, batch = tiny.pretrain_model(), tiny.batch()
+    batch["frames"][1] = 0
+    batch["text_ids"][2] = 0
+    for _ in range(3):
+        model.zero_grad()
+        loss = model(batch)["loss"]
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(model).values())
+
+
+def test_resetting_the_key_branch_copies_the_query_branch() -> None:
+    model = tiny.pretrain_model()
+    model.reset_key_branch()
+    state = model.state_dict()
+    pairs = [(name, name.replace("_k.", ".")) for name in state if "_k." in name]
+    assert pairs and all(torch.equal(state[key], state[query]) for key, query in pairs)
+
+
+def test_a_saved_state_continues_with_the_same_numbers() -> None:
+    first, batch = tiny.pretrain_model(), tiny.batch(padded=True)
+    first(batch)
+    second: PretrainModel = tiny.pretrain_model()
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(batch)["loss"], second(batch)["loss"])
+
+
+def test_bfloat16_autocast_stays_near_float32_and_its_gradients_finite() -> None:
+    model, other, batch = tiny.pretrain_model(), tiny.pretrain_model(), tiny.batch(padded=True)
+    other.load_state_dict(model.state_dict())
+    exact = model(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = other(batch)
+    losses["loss"].backward()
+    for name, value in losses.items():
+        assert value.dtype == torch.float32, name
+        assert value.item() == pytest.approx(exact[name].item(), rel=0.05), name
+    assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(other).values())
+    assert {other.get_buffer(name).dtype for name in QUEUES} == {torch.float32}

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modules.matching import frame_text_matching, video_text_matching
+from tests.modules import tiny
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+    model, batch = tiny.retrieval_model(), tiny.batch()
+    losses = model(batch)
+    assert set(losses) == {"loss", "VTM", "FTM"}
+    assert torch.allclose(losses["loss"], 0.85 * losses["VTM"] + 0.15 * losses["FTM"])
+    assert losses["loss"].requires_grad and not losses["VTM"].requires_grad
+    with torch.no_grad():
+        video, frames = model.encode_video(batch["frames"], batch["frame_mask"])
+        text = model.encode_text(batch["text_ids"], batch["text_mask"])
+    assert torch.allclose(losses["VTM"], video_text_matching(text, video, logit_scale=5.0))
+    assert torch.allclose(losses["FTM"], frame_text_matching(text, frames, logit_scale=5.0))
+
+
+def test_padding_does_not_matter() -> None:
+    model, batch = tiny.retrieval_model(), tiny.batch(padded=True)
+    hidden = ~batch["frame_mask"][:, :, None, None, None]
+    changed = {**batch, "frames": torch.where(hidden, 255 - batch["frames"], batch["frames"])}
+    assert torch.equal(model(batch)["loss"], model(changed)["loss"])
+    whole = tiny.batch()
+    assert torch.allclose(
+        model(whole)["loss"], model({k: v for k, v in whole.items() if k != "frame_mask"})["loss"]
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_frame_fea": False},
+        {"weight_FTM": 0.0},
+        {"weight_VTM": 0.0},
+    ],
+)
+def test_every_trainable_parameter_gets_a_gradient(options: dict[str, float]) -> None:
+    model = tiny.retrieval_model(**options)
+    losses = model(tiny.batch())
+    losses["loss"].backward()
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == set(tiny.gradients(model))
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert bool(frozen) == ("weight_VTM" in options)
+    assert ("FTM" in losses) == (options.get("use_frame_fea", True) and options.get("weight_FTM", 1.0) > 0)
+
+
+def test_no_loss_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="every loss has weight 0"):
+        tiny.retrieval_model(weight_VTM=0.0, use_frame_fea=False)
+
+
+def test_black_clips_and_empty_texts_give_finite_losses_and_gradients() -> None:
+    model, batch = tiny.retrieval_model(logit_scale=100.0), tiny.batch()
+    batch["frames"][1] = 0
+    batch["text_ids"][2] = 0
+    batch["text_mask"][2] = 0
+    loss = model(batch)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(model).values())
+
+
+def test_bfloat16_autocast_stays_near_float32_and_its_gradients_finite() -> None:
+    model, batch = tiny.retrieval_model(), tiny.batch()
+    exact = model(batch)["loss"].item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(batch)["loss"]
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact, rel=0.05)
+    assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(model).values())
