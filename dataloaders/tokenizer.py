@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PADDING = 0
+HUB_TIMEOUT = 10.0  # seconds
 Encoded = tuple[NDArray[np.int64], NDArray[np.int64], bool]
 
 
@@ -118,18 +119,17 @@ def _plain_text_bpe() -> Any:
 def _load_pretrained(name: str, *, cache_dir: str | None, allow_download: bool) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = None
-    attempts = [True, False] if allow_download and not Path(name).exists() else [True]
-    for local_files_only in attempts:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, cache_dir=cache_dir, local_files_only=local_files_only
-            )
-            break
-        except (OSError, ValueError):
-            continue
+    folder = _local_folder(name, cache_dir)
+    if folder is None and not (allow_download and not Path(name).exists() and _hub_has(name)):
+        raise ValueError(_not_found(name, cache_dir))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder or name, cache_dir=cache_dir, local_files_only=folder is not None
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(_not_found(name, cache_dir)) from error
     # A folder without a vocabulary gives, in some versions, a tokenizer of the special tokens only.
-    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_ids):
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError(_not_found(name, cache_dir))
     for token in ("cls_token", "sep_token", "mask_token", "unk_token"):
         if getattr(tokenizer, token) is None:
@@ -137,6 +137,40 @@ def _load_pretrained(name: str, *, cache_dir: str | None, allow_download: bool) 
                 f"--pretrained_text {name}: its tokenizer has no {token}, a BERT-class one is needed"
             )
     return tokenizer
+
+
+def _local_folder(name: str, cache_dir: str | None) -> str | None:
+    """The folder `name`, or the one that an earlier download left in the hub's cache.
+
+    The cache is looked at directly: the hub's client opens connections even for local files only.
+    """
+    if Path(name).is_dir():
+        return name
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for file in ("vocab.txt", "tokenizer.json"):
+        try:
+            found = try_to_load_from_cache(name, file, cache_dir=cache_dir)
+        except HFValidationError:  # a path, not the name of a model
+            return None
+        if isinstance(found, str):
+            return str(Path(found).parent)
+    return None
+
+
+def _hub_has(name: str) -> bool:
+    """Whether the hub answers and knows the model.
+
+    Asked first because the client retries a download: without network it would take most of a minute to fail.
+    """
+    from huggingface_hub import model_info
+
+    try:
+        model_info(name, timeout=HUB_TIMEOUT)
+    except Exception:  # the client raises many kinds, none of them a contract
+        return False
+    return True
 
 
 def _not_found(name: str, cache_dir: str | None) -> str:

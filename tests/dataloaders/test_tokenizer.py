@@ -1,6 +1,7 @@
 import builtins
 import json
 import pickle
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +143,38 @@ def test_chinese_tokenizer_can_be_pickled(bert_folder: Path) -> None:
     )
 
 
-def test_a_folder_never_asks_the_network(bert_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every attempt to reach another machine, each refused."""
+    attempts: list[Any] = []
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("network access")
+    def refuse(*arguments: Any, **_: Any) -> None:
+        attempts.append(arguments)
+        raise OSError("no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return attempts
+
+
+def test_a_folder_never_asks_the_network(bert_folder: Path, no_network: list[Any]) -> None:
     assert ChineseTokenizer(str(bert_folder)).encode("一", 3)[0].tolist() == [2, 5, 3]
+    assert no_network == []
+
+
+def test_a_name_in_the_hubs_cache_never_asks_the_network(tmp_path: Path, no_network: list[Any]) -> None:
+    commit, model = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--some--bert"
+    write_bert_vocabulary(model / "snapshots" / commit, WORDS)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(commit, "utf-8")
+    tokenizer = ChineseTokenizer("some/bert", cache_dir=str(tmp_path))
+    assert tokenizer.encode("一", 3)[0].tolist() == [2, 5, 3]
+    assert no_network == []
+
+
+def test_a_failed_download_says_what_to_fetch(tmp_path: Path, no_network: list[Any]) -> None:
+    with pytest.raises(ValueError, match="--pretrained_text some/model: no such folder.*fetch vocab.txt"):
+        ChineseTokenizer("some/model", cache_dir=str(tmp_path))
 
 
 def test_an_absent_tokenizer_says_what_to_fetch(tmp_path: Path) -> None:
