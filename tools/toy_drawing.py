@@ -75,7 +75,7 @@ def _draw_frame(scene: Scene, background: npt.NDArray[np.float32], moment: float
     elif scene.type.kind == "size":
         radius = scene.extent * (0.08 + 0.22 * moment)
     elif scene.type.kind == "turn":
-        radius, angle = max(radius, 0.19), scene.angle + 200 * scene.extent * moment
+        radius, angle = max(radius, 0.19), scene.angle + 150 * scene.extent * moment
     alpha = _draw_mask(shape, centre=centre, radius=radius, angle=angle)[..., None]
     blended = background + alpha * (np.array(RGB[colour], dtype=np.float32) - background)
     return np.rint(blended).astype(np.uint8)

@@ -18,7 +18,7 @@ COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 BACKGROUNDS = ("plain", "gradient", "striped", "checkered", "speckled")
 SIZES = ("small", "big")
 KINDS = ("horizontal", "vertical", "size", "turn", "recolour", "sequence")
-TURNING_SHAPES = ("triangle", "heart")  # the others look the same again after a small turn
+TURNING_SHAPES = ("square", "triangle", "heart")  # the others look the same again after a small turn
 SEQUENCE_GROUPS = 200  # of the 840 possible: about as many as recolourings
 SPLIT_SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
