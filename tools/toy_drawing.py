@@ -17,10 +17,7 @@ from tools.toy_scenes import Scene, Thing
 Frames = npt.NDArray[np.uint8]
 
 SIDE = 64
-FRAMES_PER_SECOND = 4  # slow, so that clips last 8 to 11 s: as long as VATEX's, though quick to make
-# The frame store takes frames 0 .. count - 10 (METHOD section 7). These last frames stand still, so that
-# what it takes is the whole event: the same set of frames from both clips of a pair.
-TAIL_FRAMES = 9
+FRAMES_PER_SECOND = 4  # slow, so that clips last 6 to 10 s, nearly VATEX's length, though quick to make
 RGB = {
     "red": (220, 25, 25),
     "orange": (255, 130, 0),
@@ -35,18 +32,16 @@ _SUBPIXEL_BITS = 4
 
 
 def draw_clip(scene: Scene) -> Frames:
-    """uint8 [T, S, S, 3], RGB. But for the last `TAIL_FRAMES` a pair's clips are each other's reverse."""
+    """uint8 [T, S, S, 3], RGB. The two clips of a pair, if drawn alike, are each other's reverse."""
     time = np.concatenate([np.zeros(scene.pause), np.linspace(0, 1, scene.steps), np.ones(scene.pause)])
     background = _draw_background(scene)
     event = np.stack([_draw_frame(scene, background, moment) for moment in time])
-    if scene.type.backward:
-        event = event[::-1]
-    return np.concatenate([event, np.repeat(event[-1:], TAIL_FRAMES, axis=0)])
+    return event[::-1] if scene.type.backward else event
 
 
 def clip_seconds(scene: Scene) -> float:
     """How long the clip of a scene lasts."""
-    return (scene.steps + 2 * scene.pause + TAIL_FRAMES) / FRAMES_PER_SECOND
+    return (scene.steps + 2 * scene.pause) / FRAMES_PER_SECOND
 
 
 def write_clip(path: Path, scene: Scene) -> None:

@@ -146,8 +146,9 @@ def _make_scene(scene_type: SceneType, rng: np.random.Generator) -> Scene:
         second_centre=(float(second_x), float(second_y)),
         extent=float(rng.uniform(0.75, 1.0)),
         angle=float(rng.uniform(0, 360)),
-        change=float(rng.uniform(0.4, 0.6)),
+        # Wide, as which of two things is seen for longer must not tell which came first.
+        change=float(rng.uniform(0.33, 0.67)),
         steps=int(rng.integers(20, 31)),
-        pause=int(rng.integers(0, 4)),
+        pause=int(rng.integers(2, 6)),
         texture_seed=int(rng.integers(2**31)),
     )
