@@ -162,8 +162,8 @@ def _over_ranks(model: nn.Module, world: World) -> nn.Module:
 
 
 def _no_buffer_sync() -> dict[str, Any]:
-    """Queues and BatchNorm statistics are equal on all ranks by construction: sending them at every step would
-    cost more than the gradients do. Newer torch has another name for the switch."""
+    # Queues and BatchNorm statistics are equal on all ranks by construction: sending them at every step
+    # would cost more than the gradients do. Newer torch has another name for the switch.
     parameters = inspect.signature(DistributedDataParallel.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
     return {name: False}

@@ -1,0 +1,106 @@
+"""Toy data in all three file formats with their frame stores, made once; short ways to run the programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import main_pretrain
+import main_task_retrieval
+from tools import frame2lmdb
+from tools.make_toy_dataset import SIZES, make_toy_dataset
+
+SMALL_CLIP = {
+    "embed_dim": 64,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+}
+STORES = (
+    ("msrvtt", "msrvtt_lmdb", "videos.jsonl", 12),
+    ("vatex", "vatex_lmdb", "videos.jsonl", 12),
+    ("chvtt", "videoinfo_lmdb", "videoinfo_videos.jsonl", 16),
+    ("chvtt", "query_lmdb", "query_videos.jsonl", 16),
+)
+PROGRAMS = {
+    "pretrain": main_pretrain.main,
+    "train": main_task_retrieval.main,
+    "eval": main_task_retrieval.main,
+}
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The toy data folder and the flags that every run on it shares."""
+
+    data: Path
+    clip: Path
+
+    @property
+    def flags(self) -> list[str]:
+        return [
+            *("--data_dir", str(self.data), "--clip_model", str(self.clip), "--clip_weights", "none"),
+            *("--pretrained_text", str(self.data / "toy-bert"), "--num_thread_reader", "0"),
+            *(
+                "--max_frames",
+                "4",
+                "--batch_size",
+                "4",
+                "--batch_size_val",
+                "8",
+                "--epochs",
+                "1",
+                "--n_display",
+                "1",
+            ),
+            *("--contrast_num_negative", "10", "--top_frames", "2"),
+        ]
+
+    def run(self, job: str, output: Path, *flags: str) -> int:
+        """Run a job ('pretrain', 'train', 'eval') in this process; `flags` win over the shared ones."""
+        return PROGRAMS[job]([f"--do_{job}", "--output_dir", str(output), *self.flags, *flags])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # Small tensors: a second thread only waits, and the launcher's tests run two processes beside this one.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    root = tmp_path_factory.mktemp("toy")
+    data, clip = root / "data", root / "small_clip.json"
+    make_toy_dataset(data, seed=0, sizes=SIZES["tiny"])
+    for dataset, store, videos, frames in STORES:
+        code = frame2lmdb.main(
+            [
+                *("--video_dir", str(data / dataset / "videos"), "--lmdb_path", str(data / dataset / store)),
+                *(
+                    "--json_path",
+                    str(data / dataset / videos),
+                    "--num_frames",
+                    str(frames),
+                    "--num_workers",
+                    "1",
+                ),
+            ]
+        )
+        assert code == 0
+    clip.write_text(json.dumps(SMALL_CLIP), encoding="utf-8")
+    return Toy(data, clip)
+
+
+@pytest.fixture(scope="session")
+def results() -> Callable[[Path], list[dict[str, Any]]]:
+    def read(output: Path) -> list[dict[str, Any]]:
+        lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    return read
