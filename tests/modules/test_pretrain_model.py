@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -170,3 +171,14 @@ def test_bfloat16_autocast_stays_near_float32_and_its_gradients_finite() -> None
         assert value.item() == pytest.approx(exact[name].item(), rel=0.05), name
     assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(other).values())
     assert {other.get_buffer(name).dtype for name in QUEUES} == {torch.float32}
+
+
+def test_batch_statistics_are_those_of_real_frames() -> None:
+    model, batch = tiny.pretrain_model(), tiny.batch(padded=True)
+    alone = copy.deepcopy(model.v_projector)
+    with torch.no_grad():
+        _, frames = model.encode_video(batch["frames"], batch["frame_mask"])
+        alone(frames[batch["frame_mask"]])
+    model(batch)
+    for name, expected in alone.named_buffers():
+        assert torch.allclose(model.v_projector.get_buffer(name), expected, atol=1e-6), name
