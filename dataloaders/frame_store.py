@@ -2,17 +2,13 @@
 
 Legend: n stored frames of a video, i frame number 0..n-1; pictures are RGB uint8 [H, W, 3].
 
-LMDB allows one environment per file and process. All `FrameStore` objects of a process therefore share
-one, found by real path; it opens without locks (so that read-only media and other people's stores work, and
-no slot in a reader table can leak), and opens again by itself in a forked child. Only the path is pickled.
+Only a store's path is pickled; the file itself is shared by all that read it in a process, and opened again
+after a fork (`frame_store_environment`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import threading
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,91 +17,22 @@ import cv2
 import lmdb
 import numpy as np
 
+from dataloaders.frame_store_environment import ReadOnlyEnvironment, shared_environment
 from dataloaders.frame_store_format import (
     STATE_KEY,
+    VIDEO_PREFIX,
     FrameStoreError,
     find_shards,
     frame_key,
+    from_json,
     shard_of,
     video_key,
 )
 
 __all__ = ["FrameStore", "FrameStoreError", "decode_jpeg"]
 
-# LMDB raises this to the size of the data by itself; a larger value only wastes address space.
-_SMALL_MAP = 1 << 20
 # Frames a video in the published stores (METHOD section 7): tried before probing blindly.
 _USUAL_COUNTS = (30, 48)
-
-
-class _Environment:
-    """One LMDB environment, opened on first use and again after a fork."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._env: lmdb.Environment | None = None
-        self._pid = 0
-        self._lock = threading.Lock()
-
-    def begin(self) -> lmdb.Transaction:
-        """A read transaction with zero-copy buffers, seeing all that is committed now."""
-        env = self._env if self._pid == os.getpid() and self._env is not None else self._open()
-        try:
-            return env.begin(buffers=True)
-        except lmdb.MapResizedError:  # the store has grown since it was opened
-            env.set_mapsize(0)
-            return env.begin(buffers=True)
-
-    def _open(self) -> lmdb.Environment:
-        with self._lock:
-            if self._env is not None and self._pid == os.getpid():
-                return self._env
-            if self._env is not None:
-                self._env.close()  # inherited by fork: this closes the child's copy, not the parent's
-            self._env = _open_read_only(self.path)
-            self._pid = os.getpid()
-            return self._env
-
-
-def _open_read_only(path: str) -> lmdb.Environment:
-    try:
-        return lmdb.open(
-            path,
-            subdir=os.path.isdir(path),
-            readonly=True,
-            create=False,
-            lock=False,
-            readahead=False,
-            meminit=False,
-            map_size=_SMALL_MAP,
-        )
-    except lmdb.Error as error:
-        raise FrameStoreError(f"frame store {path}: cannot be opened: {error}") from error
-
-
-_environments: weakref.WeakValueDictionary[str, _Environment] = weakref.WeakValueDictionary()
-_environments_lock = threading.Lock()
-
-
-def _shared_environment(path: Path) -> _Environment:
-    real = os.path.realpath(path)
-    with _environments_lock:
-        environment = _environments.get(real)
-        if environment is None:
-            environment = _environments[real] = _Environment(real)
-        return environment
-
-
-def _renew_locks_after_fork() -> None:
-    """A lock that another thread held when the process forked would stay locked in the child for ever."""
-    global _environments_lock
-    _environments_lock = threading.Lock()
-    for environment in list(_environments.values()):
-        environment._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks_after_fork)
 
 
 class FrameStore:
@@ -119,15 +46,14 @@ class FrameStore:
         self.path = Path(path)
         self._allow_incomplete = allow_incomplete
         self._last_count = _USUAL_COUNTS[0]
-        self._shards: list[_Environment] | None = None
+        self._shards: list[ReadOnlyEnvironment] | None = None
         self._shards = self._open_shards()
 
-    def _open_shards(self) -> list[_Environment]:
+    def _open_shards(self) -> list[ReadOnlyEnvironment]:
         if self._shards is None:
-            shards = [_shared_environment(path) for path in find_shards(self.path)]
+            shards = [shared_environment(path) for path in find_shards(self.path)]
             if not self._allow_incomplete:
-                for shard in shards:
-                    _check_complete(shard)
+                _check_complete(self.path, shards)
             self._shards = shards
         return self._shards
 
@@ -153,35 +79,40 @@ class FrameStore:
         self._shards = None
 
     def __contains__(self, video_id: object) -> bool:
-        return isinstance(video_id, str) and self.num_frames(video_id) > 0
+        if not isinstance(video_id, str):
+            return False
+        with self._begin(video_id) as txn:
+            return any(txn.get(key) is not None for key in (video_key(video_id), frame_key(video_id, 0)))
+
+    def has_frame(self, video_id: str, index: int) -> bool:
+        """Whether frame `index` of a video has a key here, be its picture good or not."""
+        with self._begin(video_id) as txn:
+            return txn.get(frame_key(video_id, index)) is not None
 
     def missing(self, video_ids: Iterable[str]) -> list[str]:
         """Those of `video_ids` that have no frames here, in their order, each once."""
         return [video_id for video_id in dict.fromkeys(video_ids) if video_id not in self]
 
     def video_ids(self) -> Iterator[str]:
-        """All videos of the store's manifest, in key order; nothing for stores that have none."""
+        """All videos of the store, in key order: by its manifest, or by its frames' keys if it has none."""
         for shard in self._open_shards():
             with shard.begin() as txn:
-                yield from _manifest_ids(txn)
+                listed = txn.get(STATE_KEY) is not None
+                yield from _manifest_ids(txn) if listed else _ids_of_frames(txn)
 
     def manifest(self, video_id: str) -> dict[str, Any] | None:
         """What the builder noted on a video (docs/FRAME_STORE.md), or None in stores without a manifest."""
         with self._begin(video_id) as txn:
-            return _load_json(txn.get(video_key(video_id)))
+            return from_json(txn.get(video_key(video_id)))
 
     def states(self) -> list[dict[str, Any] | None]:
         """The state record of every shard; None for environments in the published layout, which have none."""
-        states = []
-        for shard in self._open_shards():
-            with shard.begin() as txn:
-                states.append(_load_json(txn.get(STATE_KEY)))
-        return states
+        return [_state(shard) for shard in self._open_shards()]
 
     def num_frames(self, video_id: str) -> int:
         """How many frames of a video are stored, n; 0 where the store does not hold it."""
         with self._begin(video_id) as txn:
-            record = _load_json(txn.get(video_key(video_id)))
+            record = from_json(txn.get(video_key(video_id)))
             if record is not None:
                 return int(record["frames"])
             count = _probe_count(txn, video_id, guesses=(self._last_count, *_USUAL_COUNTS))
@@ -242,20 +173,23 @@ def decode_jpeg(data: bytes | memoryview) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
 
 
-def _load_json(data: bytes | memoryview | None) -> dict[str, Any] | None:
-    return None if data is None else json.loads(bytes(data))
-
-
 def _manifest_ids(txn: lmdb.Transaction) -> Iterator[str]:
-    prefix = video_key("")
     cursor = txn.cursor()
-    if not cursor.set_range(prefix):
+    if not cursor.set_range(VIDEO_PREFIX):
         return
     for key in cursor.iternext(keys=True, values=False):
         name = bytes(key)
-        if not name.startswith(prefix):
+        if not name.startswith(VIDEO_PREFIX):
             return
-        yield name[len(prefix) :].decode()
+        yield name[len(VIDEO_PREFIX) :].decode()
+
+
+def _ids_of_frames(txn: lmdb.Transaction) -> Iterator[str]:
+    """The ids of a store in the published layout: those that have a frame 0."""
+    for key in txn.cursor().iternext(keys=True, values=False):
+        name = bytes(key)
+        if name.endswith(b"_0") and not name.startswith(b"\0"):
+            yield name[:-2].decode()
 
 
 def _probe_count(txn: lmdb.Transaction, video_id: str, *, guesses: Sequence[int]) -> int:
@@ -280,19 +214,26 @@ def _probe_count(txn: lmdb.Transaction, video_id: str, *, guesses: Sequence[int]
 
 
 def _what_is_there(txn: lmdb.Transaction, video_id: str) -> str:
-    record = _load_json(txn.get(video_key(video_id)))
+    record = from_json(txn.get(video_key(video_id)))
     if record is not None:
         return f"the manifest says {record['frames']} frames (0 to {record['frames'] - 1})"
     count = _probe_count(txn, video_id, guesses=_USUAL_COUNTS)
     return f"the store has {count} frames of it" if count else "the store has no frame of it"
 
 
-def _check_complete(shard: _Environment) -> None:
+def _check_complete(path: Path, shards: Sequence[ReadOnlyEnvironment]) -> None:
+    states = [state for state in map(_state, shards) if state is not None]
+    if all(state["complete"] for state in states):
+        return
+    stored = sum(state["videos"] for state in states)
+    known = all(state["expected"] is not None for state in states)
+    expected = sum(state["expected"] for state in states) if known else "?"
+    raise FrameStoreError(
+        f"frame store {path}: incomplete: {stored} of {expected} videos; run the command that builds it "
+        "again (tools/frame2lmdb.py goes on where it stopped)"
+    )
+
+
+def _state(shard: ReadOnlyEnvironment) -> dict[str, Any] | None:
     with shard.begin() as txn:
-        state = _load_json(txn.get(STATE_KEY))
-    if state is not None and not state["complete"]:
-        stored, expected = state["videos"], state.get("expected")
-        raise FrameStoreError(
-            f"frame store {shard.path}: incomplete: {stored} of {expected or '?'} videos; run the command "
-            f"that builds it again (tools/frame2lmdb.py goes on where it stopped)"
-        )
+        return from_json(txn.get(STATE_KEY))

@@ -21,6 +21,7 @@ from typing import Any
 MAX_KEY_BYTES = 511  # LMDB's limit on the length of a key, set when it is compiled
 STATE_KEY = b"\0store"
 VIDEO_PREFIX = b"\0video/"
+LOCK_FILE = "writing.lock"
 METADATA_FILE = "metadata.json"
 DATA_FILE = "data.mdb"
 _LARGEST_FRAME_NUMBER = 99_999
@@ -29,6 +30,10 @@ _SHARD_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
 
 class FrameStoreError(ValueError):
     """A frame store, or a frame in it, cannot be used; the message names store, video and frame."""
+
+
+class FrameStoreWriteError(FrameStoreError):
+    """Writing had to stop (full disk, no address space); what was committed is kept."""
 
 
 def frame_key(video_id: str, index: int) -> bytes:
@@ -59,6 +64,11 @@ def check_video_id(video_id: str) -> None:
 def to_json(record: dict[str, Any]) -> bytes:
     """The bytes of a manifest or state record; the same record always gives the same bytes."""
     return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def from_json(data: bytes | memoryview | None) -> dict[str, Any] | None:
+    """The record that `to_json` wrote; None for None."""
+    return None if data is None else json.loads(bytes(data))
 
 
 def shard_name(index: int, count: int) -> str:

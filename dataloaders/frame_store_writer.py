@@ -5,20 +5,26 @@ Legend: n stored frames of a video. The keys and records are described in `frame
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import lmdb
 
 from dataloaders.frame_store_format import (
     DATA_FILE,
+    LOCK_FILE,
     METADATA_FILE,
     STATE_KEY,
     FrameStoreError,
+    FrameStoreWriteError,
     check_video_id,
     frame_key,
     to_json,
@@ -29,19 +35,24 @@ FORMAT_VERSION = 1
 _FIRST_MAP = 64 << 20
 _LARGEST_STEP = 4 << 30
 _BATCH_BYTES = 32 << 20
+# A finished file is rewritten where more than this share of it is free pages.
+_WORTH_COMPACTING = 0.05
+
+Item = tuple[bytes, "bytes | memoryview"]
 
 
 class FrameStoreWriter:
-    """Writes videos into the LMDB environment in folder `path` (made where absent; a finished one grows).
+    """Writes videos into the LMDB environment in folder `path`, made where absent; a finished one grows.
 
     A context manager. `put` gathers videos; every `batch_bytes` they are committed together with the state,
     so that what the file holds is always a whole number of videos and a state that counts them. Leaving the
     block normally marks the store complete and writes `metadata.json`; leaving it by an exception keeps what
     is committed and leaves the store marked incomplete, which readers refuse.
 
-    `settings` are what all videos of a store share; a store made with others is refused (`FrameStoreError`).
-    `expected` is the number of videos that the store will hold when complete. `map_size` is only where the
-    map starts, in bytes: it grows by itself.
+    `settings`: what all videos of a store share; a store made with others is refused. `expected`: the number
+    of videos that the store will hold when complete. `map_size`: where the map starts, in bytes; it grows by
+    itself. `overwrite`: remove what the folder's store holds first. Raises `FrameStoreError` where the store
+    cannot be written: another process writes to it, it has other settings or no manifest, the disk is full.
     """
 
     def __init__(
@@ -52,45 +63,59 @@ class FrameStoreWriter:
         expected: int | None = None,
         map_size: int = _FIRST_MAP,
         batch_bytes: int = _BATCH_BYTES,
+        overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
         self._batch_bytes = batch_bytes
-        self._pending: dict[str, list[tuple[bytes, bytes | memoryview]]] = {}
+        self._pending: dict[str, list[Item]] = {}
         self._pending_bytes = 0
-        self._env = self._open(map_size)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock_folder(self.path)
+        self._env: lmdb.Environment | None = None
         try:
+            if overwrite:
+                remove_store(self.path)
+            self._env = self._open(map_size)
             self._state = self._read_state(settings)
-            self.expect(expected)
+            if expected is not None or not self._state["complete"]:
+                self.expect(expected)
         except BaseException:
-            self._env.close()
+            self.close()
             raise
 
     def _open(self, map_size: int) -> lmdb.Environment:
+        # LMDB's own lock file is not needed: this object's lock keeps other writers out, readers take none.
+        options = {"subdir": True, "lock": False, "readahead": False, "meminit": False}
         try:
-            return lmdb.open(str(self.path), subdir=True, map_size=map_size, readahead=False, meminit=False)
+            return lmdb.open(str(self.path), map_size=map_size, **options)
         except lmdb.Error as error:
-            raise FrameStoreError(
-                f"frame store {self.path}: cannot be opened for writing: {error}"
-            ) from error
+            raise self._error(f"cannot be opened for writing: {error}") from error
+
+    def _error(self, message: str) -> FrameStoreError:
+        return FrameStoreError(f"frame store {self.path}: {message}")
+
+    @property
+    def _open_env(self) -> lmdb.Environment:
+        assert self._env is not None, "the writer is closed"
+        return self._env
 
     def _read_state(self, settings: dict[str, Any] | None) -> dict[str, Any]:
-        with self._env.begin() as txn:
+        with self._open_env.begin() as txn:
             data, entries = txn.get(STATE_KEY), txn.stat()["entries"]
         if data is None:
             if entries:
-                raise FrameStoreError(
-                    f"frame store {self.path}: has frames but no manifest; it is not added to"
+                raise self._error(
+                    "holds frames but no manifest, so that it cannot be added to; choose another"
                 )
-            return {"format": FORMAT_VERSION, "videos": 0, "frames": 0, "settings": settings or {}}
-        state: dict[str, Any] = json.loads(data)
-        if settings is not None and settings != state["settings"]:
-            differences = _differences(state["settings"], settings)
-            raise FrameStoreError(f"frame store {self.path}: made with other settings: {differences}")
-        return state
+            state = {"format": FORMAT_VERSION, "videos": 0, "frames": 0, "failed": 0, "complete": False}
+            return {**state, "settings": settings or {}}
+        found: dict[str, Any] = json.loads(data)
+        if settings is not None and settings != found["settings"]:
+            raise self._error(f"made with other settings: {_differences(found['settings'], settings)}")
+        return found
 
     def expect(self, expected: int | None) -> None:
-        """Mark the store incomplete until `finish`, `expected` videos in all (None: not known)."""
+        """Mark the store incomplete until `finish`, with `expected` videos in all (None: not known)."""
         self._state.update(complete=False, expected=expected)
         self._write([(STATE_KEY, to_json(self._state))])
 
@@ -107,7 +132,7 @@ class FrameStoreWriter:
     def __contains__(self, video_id: object) -> bool:
         if not isinstance(video_id, str):
             return False
-        with self._env.begin() as txn:
+        with self._open_env.begin() as txn:
             return video_id in self._pending or txn.get(video_key(video_id)) is not None
 
     @property
@@ -116,7 +141,11 @@ class FrameStoreWriter:
         return int(self._state["videos"])
 
     def put(
-        self, video_id: str, jpegs: Sequence[bytes | memoryview], *, record: dict[str, Any] | None = None
+        self,
+        video_id: str,
+        jpegs: Sequence[bytes | memoryview],
+        *,
+        record: dict[str, Any] | None = None,
     ) -> None:
         """Store a video's frames (JPEGs, at least one) with `record` as its manifest.
 
@@ -127,9 +156,7 @@ class FrameStoreWriter:
             raise ValueError(f"video {video_id!r}: no frames to store")
         if video_id in self:
             raise ValueError(f"video {video_id!r}: already in the frame store {self.path}")
-        items: list[tuple[bytes, bytes | memoryview]] = [
-            (frame_key(video_id, index), jpeg) for index, jpeg in enumerate(jpegs)
-        ]
+        items: list[Item] = [(frame_key(video_id, index), jpeg) for index, jpeg in enumerate(jpegs)]
         items.append((video_key(video_id), to_json({**(record or {}), "frames": len(jpegs)})))
         self._pending[video_id] = items
         self._pending_bytes += sum(len(value) for _, value in items)
@@ -140,49 +167,130 @@ class FrameStoreWriter:
         """Make all videos put so far durable."""
         if not self._pending:
             return
+        self._state["complete"] = False
         state = dict(self._state)
         state["videos"] += len(self._pending)
         state["frames"] += sum(len(items) - 1 for items in self._pending.values())
-        self._write(
-            [item for items in self._pending.values() for item in items] + [(STATE_KEY, to_json(state))]
-        )
+        self._write([item for items in self._pending.values() for item in items], state=state)
         self._state = state
         self._pending, self._pending_bytes = {}, 0
 
-    def _write(self, items: Sequence[tuple[bytes, bytes | memoryview]]) -> None:
-        """Write `items` in one transaction, with a larger map where the map is too small."""
+    def _write(self, items: list[Item], *, state: dict[str, Any] | None = None) -> None:
+        """Write `items` and the state in one transaction, with a larger map where the map is too small."""
+        if state is not None:
+            items = [*items, (STATE_KEY, to_json(state))]
         while True:
             try:
-                with self._env.begin(write=True) as txn:
+                with self._open_env.begin(write=True) as txn:
                     for key, value in items:
                         txn.put(key, value)
                 return
             except lmdb.MapFullError:
                 self._grow(sum(len(value) for _, value in items))
+            except (lmdb.Error, OSError) as error:
+                stored = f"the {self.videos} videos stored so far are kept"
+                message = f"frame store {self.path}: cannot be written to: {_cause(error)}; {stored}"
+                raise FrameStoreWriteError(message) from error
 
     def _grow(self, needed: int) -> None:
-        size = self._env.info()["map_size"]
-        self._env.set_mapsize(size + max(min(size, _LARGEST_STEP), 2 * needed))
+        size = self._open_env.info()["map_size"]
+        step = max(min(size, _LARGEST_STEP), 2 * needed)
+        try:
+            self._open_env.set_mapsize(size + step)
+        except (lmdb.Error, MemoryError) as error:
+            raise FrameStoreWriteError(
+                f"frame store {self.path}: no address space for a map of {size + step} bytes ({error}); "
+                f"raise `ulimit -v`; the {self.videos} videos stored so far are kept"
+            ) from error
 
-    def finish(self) -> None:
-        """Commit, mark the store complete and write `metadata.json`."""
+    def finish(self, *, failed: int = 0) -> None:
+        """Commit, mark the store complete, drop free pages, and write `metadata.json`.
+
+        `failed` is the number of videos that were to be stored and could not.
+        """
         self.commit()
-        self._state.update(complete=True, expected=self._state["videos"])
-        self._write([(STATE_KEY, to_json(self._state))])
-        temporary = self.path / f"{METADATA_FILE}.tmp"
-        temporary.write_text(json.dumps({"length": self._state["videos"]}) + "\n", encoding="utf-8")
-        temporary.replace(self.path / METADATA_FILE)
+        self._state.update(complete=True, expected=self._state["videos"], failed=failed)
+        self._write([], state=self._state)
+        self._compact()
+        write_metadata(self.path, videos=self.videos)
+
+    def _compact(self) -> None:
+        """Rewrite the file without its free pages, where they are many and the disk has room for a copy."""
+        with self._open_env.begin() as txn:
+            stat = txn.stat()
+        used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        pages = self._open_env.info()["last_pgno"] + 1
+        if pages - used < max(_WORTH_COMPACTING * pages, 64):
+            return
+        copy = self.path / "compact.tmp"
+        shutil.rmtree(copy, ignore_errors=True)
+        if shutil.disk_usage(self.path).free < used * stat["psize"] * 1.1:
+            return
+        copy.mkdir()
+        self._open_env.copy(str(copy), compact=True)
+        with open(copy / DATA_FILE, "rb+") as file:
+            os.fsync(file.fileno())
+        self._open_env.close()
+        os.replace(copy / DATA_FILE, self.path / DATA_FILE)
+        shutil.rmtree(copy, ignore_errors=True)
+        self._env = self._open(_FIRST_MAP)
 
     def close(self) -> None:
-        """Close the environment; videos that were not committed are not kept."""
-        self._env.close()
+        """Close the store; videos that were not committed are not kept."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+        _unlock_folder(self.path, self._lock)
+        self._lock = None
 
 
-def store_exists(path: str | os.PathLike[str]) -> bool:
-    """Whether an LMDB environment lies in folder `path`."""
-    return (Path(path) / DATA_FILE).is_file()
+def remove_store(path: Path) -> None:
+    """Remove the files of the store in folder `path`, and nothing else."""
+    for name in (DATA_FILE, "lock.mdb", METADATA_FILE):
+        (path / name).unlink(missing_ok=True)
+
+
+def write_metadata(path: Path, *, videos: int) -> None:
+    """Write the published `metadata.json` beside a store: its number of videos."""
+    temporary = path / f"{METADATA_FILE}.tmp"
+    temporary.write_text(json.dumps({"length": videos}) + "\n", encoding="utf-8")
+    temporary.replace(path / METADATA_FILE)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return ", ".join(f"{name} {old.get(name)!r} there, {new.get(name)!r} now" for name in names)
+
+
+def _cause(error: Exception) -> str:
+    text = str(error)
+    full = isinstance(error, lmdb.DiskError) or os.strerror(errno.ENOSPC) in text
+    return f"the disk is full ({text}); free space and run the command again" if full else text
+
+
+def _lock_folder(path: Path) -> IO[str] | None:
+    """Keep other writers out of `path`; the lock ends with this process, whatever ends it."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    while True:
+        lock = open(path / LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115 (it stays open while writing)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise FrameStoreError(f"frame store {path}: another process is writing to it") from None
+            return None  # a file system without locks
+        # The file may have been removed by the writer before, between opening and locking it.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), (path / LOCK_FILE).stat()):
+                return lock
+        lock.close()
+
+
+def _unlock_folder(path: Path, lock: IO[str] | None) -> None:
+    if lock is not None:
+        (path / LOCK_FILE).unlink(missing_ok=True)
+        lock.close()

@@ -1,105 +1,128 @@
-"""Prepare a frame store: n frames of every video, as JPEGs under the keys {video_id}_{i}."""
+"""Prepare a frame store: n frames of every video, as JPEGs under the keys {video_id}_{i}.
+
+    python tools/frame2lmdb.py --video_dir FOLDER --lmdb_path STORE [--json_path LIST]
+    python tools/frame2lmdb.py info STORE | verify STORE | extract STORE ID | sheet STORE ID...
+
+A second start with the same arguments goes on where the first stopped. docs/FRAME_STORE.md says more.
+Exit code: 0 all stored, 1 some failed (failures.jsonl in the store names them), 2 wrong usage.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from dataloaders.frame_store_writer import FrameStoreWriter
-from tools.video_decoding import VideoError, sample_jpegs
+from dataloaders.frame_store_format import FrameStoreWriteError
+from tools import store_commands
+from tools.build_store import BuildOptions, BuildResult, build
+from tools.sample_video import Settings
+from tools.sharding import parse_shard, shard_of_environment
 
-_EXTENSIONS = {
-    ".mp4",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mov",
-    ".flv",
-    ".mpg",
-    ".mpeg",
-    ".3gp",
-    ".gif",
-    ".m4v",
-    ".ts",
-}
+_SLACK_HELP = """how far, as part of their distance, frames of long videos may move to where decoding is
+cheap: 0.25 is some three times faster (default 0: exactly even)"""
 
 
-def list_videos(video_dir: Path, json_path: Path | None) -> list[str]:
-    """The ids to store: of `json_path` (JSON lines with `video_id`), else of every video in the folder."""
-    if json_path is None:
-        return sorted({p.stem for p in video_dir.iterdir() if p.suffix.lower() in _EXTENSIONS})
-    lines = json_path.read_text(encoding="utf-8-sig").splitlines()
-    return list(dict.fromkeys(json.loads(line)["video_id"] for line in lines if line.strip()))
+def build_parser() -> argparse.ArgumentParser:
+    """The flags of building; those of the commands on a store are in `store_commands`."""
+    parser = argparse.ArgumentParser(
+        prog="frame2lmdb.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--video_dir", type=Path, required=True, help="folder with the videos; never written to")
+    add("--lmdb_path", type=Path, required=True, help="folder of the store")
+    add("--json_path", type=Path, help="videos to store: JSON lines or csv with video_id, or one id a line")
+    add("--num_frames", type=_positive, default=30, help="frames a video (CHVTT: 48; default 30)")
+    add("--num_workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    add("--short_side", type=_not_negative, default=256, help="pixels; 0 keeps the size (default 256)")
+    add("--quality", type=int, default=95, choices=range(1, 101), metavar="1..100", help="JPEG (default 95)")
+    add("--slack", type=_slack, default=0.0, help=_SLACK_HELP)
+    add("--clip_from_id", action="store_true", help="ids VIDEO_SSSSSS_EEEEEE are seconds S to E of VIDEO")
+    add("--timeout", type=float, default=300.0, help="seconds a video may take (default 300)")
+    add("--shard", help="i/n: store part i of n; 'none' for all (default: as torchrun or SLURM says)")
+    add("--overwrite", action="store_true", help="remove what the store holds first")
+    add("--map_size", type=_positive, default=64 << 20, help="bytes the map starts with; it grows by itself")
+    return parser
 
 
-def find_file(video_dir: Path, video_id: str) -> Path | None:
-    """The file of a video: its id with any extension that is a video's."""
-    paths = [video_dir / f"{video_id}{extension}" for extension in sorted(_EXTENSIONS)]
-    return next((path for path in paths if path.is_file()), None)
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return int(text)
 
 
-def _try_video(path: Path | None, *, num_frames: int) -> list[bytes] | str:
-    """The JPEGs of a video, or the reason why there are none."""
-    if path is None:
-        return "missing"
-    try:
-        return sample_jpegs(path, wanted=num_frames, short_side=256, quality=95)
-    except VideoError as error:
-        return error.reason
+def _not_negative(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    return int(text)
 
 
-def build(
-    video_dir: Path, lmdb_path: Path, *, json_path: Path | None, num_frames: int, num_workers: int
-) -> dict[str, str]:
-    """Write the store; returns the reasons of the videos that are not in it."""
-    video_ids = list_videos(video_dir, json_path)
-    failures: dict[str, str] = {}
-    paths = [find_file(video_dir, video_id) for video_id in video_ids]
-    work = partial(_try_video, num_frames=num_frames)
-    with (
-        FrameStoreWriter(lmdb_path, settings={"num_frames": num_frames}, expected=len(video_ids)) as writer,
-        ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool,
-    ):
-        todo = [
-            (video_id, path)
-            for video_id, path in zip(video_ids, paths, strict=True)
-            if video_id not in writer
-        ]
-        results = pool.map(work, [path for _, path in todo])
-        for (video_id, _), result in zip(todo, results, strict=True):
-            if isinstance(result, str):
-                failures[video_id] = result
-            else:
-                writer.put(video_id, result)
-    return failures
+def _slack(text: str) -> float:
+    if not 0 <= float(text) < 0.5:
+        raise argparse.ArgumentTypeError(f"must be from 0 to less than 0.5, not {text}")
+    return float(text)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the program; returns its exit code: 0 all stored, 1 some failed, 2 usage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--video_dir", type=Path, required=True, help="folder with the videos")
-    parser.add_argument("--lmdb_path", type=Path, required=True, help="folder of the store")
-    parser.add_argument("--json_path", type=Path, help="JSON lines with video_id (default: all videos there)")
-    parser.add_argument("--num_frames", type=int, default=30, help="frames a video (48 for CHVTT)")
-    parser.add_argument("--num_workers", type=int, default=2, help="processes")
-    args = parser.parse_args(argv)
-    failures = build(
-        args.video_dir,
-        args.lmdb_path,
+    """Run the program on `argv`; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        if argv[0] in store_commands.COMMANDS:
+            return store_commands.run(argv)
+        return _build(parser.parse_args(argv))
+    except FrameStoreWriteError as error:
+        _say(f"{parser.prog}: {error}")
+        return 1
+    except (ValueError, OSError) as error:
+        _say(f"{parser.prog}: {error}")
+        return 2
+
+
+def _build(args: argparse.Namespace) -> int:
+    shard = shard_of_environment() if args.shard is None else parse_shard(args.shard)
+    if shard is not None:
+        _say(f"part {shard.index} of {shard.count} (by {shard.source})")
+    settings = Settings(args.num_frames, args.short_side, args.quality, args.slack)
+    options = BuildOptions(
+        video_dir=args.video_dir,
+        lmdb_path=args.lmdb_path,
         json_path=args.json_path,
-        num_frames=args.num_frames,
+        settings=settings,
         num_workers=args.num_workers,
+        timeout=args.timeout,
+        shard=shard,
+        overwrite=args.overwrite,
+        clip_from_id=args.clip_from_id,
+        map_size=args.map_size,
     )
-    for video_id, reason in failures.items():
-        sys.stderr.write(f"not stored: {video_id}: {reason}\n")
-    return 1 if failures else 0
+    result = build(options, say=_say)
+    _say(_summary(result, options))
+    return result.exit_code
+
+
+def _summary(result: BuildResult, options: BuildOptions) -> str:
+    stored = result.stored_before + result.stored
+    text = f"stored {stored} of {result.listed} videos in {options.folder}"
+    if result.stored_before:
+        text += f" ({result.stored_before} were there)"
+    if result.failed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in result.failed.most_common())
+        text += f"; failed: {reasons}; see {options.folder / 'failures.jsonl'}"
+    if result.stopped_by:
+        text += "; stopped by a signal: the same command goes on from here"
+    return text
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

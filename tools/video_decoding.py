@@ -1,66 +1,265 @@
-"""Pick frames of a video file, exact to the frame.
+"""Frames of a video file by PyAV (FFmpeg), exact to the frame.
 
-Legend: N pictures that decode, n pictures wanted; pictures are BGR uint8 [H, W, 3].
+Legend: pts, a frame's presentation time in units of the stream's time base; n frames wanted.
+
+Two ways, with the same result. *In order*: decode everything and count, so that no header is trusted.
+*By index*: where container and codec let packets stand for frames, decode only the stretches that lead to
+wanted frames, and of H.264 only the frames that others lean on. Whatever does not come out as the packets
+promised (a frame that is not given, an error, another time) is done again in order.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import av
-import cv2
 import numpy as np
+from av.container import InputContainer
+
+from tools.pictures import Encoded, Picture, display_matrix, rotation_of
+from tools.video_index import PacketTable, move_to_cheap, read_packets
+from tools.video_sampling import (
+    Encode,
+    Range,
+    Sample,
+    TimedFrames,
+    VideoError,
+    Window,
+    positions_within,
+    sample_in_order,
+)
+
+_ATTACHED_PICTURE = 0x400  # FFmpeg's disposition bit of cover pictures
+# Leaving frames undecoded is worth the seeks where at least this share of them is left out.
+_WORTH_SEEKING = 0.3
 
 
-class VideoError(Exception):
-    """A video gives no frames; `reason` is the class of the fault, the message says more."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+class _OutOfStep(Exception):
+    """The frames are not those that the packets promised."""
 
 
-def spread_positions(frames: int, wanted: int) -> list[int]:
-    """`wanted` positions spread evenly over 0..frames-1, first and last included, never decreasing."""
-    return [int(position) for position in np.linspace(0, frames - 1, wanted).round()]
-
-
-def decode_all(path: Path) -> Iterator[av.VideoFrame]:
-    """All pictures of the first video stream in order; packets that do not decode are passed over."""
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError("unopenable", str(error)) from error
+def sample_with_pyav(
+    path: Path, *, wanted: int, encode: Encode, window: Window, slack: float = 0.0
+) -> Sample:
+    """`wanted` frames of the video; `slack`: see `move_to_cheap`. Raises `VideoError` if there are none."""
+    container, stream = open_video(path)
     with container:
-        if not container.streams.video:
+        table = read_packets(container, stream)
+        guess = _range_within(table, float(stream.time_base or 0), window)
+        try:
+            sample = _sample_by_index(
+                container, stream, table, wanted=wanted, encode=encode, found=guess, slack=slack
+            )
+        except (_OutOfStep, av.FFmpegError):
+            sample = _sample_all(path, wanted=wanted, encode=encode, window=window, guess=guess)
+        _describe(sample, container, stream)
+    return sample
+
+
+def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
+    """The container and its first video stream that is no cover picture.
+
+    Raises `VideoError`: unopenable, no video stream, codec not decodable.
+    """
+    try:
+        # The full path, since FFmpeg takes what stands before a colon in a name for a protocol.
+        container = av.open(os.path.abspath(path), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError("unopenable", describe_error(error)) from None
+    stream = next((stream for stream in container.streams.video if not _is_cover(stream)), None)
+    if stream is None or stream.codec_context is None:
+        container.close()
+        if stream is None:
             raise VideoError("no video stream", "the file has no video stream")
-        for packet in container.demux(container.streams.video[0]):
+        raise VideoError("codec not decodable", "no decoder here knows its codec")
+    stream.codec_context.thread_count = 1  # the pool's processes share the cores; one thread gives one result
+    return container, stream
+
+
+def describe_error(error: BaseException) -> str:
+    """What a decoding library says, in one line."""
+    text = getattr(error, "strerror", None) or str(error)
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def codec_of(stream: av.VideoStream) -> str:
+    """The codec's name, whichever library decodes it."""
+    codec = stream.codec_context.codec
+    return str(getattr(codec, "canonical_name", codec.name))
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    disposition = getattr(stream, "disposition", 0)
+    return bool(int(getattr(disposition, "value", disposition)) & _ATTACHED_PICTURE)
+
+
+def _describe(sample: Sample, container: InputContainer, stream: av.VideoStream) -> None:
+    version = ".".join(map(str, av.library_versions["libavcodec"]))
+    sample.decoder = f"PyAV {av.__version__}, libavcodec {version}"
+    sample.codec = codec_of(stream)
+    sample.fps = round(float(stream.average_rate), 4) if stream.average_rate else None
+    if stream.duration is not None and stream.time_base is not None:
+        sample.duration = round(float(stream.duration * stream.time_base), 3)
+    elif container.duration is not None:
+        sample.duration = round(container.duration / av.time_base, 3)
+
+
+class _Upright:
+    """Encodes frames and remembers by how much the first was turned."""
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self.rotation: int | None = None
+
+    def __call__(self, frame: Picture) -> Encoded:
+        assert not isinstance(frame, np.ndarray), "PyAV gives frames with side data"
+        if self.rotation is None:
+            self.rotation = rotation_of(display_matrix(frame))
+        return self._encode(frame)
+
+
+# In order
+
+
+def _sample_all(path: Path, *, wanted: int, encode: Encode, window: Window, guess: Range | None) -> Sample:
+    frames, upright = _FramesInOrder(path), _Upright(encode)
+    try:
+        sample = sample_in_order(frames, wanted=wanted, encode=upright, window=window, guess=guess)
+    except VideoError as error:
+        raise frames.explain(error) from None
+    sample.damaged, sample.rotation = frames.damaged, upright.rotation or 0
+    return sample
+
+
+class _FramesInOrder:
+    """All frames of a file; packets that do not decode are passed over and counted in `damaged`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.damaged = 0
+        self._undecodable = ""
+
+    def __call__(self) -> TimedFrames:
+        self.damaged = 0
+        container, stream = open_video(self._path)
+        origin: int | None = None
+        with container:
+            for frame in self._decode(container, stream):
+                origin = frame.pts if origin is None else origin
+                if frame.pts is None or origin is None or stream.time_base is None:
+                    yield None, frame
+                else:
+                    yield float((frame.pts - origin) * stream.time_base), frame
+
+    def _decode(self, container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        packets = container.demux(stream)
+        while True:
             try:
-                yield from packet.decode()
-            except av.FFmpegError:
-                continue
+                packet = next(packets, None)
+                if packet is None:
+                    return
+            except av.FFmpegError:  # the file breaks off here
+                self.damaged += 1
+                return
+            try:
+                yield from stream.codec_context.decode(packet)
+            except av.FFmpegError as error:
+                self.damaged += 1
+                if isinstance(error, NotImplementedError):
+                    self._undecodable = f"codec {codec_of(stream)}: {describe_error(error)}"
+
+    def explain(self, error: VideoError) -> VideoError:
+        """A more telling reason than `error`, which came of reading this file."""
+        if error.reason == "no frames" and self._undecodable:
+            return VideoError("codec not decodable", self._undecodable)
+        if error.reason == "no frames" and self.damaged:
+            return VideoError("no frames", f"{error.message}; {self.damaged} packets are damaged")
+        return error
 
 
-def shrink(picture: np.ndarray, *, short_side: int) -> np.ndarray:
-    """`picture` with its shorter side at `short_side` pixels, area-averaged; never enlarged; 0 keeps it."""
-    height, width = picture.shape[:2]
-    shorter = min(height, width)
-    if not short_side or shorter <= short_side:
-        return picture
-    size = (max(1, round(width * short_side / shorter)), max(1, round(height * short_side / shorter)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+# By index
 
 
-def sample_jpegs(path: Path, *, wanted: int, short_side: int, quality: int) -> list[bytes]:
-    """`wanted` JPEGs of the video at `spread_positions`. Raises `VideoError` where it has no frames."""
-    total = sum(1 for _ in decode_all(path))
-    if not total:
-        raise VideoError("no frames", "no frame of the file decodes")
-    positions = spread_positions(total, wanted)
-    encoded: dict[int, bytes] = {}
-    for index, frame in enumerate(decode_all(path)):
-        if index in set(positions):
-            picture = shrink(frame.to_ndarray(format="bgr24"), short_side=short_side)
-            encoded[index] = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-    return [encoded[position] for position in positions]
+def _range_within(table: PacketTable, time_base: float, window: Window) -> Range | None:
+    """The positions inside the window as far as packets tell, None where they don't."""
+    if len(table.times) != table.packets or not table.times:
+        return None
+    if window.whole:
+        return 0, table.packets
+    seconds = [(pts - table.times[0]) * time_base for pts in table.times]
+    return sum(time < window.start for time in seconds), sum(time < window.end for time in seconds)
+
+
+def _sample_by_index(
+    container: InputContainer,
+    stream: av.VideoStream,
+    table: PacketTable,
+    *,
+    wanted: int,
+    encode: Encode,
+    found: Range | None,
+    slack: float,
+) -> Sample:
+    if not table.trusted or found is None or found[0] >= found[1]:
+        raise _OutOfStep
+    indices = positions_within(found, wanted)
+    if slack:
+        indices = move_to_cheap(indices, table, slack=slack)
+    groups = _group_by_keyframe(table, {table.times[index] for index in indices})
+    needed = sum(table.count_between(start, max(group)) for start, group in groups.items())
+    if stream.codec_context.name != "h264" and needed > (1 - _WORTH_SEEKING) * table.packets:
+        raise _OutOfStep
+    upright = _Upright(encode)
+    pictures: dict[int, Encoded] = {}
+    for start, group in groups.items():
+        for frame in _decode_group(container, stream, start=start, group=group):
+            pictures[cast(int, frame.pts)] = upright(frame)
+    chosen = [pictures[table.times[index]] for index in indices]
+    return Sample(indices, chosen, frames=found[1] - found[0], by_index=True, rotation=upright.rotation or 0)
+
+
+def _group_by_keyframe(table: PacketTable, wanted: set[int]) -> dict[int, set[int]]:
+    """The wanted pts by the pts of the key frame from which they are decoded, in order."""
+    groups: dict[int, set[int]] = {}
+    for pts in sorted(wanted):
+        start = table.start_of(pts)
+        if start is None:
+            raise _OutOfStep
+        groups.setdefault(start, set()).add(pts)
+    return groups
+
+
+def _decode_group(
+    container: InputContainer, stream: av.VideoStream, *, start: int, group: set[int]
+) -> Iterator[av.VideoFrame]:
+    """The frames with the pts of `group`, decoded from the key frame at `start` on.
+
+    A frame that no other leans on (in H.264: NONREF) and that is not wanted need not be decoded; nothing else
+    changes by it. Raises `_OutOfStep` where a frame of the group does not come out.
+    """
+    context = stream.codec_context
+    skippable = context.name == "h264"
+    unread, unseen = set(group), set(group)
+    container.seek(start, stream=stream)
+    for number, packet in enumerate(container.demux(stream)):
+        if not number and packet.pts != start:
+            raise _OutOfStep
+        if skippable:
+            context.skip_frame = "DEFAULT" if packet.pts in unread else "NONREF"
+        unread.discard(packet.pts)
+        frames = context.decode(packet)
+        if not unread:
+            frames = [*frames, *context.decode(None)] if packet.size else frames
+        for frame in frames:
+            if frame.pts in unseen:
+                if frame.is_corrupt:
+                    raise _OutOfStep
+                unseen.discard(frame.pts)
+                yield frame
+        if not unread:
+            break
+    if unseen:
+        raise _OutOfStep

@@ -1,0 +1,134 @@
+"""From a decoded frame to the JPEG that is stored: upright, small, in proper colour.
+
+Legend: pictures are BGR uint8 [H, W, 3]. The display matrix is FFmpeg's: three rows of three 32-bit numbers,
+of which the first two of the first two rows turn and mirror the picture.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import av
+import cv2
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import VideoReformatter
+
+# Formats whose planes can be shrunk before they become BGR: a quarter of the work, and no colour is lost.
+_PLANAR_YUV = frozenset(f"yuv{j}{sampling}p" for j in ("", "j") for sampling in ("420", "422", "444"))
+_BT709, _BT601 = 1, 5  # numbers of FFmpeg's colour matrices
+_KNOWN_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
+_FULL_RANGE, _LIMITED_RANGE = 2, 1
+# The pool's processes share the cores already; older PyAV has no such choice.
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+
+Picture: TypeAlias = "av.VideoFrame | np.ndarray"
+# Signs of the display matrix's (a, b, c, d): x' = a·x + c·y, y' = b·x + d·y.
+Signs = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A stored picture: its JPEG and its size in pixels."""
+
+    jpeg: bytes
+    height: int
+    width: int
+
+
+class PictureEncoder:
+    """Makes the stored JPEG of a decoded frame, a PyAV frame or a BGR array that is upright already.
+
+    `short_side`: the shorter side is reduced to it by area averaging; never enlarged; 0 keeps the size.
+    `quality`: the JPEG's, 1 to 100.
+    """
+
+    def __init__(self, *, short_side: int, quality: int) -> None:
+        self.short_side = short_side
+        self.quality = quality
+        self._shrinker = VideoReformatter()
+        self._colourer = VideoReformatter()
+
+    def __call__(self, frame: Picture) -> Encoded:
+        picture = self._shrink_array(frame) if isinstance(frame, np.ndarray) else self._upright(frame)
+        done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+        assert done, "OpenCV could not encode a picture of its own making"
+        return Encoded(jpeg=data.tobytes(), height=picture.shape[0], width=picture.shape[1])
+
+    def _upright(self, frame: av.VideoFrame) -> np.ndarray:
+        return apply_display_matrix(self._small_bgr(frame), matrix=display_matrix(frame))
+
+    def _small_bgr(self, frame: av.VideoFrame) -> np.ndarray:
+        width, height = small_size(frame.width, frame.height, short_side=self.short_side)
+        matrix, full = colour_of(frame)
+        size: dict[str, Any] = {"width": width, "height": height, "interpolation": "AREA", **_ONE_THREAD}
+        if (width, height) != (frame.width, frame.height) and frame.format.name in _PLANAR_YUV:
+            frame = self._shrinker.reformat(frame, format="yuv444p", **size)
+        bgr = self._colourer.reformat(
+            frame,
+            format="bgr24",
+            src_colorspace=matrix,
+            dst_colorspace=_BT601,
+            src_color_range=full,
+            dst_color_range=_FULL_RANGE,
+            **size,
+        )
+        return bgr.to_ndarray()
+
+    def _shrink_array(self, picture: np.ndarray) -> np.ndarray:
+        height, width = picture.shape[:2]
+        size = small_size(width, height, short_side=self.short_side)
+        return picture if size == (width, height) else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def small_size(width: int, height: int, *, short_side: int) -> tuple[int, int]:
+    """(width, height) with the shorter side at `short_side`, the shape kept; never larger; 0 keeps it."""
+    shorter = min(width, height)
+    if not short_side or shorter <= short_side:
+        return width, height
+    return max(1, round(width * short_side / shorter)), max(1, round(height * short_side / shorter))
+
+
+def colour_of(frame: av.VideoFrame) -> tuple[int, int]:
+    """The colour matrix and range by which a frame's YUV is to be read.
+
+    As tagged; a frame without a tag is BT.709 from 720 lines on and BT.601 below, as players have it.
+    """
+    matrix = int(frame.colorspace)
+    if matrix not in _KNOWN_MATRICES:
+        matrix = _BT709 if min(frame.width, frame.height) >= 720 else _BT601
+    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
+    return matrix, _FULL_RANGE if full else _LIMITED_RANGE
+
+
+def display_matrix(frame: av.VideoFrame) -> Signs | None:
+    """The signs of a frame's display matrix, or None where the frame is to be shown as it is."""
+    side_data: Any = frame.side_data  # its stubs name another type of key
+    data = side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return None
+    a, b, _, c, d, *_ = ((value > 0) - (value < 0) for value in struct.unpack("=9i", bytes(data)[:36]))
+    return None if (a, b, c, d) == (1, 0, 0, 1) else (a, b, c, d)
+
+
+def apply_display_matrix(picture: np.ndarray, *, matrix: Signs | None) -> np.ndarray:
+    """`picture` turned and mirrored as its display matrix says.
+
+    Only quarter turns and mirrorings occur in the world; another matrix leaves the picture as it is.
+    """
+    if matrix is None:
+        return picture
+    a, b, c, d = matrix
+    if (b, c) == (0, 0) and a and d:
+        return np.ascontiguousarray(picture[::d, ::a])
+    if (a, d) == (0, 0) and b and c:
+        return np.ascontiguousarray(picture.transpose(1, 0, 2)[::b, ::c])
+    return picture
+
+
+def rotation_of(matrix: Signs | None) -> int:
+    """Degrees clockwise by which the display matrix turns a picture: 0, 90, 180, 270; mirroring left out."""
+    turns = {(-1, 0, 0, -1): 180, (0, 1, -1, 0): 90, (0, -1, 1, 0): 270}
+    return turns.get(matrix, 0) if matrix is not None else 0

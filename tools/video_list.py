@@ -1,0 +1,139 @@
+"""Which videos to store: from a list, or all of a folder; and where their files are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.video_sampling import Window
+
+# Extensions of files that FFmpeg reads and that hold video. Where two files share a name, the first wins.
+VIDEO_EXTENSIONS = (
+    "mp4 mkv webm avi mov m4v flv f4v mpg mpeg ts mts m2ts m2t wmv asf 3gp 3g2 ogv vob dv gif mxf rm rmvb "
+    "mj2 nut wtv y4m ivf h264 264 avc hevc h265 265 obu mjpeg mjpg m1v m2v h263 vc1 amv dav ismv mk3d dvd "
+    "swf viv apng ogg"
+)
+_RANK = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS.split())}
+# VATEX names a clip by its video and the seconds where it starts and ends.
+_CLIP_ID = re.compile(r"(.+)_(\d{6})_(\d{6})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A video to store: its id, the name that its file bears, and the part of it to take."""
+
+    video_id: str
+    file_id: str
+    window: Window = Window()
+
+
+def read_list(path: Path, *, clip_from_id: bool = False) -> list[Wanted]:
+    """The videos of a list: JSON lines, a JSON array, a csv with the column `video_id`, or one id a line.
+
+    Fields `start` and `end` (seconds) cut out a part. An id that comes again is taken once. Raises
+    `ValueError` naming file and line where a line has no usable id, or the list is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    wanted: dict[str, Wanted] = {}
+    for place, row in _rows(path, text):
+        entry = _entry(row, place=f"{path}, {place}", clip_from_id=clip_from_id)
+        wanted.setdefault(entry.video_id, entry)
+    if not wanted:
+        raise ValueError(f"{path}: holds no video id")
+    return list(wanted.values())
+
+
+def list_folder(folder: VideoFolder, *, clip_from_id: bool = False) -> list[Wanted]:
+    """All videos of a folder by their files' names, sorted. Raises `ValueError` where there are none."""
+    if not folder.files:
+        raise ValueError(f"{folder.path}: no videos in it (files with the extension of a video)")
+    names = sorted(folder.files)
+    return [_entry({"video_id": name}, place=str(folder.path), clip_from_id=clip_from_id) for name in names]
+
+
+class VideoFolder:
+    """The video files of a folder by their names without extension, read once."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such folder of videos (--video_dir)")
+        self.path = path
+        self.files: dict[str, str] = {}
+        with os.scandir(path) as entries:
+            for name in sorted(entry.name for entry in entries if _rank(entry.name) < len(_RANK)):
+                stem = name.rpartition(".")[0]
+                if stem and _rank(name) < _rank(self.files.get(stem, "")):
+                    self.files[stem] = name
+
+    def find(self, file_id: str) -> Path | None:
+        """The file of this name: with a video's extension, or exactly so."""
+        name = self.files.get(file_id)
+        if name is not None:
+            return self.path / name
+        plain = file_id and os.sep not in file_id and "\0" not in file_id
+        return self.path / file_id if plain and (self.path / file_id).is_file() else None
+
+
+def _rank(name: str) -> int:
+    return _RANK.get(name.rpartition(".")[2].lower(), len(_RANK))
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    start = text.lstrip()[:1]
+    if start == "[":
+        for number, row in enumerate(_parse_json(text, place=str(path)), start=1):
+            yield f"entry {number}", row if isinstance(row, dict) else {"video_id": row}
+    elif start == "{":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield f"line {number}", _parse_json(line, place=f"{path}, line {number}")
+    elif "video_id" in next(csv.reader([text.partition("\n")[0]]), []):
+        for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+            yield f"line {number}", row
+    else:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield f"line {number}", {"video_id": line.strip()}
+
+
+def _parse_json(text: str, *, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: not JSON ({error.msg})") from None
+
+
+def _entry(row: Any, *, place: str, clip_from_id: bool) -> Wanted:
+    video_id = row.get("video_id") if isinstance(row, dict) else None
+    if isinstance(video_id, int) and not isinstance(video_id, bool):
+        video_id = str(video_id)
+    if not isinstance(video_id, str) or not video_id:
+        raise ValueError(f"{place}: no video_id")
+    window = _window(row, place=place)
+    match = _CLIP_ID.fullmatch(video_id) if clip_from_id else None
+    if match is None:
+        return Wanted(video_id, video_id, window)
+    return Wanted(video_id, match[1], _window({"start": match[2], "end": match[3]}, place=place))
+
+
+def _window(row: dict[str, Any], *, place: str) -> Window:
+    try:
+        start, end = (
+            float(row[name]) if row.get(name) not in (None, "") else None for name in ("start", "end")
+        )
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: start and end must be seconds") from None
+    window = Window(start or 0.0, float("inf") if end is None else end)
+    if not 0 <= window.start < window.end:
+        raise ValueError(f"{place}: start {window.start:g} s and end {window.end:g} s leave nothing between")
+    return window
