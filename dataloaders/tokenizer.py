@@ -42,7 +42,7 @@ class ClipTokenizer:
     end_token_id = 49407
     # CLIP's vocabulary has no mask token; this rare word serves (METHOD 4).
     mask_token_id = 49394
-    special_ids = (49406, 49407)
+    special_ids: tuple[int, ...] = (49406, 49407)
     vocab_size = 49408
 
     def __init__(self) -> None:

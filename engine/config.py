@@ -128,12 +128,23 @@ class Config:
     use_temp: bool = _flag(False, "model", "temporal transformer over the frames")
     use_frame_fea: bool = _flag(False, "model", "match texts with single frames too (FTM)")
     top_frames: int = _flag(3, "model", "frames that count in the frame score of evaluation")
+    temporal_layers: int = _flag(4, "model", "layers of the temporal transformer")
     weight_VTM_finetune: float = _flag(0.85, "model", "weight of VTM in fine-tuning")
     weight_FTM_finetune: float = _flag(0.15, "model", "weight of FTM in fine-tuning")
     weight_FAM: float = _flag(0.05, "model", "weight of FAM in pre-training")
     weight_VTM: float = _flag(0.45, "model", "weight of VTM in pre-training")
     weight_FTM: float = _flag(0.45, "model", "weight of FTM in pre-training")
     weight_MLM: float = _flag(0.05, "model", "weight of MLM in pre-training")
+    projector_layers: int = _flag(2, "model", "layers of the projector and of the predictor (FAM)")
+    pretrain_text: str = _flag(
+        "both", "model", "texts of CHVTT that pre-training matches", choices=("both", "title", "tag")
+    )
+    negatives: str = _flag(
+        "queue",
+        "model",
+        "contrast with the queues, or with the other clips of the step",
+        choices=("queue", "batch"),
+    )
     contrast_num_negative: int = _flag(4096, "model", "queue size")
     contrast_momentum: float = _flag(0.99, "model", "momentum of the key encoders")
     contrast_temperature: float = _flag(0.07, "model", "temperature of the queue losses")
@@ -243,7 +254,16 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
 def _check(config: Config, *, program: str) -> None:
     """Raise `ValueError` for settings that cannot work, whatever the data."""
     _check_job(config, program=program)
-    for name in ("epochs", "batch_size", "batch_size_val", "max_frames", "top_frames", "n_display"):
+    for name in (
+        "epochs",
+        "batch_size",
+        "batch_size_val",
+        "max_frames",
+        "top_frames",
+        "n_display",
+        "temporal_layers",
+        "projector_layers",
+    ):
         _require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
     _require(config.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps: must be at least 1")
     _require(config.num_thread_reader >= 0, "--num_thread_reader: must be 0 or more")
@@ -296,6 +316,10 @@ def _check_job(config: Config, *, program: str) -> None:
             config.language in LANGUAGES[dataset],
             f"--language {config.language}: {flag} {dataset} has {LANGUAGES[dataset][-1]} texts only",
         )
+    _require(
+        config.pretrain_text == "both" or config.dataset == "chvtt",
+        f"--pretrain_text {config.pretrain_text}: only chvtt has tags; leave the flag out",
+    )
     weights = [getattr(config, f"weight_{name}") for name in ("FAM", "VTM", "FTM", "MLM")]
     _require(
         not config.do_pretrain or any(w > 0 for w in weights), "--weight_*: at least one must be above 0"

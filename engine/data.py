@@ -99,6 +99,8 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
     examples, store, missing = _read_split(config, world, config.dataset, split, files)
     if missing:
         log.warning(f"training without {missing}")
+    if split == "pretrain":
+        examples = _chosen_texts(examples, config.pretrain_text)
     dataset = _dataset(config, examples, store, spec, name=config.dataset, split=split, view="pairs")
     per_rank = batch_per_rank(config, world)
     _check_batch_fits(config, world, per_rank, len(dataset))
@@ -140,6 +142,13 @@ def build_evaluation_data(config: Config, world: World, spec: InputSpec, log: Ru
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
     return EvaluationData(name, examples, missing, videos=loaders["videos"], captions=loaders["captions"])
+
+
+def _chosen_texts(examples: Examples, texts: str) -> Examples:
+    """Titles and tags as they are, titles alone, or the tags in the place of the titles (an ablation)."""
+    if texts == "both" or examples.tags is None:
+        return examples
+    return replace(examples, captions=examples.captions if texts == "title" else examples.tags, tags=None)
 
 
 def batch_per_rank(config: Config, world: World) -> int:

@@ -29,7 +29,9 @@ def build_model(config: Config, log: RunLog) -> Model:
     if fresh:
         load_clip_weights(clip, config.clip_weights, name=config.clip_model, cache_dir=cache_dir)
     width = clip_embed_dim(clip)
-    visual = VideoEncoder(clip.visual, embed_dim=width, use_temp=config.use_temp)
+    visual = VideoEncoder(
+        clip.visual, embed_dim=width, use_temp=config.use_temp, temporal_layers=config.temporal_layers
+    )
     text: nn.Module
     if config.language == "english":
         text = ClipTextEncoder(clip)
@@ -58,6 +60,9 @@ def _assemble(config: Config, visual: nn.Module, text: nn.Module) -> Model:
             max_frames=config.max_frames,
             momentum=config.contrast_momentum,
             temperature=config.contrast_temperature,
+            projector_layers=config.projector_layers,
+            predictor_layers=config.projector_layers,
+            in_batch_negatives=config.negatives == "batch",
         )
     return RetrievalModel(
         visual,

@@ -39,10 +39,18 @@ def program(name: str, argv: Sequence[str] | None) -> int:
     except TrainingStopped as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _one_line(error: BaseException) -> str:
+    """The message alone; of an error in a loader process, which comes with its traceback, the last line."""
+    lines = str(error).strip().splitlines()
+    if len(lines) > 1 and "DataLoader worker" in lines[0]:
+        return lines[-1].partition(": ")[2]
+    return " ".join(lines)
 
 
 def run(config: Config, remarks: Sequence[str] = ()) -> None:

@@ -1,15 +1,42 @@
 """Cross-entropies over a batch and over a queue of negatives (METHOD sections 3 and 4).
 
-Shapes: N rows of a similarity matrix, B rows, D joint width, M keys in a queue.
+Shapes: N rows of a similarity matrix, B clips of this rank, F frames, D joint width, M negative keys.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modules.gather import gather, rank
 from modules.numerics import l2_normalize, without_autocast
+
+
+@dataclass(frozen=True)
+class BatchKeys:
+    """The keys of this step's clips on all ranks, as negatives in place of a queue (an ablation).
+
+    `keys` [D, M], unit vectors or zeros; `own` [B, M] is True on the keys of a row's own clip, no negatives.
+    """
+
+    keys: Tensor
+    own: Tensor
+
+    @classmethod
+    def of(cls, keys: Tensor) -> BatchKeys:
+        """From this rank's keys [B, D] or [B, F, D]."""
+        clips = len(keys)
+        width = 1 if keys.dim() == 2 else keys.shape[1]
+        gathered = gather(l2_normalize(keys)).reshape(-1, keys.shape[-1])
+        clip_of_key = torch.arange(len(gathered), device=keys.device) // width
+        own_clip = torch.arange(clips, device=keys.device) + rank() * clips
+        return cls(gathered.T.contiguous(), clip_of_key == own_clip.unsqueeze(1))
+
+
+Negatives = Tensor | BatchKeys  # a queue [D, M], or this step's keys
 
 
 def in_batch_cross_entropy(similarity: Tensor) -> Tensor:
@@ -19,14 +46,19 @@ def in_batch_cross_entropy(similarity: Tensor) -> Tensor:
 
 
 @without_autocast
-def negative_logsumexp(queries: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
-    """log sum exp(query . key / temperature) over the keys of `queue` [D, M]: queries [..., D] -> [...].
+def negative_logsumexp(queries: Tensor, negatives: Negatives, *, temperature: float) -> Tensor:
+    """log sum exp(query . key / temperature) over the negative keys.
 
-    Columns of zeros are places without a key (padded frames) and do not count.
+    Queries [B, D] give [B], queries [B, F, D] give [B, F]. Columns of zeros are places without a key (padded
+    frames) and do not count.
     """
-    logits = l2_normalize(queries) @ queue / temperature
-    empty = ~queue.any(dim=0)
-    return logits.masked_fill(empty, torch.finfo(logits.dtype).min).logsumexp(dim=-1)
+    keys = negatives.keys if isinstance(negatives, BatchKeys) else negatives
+    logits = l2_normalize(queries) @ keys / temperature
+    excluded = ~keys.any(dim=0)
+    if isinstance(negatives, BatchKeys):
+        own = negatives.own if queries.dim() == 2 else negatives.own.unsqueeze(1)
+        excluded = excluded | own
+    return logits.masked_fill(excluded, torch.finfo(logits.dtype).min).logsumexp(dim=-1)
 
 
 @without_autocast

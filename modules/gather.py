@@ -22,6 +22,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """This process's place in the default process group; 0 without one."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def gather(rows: Tensor) -> Tensor:
     """Rows of all ranks [R * B, ...] without gradient; booleans are allowed."""
     if world_size() == 1:
@@ -81,7 +86,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         total = sum_over_ranks(grads[0].contiguous())
-        return total.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
+        return total.narrow(0, rank() * ctx.rows, ctx.rows)
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.contrastive import in_batch_cross_entropy, negative_logsumexp, queue_cross_entropy
+from modules.contrastive import Negatives, in_batch_cross_entropy, negative_logsumexp, queue_cross_entropy
 from modules.gather import mean_over_ranks
 from modules.numerics import l2_normalize, without_autocast
 
@@ -50,8 +50,8 @@ def queue_video_text_matching(
     video_key: Tensor,
     text_key: Tensor,
     *,
-    video_queue: Tensor,
-    text_queue: Tensor,
+    video_queue: Negatives,
+    text_queue: Negatives,
     temperature: float,
 ) -> Tensor:
     """VTM of pre-training: C(v, t_k, Q_text) + C(t, v_k, Q_video), rows [B, D], queues [D, K]; scalar."""
@@ -69,8 +69,8 @@ def queue_frame_text_matching(
     frame_keys: Tensor,
     text_key: Tensor,
     *,
-    frame_queue: Tensor,
-    text_queue: Tensor,
+    frame_queue: Negatives,
+    text_queue: Negatives,
     temperature: float,
     frame_mask: Tensor | None = None,
 ) -> Tensor:
@@ -91,7 +91,7 @@ def frame_adjacency_matching(
     predictions: Tensor,
     keys: Tensor,
     *,
-    queue: Tensor,
+    queue: Negatives,
     temperature: float,
     frame_mask: Tensor | None = None,
 ) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from modules.contrastive import BatchKeys, Negatives
 from modules.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
 from modules.matching import frame_adjacency_matching, queue_frame_text_matching, queue_video_text_matching
 from modules.momentum import FeatureQueue, momentum_copy, momentum_update
@@ -46,6 +47,8 @@ class PretrainModel(nn.Module):
     (masked words). One of weight 0 is neither computed nor given parts of its own, and what nothing else
     would train is frozen.
     State names are the published ones, without `t_projector[_k]`, which enter no loss.
+    `in_batch_negatives` (an ablation) contrasts with the other clips of the step instead of the queues,
+    which are kept up all the same.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class PretrainModel(nn.Module):
         projector_width: int = 4096,
         projector_layers: int = 2,
         predictor_layers: int = 2,
+        in_batch_negatives: bool = False,
     ) -> None:
         super().__init__()
+        self.in_batch_negatives = in_batch_negatives
         self.momentum = momentum
         self.temperature = temperature
         self.weights = {
@@ -141,13 +146,13 @@ class PretrainModel(nn.Module):
         return frame_adjacency_matching(
             query.projected,
             key.projected,
-            queue=self.queue.snapshot(PROJECTION_QUEUE),
+            queue=self._negatives(PROJECTION_QUEUE, key.projected),
             temperature=self.temperature,
             frame_mask=mask,
         )
 
     def _vtm(self, query: Branch, key: Branch) -> Tensor:
-        video_queue = self.queue.snapshot(VIDEO_QUEUE)
+        video_queue = self._negatives(VIDEO_QUEUE, key.video)
         terms = [
             queue_video_text_matching(
                 query.video,
@@ -155,7 +160,7 @@ class PretrainModel(nn.Module):
                 key.video,
                 key.texts[name],
                 video_queue=video_queue,
-                text_queue=self.queue.snapshot(name),
+                text_queue=self._negatives(name, key.texts[name]),
                 temperature=self.temperature,
             )
             for name, text in query.texts.items()
@@ -163,7 +168,7 @@ class PretrainModel(nn.Module):
         return torch.stack(terms).mean()
 
     def _ftm(self, query: Branch, key: Branch, mask: Tensor | None) -> Tensor:
-        frame_queue = self.queue.snapshot(FRAME_QUEUE)
+        frame_queue = self._negatives(FRAME_QUEUE, _without_padding(key.frames, mask))
         terms = [
             queue_frame_text_matching(
                 query.frames,
@@ -171,13 +176,17 @@ class PretrainModel(nn.Module):
                 key.frames,
                 key.texts[name],
                 frame_queue=frame_queue,
-                text_queue=self.queue.snapshot(name),
+                text_queue=self._negatives(name, key.texts[name]),
                 temperature=self.temperature,
                 frame_mask=mask,
             )
             for name, text in query.texts.items()
         ]
         return torch.stack(terms).mean()
+
+    def _negatives(self, queue_name: str, keys: Tensor) -> Negatives:
+        """What a loss contrasts with: the queue of that name, or this step's `keys` of the other clips."""
+        return BatchKeys.of(keys) if self.in_batch_negatives else self.queue.snapshot(queue_name)
 
     def _mlm(self, batch: Mapping[str, Tensor]) -> Tensor:
         terms = []

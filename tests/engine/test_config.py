@@ -46,6 +46,10 @@ PUBLISHED_DEFAULTS = {
 }
 PUBLISHED_NAMES = {"local_rank", "local-rank", "pretrain_path", "val_path", "dataset", "max_words"}
 OURS = {
+    "negatives",
+    "pretrain_text",
+    "projector_layers",
+    "temporal_layers",
     "top_frames",
     "allow_missing",
     "clip_model",
@@ -134,6 +138,7 @@ def test_flags_without_effect_say_so_once() -> None:
     [
         (["--top_frames", "13"], "--top_frames 13.*--max_frames 12"),
         (["--max_frames", "49"], "--max_frames 49.*48"),
+        (["--pretrain_text", "tag"], "only chvtt has tags"),
         (["--max_words", "2"], "--max_words 2.*at least 3"),
         (["--batch_size", "0"], "--batch_size 0"),
         (["--batch_size", "10", "--gradient_accumulation_steps", "4"], "--batch_size 10.*multiple"),

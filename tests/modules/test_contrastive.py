@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from modules.contrastive import in_batch_cross_entropy, negative_logsumexp, queue_cross_entropy
+from modules.contrastive import BatchKeys, in_batch_cross_entropy, negative_logsumexp, queue_cross_entropy
 
 
 def test_in_batch_is_both_directions_of_softmax() -> None:
@@ -44,3 +44,30 @@ def test_an_empty_queue_and_a_zero_query_give_finite_losses_and_gradients() -> N
     loss.sum().backward()
     assert loss.detach().tolist() == [0.0, 0.0]
     assert queries.grad is not None and torch.isfinite(queries.grad).all()
+
+
+def test_in_batch_negatives_are_the_keys_of_the_other_clips() -> None:
+    """The cross-entropy over [own key, the others' keys], as `F.cross_entropy` has it on the whole batch."""
+    torch.manual_seed(3)
+    queries, keys = torch.randn(4, 8), torch.randn(4, 8)
+    negatives = negative_logsumexp(queries, BatchKeys.of(keys), temperature=0.07)
+    loss = queue_cross_entropy(queries, keys, negatives, temperature=0.07)
+    similarity = F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).T / 0.07
+    torch.testing.assert_close(loss, F.cross_entropy(similarity, torch.arange(4), reduction="none"))
+
+
+def test_no_frame_of_the_own_clip_is_an_in_batch_negative() -> None:
+    torch.manual_seed(4)
+    queries, keys = torch.randn(3, 2, 8), torch.randn(3, 2, 8)
+    negatives = negative_logsumexp(queries, BatchKeys.of(keys), temperature=0.1)
+    others = F.normalize(keys[1:], dim=-1).flatten(0, 1)
+    expected = (F.normalize(queries[0], dim=-1) @ others.T / 0.1).logsumexp(dim=-1)
+    torch.testing.assert_close(negatives[0], expected)
+    texts = negative_logsumexp(queries[:, 0], BatchKeys.of(keys), temperature=0.1)
+    torch.testing.assert_close(texts[0], expected[0])
+
+
+def test_a_batch_of_one_clip_has_no_in_batch_negatives() -> None:
+    queries = torch.randn(1, 8)
+    negatives = negative_logsumexp(queries, BatchKeys.of(torch.randn(1, 8)), temperature=0.07)
+    assert queue_cross_entropy(queries, queries, negatives, temperature=0.07).item() == 0.0
