@@ -38,8 +38,10 @@ def test_both_forms_in_both_languages(tmp_path: Path, content: object) -> None:
         ([{"id": "a"}], "entry 0 has no string 'videoID'"),
         ([{"videoID": "a", "enCap": ["x"]}] * 2, "video a comes twice"),
         ({"b": {"enCap": ["x"]}}, "no captions for 1 of the 1 videos in .*list.txt: a"),
-        ({"a": {"chCap": ["x"]}}, "video a has no list 'enCap'"),
-        ({"a": {"enCap": []}}, "video a has no list 'enCap'"),
+        ({"a": {"chCap": ["x"]}}, r"1 of the 1 videos in .*list.txt have no english captions \(enCap\): a"),
+        ({"a": {"enCap": []}}, r"1 of the 1 videos in .*list.txt have no english captions \(enCap\): a"),
+        ({"a": {"enCap": "x"}}, "video a has no list 'enCap'"),
+        ({"a": ["x"]}, "video a has no list 'enCap'"),
         ({"a": {"enCap": ["x", None]}}, "video a has a caption in 'enCap' that is not a string"),
     ],
 )
@@ -47,6 +49,23 @@ def test_annotations_of_another_form(tmp_path: Path, content: object, message: s
     data = write_json(tmp_path / "vatex_data.json", content)
     with pytest.raises(ValueError, match=f"vatex_data.json.*{message}"):
         read_split(data, listed(tmp_path, "a"), language="english")
+
+
+def test_files_of_one_language(tmp_path: Path) -> None:
+    chinese = write_json(tmp_path / "chinese.json", [{"videoID": "a", "chCap": ["一"]}])
+    assert list(read_split(chinese, listed(tmp_path, "a"), language="chinese").captions) == ["一"]
+    with pytest.raises(ValueError, match="no english captions"):
+        read_split(chinese, listed(tmp_path, "a"), language="english")
+
+
+def test_captions_of_part_of_a_split(tmp_path: Path) -> None:
+    entries: list[dict[str, Any]] = [{"videoID": f"v{i}", "enCap": ["x"]} for i in range(9)]
+    entries[3]["chCap"] = ["一"]
+    data = write_json(tmp_path / "data.json", entries)
+    message = "8 of the 9 videos in .*: v0, v1, v2, v4, v5, ...; tools/convert_vatex.py --covered lists"
+    with pytest.raises(ValueError, match=message):
+        read_split(data, listed(tmp_path, *(f"v{i}" for i in range(9))), language="chinese")
+    assert read_split(data, listed(tmp_path, "v3"), language="chinese").num_captions == 1
 
 
 def test_real_list_of_25991_ids_in_the_official_form(tmp_path: Path) -> None:
