@@ -61,7 +61,7 @@ def _draw_frame(scene: Scene, background: npt.NDArray[np.float32], moment: float
     (colour, shape), centre = _thing_at(scene, moment)
     radius, angle = scene.radius, 0.0
     if scene.type.kind in ("horizontal", "vertical"):
-        offset = (moment - 0.5) * 0.6 * scene.extent
+        offset = (moment - 0.5) * 0.72 * scene.extent
         centre = (
             (centre[0] + offset, centre[1])
             if scene.type.kind == "horizontal"

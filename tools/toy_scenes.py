@@ -134,7 +134,7 @@ def _make_scene(scene_type: SceneType, rng: np.random.Generator) -> Scene:
     low, high = (0.14, 0.17) if size == "small" else (0.21, 0.25)
     # Grey with a touch of colour, and never near the brightness of a shape: the shapes stay the vivid things.
     grey = rng.integers(35, 90) if rng.random() < 0.5 else rng.integers(165, 215)
-    x, y, second_x, second_y = rng.uniform(0.38, 0.62, size=4)
+    x, y, second_x, second_y = rng.uniform(0.42, 0.58, size=4)
     tint = np.clip(grey + rng.integers(-14, 15, size=3), 0, 255)
     return Scene(
         type=scene_type,
