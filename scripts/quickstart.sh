@@ -64,6 +64,6 @@ if [ -n "$full" ]; then
     rows+=("from scratch, without --use_temp=$out/no_temp" "from scratch, without --use_frame_fea=$out/no_frame_fea")
 fi
 step "results on the toy MSR-VTT test set"
-python tools/results_table.py "${rows[@]}"
+python tools/collect_results.py --epoch last --own "${rows[@]}"
 echo
 echo "quickstart: $((SECONDS - started)) s after the installation"

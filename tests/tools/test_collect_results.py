@@ -1,0 +1,285 @@
+"""tools/collect_results.py: which row a folder belongs to, which epoch counts, and what is printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import parse_config
+from tools.collect_results import main
+from tools.published import COLUMNS, DIRECTIONS, load_published
+from tools.run_folders import read_run
+
+PUBLISHED = load_published()
+MODEL = "--use_temp --use_frame_fea --max_frames 12"
+MSRVTT = (
+    f"{MODEL} --dataset msrvtt --language english --frame_sample random --top_frames 2 --epochs 5 "
+    "--batch_size 256 --text_lr 1e-7 --coef_lr 1e-3"
+)
+PRETRAIN = (
+    f"{MODEL} --do_pretrain --dataset chvtt --language english --contrast_num_negative 1024 "
+    "--weight_FAM 0 --weight_MLM 0"
+)
+SIZES = {"msrvtt": (1000, 1000), "vatex": (1500, 15000)}
+
+
+def write_run(
+    folder: Path, flags: str, *r_at_1: float, dataset: str = "msrvtt", captions: int | None = None
+) -> Path:
+    """An output folder whose evaluations, one an epoch, differ in t2v/R@1; all other metrics are 50."""
+    folder.mkdir(parents=True)
+    program = "main_pretrain.py" if "--do_pretrain" in flags else "main_task_retrieval.py"
+    config, _ = parse_config([*flags.split(), "--output_dir", str(folder)], program=program)
+    config.save(folder / "config.json")
+    add_evaluations(
+        folder,
+        *r_at_1,
+        training=config.is_training,
+        dataset=dataset,
+        language=config.language,
+        captions=captions,
+    )
+    return folder
+
+
+def add_evaluations(
+    folder: Path,
+    *r_at_1: float,
+    training: bool,
+    dataset: str = "msrvtt",
+    language: str = "english",
+    captions: int | None = None,
+    first_epoch: int = 0,
+) -> None:
+    videos, expected = SIZES[dataset]
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        for epoch, value in enumerate(r_at_1, start=first_epoch):
+            entry: dict[str, Any] = {f"{d}/{c}": 50.0 for d in DIRECTIONS for c in COLUMNS}
+            entry |= {"t2v/R@1": value, "epoch": epoch if training else None, "comparable": True}
+            entry |= {"dataset": dataset, "language": language}
+            entry |= {"videos": videos, "captions": captions or expected}
+            file.write(json.dumps(entry) + "\n")
+
+
+def collect(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    code = main([str(item) for item in argv])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def records(capsys: pytest.CaptureFixture[str], *argv: object) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(collect(capsys, *argv, "--format", "csv"))))
+
+
+def measured(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, float]:
+    """t2v/R@1 of every row that has a measured figure."""
+    return {
+        r["row"]: float(r["R@1"])
+        for r in records(capsys, *argv)
+        if r["figures"] == "measured" and r["direction"] == "t2v"
+    }
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    assert main([str(item) for item in argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("collect_results.py: error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_published_rows_have_all_figures_in_range() -> None:
+    assert len(PUBLISHED.rows) == 9
+    for row in PUBLISHED.rows.values():
+        assert len(row.figures) == 10
+        for direction in DIRECTIONS:
+            one, five, ten, median, mean = (row.figures[f"{direction}/{column}"] for column in COLUMNS)
+            assert 0 < one < five < ten < 100 and 1 <= median <= mean
+    # Two cells from different ends of the published README.
+    assert PUBLISHED.rows["finetune_msrvtt_pretrained"].figures["t2v/R@1"] == 47.8
+    assert PUBLISHED.rows["zero_shot_vatex_chinese"].figures["v2t/MeanR"] == 18.1
+
+
+def test_no_folder_prints_the_published_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = collect(capsys)
+    assert printed.count("| published |") == 18 and "measured (" not in printed
+    assert "10.1109/TIP.2023.3275071" in printed
+
+
+def test_rows_are_found_from_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vatex = f"--do_train {MODEL} --dataset vatex"
+    pretrained = write_run(tmp_path / "pretrain", PRETRAIN, 30.0, 31.0) / "pytorch_model.bin.1"
+    folders = [
+        write_run(tmp_path / "a", f"--do_train {MSRVTT}", 46.0),
+        write_run(tmp_path / "b", f"--do_train {MSRVTT} --init_model {pretrained}", 47.0),
+        write_run(tmp_path / "c", f"{vatex} --language english", 61.0, dataset="vatex"),
+        write_run(
+            tmp_path / "d", f"{vatex} --language chinese --init_model elsewhere.bin", 54.0, dataset="vatex"
+        ),
+        write_run(
+            tmp_path / "e",
+            f"--do_eval {MODEL} --dataset vatex --language english --init_model {pretrained}",
+            40.0,
+            dataset="vatex",
+        ),
+        pretrained.parent,
+    ]
+    assert measured(capsys, *folders) == {
+        "zero_shot_msrvtt": 31.0,
+        "zero_shot_vatex_english": 40.0,
+        "finetune_msrvtt": 46.0,
+        "finetune_msrvtt_pretrained": 47.0,
+        "finetune_vatex_english": 61.0,
+        "finetune_vatex_chinese_pretrained": 54.0,
+    }
+
+
+def test_one_model_evaluated_twice_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = write_run(tmp_path / "pretrain", PRETRAIN, 30.0, 31.0)
+    flags = f"--do_eval {MODEL} --dataset msrvtt --language english"
+    again = write_run(tmp_path / "again", f"{flags} --init_model {trained / 'pytorch_model.bin.0'}", 30.0)
+    printed = collect(capsys, trained, again)
+    assert "measured (1 run)" in printed and f"left out {trained}" in printed
+    assert measured(capsys, trained, again) == {"zero_shot_msrvtt": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (f"--do_train {MSRVTT} --weight_FTM_finetune 0", "weight_FTM_finetune 0.0 (published: 0.15)"),
+        (f"--do_train {MSRVTT} --clip_model toy", "clip_model toy"),
+        (f"--do_eval {MSRVTT} --init_model downloaded.bin", "no config.json beside downloaded.bin"),
+        (f"--do_eval {MSRVTT}", "no video trained"),
+        (f"{PRETRAIN} --dataset msrvtt", "pre-trained on msrvtt"),
+        (f"--do_train {MSRVTT} --init_model FINETUNED", "was not pre-trained on chvtt"),
+        (f"--do_eval {MSRVTT} --init_model VATEX", "fine-tuned on vatex, evaluated on msrvtt"),
+    ],
+)
+def test_a_folder_in_doubt_is_left_out_with_the_reason(
+    flags: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    placed = write_run(tmp_path / "placed", f"--do_train {MSRVTT}", 46.0)
+    vatex = write_run(
+        tmp_path / "v", f"--do_train {MODEL} --dataset vatex --language english", 1.0, dataset="vatex"
+    )
+    flags = flags.replace("FINETUNED", str(placed / "m.bin.0")).replace("VATEX", str(vatex / "m.bin.0"))
+    doubtful = write_run(tmp_path / "doubtful", flags, 99.0)
+    printed = collect(capsys, placed, doubtful)
+    assert f"left out {doubtful}: " in printed and reason in printed
+    assert measured(capsys, placed, doubtful) == {"finetune_msrvtt": 46.0}
+    assert reason in refused(capsys, doubtful)
+
+
+def test_seeds_give_mean_deviation_and_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [
+        write_run(tmp_path / str(seed), f"--do_train {MSRVTT} --seed {seed}", value)
+        for seed, value in ((1, 46.0), (2, 47.0), (3, 48.0))
+    ]
+    found = records(capsys, "--row", f"finetune_msrvtt={folders[0]}", *folders[1:])
+    ours = {r["figures"]: r for r in found if r["row"] == "finetune_msrvtt" and r["direction"] == "t2v"}
+    assert float(ours["published"]["R@1"]) == 46.7
+    assert float(ours["measured"]["R@1"]) == 47.0 and float(ours["measured"]["R@1 deviation"]) == 1.0
+    assert float(ours["difference"]["R@1"]) == pytest.approx(0.3)
+    assert float(ours["difference"]["MeanR"]) == pytest.approx(50.0 - 14.9)
+    assert (ours["measured"]["runs"], ours["measured"]["seeds"]) == ("3", "3")
+    printed = collect(capsys, *folders)
+    assert "| measured (3 runs, 3 seeds) | 47.0 ± 1.0 |" in printed and "| +0.3 |" in printed
+    assert "share a seed" not in printed
+    assert "share a seed" in collect(capsys, *folders, "--row", f"finetune_msrvtt={folders[0]}")
+
+
+def test_which_epoch_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", 40.0, 46.0, 45.0)
+    assert measured(capsys, folder) == {"finetune_msrvtt": 46.0}
+    assert measured(capsys, folder, "--epoch", "last") == {"finetune_msrvtt": 45.0}
+    assert measured(capsys, folder, "--epoch", "0") == {"finetune_msrvtt": 40.0}
+    assert "epoch 1 of 3" in collect(capsys, folder)
+    assert "last epoch" in collect(capsys, folder, "--epoch", "last")
+    error = refused(capsys, "--row", f"finetune_msrvtt={folder}", "--epoch", "7")
+    assert "evaluated epochs 0, 1, 2" in error
+    with pytest.raises(SystemExit):
+        main(["--epoch", "first"])
+
+
+def test_a_run_started_again_counts_once(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", 10.0, 90.0, 91.0)
+    add_evaluations(folder, 20.0, 21.0, training=True, first_epoch=1)
+    add_evaluations(folder, 99.0, training=False)  # an evaluation in the same folder is not the run's
+    run = read_run(folder)
+    assert (run.evaluation["t2v/R@1"], run.evaluation["epoch"], run.epochs) == (21.0, 2, 3)
+
+
+def test_another_test_list_shows_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", 60.0, captions=120)
+    printed = collect(capsys, folder)
+    assert "| difference |" not in printed and "not the published test list" in printed
+    assert "120 captions, not 1,000" in printed
+
+
+def test_an_explicit_row_names_its_departures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT} --epochs 3", 45.0)
+    assert "epochs 3 (published: 5)" in collect(capsys, "--row", f"finetune_msrvtt={folder}")
+    error = refused(capsys, "--row", f"finetune_vatex_english={folder}")
+    assert "evaluated on msrvtt english" in error
+    assert "no such row" in refused(capsys, "--row", f"finetune_msr={folder}")
+    assert "must be --row ROW=FOLDER" in refused(capsys, "--row", folder)
+
+
+def test_own_rows_alone_print_no_published_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT} --clip_model toy", 60.0, captions=120)
+    other = write_run(tmp_path / "b", f"--do_eval {MSRVTT}", 1.0)
+    printed = collect(capsys, "--own", f"a | b={folder}", "--own", f"untrained={other}")
+    assert "| published |" not in printed and "published: n/a" in printed
+    assert r"| a \| b | msrvtt (english) | measured (1 run) | 60.0 |" in printed
+    both = collect(capsys, "--own", f"mine={folder}", "--row", f"finetune_msrvtt={folder}")
+    assert "| published |" in both and "| mine |" in both
+
+
+def test_latex_and_output_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_run(tmp_path / n, f"--do_train {MSRVTT} --seed {n}", 46.0) for n in "12"]
+    out = tmp_path / "tables.tex"
+    label = "50% & a_b"
+    assert (
+        collect(capsys, *runs, "--own", f"{label}={runs[0]}", runs[1], "--format", "latex", "--out", out)
+        == ""
+    )
+    text = out.read_text(encoding="utf-8")
+    assert text.count(r"\begin{tabular}{lllrrrrr}") == text.count(r"\end{tabular}") == 6
+    assert r"50\% \& a\_b" in text and r"46.0 $\pm$ 0.0" in text
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert all(line.replace(r"\&", "").count("&") == 7 for line in rows)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", None, "config.json: no such file"),
+        ("config.json", "{", "config.json: not JSON"),
+        ("config.json", "{}", "do_pretrain is missing"),
+        ("metrics.jsonl", None, "metrics.jsonl: no such file"),
+        ("metrics.jsonl", "", "holds no evaluation"),
+        ("metrics.jsonl", "[1]\n", "line 1: must be a JSON object"),
+        ("metrics.jsonl", '{"epoch": 0}\n', "line 1: not an evaluation"),
+    ],
+)
+def test_broken_folders_are_named(
+    name: str, content: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", 46.0)
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content, encoding="utf-8")
+    assert words in refused(capsys, "--row", f"finetune_msrvtt={folder}")
+
+
+def test_not_a_number_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", float("nan"))
+    assert "t2v/R@1 is nan" in refused(capsys, "--row", f"finetune_msrvtt={folder}")
