@@ -1,0 +1,157 @@
+"""Which videos are stored: lists of every form, folders, parts cut out of videos, and shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+from av.format import ContainerFormat
+
+from tools.sharding import Shard, parse_shard, shard_of_environment
+from tools.video_list import VIDEO_EXTENSIONS, VideoFolder, Wanted, list_folder, read_list
+from tools.video_sampling import Window
+
+
+def listed(tmp_path: Path, text: str, **options: bool) -> list[Wanted]:
+    path = tmp_path / "list"
+    path.write_bytes(text.encode())
+    found = read_list(path, **options)
+    assert path.read_bytes() == text.encode()  # never written to
+    return found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"video_id": "-a.b_1"}\n{"video_id": "视频"}\n\n{"video_id": "007"}\n',
+        '\ufeff{"video_id": "-a.b_1", "x": 1}\r\n{"video_id": "视频"}\r\n{"video_id": "007"}',
+        '[{"video_id": "-a.b_1"}, {"video_id": "视频"}, {"video_id": "007"}]',
+        '["-a.b_1", "视频", "007"]',
+        "video_id\n-a.b_1\n视频\n007\n",
+        'key,video_id,sentence\n1,-a.b_1,"a, b"\n2,视频,c\n3,007,d\n',
+        "\ufeffvideo_id,sentence\r\n-a.b_1,x\r\n视频,y\r\n007,z\r\n",
+        "-a.b_1\n视频\n\n007",
+    ],
+)
+def test_every_form_of_list(text: str, tmp_path: Path) -> None:
+    assert [entry.video_id for entry in listed(tmp_path, text)] == ["-a.b_1", "视频", "007"]
+
+
+def test_ids_that_come_again_are_taken_once(tmp_path: Path) -> None:
+    assert [entry.video_id for entry in listed(tmp_path, "a\nb\na\n")] == ["a", "b"]
+
+
+def test_a_line_separator_within_json_does_not_break_the_line(tmp_path: Path) -> None:
+    assert [e.video_id for e in listed(tmp_path, '{"video_id": "a", "title": "x\u2028y"}\n')] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no video id"),
+        ('{"video_id": "a"}\n{"id": "b"}\n', "line 2: no video_id"),
+        ('{"video_id": "a"}\n{"video_id": ""}\n', "line 2: no video_id"),
+        ('{"video_id": "a"}\n{oops\n', "line 2: not JSON"),
+        ('{"video_id": "a", "start": "x"}', "line 1: start and end must be seconds"),
+        ('{"video_id": "a", "start": 5, "end": 5}', "start 5 s and end 5 s"),
+        ("[1, null]", "entry 2: no video_id"),
+    ],
+)
+def test_lists_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"list.*{message}"):
+        listed(tmp_path, text)
+
+
+def test_a_list_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"\xff\xfe\x00 caf\xe9")
+    with pytest.raises(ValueError, match="UTF-8"):
+        read_list(tmp_path / "list")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_list(tmp_path / "nothing")
+
+
+def test_parts_of_videos(tmp_path: Path) -> None:
+    found = listed(tmp_path, '{"video_id": "a", "start": 1.5, "end": 4}\n{"video_id": "b", "end": null}')
+    assert [entry.window for entry in found] == [Window(1.5, 4), Window()]
+    text = "-OyDO1g74vc_000002_000012\nplain\n"
+    first, second = listed(tmp_path, text, clip_from_id=True)
+    assert first == Wanted("-OyDO1g74vc_000002_000012", "-OyDO1g74vc", Window(2, 12))
+    assert second == Wanted("plain", "plain")
+    assert listed(tmp_path, text)[0].file_id == "-OyDO1g74vc_000002_000012"
+
+
+def test_a_folder_gives_all_its_videos(tmp_path: Path) -> None:
+    names = "b.mp4 a.WEBM c.d_e.mkv -x.avi 视频.mov both.mkv both.mp4 notes.txt list.json .mp4 pic.jpg noext"
+    for name in names.split():
+        (tmp_path / name).touch()
+    (tmp_path / "folder.mp4").mkdir()
+    folder = VideoFolder(tmp_path)
+    ids = [entry.video_id for entry in list_folder(folder)]
+    assert ids == sorted(["b", "a", "c.d_e", "-x", "视频", "both", "folder"])
+    assert folder.find("both") == tmp_path / "both.mp4"
+    assert folder.find("a") == tmp_path / "a.WEBM"
+    assert folder.find("pic.jpg") == tmp_path / "pic.jpg"  # named in full, it is meant
+    assert folder.find("../" + tmp_path.name + "/b.mp4") is None and folder.find("zzz") is None
+
+
+def test_folders_without_videos_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no videos in it"):
+        list_folder(VideoFolder(tmp_path))
+    with pytest.raises(ValueError, match="no such folder"):
+        VideoFolder(tmp_path / "nothing")
+
+
+def test_all_extensions_are_ffmpegs() -> None:
+    known: set[str] = set()
+    for name in av.formats_available:
+        for mode in ("r", "w"):
+            try:
+                known |= ContainerFormat(name, mode).extensions
+            except ValueError:
+                continue
+    # These FFmpeg knows by content alone.
+    by_content = {"mpg", "mpeg", "m2v", "rmvb", "f4v", "3g2", "dvd"}
+    assert set(VIDEO_EXTENSIONS.split()) - known <= by_content
+
+
+def test_shards_by_flag() -> None:
+    assert parse_shard("1/4") == Shard(1, 4, "--shard")
+    assert parse_shard("0/1") is None and parse_shard("none") is None
+    for bad in ("4/4", "1", "a/b", "-1/4", "1/0"):
+        with pytest.raises(ValueError, match="--shard"):
+            parse_shard(bad)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"RANK": "2", "WORLD_SIZE": "4"}, (2, 4)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "3"}, (1, 3)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}, (2, 4)),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "6",
+                "SLURM_ARRAY_TASK_COUNT": "4",
+                "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_ARRAY_TASK_STEP": "2",
+                "SLURM_PROCID": "1",
+                "SLURM_STEP_NUM_TASKS": "2",
+            },
+            (7, 8),
+        ),
+    ],
+)
+def test_shards_by_environment(environment: dict[str, str], expected: tuple[int, int] | None) -> None:
+    shard = shard_of_environment(environment)
+    assert (shard and (shard.index, shard.count)) == expected
+
+
+def test_every_video_is_in_one_shard() -> None:
+    shards = [Shard(index, 7, "") for index in range(7)]
+    holders = [[shard.index for shard in shards if shard.holds(f"video{n}")] for n in range(500)]
+    assert all(len(found) == 1 for found in holders)
+    assert {found[0] for found in holders} == set(range(7))
