@@ -27,6 +27,7 @@ class KnownSplit:
     sha256: str  # list_digest of its ids
     serves: tuple[str, ...]  # splits of the data set that may be made of it
     remark: str = ""
+    pairs_sha256: str = ""  # pairs_digest, where the list carries its sentences
 
 
 _TRAINING = ("pretrain", "train")
@@ -39,6 +40,7 @@ KNOWN_SPLITS = (
         1_000,
         "64462f74c95235d602a0a231e7f2125640ebbf3de0e226fbdd5e64f621c46d83",
         _HELD_OUT,
+        pairs_sha256="d69752e478073bce2227b78bc9d47a54aabb27644a983d8e3d83af150c40fcad",
     ),
     KnownSplit(
         "msrvtt",
@@ -133,6 +135,23 @@ def list_digest(ids: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def pairs_digest(examples: Examples) -> str:
+    """SHA-256 of all (video, caption) pairs, whatever their order."""
+    lines = sorted(
+        f"{examples.video_id_of(number)}\t{caption}\n" for number, caption in enumerate(examples.captions)
+    )
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+
+
+def other_sentences(known: KnownSplit | None, examples: Examples) -> bool:
+    """Whether a list that is published with its sentences has others here.
+
+    35 of the 1k-A sentences are spelled otherwise in MSR-VTT's own annotations, and a spreadsheet program
+    changes more.
+    """
+    return known is not None and known.pairs_sha256 not in ("", pairs_digest(examples))
+
+
 def identify(dataset: str, video_ids: Iterable[str]) -> KnownSplit | None:
     """The list in use that holds exactly these videos, or None."""
     ids = set(video_ids)
@@ -148,23 +167,16 @@ def describe_split(dataset: str, split: str, examples: Examples) -> str:
 
     Give the split as its list says it, before videos that the store lacks are taken out.
     """
-    return describe_list(
-        dataset, split, identify(dataset, examples.video_ids), num_videos=examples.num_videos
-    )
-
-
-def describe_list(dataset: str, split: str, known: KnownSplit | None, *, num_videos: int) -> str:
-    """As `describe_split`, of a list that was looked up already."""
+    known = identify(dataset, examples.video_ids)
     if known is None:
-        return f"{dataset} {split}: a list of {num_videos:,} videos that is none of the known ones" + _usual(
-            dataset, split
-        )
+        text = f"{dataset} {split}: a list of {examples.num_videos:,} videos that is none of the known ones"
+        return text + _usual(dataset, split)
     text = f"{dataset} {split}: {known.name} list ({known.videos:,} videos)"
     if known.remark:
         text += f"; {known.remark}"
-    if split not in known.serves and known.serves:
+    if known.serves and split not in known.serves:
         text += f"; in use for {' and '.join(known.serves)}, not for {split}"
-    return text
+    return text + ("; with other sentences than published" if other_sentences(known, examples) else "")
 
 
 def _usual(dataset: str, split: str) -> str:

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from dataloaders.annotation_files import read_csv
 from dataloaders.examples import Examples, ExamplesBuilder
 from dataloaders.known_splits import (
     KNOWN_SPLITS,
@@ -72,6 +73,17 @@ def test_every_entry_names_a_split_of_the_layout() -> None:
     for known in KNOWN_SPLITS:
         assert known.dataset in DATASETS and set(known.serves) <= set(SPLITS)
         assert len(known.sha256) == 64 and known.videos > 0
+
+
+def test_sentences_of_the_published_pairs() -> None:
+    path = REALDATA / "annotations" / "msrvtt" / "MSRVTT_JSFUSION_test.csv"
+    if not path.is_file():
+        pytest.skip("real split lists are not there (../shared/realdata)")
+    pairs = [row for _, row in read_csv(path, ["video_id", "sentence"])]
+    text = describe_split("msrvtt", "test", of([(video, caption) for video, caption in reversed(pairs)]))
+    assert text == "msrvtt test: JSFusion 1k-A test list (1,000 videos)"
+    text = describe_split("msrvtt", "test", of([(video, caption.upper()) for video, caption in pairs]))
+    assert text.endswith("with other sentences than published")
 
 
 def test_digest_is_of_the_set() -> None:
