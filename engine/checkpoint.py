@@ -1,23 +1,30 @@
-"""Checkpoints: read every published form safely, load with a report, write atomically.
+"""Checkpoints and models: load by name with a report, whole parts or none (METHOD 8).
 
-Files are state dicts under the published names (METHOD 8), so that the published code reads ours.
+`engine/checkpoint_files.py` reads and writes the files.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
-State = dict[str, torch.Tensor]
+from engine.checkpoint_files import State, checkpoint_path, read_state, save_state
+
+__all__ = [
+    "ENCODER_GROUPS",
+    "LoadReport",
+    "State",
+    "checkpoint_path",
+    "count_by_group",
+    "group_of",
+    "load_state",
+    "read_state",
+    "save_state",
+]
 
 # First match decides. What a name belongs to, in the words of the loading report.
 GROUPS = (
@@ -34,125 +41,116 @@ GROUPS = (
     ("queue_", "queues"),
 )
 ENCODER_GROUPS = ("image tower", "temporal transformer", "text encoder")
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+_FRESH = {
+    "momentum copies": "start as copies of the encoders",
+    "projector and predictor": "start from random weights",
+    "masked-word head": "starts from random weights",
+    "queues": "start empty of keys, as noise",
+}
 
 
 def group_of(name: str) -> str:
     """The part of the model that a published parameter name belongs to."""
+    if name.endswith(".position_ids"):
+        return "position numbers (a constant)"
     return next((group for prefix, group in GROUPS if name.startswith(prefix)), "unknown")
+
+
+def count_by_group(names: Iterable[str]) -> str:
+    """Tensors of each group, as "image tower 152, text encoder 149"."""
+    counts = Counter(map(group_of, names))
+    return ", ".join(f"{group} {count}" for group, count in counts.items())
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each name: loaded, left out (not in the model), missing (not in the file), misshapen."""
+    """What became of each name.
+
+    `left_out`: the model has no place for it; `missing`: not in the file; `misshapen`: of another shape;
+    `fresh`: of a part that the file does not have whole and that starts anew.
+    """
 
     path: str
     loaded: tuple[str, ...]
     left_out: tuple[str, ...]
     missing: tuple[str, ...]
     misshapen: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """One line a kind, counted by group."""
-        kinds = [("loaded", self.loaded), ("left out", self.left_out), ("not in the file", self.missing)]
-        kinds.append(("other shape", self.misshapen))
-        return [f"{self.path}: {kind} {_by_group(names)}" for kind, names in kinds if names]
-
-
-def read_state(path: str | os.PathLike[str]) -> State:
-    """The tensors of a checkpoint file, in float32 on the CPU, under the published names.
-
-    Takes `torch.save` files (read with `weights_only`) and `.safetensors`; undoes wrapping dicts, `module.`
-    prefixes and BERT's old `gamma`/`beta`. Raises `ValueError`: no such file, truncated, holds code, holds no
-    tensors, or not-a-number weights (named).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path}: no such file")
-    raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    state = {_published_name(name): tensor for name, tensor in raw.items()}
-    if not state:
-        raise ValueError(f"checkpoint {path}: holds no tensors; expected a state dict")
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            state[name] = tensor = tensor.float()
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"checkpoint {path}: {name} holds values that are not finite")
-    return state
-
-
-def _read_safetensors(path: Path) -> State:
-    try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"checkpoint {path}: not a readable safetensors file ({_first_line(error)})"
-        ) from None
-
-
-def _read_torch(path: Path) -> State:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"checkpoint {path}: refused: it holds more than tensors, and no code is run from a checkpoint; "
-            "save its state_dict() alone"
-        ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"checkpoint {path}: truncated or not a torch file ({_first_line(error)})") from None
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
-        raise ValueError(f"checkpoint {path}: holds a {type(content).__name__}; expected a state dict")
-    return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-
-
-def _published_name(name: str) -> str:
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    if name.endswith(".gamma"):
-        return name.removesuffix("gamma") + "weight"
-    if name.endswith(".beta"):
-        return name.removesuffix("beta") + "bias"
-    return name
+        """One line a kind, in tensors by group, then what follows from it."""
+        kinds = [("loaded", self.loaded), ("left out", self.left_out)]
+        kinds += [("not in the file", self.missing), ("of another shape", self.misshapen)]
+        lines = [f"{kind}: {count_by_group(names)}" for kind, names in kinds if names]
+        unknown = [name for name in self.left_out if group_of(name) == "unknown"]
+        if unknown:
+            lines.append(f"unknown names{_examples(unknown)}")
+        for group in dict.fromkeys(map(group_of, self.fresh)):
+            lines.append(f"{group}: not whole in the file; {_FRESH.get(group, 'start anew')}")
+        if any(group_of(name) == "temporal transformer" for name in self.left_out):
+            lines.append("it was trained with --use_temp, this run is without: video features will differ")
+        return [f"{self.path}: {line}" for line in lines]
 
 
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str) -> LoadReport:
-    """Copy into `model` what fits by name and shape. Never partly: a name of another shape is not loaded.
+    """Copy into `model`, in its dtype, what fits by name and shape. `path`: the file, for report and errors.
 
-    Raises `ValueError` when an encoder weight of the model is missing or misshapen: training would go on
-    from random weights. Other groups may be absent (momentum copies then start as copies of the encoders).
+    Encoders load whole, or `ValueError` is raised: training would go on from random weights. So it is for a
+    weight to be loaded that is not finite, or no floating-point number. Each other part (momentum copies,
+    projector, predictor, head, queues) loads whole or starts anew, momentum copies as copies of the encoders.
     """
     own = model.state_dict()
-    loaded = tuple(name for name in own if name in state and own[name].shape == state[name].shape)
-    misshapen = tuple(name for name in own if name in state and own[name].shape != state[name].shape)
-    report = LoadReport(
-        path=path,
-        loaded=loaded,
-        left_out=tuple(name for name in state if name not in own),
-        missing=tuple(name for name in own if name not in state),
-        misshapen=misshapen,
-    )
-    _refuse_half_an_encoder(report, state)
-    model.load_state_dict({name: state[name] for name in loaded}, strict=False)
+    state = _with_tied_names(state, own)
+    report = _compare(state, own, path=path)
+    _refuse_half_an_encoder(report, state, own)
+    _refuse_bad_numbers(report, state, own)
+    model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     _start_momentum_copies(model, report)
     return report
 
 
-def _refuse_half_an_encoder(report: LoadReport, state: Mapping[str, torch.Tensor]) -> None:
+def _with_tied_names(state: Mapping[str, torch.Tensor], own: State) -> Mapping[str, torch.Tensor]:
+    """`state` with both names of a tensor that the model has under two: some writers keep only one."""
+    given = {tensor.data_ptr(): name for name, tensor in own.items() if name in state and tensor.numel()}
+    lacking = {
+        name: given[t.data_ptr()] for name, t in own.items() if name not in state and t.data_ptr() in given
+    }
+    return {**state, **{name: state[twin] for name, twin in lacking.items()}}
+
+
+def _compare(state: Mapping[str, torch.Tensor], own: State, *, path: str) -> LoadReport:
+    fits = {name: name in state and state[name].shape == tensor.shape for name, tensor in own.items()}
+    broken = {_part(name) for name, fit in fits.items() if not fit and not _may_be_partial(name, state)}
+    # Keys of another projector than the one that starts anew would be no momentum copy of it.
+    broken |= {f"{part}_k" for part in broken} & {_part(name) for name in own}
+    fresh = tuple(name for name in own if _part(name) in broken or not fits[name])
+    return LoadReport(
+        path=path,
+        loaded=tuple(name for name in own if name not in set(fresh)),
+        left_out=tuple(name for name in state if name not in own),
+        missing=tuple(name for name in own if name not in state),
+        misshapen=tuple(name for name in own if name in state and not fits[name]),
+        fresh=tuple(name for name in fresh if group_of(name) not in ENCODER_GROUPS),
+    )
+
+
+def _part(name: str) -> str:
+    """What loads whole or not at all: a module of the model, or all queues with their pointer."""
+    return "queue" if name.startswith("queue_") else name.split(".")[0]
+
+
+def _may_be_partial(name: str, state: Mapping[str, torch.Tensor]) -> bool:
+    """A run without some loss has no queue for it: the queues that it has are good without that one."""
+    return name.startswith("queue_") and name not in state and "queue_ptr" in state
+
+
+def _refuse_half_an_encoder(report: LoadReport, state: Mapping[str, torch.Tensor], own: State) -> None:
     """Raise when the file cannot give all weights of the model's encoders."""
     missing = [name for name in report.missing if group_of(name) in ENCODER_GROUPS]
     misshapen = [name for name in report.misshapen if group_of(name) in ENCODER_GROUPS]
     if not missing and not misshapen:
         return
-    total = sum(group_of(name) in ENCODER_GROUPS for name in (*report.loaded, *missing, *misshapen))
+    total = sum(group_of(name) in ENCODER_GROUPS for name in own)
     lacking = f"{len(missing)} of {total} encoder weights missing" + _examples(missing)
     differing = f"{len(misshapen)} of another shape" + _examples(misshapen)
     raise ValueError(
@@ -164,43 +162,50 @@ def _refuse_half_an_encoder(report: LoadReport, state: Mapping[str, torch.Tensor
 
 def _hint(missing: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
     """The likely reason of a misfit, as the flag to change."""
+    if "clip.visual.proj" in state:
+        return ". It has CLIP4Clip's names: tools/convert_checkpoint.py translates them."
+    if "visual.proj" in state and "token_embedding.weight" in state:
+        return ". These are CLIP's own weights: give them with --clip_weights."
     chinese = any(name.startswith("text_encoder.chinese_encoder.") for name in state)
     english = any(name.startswith("text_encoder.token_embedding.") for name in state)
     groups = {group_of(name) for name in missing}
     if "text encoder" in groups and chinese != english:
         return f". It holds a {'Chinese' if chinese else 'English'} text encoder: is --language right?"
-    if groups == {"temporal transformer"}:
+    if groups == {"temporal transformer"} and not any(group_of(name) in groups for name in state):
         return ". It was trained without --use_temp: leave that flag out."
     return ". Check --clip_model, --pretrained_text, --use_temp and --language."
 
 
+def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], own: State) -> None:
+    weights = [name for name in report.loaded if own[name].is_floating_point() and state[name].numel()]
+    other = [name for name in weights if not state[name].is_floating_point()]
+    if other:
+        dtype = str(state[other[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"checkpoint {report.path}: {len(other)} weights are not floating-point but {dtype}"
+            + _examples(other)
+        )
+    bad = [name for name in weights if not _fits_float32(state[name])]
+    if bad:
+        raise ValueError(
+            f"checkpoint {report.path}: {len(bad)} weights hold values that are not finite in float32"
+            f"{_examples(bad)}"
+        )
+
+
+def _fits_float32(tensor: torch.Tensor) -> bool:
+    # Extremes carry NaN along and, unlike isfinite, need no memory of the tensor's size.
+    low, high = torch.aminmax(tensor)
+    limit = torch.finfo(torch.float32).max
+    return -limit <= float(low) and float(high) <= limit
+
+
 def _start_momentum_copies(model: nn.Module, report: LoadReport) -> None:
-    """Key encoders that the file lacks start as copies of the encoders just loaded, as in MoCo."""
-    lacking = {name.split(".")[0] for name in report.missing if group_of(name) == "momentum copies"}
-    for key_name in lacking:
-        key = getattr(model, key_name)
-        key.load_state_dict(getattr(model, key_name.removesuffix("_k")).state_dict())
-
-
-def _by_group(names: Iterable[str]) -> str:
-    counts = Counter(group_of(name) for name in names)
-    return ", ".join(f"{count} of {group}" for group, count in counts.items())
+    """Key modules that the file lacks start as copies of those just loaded, as in MoCo."""
+    for key_name in {_part(name) for name in report.fresh if group_of(name) == "momentum copies"}:
+        query = getattr(model, key_name.removesuffix("_k"))
+        getattr(model, key_name).load_state_dict(query.state_dict())
 
 
 def _examples(names: list[str]) -> str:
     return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def save_state(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a state dict under a temporary name, force it to disk, rename it: never half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def checkpoint_path(output_dir: Path, epoch: int) -> Path:
-    """OUTPUT_DIR/pytorch_model.bin.{epoch}, the published name; epochs count from 0."""
-    return output_dir / f"pytorch_model.bin.{epoch}"
