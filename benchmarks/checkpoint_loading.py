@@ -1,0 +1,100 @@
+"""How long --init_model takes, and how much memory, for full-size published files.
+
+    python benchmarks/checkpoint_loading.py [--dir FOLDER]
+
+Writes synthetic files with published names, shapes and dtypes to FOLDER (up to 1.9 GB at a time, removed
+afterwards) and loads each into the model in a fresh process; prints a table. The peak is that of the process,
+over what it held before reading (the model included); mapped pages of the file count, though the system can
+take them back. The column "file apart" leaves those out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.checkpoint import load_state, read_state, save_state
+from tests.engine.published import filled, full_size
+from tests.engine.test_checkpoint import published_model
+
+FILES = (("english", "ft"), ("english", "pt/bird"), ("chinese", "ft"), ("chinese", "pt/bird"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dir", type=Path, help="folder for the files (default: the system's temporary one)")
+    parser.add_argument("--measure", nargs=2, metavar=("LANGUAGE", "FILE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure[0], Path(args.measure[1]))))
+        return
+    print(
+        "| file | form | MB | read + load, s | peak, MB | file apart, MB |\n| --- | --- | ---: | ---: | ---: | ---: |"
+    )
+    for language, kind in FILES:
+        for suffix in (".bin", ".safetensors"):
+            with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+                path = Path(folder) / f"published{suffix}"
+                save_state(filled(full_size(language, kind)), path)
+                row = _in_fresh_process(language, path)
+                size = path.stat().st_size / 1e6
+            print(
+                f"| {language} {kind} | {suffix} | {size:,.0f} | {row['seconds']:.2f} | {row['peak']:,.0f} | "
+                f"{row['own']:,.0f} |",
+                flush=True,
+            )
+
+
+def measure(language: str, path: Path) -> dict[str, float]:
+    """Seconds and MB of loading `path` into a model of this process."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        model: Any = published_model(language, Path(folder))
+    for parameter in model.parameters():
+        parameter.data.zero_()  # so that the model's own memory is there before
+    _reset_peak()
+    before = _status()
+    start = time.perf_counter()
+    load_state(model, read_state(path), path=str(path))
+    seconds = time.perf_counter() - start
+    after = _status()
+    return {
+        "seconds": seconds,
+        "peak": after["VmHWM"] - before["VmRSS"],
+        "own": after["RssAnon"] - before["RssAnon"],
+    }
+
+
+def _in_fresh_process(language: str, path: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", language, str(path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def _reset_peak() -> None:
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+        file.write("5")
+
+
+def _status() -> dict[str, float]:
+    """Memory of this process in MB, as Linux tells it."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        fields = [line.split() for line in file]
+    return {field[0].rstrip(":"): int(field[1]) / 1e3 * 1.024 for field in fields if field[-1] == "kB"}
+
+
+if __name__ == "__main__":
+    main()
