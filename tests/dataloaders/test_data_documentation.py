@@ -1,0 +1,23 @@
+"""docs/DATA.md must name every file of the default layout and every flag that replaces one."""
+
+from pathlib import Path
+
+import pytest
+
+from dataloaders.layout import DATASETS, default_files
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "DATA.md").read_text(encoding="utf-8")
+SPLITS = [(dataset, split) for dataset, spec in DATASETS.items() for split in spec.splits]
+
+
+@pytest.mark.parametrize(("dataset", "split"), SPLITS)
+def test_every_default_file_is_in_the_table(dataset: str, split: str) -> None:
+    files = default_files("", dataset, split)
+    for path in filter(None, (files.annotations, files.list, files.store)):
+        assert f"`{path.as_posix()}`" in TEXT
+
+
+@pytest.mark.parametrize("side", ["train", "eval"])
+@pytest.mark.parametrize("what", ["annotations", "list", "store"])
+def test_every_flag_that_replaces_a_file_is_named(side: str, what: str) -> None:
+    assert f"`--{side}_{what}`" in TEXT
