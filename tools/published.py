@@ -24,7 +24,7 @@ class PublishedRow:
     dataset: str
     language: str
     pretrained: bool
-    settings: Mapping[str, Any]  # flags whose value the README tells
+    settings: Mapping[str, Any]  # flags whose published value is known
     figures: Mapping[str, float]  # "t2v/R@1" and so on: percent; ranks from 1
 
 

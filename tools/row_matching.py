@@ -6,7 +6,7 @@ from tools.published import Published, PublishedRow
 from tools.run_folders import Run, Settings, settings_beside
 
 # Settings that count at the moment of evaluation; all others are those of the training.
-_AT_EVALUATION = ("clip_model", "use_temp", "use_frame_fea", "max_frames", "top_frames")
+_AT_EVALUATION = ("clip_model", "use_temp", "use_frame_fea", "max_frames", "temporal_layers", "top_frames")
 _GIVE_ROW = "; --row ROW=FOLDER places it nevertheless"
 
 
