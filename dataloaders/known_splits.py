@@ -204,8 +204,7 @@ class Leaks:
     """What training and test share. True where a video is in both."""
 
     videos: tuple[str, ...]  # ids in both, in the order of the test split
-    captions: tuple[str, ...]  # distinct test captions that training has too, as the test split spells them
-    test_captions: int  # captions of the test split
+    captions: tuple[str, ...]  # distinct texts of the test split that training has too
 
     def __bool__(self) -> bool:
         return bool(self.videos)
@@ -213,14 +212,10 @@ class Leaks:
     def __str__(self) -> str:
         parts = []
         if self.videos:
-            parts.append(
-                f"{len(self.videos):,} videos of the test split are trained on: {name_some(self.videos)}"
-            )
+            shown = name_some(self.videos)
+            parts.append(f"test videos that are trained on: {len(self.videos):,} ({shown})")
         if self.captions:
-            parts.append(
-                f"{len(self.captions):,} different texts of the {self.test_captions:,} test captions occur "
-                "in training too"
-            )
+            parts.append(f"test captions whose text occurs in training: {len(self.captions):,}")
         return "; ".join(parts) or "training and test share no video and no caption"
 
 
@@ -233,7 +228,6 @@ def leaks(train: Examples, test: Examples) -> Leaks:
     return Leaks(
         videos=tuple(video_id for video_id in test.video_ids if video_id in trained_on),
         captions=tuple(caption for text, caption in captions.items() if text in shared),
-        test_captions=test.num_captions,
     )
 
 

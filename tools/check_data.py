@@ -23,7 +23,7 @@ from dataloaders.frame_store import FrameStore, FrameStoreError
 from dataloaders.layout import DATASETS, SPLITS, SplitFiles, default_files, read_examples
 from tools import store_checks, text_checks
 from tools.clip_overlap import Span, spans_of_ids, spans_of_msrvtt
-from tools.data_report import Report
+from tools.data_report import Report, say
 
 TRAINING, HELD_OUT = ("pretrain", "train"), ("val", "test")
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"check_data: {error}", file=sys.stderr)
         return 2
-    print("\n".join(report.lines()))
+    say(report.lines())
     return code
 
 

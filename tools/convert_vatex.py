@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dataloaders.annotation_files import name_some, read_id_list
 from dataloaders.known_splits import identify
 from dataloaders.vatex import CAPTION_KEYS, read_entries
+from tools.data_report import say
 
 Merged = dict[str, dict[str, list[str]]]
 
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.out:
         _write(args.out, json.dumps(merged, ensure_ascii=False) + "\n")
         lines.append(f"{args.out}: written")
-    print("\n".join(lines))
+    say(lines)
 
 
 def _check_flags(args: argparse.Namespace) -> None:

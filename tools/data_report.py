@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -88,6 +89,13 @@ class Report:
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines for people; characters that the terminal's encoding lacks are spelled out."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = "\n".join(lines)
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _shown(value: Any) -> str:

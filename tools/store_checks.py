@@ -49,7 +49,7 @@ def check_same_pictures(report: Report, train: LookedAt, test: LookedAt, *, name
         if held_out != trained
     ]
     if pairs:
-        message = f"{len(pairs):,} pairs of videos have the same frames"
+        message = f"pairs of videos with the same frames: {len(pairs):,}"
         report.add("problem", " / ".join(names), "picture-leak", message, count=len(pairs), some=pairs)
 
 
@@ -63,7 +63,7 @@ def spread(items: Sequence[str], number: int | None) -> list[str]:
 def _report_counts(report: Report, split: str, frames: dict[str, int]) -> None:
     missing = [video_id for video_id, count in frames.items() if not count]
     if missing:
-        message = f"{len(missing):,} of {len(frames):,} videos are absent from the frame store"
+        message = f"videos absent from the frame store: {len(missing):,} of {len(frames):,}"
         report.add("problem", split, "missing-video", message, count=len(missing), some=missing)
     counts = Counter(count for count in frames.values() if count)
     if not counts:
@@ -72,7 +72,7 @@ def _report_counts(report: Report, split: str, frames: dict[str, int]) -> None:
     usual = counts.most_common(1)[0][0]
     fewer = [f"{video_id}: {count}" for video_id, count in frames.items() if 0 < count < usual]
     if fewer:
-        message = f"{len(fewer):,} videos have fewer frames than the usual {usual}"
+        message = f"videos with fewer frames than the usual {usual}: {len(fewer):,}"
         report.add("warning", split, "fewer-frames", message, count=len(fewer), some=fewer)
 
 
@@ -95,9 +95,9 @@ def _look_at(looked_at: LookedAt, store: FrameStore, video_id: str, *, num_frame
 def _report_pictures(report: Report, split: str, looked_at: LookedAt) -> None:
     if looked_at.broken:
         count, some = len(looked_at.broken), list(looked_at.broken.values())
-        message = f"{count:,} videos have frames that are absent or no whole JPEG"
+        message = f"videos with frames that are absent or no whole JPEG: {count:,}"
         report.add("problem", split, "broken-video", message, count=count, some=some)
     same = [" = ".join(ids) for ids in looked_at.ids_of_pictures.values() if len(ids) > 1]
     if same:
-        message = f"{len(same):,} groups of videos have the same frames under several ids"
+        message = f"groups of videos with the same frames under several ids: {len(same):,}"
         report.add("warning", split, "same-pictures", message, count=len(same), some=same)

@@ -63,7 +63,7 @@ def check_annotation_ids(report: Report, split: str, annotations: Path, *, datas
     else:
         return
     if twice:
-        message = f"{annotations}: {len(twice):,} videos come more than once; {consequence}"
+        message = f"{annotations}: videos that come more than once ({consequence}): {len(twice):,}"
         report.add("problem", split, "duplicate-annotation", message, count=len(twice), some=twice)
 
 
@@ -77,7 +77,7 @@ def check_captions_a_video(report: Report, split: str, examples: Examples, *, da
         return
     others = [video_id for video_id, count in zip(examples.video_ids, counts, strict=True) if count != usual]
     if others:
-        message = f"{len(others):,} videos have another number of captions than {usual}"
+        message = f"videos with another number of captions than {usual}: {len(others):,}"
         report.add("warning", split, "caption-count", message, count=len(others), some=others)
 
 
@@ -95,19 +95,19 @@ def check_captions(report: Report, split: str, examples: Examples) -> None:
         repeats += video in videos_of_text[text]
         videos_of_text[text].add(video)
     for kind, some in strange.items():
-        message = f"{len(some):,} captions {kind}; they are used as they stand"
+        message = f"captions that {kind}, used as they stand: {len(some):,}"
         report.add("warning", split, "strange-caption", message, count=len(some), some=some)
     shared = [text for text, videos in videos_of_text.items() if len(videos) > 1]
     if shared:
         shared.sort(key=lambda text: -len(videos_of_text[text]))
-        message = f"{len(shared):,} different texts are captions of several videos"
+        message = f"texts that are captions of several videos: {len(shared):,}"
         report.add("note", split, "shared-caption", message, count=len(shared), some=shared)
     if repeats:
         report.add(
             "note",
             split,
             "repeated-caption",
-            f"{repeats:,} captions repeat one of their video",
+            f"captions that repeat one of their video: {repeats:,}",
             count=repeats,
         )
 
@@ -125,7 +125,7 @@ def check_overlaps(report: Report, split: str, examples: Examples, *, spans: Map
     """Clips of one split that show the same seconds of the same source."""
     pairs = overlapping_pairs(spans, examples.video_ids)
     if pairs:
-        message = f"{len(pairs):,} pairs of clips overlap in time in the same source video"
+        message = f"pairs of clips that overlap in time in their source video: {len(pairs):,}"
         report.add("note", split, "overlap", message, count=len(pairs), some=[" + ".join(p) for p in pairs])
 
 
@@ -140,18 +140,18 @@ def check_leaks(
     """What a training split and a held-out one share: videos, texts, sources."""
     where, found = " / ".join(names), leaks(train, test)
     if found.videos:
-        message = f"{len(found.videos):,} videos are in both splits"
+        message = f"videos that are in both splits: {len(found.videos):,}"
         report.add("problem", where, "video-leak", message, count=len(found.videos), some=found.videos)
     if found.captions:
-        message = f"{len(found.captions):,} different texts are captions in both splits"
+        message = f"texts that are captions in both splits: {len(found.captions):,}"
         report.add("note", where, "caption-leak", message, count=len(found.captions), some=found.captions)
     same_source, overlapping = shared_sources(spans, test.video_ids, train.video_ids)
     if same_source:
-        message = f"{len(same_source):,} videos of {names[1]} are cut from sources that {names[0]} has too"
+        message = f"{names[1]} videos cut from sources that {names[0]} has too: {len(same_source):,}"
         report.add("note", where, "source-leak", message, count=len(same_source), some=same_source)
     if overlapping:
         clips = {test_id for test_id, _ in overlapping}
-        message = f"{len(clips):,} videos of {names[1]} overlap in time with videos of {names[0]}"
+        message = f"{names[1]} videos that overlap in time with {names[0]} videos: {len(clips):,}"
         some = [" + ".join(pair) for pair in overlapping]
         report.add("warning", where, "overlap-leak", message, count=len(clips), some=some)
 
@@ -160,7 +160,7 @@ def _check_list_file(report: Report, split: str, path: Path) -> None:
     twice = _repeated(_listed(path))
     # A list with sentences may give one video several of them.
     if twice and not (_is_csv(path) and "sentence" in csv_columns(path)):
-        message = f"{path}: {len(twice):,} videos are listed more than once"
+        message = f"{path}: videos listed more than once: {len(twice):,}"
         report.add("warning", split, "duplicate-listed", message, count=len(twice), some=twice)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -206,9 +207,9 @@ def test_strange_and_shared_captions(tmp_path: Path) -> None:
     report = run(tmp_path, "--dataset", "vatex", "--language", "english", code=0)
     strange = {f["message"]: f["some"] for f in report["findings"] if f["check"] == "strange-caption"}
     assert sorted(strange) == [
-        "1 captions are empty; they are used as they stand",
-        "1 captions look like a missing value; they are used as they stand",
-        "1 captions look like a number; they are used as they stand",
+        "captions that are empty, used as they stand: 1",
+        "captions that look like a missing value, used as they stand: 1",
+        "captions that look like a number, used as they stand: 1",
     ]
     assert ["a: 'nan'"] in strange.values()
     assert found(report, "shared-caption", "note")["some"] == ["same text"]
@@ -325,7 +326,13 @@ def test_wrong_flags(argv: list[str]) -> None:
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
     msrvtt(tmp_path)
     command = [sys.executable, "tools/check_data.py", "--dataset", "msrvtt", "--data_dir", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # A caption that the terminal's encoding lacks must not end the program.
+    (tmp_path / "msrvtt" / "MSRVTT_JSFUSION_test.csv").write_text(
+        "video_id,sentence\nv8,\u96ea\nv9,\u96ea\n", "utf-8"
+    )
+    plain = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=plain)
+    assert "several videos: 1 (\\u96ea)" in done.stdout
     assert (done.returncode, done.stderr) == (0, "") and "0 problems" in done.stdout
 
 
