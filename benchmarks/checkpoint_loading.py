@@ -5,7 +5,7 @@
 Writes synthetic files with published names, shapes and dtypes to FOLDER (up to 1.9 GB at a time, removed
 afterwards) and loads each into the model in a fresh process; prints a table. The peak is that of the process,
 over what it held before reading (the model included); mapped pages of the file count, though the system can
-take them back. The column "file apart" leaves those out.
+take them back, so "own" leaves them out. For comparison: the file read whole and made float32 before loading.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.checkpoint import load_state, read_state, save_state
+from engine.checkpoint import State, load_state, read_state, save_state
 from tests.engine.published import filled, full_size
 from tests.engine.test_checkpoint import published_model
 
@@ -35,29 +36,41 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dir", type=Path, help="folder for the files (default: the system's temporary one)")
-    parser.add_argument("--measure", nargs=2, metavar=("LANGUAGE", "FILE"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, metavar=("HOW", "LANGUAGE", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(measure(args.measure[0], Path(args.measure[1]))))
+        how, language, path = args.measure
+        print(json.dumps(measure(how, language, Path(path))))
         return
-    print(
-        "| file | form | MB | read + load, s | peak, MB | file apart, MB |\n| --- | --- | ---: | ---: | ---: | ---: |"
-    )
+    print("| file | form | MB | read by | seconds | peak, MB | own, MB |")
+    print("| --- | --- | ---: | --- | ---: | ---: | ---: |")
     for language, kind in FILES:
         for suffix in (".bin", ".safetensors"):
             with tempfile.TemporaryDirectory(dir=args.dir) as folder:
                 path = Path(folder) / f"published{suffix}"
                 save_state(filled(full_size(language, kind)), path)
-                row = _in_fresh_process(language, path)
-                size = path.stat().st_size / 1e6
-            print(
-                f"| {language} {kind} | {suffix} | {size:,.0f} | {row['seconds']:.2f} | {row['peak']:,.0f} | "
-                f"{row['own']:,.0f} |",
-                flush=True,
-            )
+                for how in READERS:
+                    row = _in_fresh_process(how, language, path)
+                    print(
+                        f"| {language} {kind} | {suffix} | {path.stat().st_size / 1e6:,.0f} | {how} | "
+                        f"{row['seconds']:.2f} | {row['peak']:,.0f} | {row['own']:,.0f} |",
+                        flush=True,
+                    )
 
 
-def measure(language: str, path: Path) -> dict[str, float]:
+def read_whole(path: Path) -> State:
+    """The file in memory, then all of it in float32."""
+    if path.suffix == ".safetensors":
+        state = safetensors.torch.load(path.read_bytes())
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+READERS = {"read_state": read_state, "whole file": read_whole}
+
+
+def measure(how: str, language: str, path: Path) -> dict[str, float]:
     """Seconds and MB of loading `path` into a model of this process."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -67,9 +80,10 @@ def measure(language: str, path: Path) -> dict[str, float]:
     _reset_peak()
     before = _status()
     start = time.perf_counter()
-    load_state(model, read_state(path), path=str(path))
+    state = READERS[how](path)
+    load_state(model, state, path=str(path))
     seconds = time.perf_counter() - start
-    after = _status()
+    after = _status()  # with `state` still there
     return {
         "seconds": seconds,
         "peak": after["VmHWM"] - before["VmRSS"],
@@ -77,8 +91,8 @@ def measure(language: str, path: Path) -> dict[str, float]:
     }
 
 
-def _in_fresh_process(language: str, path: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", language, str(path)]
+def _in_fresh_process(how: str, language: str, path: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", how, language, str(path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return row

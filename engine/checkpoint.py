@@ -170,7 +170,7 @@ def _hint(missing: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
     english = any(name.startswith("text_encoder.token_embedding.") for name in state)
     groups = {group_of(name) for name in missing}
     if "text encoder" in groups and chinese != english:
-        return f". It holds a {'Chinese' if chinese else 'English'} text encoder: is --language right?"
+        return f". It holds {'a Chinese' if chinese else 'an English'} text encoder: is --language right?"
     if groups == {"temporal transformer"} and not any(group_of(name) in groups for name in state):
         return ". It was trained without --use_temp: leave that flag out."
     return ". Check --clip_model, --pretrained_text, --use_temp and --language."

@@ -54,7 +54,10 @@ def save_state(state: Mapping[str, torch.Tensor], path: Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         if path.suffix == ".safetensors":
+            temporary.touch()
+            mode = temporary.stat().st_mode
             safetensors.torch.save_file(_untied(state), temporary, metadata={"format": "pt"})
+            temporary.chmod(mode)  # safetensors' own lets nobody else read the file
         else:
             torch.save(dict(state), temporary)
         with open(temporary, "rb+") as file:

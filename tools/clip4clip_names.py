@@ -1,8 +1,8 @@
 """CLIP4Clip's parameter names to ours, as far as the parts match.
 
-Its code is at https://github.com/ArrowLuo/CLIP4Clip. Its `seqTransf` head is our temporal transformer: the same
-blocks, T(f + P) + f, the mean over frames of unit vectors. It then makes the mean a unit vector, which no
-cosine notices.
+Its code is at https://github.com/ArrowLuo/CLIP4Clip. Its `seqTransf` head is our temporal transformer: the
+same blocks, T(f + P) + f, the mean over frames of unit vectors. It then makes the mean a unit vector, which
+no cosine notices.
 """
 
 from __future__ import annotations

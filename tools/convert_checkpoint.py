@@ -44,10 +44,12 @@ def convert(
     """Write `src` as `dst`; returns what to tell. Raises `ValueError` for what cannot be read or written."""
     _check_target(src, dst, overwrite=overwrite)
     state = read_state(src)
-    lines = [_summary(src, state)]
     if is_clip4clip(state):
+        lines = [f"{_size(src, state)} under CLIP4Clip's names"]
         state, remarks = from_clip4clip(state)
-        lines += ["CLIP4Clip's names translated", *remarks]
+        lines += remarks
+    else:
+        lines = [_summary(src, state)]
     if encoders_only:
         dropped = [name for name in state if group_of(name) not in ENCODER_GROUPS]
         lines += [f"dropped: {count_by_group(dropped)}"] if dropped else []
@@ -85,8 +87,12 @@ def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _summary(path: Path, state: State) -> str:
+    return f"{_size(path, state)}: {count_by_group(state)}"
+
+
+def _size(path: Path, state: State) -> str:
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    return f"{path}: {len(state)} tensors, {size / 1e6:,.1f} MB: {count_by_group(state)}"
+    return f"{path}: {len(state)} tensors, {size / 1e6:,.1f} MB"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

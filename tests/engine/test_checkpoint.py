@@ -466,5 +466,12 @@ def test_a_failed_save_leaves_the_file_before_it(name: str, tmp_path: Path) -> N
     assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin.0", "model.safetensors"])
+def test_others_may_read_what_was_saved(name: str, tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    save_state({"a": torch.ones(2)}, tmp_path / name)
+    assert (tmp_path / name).stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_count_by_group() -> None:
     assert count_by_group(["cls.bias", "queue_ptr", "queue_v_cross_ng"]) == "masked-word head 1, queues 2"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkpoint import group_of, load_state, read_state
+from engine.checkpoint import group_of, load_state, read_state, save_state
 from tests.engine.published import filled, full_size, golden_shapes
 from tests.golden import recipe
 from tests.modules import tiny
@@ -68,11 +68,20 @@ def test_float16_weights_stay_so(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in read.values()} == {torch.float16, torch.float32}
 
 
-def test_encoders_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("source", ["a.bin", "a.safetensors"])
+@pytest.mark.parametrize("target", ["b.bin", "b.safetensors"])
+def test_encoders_only(source: str, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = tiny.pretrain_model().state_dict()
-    torch.save(dict(state), tmp_path / "a.bin")
-    assert main([str(tmp_path / "a.bin"), str(tmp_path / "b.bin"), "--encoders_only"]) == 0
-    kept = read_state(tmp_path / "b.bin")
+    save_state(state, tmp_path / source)
+    assert main([str(tmp_path / source), str(tmp_path / target), "--encoders_only"]) == 0
+    kept = read_state(tmp_path / target)
+    # Not the whole of the mapped file that the tensors lie in.
+    numbers = sum(tensor.numel() for tensor in kept.values())
+    assert (
+        (tmp_path / target).stat().st_size
+        < 4 * numbers + 400 * len(kept)
+        < 4 * sum(tensor.numel() for tensor in state.values())
+    )
     assert kept.keys() == tiny.retrieval_model().state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in kept.items())
     output = capsys.readouterr().out
