@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -69,9 +70,9 @@ class Report:
         """Count a video as failed and write down why."""
         self._result.failed[error.reason] += 1
         line = {"video_id": video_id, "reason": error.reason, "message": error.message}
-        line["file"] = path.name if path else ""
+        line["file"] = os.fsencode(path.name).decode("utf-8", "replace") if path else ""
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(line, ensure_ascii=not _is_text(video_id)) + "\n")
         self._show()
 
     def _show(self) -> None:
@@ -106,3 +107,12 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _is_text(video_id: str) -> bool:
+    """Whether an id can be written as UTF-8; the name of a file need not be."""
+    try:
+        video_id.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -172,12 +172,12 @@ class _Build:
     def _jobs(self, todo: list[Wanted], report: Report) -> Iterator[Job | Path]:
         """The jobs that need a worker; the others are reported as they come up."""
         for entry in todo:
-            path = self._folder.find(entry.file_id)
             try:
                 check_video_id(entry.video_id)
             except ValueError as error:
-                report.failed(entry.video_id, path, VideoError("bad id", str(error)))
+                report.failed(entry.video_id, None, VideoError("bad id", str(error)))
                 continue
+            path = self._folder.find(entry.file_id)
             if path is None:
                 missing = VideoError("missing", f"no {entry.file_id}.* in {self._folder.path}")
                 report.failed(entry.video_id, None, missing)

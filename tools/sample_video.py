@@ -5,6 +5,7 @@ Legend: n frames wanted of every video.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -113,7 +114,7 @@ def _record(job: Job, sample: Sample) -> dict[str, Any]:
     assert job.path is not None
     sizes = {(picture.height, picture.width) for picture in sample.pictures}
     record: dict[str, Any] = {
-        "file": job.path.name,
+        "file": os.fsencode(job.path.name).decode("utf-8", "replace"),
         "file_bytes": job.path.stat().st_size,
         "codec": sample.codec,
         "source_frames": sample.frames,

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataloaders.frame_store import FrameStore, decode_jpeg
+from dataloaders.frame_store import FrameStore, FrameStoreError
 
 COMMANDS = ("info", "verify", "extract", "sheet")
 _SHEET_COLUMNS = 10
@@ -164,12 +164,10 @@ def faults_of(store: FrameStore, video_id: str) -> list[str]:
     faults = []
     for index in range(store.num_frames(video_id)):
         try:
-            picture = decode_jpeg(store.read_jpegs(video_id, [index])[0])
-        except ValueError as error:
-            text = str(error)
-            faults.append(text if video_id in text else f"video {video_id!r}, frame {index}: {text}")
+            size = store.read_frames(video_id, [index])[0].shape[:2]
+        except FrameStoreError as error:
+            faults.append(str(error))
             continue
-        size = picture.shape[:2]
         noted = (record.get("height", size[0]), record.get("width", size[1]))
         if size != noted and not record.get("mixed_sizes"):
             faults.append(f"video {video_id!r}, frame {index}: is {size}, the manifest says {noted}")

@@ -32,7 +32,7 @@ class _FramesInOrder:
     """All frames that OpenCV reads from a file, and what it says of the file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = os.path.abspath(path)
+        self._path = os.fsencode(os.path.abspath(path)).decode("utf-8", "replace")  # OpenCV takes UTF-8
         self.codec = ""
         self.fps: float | None = None
         self.rotation = 0

@@ -48,11 +48,13 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
     times: list[int] = []
     keyframes: list[int] = []
     packets, sound = 0, True
+    prefix = _unit_length_bytes(stream)
     try:
         for packet in container.demux(stream):
             if not packet.size:
                 continue
             sound = sound and packet.pts is not None and not packet.is_corrupt
+            sound = sound and (not prefix or _units_fit(memoryview(packet), prefix))
             if packet.pts is not None and packet.is_keyframe:
                 keyframes.append(packet.pts)
             if packet.is_discard:
@@ -67,6 +69,29 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
     sound = sound and bool(keyframes) and bool(times) and keyframes[0] <= times[0]
     sound = sound and all(earlier < later for earlier, later in zip(times, times[1:], strict=False))
     return PacketTable(times, keyframes, packets, sound and _one_frame_a_packet(container, stream))
+
+
+def _unit_length_bytes(stream: av.VideoStream) -> int:
+    """How many bytes say a unit's length in packets of H.264 as mp4 and Matroska have it; 0 elsewhere."""
+    extradata = stream.codec_context.extradata
+    if stream.codec_context.name != "h264" or not extradata or len(extradata) < 7 or extradata[0] != 1:
+        return 0
+    return (extradata[4] & 3) + 1
+
+
+def _units_fit(data: memoryview, prefix: int) -> bool:
+    """Whether a packet of H.264 is whole units one after another, as far as their lengths and headers go.
+
+    A frame that is left undecoded is not otherwise looked at, and one of no sense would be counted.
+    """
+    place, size = 0, len(data)
+    while place + prefix < size:
+        length = int.from_bytes(data[place : place + prefix], "big")
+        place += prefix
+        if not length or place + length > size or data[place] & 0x80:
+            return False
+        place += length
+    return place == size
 
 
 def _one_frame_a_packet(container: av.container.InputContainer, stream: av.VideoStream) -> bool:

@@ -69,19 +69,24 @@ class VideoFolder:
             raise ValueError(f"{path}: no such folder of videos (--video_dir)")
         self.path = path
         self.files: dict[str, str] = {}
-        with os.scandir(path) as entries:
-            for name in sorted(entry.name for entry in entries if _rank(entry.name) < len(_RANK)):
-                stem = name.rpartition(".")[0]
-                if stem and _rank(name) < _rank(self.files.get(stem, "")):
-                    self.files[stem] = name
+        # As bytes, for names are UTF-8 whatever the locale says.
+        with os.scandir(os.fsencode(path)) as entries:
+            names = sorted(entry.name.decode("utf-8", "surrogateescape") for entry in entries)
+        for name in names:
+            stem = name.rpartition(".")[0]
+            if stem and _rank(name) < min(len(_RANK), _rank(self.files.get(stem, ""))):
+                self.files[stem] = name
 
     def find(self, file_id: str) -> Path | None:
         """The file of this name: with a video's extension, or exactly so."""
         name = self.files.get(file_id)
-        if name is not None:
-            return self.path / name
-        plain = file_id and os.sep not in file_id and "\0" not in file_id
-        return self.path / file_id if plain and (self.path / file_id).is_file() else None
+        if name is None and os.sep in file_id:
+            return None
+        path = self.path / os.fsdecode((name or file_id).encode("utf-8", "surrogateescape"))
+        try:
+            return path if name or path.is_file() else None
+        except (OSError, ValueError):  # no name that a file could have
+            return None
 
 
 def _rank(name: str) -> int:

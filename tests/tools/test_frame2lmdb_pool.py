@@ -65,7 +65,8 @@ def test_a_fault_costs_its_own_task_alone(tmp_path: Path) -> None:
     assert reason(found["hang"]) == "timeout" and "1 s" in found["hang"].message
     assert reason(found["die 11"]) == reason(found["die 9"]) == reason(found["exit 3"]) == "crashed"
     assert "SIGSEGV" in found["die 11"].message
-    assert reason(found["raise"]) == "error" and "no such thing" in found["raise"].message
+    assert reason(found["raise"]) == "error"
+    assert "no such thing" in found["raise"].message
 
 
 def test_a_worker_killed_from_outside_is_replaced() -> None:
@@ -88,7 +89,7 @@ def test_all_start_methods_work(method: str) -> None:
 
 
 def test_opencv_threads_in_the_parent_do_no_harm() -> None:
-    """OpenCV's pool of threads in a forked child would block it (X-03): workers are never forked from here."""
+    """OpenCV's threads would block a child forked from here (X-03): workers never are."""
     cv2.resize(np.zeros((4000, 4000, 3), np.uint8), (1000, 1000))
     assert {reason(outcome) for outcome in outcomes(["resize 1", "resize 2"]).values()} == {"done"}
 
