@@ -87,6 +87,7 @@ class LoadReport:
             lines.append(f"unknown names{_examples(unknown)}")
         for group in dict.fromkeys(map(group_of, self.fresh)):
             lines.append(f"{group}: not whole in the file; {_FRESH.get(group, 'start anew')}")
+        # Of an encoder that the model has, nothing is left out.
         if any(group_of(name) == "temporal transformer" for name in self.left_out):
             lines.append("it was trained with --use_temp, this run is without: video features will differ")
         return [f"{self.path}: {line}" for line in lines]
@@ -95,9 +96,10 @@ class LoadReport:
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str) -> LoadReport:
     """Copy into `model`, in its dtype, what fits by name and shape. `path`: the file, for report and errors.
 
-    Encoders load whole, or `ValueError` is raised: training would go on from random weights. So it is for a
-    weight to be loaded that is not finite, or no floating-point number. Each other part (momentum copies,
-    projector, predictor, head, queues) loads whole or starts anew, momentum copies as copies of the encoders.
+    Encoders load whole, with nothing left over, or `ValueError` is raised: training would go on from random
+    weights. So it is for a weight to be loaded that is not finite, or no floating-point number. Each other part
+    (momentum copies, projector, predictor, head, queues) loads whole or starts anew, momentum copies as copies
+    of the encoders.
     """
     own = model.state_dict()
     state = _with_tied_names(state, own)
@@ -145,17 +147,21 @@ def _may_be_partial(name: str, state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _refuse_half_an_encoder(report: LoadReport, state: Mapping[str, torch.Tensor], own: State) -> None:
-    """Raise when the file cannot give all weights of the model's encoders."""
+    """Raise when the file cannot give all weights of the model's encoders, or has more of them."""
     missing = [name for name in report.missing if group_of(name) in ENCODER_GROUPS]
     misshapen = [name for name in report.misshapen if group_of(name) in ENCODER_GROUPS]
-    if not missing and not misshapen:
+    used = {group_of(name) for name in report.loaded if group_of(name) in ENCODER_GROUPS}
+    surplus = [name for name in report.left_out if group_of(name) in used]
+    if not missing and not misshapen and not surplus:
         return
     total = sum(group_of(name) in ENCODER_GROUPS for name in own)
     lacking = f"{len(missing)} of {total} encoder weights missing" + _examples(missing)
     differing = f"{len(misshapen)} of another shape" + _examples(misshapen)
+    homeless = f"{len(surplus)} that this model has no place for" + _examples(surplus)
+    parts = ((lacking, missing), (differing, misshapen), (homeless, surplus))
     raise ValueError(
         f"checkpoint {report.path} does not fit this model: "
-        + "; ".join(part for part, names in ((lacking, missing), (differing, misshapen)) if names)
+        + "; ".join(part for part, names in parts if names)
         + _hint(missing, state)
     )
 
@@ -173,7 +179,7 @@ def _hint(missing: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
         return f". It holds {'a Chinese' if chinese else 'an English'} text encoder: is --language right?"
     if groups == {"temporal transformer"} and not any(group_of(name) in groups for name in state):
         return ". It was trained without --use_temp: leave that flag out."
-    return ". Check --clip_model, --pretrained_text, --use_temp and --language."
+    return ". Check --clip_model, --pretrained_text, --use_temp, --temporal_layers and --language."
 
 
 def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], own: State) -> None:
