@@ -97,9 +97,9 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str
     """Copy into `model`, in its dtype, what fits by name and shape. `path`: the file, for report and errors.
 
     Encoders load whole, with nothing left over, or `ValueError` is raised: training would go on from random
-    weights. So it is for a weight to be loaded that is not finite, or no floating-point number. Each other part
-    (momentum copies, projector, predictor, head, queues) loads whole or starts anew, momentum copies as copies
-    of the encoders.
+    weights. So it is for a weight to be loaded that is not finite, or no floating-point number. Each other
+    part (momentum copies, projector, predictor, head, queues) loads whole or starts anew, momentum copies as
+    copies of the encoders.
     """
     own = model.state_dict()
     state = _with_tied_names(state, own)
