@@ -22,8 +22,8 @@ from tools.build_store import BuildOptions, BuildResult, build
 from tools.sample_video import Settings
 from tools.sharding import parse_shard, shard_of_environment
 
-_SLACK_HELP = """how far, as part of their distance, frames of long videos may move to where decoding is
-cheap: 0.25 is some three times faster (default 0: exactly even)"""
+_SLACK_HELP = """how far, as part of their distance, frames of videos of 3000 frames and more may move to
+where decoding is cheap (default 0.25, some three times faster; 0: exactly even)"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
     add("--short_side", type=_not_negative, default=256, help="pixels; 0 keeps the size (default 256)")
     add("--quality", type=int, default=95, choices=range(1, 101), metavar="1..100", help="JPEG (default 95)")
-    add("--slack", type=_slack, default=0.0, help=_SLACK_HELP)
+    add("--slack", type=_slack, default=0.25, help=_SLACK_HELP)
     add("--clip_from_id", action="store_true", help="ids VIDEO_SSSSSS_EEEEEE are seconds S to E of VIDEO")
     add("--timeout", type=float, default=300.0, help="seconds a video may take (default 300)")
     add("--shard", help="i/n: store part i of n; 'none' for all (default: as torchrun or SLURM says)")

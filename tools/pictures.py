@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import av
@@ -16,11 +17,18 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 
-# Formats whose planes can be shrunk before they become BGR: a quarter of the work, and no colour is lost.
-_PLANAR_YUV = frozenset(f"yuv{j}{sampling}p" for j in ("", "j") for sampling in ("420", "422", "444"))
-_BT709, _BT601 = 1, 5  # numbers of FFmpeg's colour matrices
-_KNOWN_MATRICES = frozenset({1, 4, 5, 6, 7, 9})
-_FULL_RANGE, _LIMITED_RANGE = 2, 1
+# (Kr, Kb) by FFmpeg's numbers of colour matrices; the others occur in no video.
+_WEIGHTS = {
+    1: (0.2126, 0.0722),  # BT.709
+    4: (0.30, 0.11),  # FCC
+    5: (0.299, 0.114),  # BT.601
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020
+    10: (0.2627, 0.0593),
+}
+_BT709, _BT601 = 1, 5
+_FULL_RANGE = 2
 # The pool's processes share the cores already; older PyAV has no such choice.
 _ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
@@ -48,8 +56,7 @@ class PictureEncoder:
     def __init__(self, *, short_side: int, quality: int) -> None:
         self.short_side = short_side
         self.quality = quality
-        self._shrinker = VideoReformatter()
-        self._colourer = VideoReformatter()
+        self._scaler = VideoReformatter()
 
     def __call__(self, frame: Picture) -> Encoded:
         picture = self._shrink_array(frame) if isinstance(frame, np.ndarray) else self._upright(frame)
@@ -61,21 +68,14 @@ class PictureEncoder:
         return apply_display_matrix(self._small_bgr(frame), matrix=display_matrix(frame))
 
     def _small_bgr(self, frame: av.VideoFrame) -> np.ndarray:
+        """Shrinks the planes first, and mixes the colours of the few pixels left by the frame's matrix."""
         width, height = small_size(frame.width, frame.height, short_side=self.short_side)
-        matrix, full = colour_of(frame)
         size: dict[str, Any] = {"width": width, "height": height, "interpolation": "AREA", **_ONE_THREAD}
-        if (width, height) != (frame.width, frame.height) and frame.format.name in _PLANAR_YUV:
-            frame = self._shrinker.reformat(frame, format="yuv444p", **size)
-        bgr = self._colourer.reformat(
-            frame,
-            format="bgr24",
-            src_colorspace=matrix,
-            dst_colorspace=_BT601,
-            src_color_range=full,
-            dst_color_range=_FULL_RANGE,
-            **size,
-        )
-        return bgr.to_ndarray()
+        if not frame.format.name.startswith(("yuv", "nv", "p0")):
+            return self._scaler.reformat(frame, format="bgr24", **size).to_ndarray()
+        full = frame.format.name.startswith("yuvj")  # the same range in and out, so that no value changes
+        small = self._scaler.reformat(frame, format="yuvj444p" if full else "yuv444p", **size)
+        return cv2.transform(cv2.merge(list(small.to_ndarray())), bgr_of_yuv(*colour_of(frame)))
 
     def _shrink_array(self, picture: np.ndarray) -> np.ndarray:
         height, width = picture.shape[:2]
@@ -91,16 +91,33 @@ def small_size(width: int, height: int, *, short_side: int) -> tuple[int, int]:
     return max(1, round(width * short_side / shorter)), max(1, round(height * short_side / shorter))
 
 
-def colour_of(frame: av.VideoFrame) -> tuple[int, int]:
-    """The colour matrix and range by which a frame's YUV is to be read.
+def colour_of(frame: av.VideoFrame) -> tuple[int, bool]:
+    """The colour matrix by which a frame's YUV is to be read, and whether its range is full.
 
     As tagged; a frame without a tag is BT.709 from 720 lines on and BT.601 below, as players have it.
     """
     matrix = int(frame.colorspace)
-    if matrix not in _KNOWN_MATRICES:
+    if matrix not in _WEIGHTS:
         matrix = _BT709 if min(frame.width, frame.height) >= 720 else _BT601
-    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
-    return matrix, _FULL_RANGE if full else _LIMITED_RANGE
+    return matrix, int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
+
+
+@lru_cache(maxsize=16)
+def bgr_of_yuv(matrix: int, full: bool) -> np.ndarray:
+    """The affine map [3, 4] from (Y, U, V, 1), 0 to 255 each, to (B, G, R)."""
+    red, blue = _WEIGHTS[matrix]
+    luma, chroma, black = (1.0, 1.0, 0.0) if full else (255 / 219, 255 / 224, 16.0)
+    to_blue, to_red = 2 * (1 - blue) * chroma, 2 * (1 - red) * chroma
+    green = 1 - red - blue
+    linear = np.array(
+        [
+            [luma, to_blue, 0.0],
+            [luma, -to_blue * blue / green, -to_red * red / green],
+            [luma, 0.0, to_red],
+        ]
+    )
+    offset = linear @ np.array([black, 128.0, 128.0])
+    return np.concatenate([linear, -offset[:, None]], axis=1).astype(np.float32)
 
 
 def display_matrix(frame: av.VideoFrame) -> Signs | None:

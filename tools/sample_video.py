@@ -39,7 +39,7 @@ class Settings:
     num_frames: int = 30
     short_side: int = 256
     quality: int = 95
-    slack: float = 0.0
+    slack: float = 0.25
 
     def as_record(self) -> dict[str, Any]:
         """The settings as the store keeps them."""
@@ -85,7 +85,7 @@ def probe(path: Path) -> Output:
 @lru_cache(maxsize=1)
 def _prepare_process() -> None:
     cv2.setNumThreads(1)  # the pool's processes share the cores
-    av.logging.set_level(None)  # what is wrong with a file is reported once, by its id
+    av.logging.set_level(av.logging.PANIC)  # what is wrong with a file is reported once, by its id
 
 
 @lru_cache(maxsize=4)

@@ -33,6 +33,8 @@ from tools.video_sampling import (
 )
 
 _ATTACHED_PICTURE = 0x400  # FFmpeg's disposition bit of cover pictures
+# Codecs by the names of their decoders, for PyAV that does not know the one of the other.
+_CODECS = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
 # Leaving frames undecoded is worth the seeks where at least this share of them is left out.
 _WORTH_SEEKING = 0.3
 
@@ -88,12 +90,12 @@ def describe_error(error: BaseException) -> str:
 def codec_of(stream: av.VideoStream) -> str:
     """The codec's name, whichever library decodes it."""
     codec = stream.codec_context.codec
-    return str(getattr(codec, "canonical_name", codec.name))
+    return str(getattr(codec, "canonical_name", None) or _CODECS.get(codec.name, codec.name))
 
 
 def _is_cover(stream: av.VideoStream) -> bool:
-    disposition = getattr(stream, "disposition", 0)
-    return bool(int(getattr(disposition, "value", disposition)) & _ATTACHED_PICTURE)
+    disposition = getattr(stream, "disposition", None)  # older PyAV has none
+    return bool(int(getattr(disposition, "value", disposition) or 0) & _ATTACHED_PICTURE)
 
 
 def _describe(sample: Sample, container: InputContainer, stream: av.VideoStream) -> None:
@@ -206,8 +208,7 @@ def _sample_by_index(
     if not table.trusted or found is None or found[0] >= found[1]:
         raise _OutOfStep
     indices = positions_within(found, wanted)
-    if slack:
-        indices = move_to_cheap(indices, table, slack=slack)
+    indices = move_to_cheap(indices, table, slack=slack)
     groups = _group_by_keyframe(table, {table.times[index] for index in indices})
     needed = sum(table.count_between(start, max(group)) for start, group in groups.items())
     if stream.codec_context.name != "h264" and needed > (1 - _WORTH_SEEKING) * table.packets:

@@ -25,7 +25,11 @@ def sample_with_opencv(path: Path, *, wanted: int, encode: Encode, window: Windo
 def _be_silent() -> None:
     """What is wrong with a file is reported once, by its id; OpenCV would write it to the terminal."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    older = getattr(cv2, "setLogLevel", None)
+    if older:
+        older(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class _FramesInOrder:

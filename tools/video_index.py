@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import av
 
+# Frames from which on a video is long: two minutes at 25 a second.
+LONG_VIDEO = 3000
 # Containers that say themselves which packets are key frames, and codecs of which every packet is one frame.
 # Elsewhere (transport streams, AVI, VP8 with its hidden frames) only decoding tells.
 _INDEXED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
@@ -100,13 +102,15 @@ def _one_frame_a_packet(container: av.container.InputContainer, stream: av.Video
 
 
 def move_to_cheap(indices: list[int], table: PacketTable, *, slack: float) -> list[int]:
-    """`indices` with frames of long videos moved to where decoding is cheap.
+    """`indices` with frames of long videos (`LONG_VIDEO`) moved to where decoding is cheap.
 
     A frame moves by at most `slack` of the distance between two: to the nearest key frame within reach, else
     as near as it may to the key frame before it. First and last stay; so do frames that share their stretch
     with others, which is decoded anyway.
     """
     reach = int(slack * (indices[-1] - indices[0]) / max(1, len(indices) - 1))
+    if indices[-1] - indices[0] + 1 < LONG_VIDEO or not reach:
+        return indices
     starts = [table.start_of(table.times[index]) for index in indices]
     moved = list(indices)
     for place in range(1, len(indices) - 1):

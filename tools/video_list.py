@@ -25,7 +25,7 @@ _RANK = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS.split
 _CLIP_ID = re.compile(r"(.+)_(\d{6})_(\d{6})", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A video to store: its id, the name that its file bears, and the part of it to take."""
 

@@ -28,7 +28,7 @@ VP9 = {"deadline": "realtime", "cpu-used": "8"}
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    av.logging.set_level(None)
+    av.logging.set_level(av.logging.PANIC)
     os.environ["SVT_LOG"] = "-2"
 
 
@@ -125,7 +125,10 @@ def cut(path: Path, *, faststart: bool, share: float) -> Path:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_stored_pictures_are_those_at_the_planned_positions(name: str, tmp_path: Path) -> None:
-    path = MAKERS[name](tmp_path / name)
+    try:
+        path = MAKERS[name](tmp_path / name)
+    except av.codec.codec.UnknownCodecError as error:
+        pytest.skip(f"this PyAV cannot encode: {error}")
     true = all_numbers(path)
     found = sample(path)
     assert found.frames == len(true)
@@ -174,15 +177,20 @@ def test_a_part_of_a_video_is_cut_out_by_its_times(tmp_path: Path) -> None:
 
 
 def test_slack_moves_frames_of_long_videos_only_and_within_reach(tmp_path: Path) -> None:
-    long = write_video(tmp_path / "long.mp4", frames=1000, options={**X264, "g": "30"})
+    long = write_video(tmp_path / "long.mp4", frames=3000, options={**X264, "g": "90"}, picture=modest)
     exact, moved = sample(long, wanted=10), sample(long, wanted=10, slack=0.25)
-    distance = 999 / 9
-    assert numbers(moved) == moved.indices == sorted(moved.indices)
+    distance = 2999 / 9
+    assert [number % 1000 for number in moved.indices] == numbers(moved)
+    assert moved.indices == sorted(moved.indices) and exact.indices == spread_positions(3000, 10)
     assert max(abs(a - b) for a, b in zip(exact.indices, moved.indices, strict=True)) <= 0.25 * distance
-    assert sum(index % 30 == 0 for index in moved.indices) > sum(index % 30 == 0 for index in exact.indices)
-    assert (moved.indices[0], moved.indices[-1]) == (0, 999)
-    short = write_video(tmp_path / "short.mp4", frames=200)
-    assert sample(short, slack=0.25).indices == sample(short).indices
+    assert sum(index % 90 == 0 for index in moved.indices) > sum(index % 90 == 0 for index in exact.indices)
+    assert (moved.indices[0], moved.indices[-1]) == (0, 2999)
+    short = write_video(tmp_path / "short.mp4", frames=900, options={**X264, "g": "30"})
+    assert sample(short, wanted=10, slack=0.25).indices == spread_positions(900, 10)
+
+
+def modest(number: int) -> np.ndarray:
+    return make.numbered(number % 1000)
 
 
 # Pictures: size, direction, colour
@@ -252,11 +260,15 @@ def test_colours_are_right_for_every_matrix_and_range(
 def write_flat_yuv(
     path: Path, colour: list[int], *, tags: dict[str, int], matrix: int, size: tuple[int, int]
 ) -> Path:
+    # As x264's own flags, since older PyAV cannot set the tags.
+    names = {1: "bt709", 5: "bt470bg", 6: "smpte170m"}
+    full = tags.get("color_range") == 2
+    pix_fmt = "yuvj420p" if full else "yuv420p"
+    flags = {"x264-params": f"colormatrix={names[matrix]}"} if tags else {}
     red, blue = (0.2126, 0.0722) if matrix == 1 else (0.299, 0.114)
     r, g, b = (value / 255 for value in colour)
     luma = red * r + (1 - red - blue) * g + blue * b
     u, v = (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)
-    full = tags.get("color_range") == 2
     values = (
         (255 * luma, 128 + 255 * u, 128 + 255 * v)
         if full
@@ -270,10 +282,9 @@ def write_flat_yuv(
     yuv = np.concatenate(planes).astype(np.uint8).reshape(height * 3 // 2, width)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "qp": "0"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for name, value in tags.items():
-            setattr(stream.codec_context, name, value)
-        frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.options = {**stream.codec_context.options, **flags}
+        frame = av.VideoFrame.from_ndarray(yuv, format=pix_fmt)
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
