@@ -210,7 +210,9 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         default = PROGRAMS[program].get(item.name, item.default)
         names = (f"--{item.name}", *meta["aliases"])
         if isinstance(default, bool):
-            group.add_argument(*names, dest=item.name, action="store_true", help=meta["help"])
+            # Parts of the model can be switched off again after a script's own flags: --no-use_temp.
+            action = argparse.BooleanOptionalAction if meta["group"] == "model" else "store_true"
+            group.add_argument(*names, dest=item.name, action=action, default=default, help=meta["help"])
             continue
         shown = "" if default in (None, "") else f" [{default}]"
         group.add_argument(

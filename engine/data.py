@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from dataloaders.availability import MissingVideos, exclude_missing, match_store_ids
 from dataloaders.examples import Examples
 from dataloaders.frame_store import FrameStore
+from dataloaders.known_splits import describe_split, leaks, name_mismatch
 from dataloaders.layout import SplitFiles, default_files, read_examples
 from dataloaders.loader import EpochSampler, ShardSampler, build_loader
 from dataloaders.tokenizer import ChineseTokenizer, ClipTokenizer, Tokenizer
@@ -96,7 +97,7 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
     split = "pretrain" if config.do_pretrain else "train"
     files = default_files(config.data_dir, config.dataset, split)
     files = _override(files, config.train_annotations, config.train_list, config.train_store)
-    examples, store, missing = _read_split(config, world, config.dataset, split, files)
+    examples, store, missing = _read_split(config, world, config.dataset, split, files, log)
     if missing:
         log.warning(f"training without {missing}")
     if split == "pretrain":
@@ -123,7 +124,7 @@ def build_evaluation_data(config: Config, world: World, spec: InputSpec, log: Ru
     files = default_files(config.data_dir, name, "test")
     files = _override(files, config.eval_annotations, config.eval_list, config.eval_store)
     try:
-        examples, store, missing = _read_split(config, world, name, "test", files)
+        examples, store, missing = _read_split(config, world, name, "test", files, log)
     except ValueError as error:
         if name == config.dataset:
             raise
@@ -151,6 +152,15 @@ def _chosen_texts(examples: Examples, texts: str) -> Examples:
     return replace(examples, captions=examples.captions if texts == "title" else examples.tags, tags=None)
 
 
+def report_leaks(train: Examples, test: Examples, log: RunLog) -> None:
+    """Say so where test videos, or test captions, are in the training set too."""
+    found = leaks(train, test)
+    if found:
+        log.warning(str(found))
+    elif found.captions:
+        log.info(str(found))
+
+
 def batch_per_rank(config: Config, world: World) -> int:
     """Clips of one forward pass on one rank; `--batch_size` is over all ranks and accumulated passes."""
     parts = world.size * config.gradient_accumulation_steps
@@ -165,12 +175,17 @@ def batch_per_rank(config: Config, world: World) -> int:
 
 
 def _read_split(
-    config: Config, world: World, name: str, split: str, files: SplitFiles
+    config: Config, world: World, name: str, split: str, files: SplitFiles, log: RunLog
 ) -> tuple[Examples, FrameStore, MissingVideos]:
     """Annotations and store of a split, without the videos that the store lacks if `--allow_missing`."""
     examples = read_examples(name, split, language=config.language, files=files)
     if not examples.num_captions:
         raise ValueError(f"{files.annotations}: no captions for the {split} split of {name}")
+    if world.is_main:
+        log.info(describe_split(name, split, examples))
+        mismatch = name_mismatch(name, files.list, num_videos=examples.num_videos)
+        if mismatch:
+            log.warning(mismatch)
     store = FrameStore(files.store)
     if name == "chvtt":
         examples = match_store_ids(examples, store)

@@ -9,7 +9,7 @@ from torch import nn
 from engine.checkpoint import load_state, read_state
 from engine.config import Config
 from engine.log import RunLog
-from modules.clip_towers import build_clip, clip_embed_dim
+from modules.clip_towers import build_clip, clip_embed_dim, frame_position_std
 from modules.clip_weights import load_clip_weights
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
@@ -30,7 +30,11 @@ def build_model(config: Config, log: RunLog) -> Model:
         load_clip_weights(clip, config.clip_weights, name=config.clip_model, cache_dir=cache_dir)
     width = clip_embed_dim(clip)
     visual = VideoEncoder(
-        clip.visual, embed_dim=width, use_temp=config.use_temp, temporal_layers=config.temporal_layers
+        clip.visual,
+        embed_dim=width,
+        use_temp=config.use_temp,
+        temporal_layers=config.temporal_layers,
+        position_std=frame_position_std(config.clip_model),
     )
     text: nn.Module
     if config.language == "english":

@@ -21,6 +21,7 @@ from engine.data import (
     build_evaluation_data,
     build_training_data,
     input_spec,
+    report_leaks,
 )
 from engine.distributed import World
 from engine.evaluator import Evaluator
@@ -69,6 +70,8 @@ def run(config: Config, remarks: Sequence[str] = ()) -> None:
         test = (
             build_evaluation_data(config, world, spec, log) if config.is_training or config.do_eval else None
         )
+        if train and test and world.is_main:
+            report_leaks(train.dataset.examples, test.examples, log)
         model.to(world.device)
         if config.do_params or test is None:
             _report_parameters(model, log)

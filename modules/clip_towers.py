@@ -15,6 +15,7 @@ from torch import nn
 
 MAX_LOGIT_SCALE = 100.0
 CONFIG_FOLDER = Path(__file__).parent / "model_configs"
+DEFAULT_POSITION_STD = 0.02
 _CLIP_ARGUMENTS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
 
 
@@ -58,6 +59,15 @@ def clip_config(name: str) -> dict[str, Any]:
         # Its ImageNet weights would be fetched at once; whoever wants weights names them.
         config["vision_cfg"]["timm_model_pretrained"] = False
     return config
+
+
+def frame_position_std(name: str) -> float:
+    """Spread of the temporal transformer's frame positions at the start; a JSON may set `frame_position_std`.
+
+    Beside the features of an untrained image tower (about 1) the usual 0.02 is nothing: the order of frames
+    then stays unlearned for thousands of steps.
+    """
+    return float(clip_config(name).get("frame_position_std", DEFAULT_POSITION_STD))
 
 
 def clip_embed_dim(clip: nn.Module) -> int:

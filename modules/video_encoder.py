@@ -35,6 +35,7 @@ class VideoEncoder(nn.Module):
         temporal_layers: int = 4,
         temporal_heads: int | None = None,
         max_positions: int = 48,
+        position_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.visual = visual
@@ -48,7 +49,7 @@ class VideoEncoder(nn.Module):
             heads = temporal_heads or max(1, embed_dim // 64)
             self.temporal_transformer = TemporalTransformer(embed_dim, layers=temporal_layers, heads=heads)
             self.frame_position_embeddings = nn.Embedding(max_positions, embed_dim)
-            nn.init.normal_(self.frame_position_embeddings.weight, std=0.02)
+            nn.init.normal_(self.frame_position_embeddings.weight, std=position_std)
 
     def forward(self, frames: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Video embeds [B, D] and frame embeds [B, F, D], neither of length 1.

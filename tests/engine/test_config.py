@@ -47,6 +47,8 @@ PUBLISHED_DEFAULTS = {
 PUBLISHED_NAMES = {"local_rank", "local-rank", "pretrain_path", "val_path", "dataset", "max_words"}
 OURS = {
     "negatives",
+    "no-use_frame_fea",
+    "no-use_temp",
     "pretrain_text",
     "projector_layers",
     "temporal_layers",
