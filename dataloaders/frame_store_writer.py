@@ -85,7 +85,13 @@ class FrameStoreWriter:
 
     def _open(self, map_size: int) -> lmdb.Environment:
         # LMDB's own lock file is not needed: this object's lock keeps other writers out, readers take none.
-        options = {"subdir": True, "lock": False, "readahead": False, "meminit": False}
+        options: dict[str, Any] = {
+            "subdir": True,
+            "lock": False,
+            "readahead": False,
+            "meminit": False,
+            "mode": 0o644,
+        }
         try:
             return lmdb.open(str(self.path), map_size=map_size, **options)
         except lmdb.Error as error:

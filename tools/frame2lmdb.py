@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] in store_commands.COMMANDS:
             return store_commands.run(argv)
         return _build(parser.parse_args(argv))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except FrameStoreWriteError as error:
         _say(f"{parser.prog}: {error}")
         return 1

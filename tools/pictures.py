@@ -75,12 +75,18 @@ class PictureEncoder:
             return self._scaler.reformat(frame, format="bgr24", **size).to_ndarray()
         full = frame.format.name.startswith("yuvj")  # the same range in and out, so that no value changes
         small = self._scaler.reformat(frame, format="yuvj444p" if full else "yuv444p", **size)
-        return cv2.transform(cv2.merge(list(small.to_ndarray())), bgr_of_yuv(*colour_of(frame)))
+        planes = [_plane(plane, height=height, width=width) for plane in small.planes]
+        return cv2.transform(cv2.merge(planes), bgr_of_yuv(*colour_of(frame)))
 
     def _shrink_array(self, picture: np.ndarray) -> np.ndarray:
         height, width = picture.shape[:2]
         size = small_size(width, height, short_side=self.short_side)
         return picture if size == (width, height) else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _plane(plane: Any, *, height: int, width: int) -> np.ndarray:
+    """A plane of 8-bit samples [height, width], as it lies in memory."""
+    return np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
 
 
 def small_size(width: int, height: int, *, short_side: int) -> tuple[int, int]:
