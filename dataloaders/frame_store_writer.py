@@ -5,12 +5,10 @@ Legend: n stored frames of a video. The keys and records are described in `frame
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +18,6 @@ import lmdb
 
 from dataloaders.frame_store_format import (
     DATA_FILE,
-    LOCK_FILE,
     METADATA_FILE,
     STATE_KEY,
     FrameStoreError,
@@ -30,6 +27,7 @@ from dataloaders.frame_store_format import (
     to_json,
     video_key,
 )
+from dataloaders.frame_store_lock import lock_folder, unlock_folder
 
 FORMAT_VERSION = 1
 _FIRST_MAP = 64 << 20
@@ -70,7 +68,7 @@ class FrameStoreWriter:
         self._pending: dict[str, list[Item]] = {}
         self._pending_bytes = 0
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock_folder(self.path)
+        self._lock = lock_folder(self.path)
         self._env: lmdb.Environment | None = None
         try:
             if overwrite:
@@ -246,7 +244,7 @@ class FrameStoreWriter:
         if self._env is not None:
             self._env.close()
             self._env = None
-        _unlock_folder(self.path, self._lock)
+        unlock_folder(self.path, self._lock)
         self._lock = None
 
 
@@ -272,31 +270,3 @@ def _cause(error: Exception) -> str:
     text = str(error)
     full = isinstance(error, lmdb.DiskError) or os.strerror(errno.ENOSPC) in text
     return f"the disk is full ({text}); free space and run the command again" if full else text
-
-
-def _lock_folder(path: Path) -> IO[str] | None:
-    """Keep other writers out of `path`; the lock ends with this process, whatever ends it."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    while True:
-        lock = open(path / LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115 (it stays open while writing)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise FrameStoreError(f"frame store {path}: another process is writing to it") from None
-            return None  # a file system without locks
-        # The file may have been removed by the writer before, between opening and locking it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock.fileno()), (path / LOCK_FILE).stat()):
-                return lock
-        lock.close()
-
-
-def _unlock_folder(path: Path, lock: IO[str] | None) -> None:
-    if lock is not None:
-        (path / LOCK_FILE).unlink(missing_ok=True)
-        lock.close()
