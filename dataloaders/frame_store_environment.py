@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lmdb
 
-from dataloaders.frame_store_format import FrameStoreError
+from dataloaders.frame_store_format import DATA_FILE, FrameStoreError
 
 _SMALL_MAP = 1 << 20
 
@@ -48,6 +48,9 @@ class ReadOnlyEnvironment:
 
 
 def _open_read_only(path: str) -> lmdb.Environment:
+    file = os.path.join(path, DATA_FILE) if os.path.isdir(path) else path
+    if not os.path.getsize(file):  # its builder was killed between making and filling the file
+        raise FrameStoreError(f"frame store {path}: incomplete: nothing stored yet; build it again")
     try:
         return lmdb.open(
             path,

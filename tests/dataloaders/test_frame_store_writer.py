@@ -105,6 +105,16 @@ def test_settings_are_not_mixed(tmp_path: Path) -> None:
         assert writer.videos == 0
 
 
+def test_a_builder_killed_at_birth_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "data.mdb").touch()
+    with pytest.raises(FrameStoreError, match="incomplete: nothing stored yet"):
+        FrameStore(tmp_path / "s")
+    with FrameStoreWriter(tmp_path / "s") as writer:
+        writer.put("a", [b"1"])
+    assert FrameStore(tmp_path / "s").num_frames("a") == 1
+
+
 def test_published_stores_are_not_added_to(tmp_path: Path) -> None:
     with lmdb.open(str(tmp_path / "s")) as env, env.begin(write=True) as txn:
         txn.put(b"video0_0", b"x")
@@ -193,7 +203,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
                 os._exit(0)
             os.waitpid(child, 0)
             chance.random()  # the child's copy has gone on, this one must too
-            stored = _check_whole_videos(path, whole) if (path / "data.mdb").exists() else 0
+            stored = _check_whole_videos(path, whole)
             halfway += 0 < stored < total
             if stored == total:
                 _finish_and_compare(path, whole, total)
@@ -208,6 +218,8 @@ def _finish_and_compare(path: Path, whole: dict[bytes, bytes], total: int) -> No
 
 
 def _check_whole_videos(path: Path, whole: dict[bytes, bytes]) -> int:
+    if not (path / "data.mdb").exists() or not (path / "data.mdb").stat().st_size:
+        return 0
     found = contents(path)
     state = json.loads(found.pop(b"\0store", b'{"videos": 0}'))
     videos = [key for key in found if key.startswith(b"\0video/")]
