@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from engine.trainer import Trainer, TrainingStopped, steps_per_epoch
 
 def program(name: str, argv: Sequence[str] | None) -> int:
     """Run `name` with `argv`. Returns the exit code: 0 done, 1 stopped in training, 2 bad input."""
+    _print_any_text()
     try:
         config, remarks = parse_config(argv, program=name)
         run(config, remarks)
@@ -44,6 +46,13 @@ def program(name: str, argv: Sequence[str] | None) -> int:
         print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _print_any_text() -> None:
+    """A Chinese path or caption in a message must not end a run on a terminal of another encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,10 +2,20 @@
 # The method's ablations on the toy data, and one table; the paper's ablation figures are not public.
 # Usage: bash scripts/ablations.sh [--real] [-- FLAGS...]
 #   --real     print the commands for the real data instead
-#   -- FLAGS   more flags for every run, e.g. -- --epochs 4
-# DATA_DIR (default runs/quickstart/data, as scripts/quickstart.sh leaves it) and OUT (default runs/ablations).
+#   -- FLAGS   more flags for every run, e.g. -- --epochs 4 (default: 2)
+# DATA_DIR (default runs/quickstart/data; made where absent) and OUT (default runs/ablations).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -x .venv/bin/python ] || bash scripts/setup.sh
-exec .venv/bin/python tools/run_ablations.py --data_dir "${DATA_DIR:-runs/quickstart/data}" \
-    --out "${OUT:-runs/ablations}" "$@"
+bash scripts/setup.sh
+export PATH="$PWD/.venv/bin:$PATH"
+export OMP_WAIT_POLICY=passive # threads that spin while they wait slow down all else on a small machine
+data=${DATA_DIR:-runs/quickstart/data}
+if [ "${1:-}" != --real ]; then
+    [ -d "$data" ] || python tools/make_toy_dataset.py --out "$data"
+    for store in "msrvtt msrvtt_lmdb videos.jsonl" "chvtt videoinfo_lmdb videoinfo_videos.jsonl"; do
+        read -r dataset lmdb list <<< "$store"
+        [ -d "$data/$dataset/$lmdb" ] || python tools/frame2lmdb.py --video_dir "$data/$dataset/videos" \
+            --lmdb_path "$data/$dataset/$lmdb" --json_path "$data/$dataset/$list" --num_frames 12
+    done
+fi
+exec python tools/run_ablations.py --data_dir "$data" --out "${OUT:-runs/ablations}" "$@"

@@ -27,10 +27,10 @@ VIDEOS_PER_QUERY = 2
 class Sizes:
     """Clips of each split, queries of CHVTT's, and captions of an MSR-VTT clip."""
 
-    msrvtt_train: int = 800
-    msrvtt_test: int = 120
-    msrvtt_captions: int = 5
-    vatex_train: int = 200
+    msrvtt_train: int = 1800
+    msrvtt_test: int = 100
+    msrvtt_captions: int = 3
+    vatex_train: int = 400
     vatex_val: int = 40
     vatex_test: int = 100
     chvtt_pretrain: int = 600

@@ -119,19 +119,9 @@ def _regular(corners: int, start: float = -90.0) -> npt.NDArray[np.float64]:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _heart() -> npt.NDArray[np.float64]:
-    t = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([x, -y], axis=1) / 16
-
-
 # One or more outlines each, in units of the radius; the second is a hole.
 OUTLINES = {
-    "circle": [_regular(32)],
     "square": [_regular(4, start=-45.0) * 1.15],
     "triangle": [_regular(3) * 1.1],
-    "star": [_regular(10) * np.where(np.arange(10) % 2 == 0, 1.15, 0.48)[:, None]],
     "ring": [_regular(32), _regular(32) * 0.55],
-    "heart": [_heart()],
 }

@@ -8,19 +8,21 @@ frames can not tell them apart. Whole groups are held out for validation and tes
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "star", "ring", "heart")
+SHAPES = ("square", "triangle", "ring")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 BACKGROUNDS = ("plain", "gradient", "striped", "checkered", "speckled")
 SIZES = ("small", "big")
 KINDS = ("horizontal", "vertical", "size", "turn", "recolour", "sequence")
-TURNING_SHAPES = ("square", "triangle", "heart")  # the others look the same again after a small turn
-SEQUENCE_GROUPS = 200  # of the 840 possible: about as many as recolourings
-SPLIT_SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+# In which order a split takes its types: those of two colours, of which there are many more, come more often.
+KINDS_IN_TURN = tuple(kind for single in KINDS[:4] for kind in (single, "sequence", "recolour", "sequence"))
+TURNING_SHAPES = ("square", "triangle")  # a ring looks the same however it turns
+SPLIT_SHARES = {"train": 0.72, "val": 0.08, "test": 0.2}
 
 Thing = tuple[str, str]  # colour, shape
 
@@ -69,19 +71,21 @@ class Scene:
     texture_seed: int
 
 
-def scene_groups(seed: int) -> dict[str, list[SceneType]]:
-    """The forward type of every group by kind; `seed` chooses which of the many sequences exist."""
+def scene_groups() -> dict[str, list[SceneType]]:
+    """The forward type of every group by kind."""
     things = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     groups = {kind: [SceneType(kind, thing, thing) for thing in things] for kind in KINDS[:4]}
     groups["turn"] = [t for t in groups["turn"] if t.first[1] in TURNING_SHAPES]
     groups["recolour"] = [
         SceneType("recolour", (a, shape), (b, shape))
-        for shape in SHAPES
         for a, b in itertools.combinations(COLOURS, 2)
+        for shape in SHAPES
     ]
-    pairs = [(a, b) for a, b in itertools.combinations(things, 2) if a[0] != b[0] and a[1] != b[1]]
-    chosen = np.random.default_rng([seed, 1]).permutation(len(pairs))[:SEQUENCE_GROUPS]
-    groups["sequence"] = [SceneType("sequence", *pairs[i]) for i in chosen]
+    groups["sequence"] = [
+        SceneType("sequence", (a, first), (b, second))
+        for a, b in itertools.combinations(COLOURS, 2)
+        for first, second in itertools.permutations(SHAPES, 2)
+    ]
     return groups
 
 
@@ -89,7 +93,7 @@ def split_world(seed: int) -> dict[str, dict[str, list[SceneType]]]:
     """{"train" | "val" | "test": {kind: forward types}}, disjoint, each kind cut by `SPLIT_SHARES`."""
     world: dict[str, dict[str, list[SceneType]]] = {split: {} for split in SPLIT_SHARES}
     rng = np.random.default_rng([seed, 2])
-    for kind, types in scene_groups(seed).items():
+    for kind, types in scene_groups().items():
         shuffled = [types[i] for i in rng.permutation(len(types))]
         start = 0.0
         for split, share in SPLIT_SHARES.items():
@@ -101,21 +105,25 @@ def split_world(seed: int) -> dict[str, dict[str, list[SceneType]]]:
 def training_types(
     groups: dict[str, list[SceneType]], count: int, rng: np.random.Generator
 ) -> list[SceneType]:
-    """`count` types, kinds in turn; a type comes again only once all of its kind have come."""
-    streams = []
-    for types in groups.values():
+    """`count` types, `KINDS_IN_TURN`; a type comes again only once all of its kind have come."""
+    streams = {}
+    for kind, types in groups.items():
         both = [t for forward in types for t in (forward, forward.reversed())]
-        streams.append(itertools.cycle([both[i] for i in rng.permutation(len(both))]))
-    return [next(stream) for stream in itertools.islice(itertools.cycle(streams), count)]
+        streams[kind] = itertools.cycle([both[i] for i in rng.permutation(len(both))])
+    return [next(streams[kind]) for kind in itertools.islice(itertools.cycle(KINDS_IN_TURN), count)]
 
 
 def unique_types(groups: dict[str, list[SceneType]], count: int, rng: np.random.Generator) -> list[SceneType]:
-    """`count` different types, both of a group one after the other, kinds in turn.
+    """`count` different types, both of a group one after the other, `KINDS_IN_TURN` while they last.
 
     Raises ValueError where the split has fewer types.
     """
-    shuffled = [[types[i] for i in rng.permutation(len(types))] for types in groups.values()]
-    by_turns = [t for row in itertools.zip_longest(*shuffled) for t in row if t is not None]
+    left = {
+        kind: _spread([types[i] for i in rng.permutation(len(types))])[::-1] for kind, types in groups.items()
+    }
+    by_turns: list[SceneType] = []
+    while any(left.values()):
+        by_turns += [left[kind].pop() for kind in KINDS_IN_TURN if left[kind]]
     chosen = [t for forward in by_turns for t in (forward, forward.reversed())][:count]
     if len(chosen) < count:
         raise ValueError(
@@ -124,14 +132,35 @@ def unique_types(groups: dict[str, list[SceneType]], count: int, rng: np.random.
     return chosen
 
 
+def _spread(types: Sequence[SceneType]) -> list[SceneType]:
+    """In rounds: first a type of each colour (or pair of colours), then a second of each, and so on."""
+    seen: Counter[tuple[str, str]] = Counter()
+    rounds = []
+    for scene_type in types:
+        colours = (scene_type.first[0], scene_type.second[0])
+        rounds.append(seen[colours])
+        seen[colours] += 1
+    return [types[i] for i in sorted(range(len(types)), key=rounds.__getitem__)]
+
+
 def make_scenes(types: Sequence[SceneType], rng: np.random.Generator) -> list[Scene]:
-    """A scene for every type, with background, place, size and speed drawn at random."""
-    return [_make_scene(scene_type, rng) for scene_type in types]
+    """A scene for every type, with background, place, size and speed drawn at random.
+
+    A type that follows its reverse gets the same background: then only the order of frames tells the two
+    apart.
+    """
+    scenes: list[Scene] = []
+    for scene_type in types:
+        scene = _make_scene(scene_type, rng)
+        if scenes and scene_type == scenes[-1].type.reversed():
+            scene = replace(scene, background=scenes[-1].background, tint=scenes[-1].tint)
+        scenes.append(scene)
+    return scenes
 
 
 def _make_scene(scene_type: SceneType, rng: np.random.Generator) -> Scene:
     size = SIZES[rng.integers(len(SIZES))]
-    low, high = (0.14, 0.17) if size == "small" else (0.21, 0.25)
+    low, high = (0.18, 0.2) if size == "small" else (0.26, 0.3)
     # Grey with a touch of colour, and never near the brightness of a shape: the shapes stay the vivid things.
     grey = rng.integers(35, 90) if rng.random() < 0.5 else rng.integers(165, 215)
     x, y, second_x, second_y = rng.uniform(0.42, 0.58, size=4)

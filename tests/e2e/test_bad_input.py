@@ -8,6 +8,8 @@ import pickle
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -201,3 +203,28 @@ def test_an_unreadable_clip_is_replaced_in_training_and_named_in_evaluation(
     line = refused(toy, capsys, tmp_path, *MSRVTT, "--eval_store", str(store), job="eval")
     assert "video15" in line
     shutil.rmtree(store)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_black_clips_and_an_empty_caption_train_with_finite_losses(
+    precision: str, toy: Toy, tmp_path: Path
+) -> None:
+    """FR-20: black frames are pictures like others, and an empty caption is its start and end token."""
+    store = tmp_path / "lmdb"
+    whole = FrameStore(toy.data / "msrvtt" / "msrvtt_lmdb")
+    black = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+    with FrameStoreWriter(store) as writer:
+        for video_id in whole.video_ids():
+            count = whole.num_frames(video_id)
+            dark = video_id in ("video1", "video13")
+            writer.put(video_id, [black] * count if dark else whole.read_jpegs(video_id, range(count)))
+        writer.finish()
+    annotations = json.loads((toy.data / "msrvtt" / "MSRVTT_data.json").read_text(encoding="utf-8"))
+    annotations["sentences"][0]["caption"] = ""
+    (tmp_path / "data.json").write_text(json.dumps(annotations), encoding="utf-8")
+    flags = ("--train_store", str(store), "--train_annotations", str(tmp_path / "data.json"), "--epochs", "6")
+    more = ("--use_temp", "--use_frame_fea", "--lr", "1e-3", "--precision", precision)
+    assert toy.run("train", tmp_path / "out", *MSRVTT, *flags, "--eval_store", str(store), *more) == 0
+    log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
+    losses = [float(line.split(" loss ")[1].split()[0]) for line in log.splitlines() if " loss " in line]
+    assert len(losses) == 54 and np.isfinite(losses).all()

@@ -56,7 +56,9 @@ def launch(launcher: list[str], command: str, toy: Toy, output: Path, *more: str
     """Run a published command on the toy data; returns what it printed, asserts that it ended well."""
     program, *flags = shlex.split(command)
     argv = [*launcher, str(ROOT / program), *flags, *toy.flags, "--output_dir", str(output), *more]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # A plain C locale: files are UTF-8 wherever they are read and written (FR-28).
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {**os.environ, **locale, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         argv,
         cwd=ROOT,

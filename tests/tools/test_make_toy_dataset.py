@@ -157,7 +157,7 @@ def test_splits_share_no_scene_type() -> None:
     types = {split: {t for kind in groups.values() for t in kind} for split, groups in world.items()}
     assert not types["train"] & types["val"] and not types["train"] & types["test"]
     assert not types["val"] & types["test"]
-    assert set().union(*types.values()) == {t for kind in scene_groups(SEED).values() for t in kind}
+    assert set().union(*types.values()) == {t for kind in scene_groups().values() for t in kind}
     assert all(set(groups) == set(KINDS) and all(groups.values()) for groups in world.values())
 
 
