@@ -16,9 +16,8 @@ from engine.distributed import World
 from engine.log import RunLog
 from engine.metrics import caption_set_scores, ranks_of_targets, summarise
 from engine.trainer import autocast, to_device
+from modules.dual_encoder import DualEncoder
 from modules.matching import retrieval_similarity
-from modules.pretrain_model import PretrainModel
-from modules.retrieval_model import RetrievalModel
 
 # Scores held at once, caption x video x frame: 2^26 float32 are 256 MiB.
 BLOCK_SCORES = 1 << 26
@@ -52,7 +51,7 @@ class Evaluator:
     logit_scale: float
     precision: str = "fp32"
 
-    def evaluate(self, model: RetrievalModel | PretrainModel) -> dict[str, float]:
+    def evaluate(self, model: DualEncoder) -> dict[str, float]:
         """All metrics of `engine.metrics`, the same on every rank. Leaves the model in its mode."""
         was_training = model.training
         model.eval()
@@ -62,7 +61,7 @@ class Evaluator:
             model.train(was_training)
 
     @torch.inference_mode()
-    def encode(self, model: RetrievalModel | PretrainModel) -> Features:
+    def encode(self, model: DualEncoder) -> Features:
         """Features of the whole split on every rank; each video and each caption is encoded once."""
         video, frames, masks, text = [], [], [], []
         for batch in self._batches(self.videos, "encoding videos"):
@@ -157,7 +156,7 @@ def _rows(
     return torch.cat(pieces) if pieces else torch.zeros(empty, dtype=dtype, device=device)
 
 
-def _width(model: RetrievalModel | PretrainModel) -> int:
+def _width(model: DualEncoder) -> int:
     return int(model.text_encoder.embed_dim)  # type: ignore[arg-type]
 
 

@@ -11,16 +11,16 @@ from engine.config import Config
 from engine.log import RunLog
 from modules.clip_towers import build_clip, clip_embed_dim, frame_position_std
 from modules.clip_weights import load_clip_weights
+from modules.dual_encoder import DualEncoder
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.video_encoder import VideoEncoder
 
-Model = RetrievalModel | PretrainModel
 LOGIT_SCALE = 100.0  # min(exp(CLIP's logit scale), 100), a constant (METHOD 3)
 
 
-def build_model(config: Config, log: RunLog) -> Model:
+def build_model(config: Config, log: RunLog) -> DualEncoder:
     """The model of this run. Raises `ValueError` naming the weights that are absent or do not fit."""
     # A checkpoint gives every encoder weight or is refused, so nothing else needs to be there.
     fresh = config.init_model is None
@@ -50,7 +50,7 @@ def build_model(config: Config, log: RunLog) -> Model:
     return model
 
 
-def _assemble(config: Config, visual: nn.Module, text: nn.Module) -> Model:
+def _assemble(config: Config, visual: nn.Module, text: nn.Module) -> DualEncoder:
     if config.do_pretrain:
         return PretrainModel(
             visual,

@@ -28,9 +28,10 @@ from engine.distributed import World
 from engine.evaluator import Evaluator
 from engine.log import RunLog
 from engine.metrics import format_metrics
-from engine.model_setup import LOGIT_SCALE, Model, build_model
+from engine.model_setup import LOGIT_SCALE, build_model
 from engine.optimizer import BertAdam, build_optimizer
 from engine.trainer import Trainer, TrainingStopped, steps_per_epoch
+from modules.dual_encoder import DualEncoder
 
 
 def program(name: str, argv: Sequence[str] | None) -> int:
@@ -125,7 +126,7 @@ def build_evaluator(config: Config, world: World, data: EvaluationData, log: Run
 
 def _train(
     config: Config,
-    model: Model,
+    model: DualEncoder,
     train: TrainingData,
     evaluator: Evaluator,
     test: EvaluationData,
@@ -191,7 +192,7 @@ def _no_buffer_sync() -> dict[str, Any]:
 
 def _evaluate(
     config: Config,
-    model: Model,
+    model: DualEncoder,
     evaluator: Evaluator,
     test: EvaluationData,
     log: RunLog,

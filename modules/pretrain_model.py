@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.contrastive import BatchKeys, Negatives
+from modules.dual_encoder import DualEncoder
 from modules.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
 from modules.matching import frame_adjacency_matching, queue_frame_text_matching, queue_video_text_matching
 from modules.momentum import FeatureQueue, momentum_copy, momentum_update
@@ -40,7 +41,7 @@ class Branch:
     texts: dict[str, Tensor]
 
 
-class PretrainModel(nn.Module):
+class PretrainModel(DualEncoder):
     """Momentum contrast between videos, frames and texts, plus masked words.
 
     Losses by name: FAM (neighbouring frames), VTM (video-text), FTM (frame-text, with `use_frame_fea`), MLM
@@ -70,7 +71,7 @@ class PretrainModel(nn.Module):
         predictor_layers: int = 2,
         in_batch_negatives: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(visual_encoder, text_encoder)
         self.in_batch_negatives = in_batch_negatives
         self.momentum = momentum
         self.temperature = temperature
@@ -84,8 +85,6 @@ class PretrainModel(nn.Module):
             raise ValueError(
                 "every loss has weight 0: give FAM, VTM or MLM a weight, or FTM one with --use_frame_fea"
             )
-        self.visual_encoder = visual_encoder
-        self.text_encoder = text_encoder
         dim = int(visual_encoder.embed_dim)  # type: ignore[arg-type]
         if self.weights["FAM"]:
             self.v_projector = Projector(dim, hidden_width=projector_width, num_layers=projector_layers)
@@ -111,16 +110,6 @@ class PretrainModel(nn.Module):
         if self.training:
             self._enqueue(key, batch.get("frame_mask"))
         return with_total(losses, self.weights)
-
-    def encode_video(self, frames: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Video embeds [B, D] and frame embeds [B, F, D] of `frames` [B, F, 3, S, S], query branch."""
-        video_embeds, frame_embeds = self.visual_encoder(frames, frame_mask)
-        return video_embeds, frame_embeds
-
-    def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Text embeds [B, D] of `ids` [B, W], query branch."""
-        text_embeds: Tensor = self.text_encoder(ids, mask)[0]
-        return text_embeds
 
     @torch.no_grad()
     def reset_key_branch(self) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from modules.dual_encoder import DualEncoder
 from modules.gather import gather, gather_with_grad
 from modules.matching import frame_text_matching, video_text_matching
 from modules.numerics import at_least_float32
 
 
-class RetrievalModel(nn.Module):
+class RetrievalModel(DualEncoder):
     """Video and text encoders, trained to match texts with whole videos (VTM) and single frames (FTM).
 
     A loss of weight 0 is not computed, and what only it would train is frozen.
@@ -30,9 +31,7 @@ class RetrievalModel(nn.Module):
         weight_FTM: float = 0.15,
         logit_scale: float = 100.0,
     ) -> None:
-        super().__init__()
-        self.visual_encoder = visual_encoder
-        self.text_encoder = text_encoder
+        super().__init__(visual_encoder, text_encoder)
         self.use_frame_fea = use_frame_fea
         self.weights = {"VTM": weight_VTM, "FTM": weight_FTM if use_frame_fea else 0.0}
         self.logit_scale = logit_scale
@@ -61,16 +60,6 @@ class RetrievalModel(nn.Module):
             mask = None if mask is None else gather(mask)
             losses["FTM"] = frame_text_matching(text, frames, mask, logit_scale=self.logit_scale)
         return with_total(losses, self.weights)
-
-    def encode_video(self, frames: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Video embeds [B, D] and frame embeds [B, F, D] of `frames` [B, F, 3, S, S]."""
-        video_embeds, frame_embeds = self.visual_encoder(frames, frame_mask)
-        return video_embeds, frame_embeds
-
-    def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Text embeds [B, D] of `ids` [B, W]."""
-        text_embeds: Tensor = self.text_encoder(ids, mask)[0]
-        return text_embeds
 
 
 def with_total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
