@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-size=default pretrain_epochs=3 epochs=7 batch=32 queue=512 full=
+size=default pretrain_epochs=3 epochs=6 batch=32 queue=512 full=
 for argument in "$@"; do
     case $argument in
         --short) size=tiny pretrain_epochs=1 epochs=1 batch=4 queue=32 ;;
