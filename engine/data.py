@@ -103,8 +103,7 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
     if split == "pretrain":
         examples = _chosen_texts(examples, config.pretrain_text)
     dataset = _dataset(config, examples, store, spec, name=config.dataset, split=split, view="pairs")
-    per_rank = batch_per_rank(config, world)
-    _check_batch_fits(config, world, per_rank, len(dataset))
+    per_rank = batch_per_rank(config, world, len(dataset))
     sampler = EpochSampler(
         len(dataset), rank=world.rank, world_size=world.size, batch_size=per_rank, seed=config.seed
     )
@@ -112,9 +111,7 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
         f"train on {config.dataset} {config.language}: {examples.num_videos:,} videos, "
         f"{len(dataset):,} examples"
     )
-    if world.is_main:
-        cut, looked_at = dataset.truncated_captions()
-        log.info(f"{cut:,} of {looked_at:,} texts looked at are cut to --max_words")
+    _say_how_many_are_cut(dataset, world, log)
     return TrainingData(dataset, sampler, _loader(config, world, dataset, sampler, batch_size=per_rank))
 
 
@@ -140,6 +137,7 @@ def build_evaluation_data(config: Config, world: World, spec: InputSpec, log: Ru
         f"evaluate on {name} {config.language}: {examples.num_videos:,} videos, "
         f"{examples.num_captions:,} captions"
     )
+    _say_how_many_are_cut(dataset, world, log)
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
     return EvaluationData(name, examples, missing, videos=loaders["videos"], captions=loaders["captions"])
@@ -161,16 +159,26 @@ def report_leaks(train: Examples, test: Examples, log: RunLog) -> None:
         log.info(str(found))
 
 
-def batch_per_rank(config: Config, world: World) -> int:
-    """Clips of one forward pass on one rank; `--batch_size` is over all ranks and accumulated passes."""
+def batch_per_rank(config: Config, world: World, examples: int) -> int:
+    """Clips of one forward pass on one rank; `--batch_size` is over all ranks and accumulated passes.
+
+    Raises `ValueError`, with the nearest legal value, for a batch that cannot be shared out evenly or that is
+    larger than the training set of `examples`.
+    """
     parts = world.size * config.gradient_accumulation_steps
+    shared = f"{world.size} ranks x {config.gradient_accumulation_steps} accumulated passes"
+    most = examples // parts * parts
+    if not most:
+        raise ValueError(f"the training set of {examples} examples is too small for {shared}")
+    if config.batch_size > examples:
+        raise ValueError(
+            f"--batch_size {config.batch_size}: larger than the training set of {examples} examples; "
+            f"give at most {most}"
+        )
     if config.batch_size % parts:
         below = config.batch_size // parts * parts
-        legal = " or ".join(str(n) for n in (below, below + parts) if n)
-        raise ValueError(
-            f"--batch_size {config.batch_size}: cannot be shared over {world.size} ranks x "
-            f"{config.gradient_accumulation_steps} accumulated passes; give {legal}"
-        )
+        legal = " or ".join(str(n) for n in (below, below + parts) if 0 < n <= most)
+        raise ValueError(f"--batch_size {config.batch_size}: cannot be shared over {shared}; give {legal}")
     return config.batch_size // parts
 
 
@@ -198,13 +206,10 @@ def _read_split(
     return present, store, missing
 
 
-def _check_batch_fits(config: Config, world: World, per_rank: int, examples: int) -> None:
-    if per_rank * world.size > examples:
-        most = examples // world.size * world.size * config.gradient_accumulation_steps
-        raise ValueError(
-            f"--batch_size {config.batch_size}: larger than the training set of {examples} examples; "
-            f"give at most {most}"
-        )
+def _say_how_many_are_cut(dataset: VideoTextDataset, world: World, log: RunLog) -> None:
+    if world.is_main:
+        cut, looked_at = dataset.truncated_captions()
+        log.info(f"{cut:,} of {looked_at:,} texts looked at are cut to --max_words")
 
 
 def _dataset(
