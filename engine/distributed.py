@@ -30,14 +30,18 @@ class World:
         """Join the group that the launcher describes (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone.
 
         `local_rank` is the launcher's old `--local_rank` flag; the environment goes before it. Backend: NCCL
-        where each rank has an accelerator, gloo otherwise. Raises `ValueError` when a rank has no device.
+        where each rank has an accelerator, gloo otherwise. Raises `ValueError` when a rank has no device, or
+        when the ranks do not find each other.
         """
         rank, size = int(environ.get("RANK", 0)), int(environ.get("WORLD_SIZE", 1))
         local = int(environ.get("LOCAL_RANK", local_rank or 0))
         device = _device(local)
         if size > 1 and not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+            try:
+                dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+            except dist.DistError as error:  # a port in use, a machine that does not answer
+                raise ValueError(f"rank {rank} cannot meet the others: {error}") from None
         return cls(rank, size, device)
 
     @property
@@ -97,6 +101,13 @@ class World:
         """Leave the group. Safe to call twice, and after an error on another rank."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether `error` is that of a collective whose partner is gone; gloo has no class of its own for it."""
+    return isinstance(error, dist.DistBackendError) or any(
+        sign in str(error) for sign in ("Connection closed by peer", "Connection reset by peer")
+    )
 
 
 def _device(local_rank: int) -> torch.device:

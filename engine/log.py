@@ -85,7 +85,11 @@ class _ConsoleHandler(logging.Handler):
 
 
 def _summary_writer(logdir: str) -> Any:
+    """Raises `ValueError` where the folder cannot be written."""
     # Imported where it is asked for: TensorBoard takes a second to import.
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(logdir)
+    try:
+        return SummaryWriter(logdir)
+    except OSError as error:
+        raise ValueError(f"--logdir {logdir}: cannot be written ({error.strerror})") from None

@@ -24,7 +24,7 @@ from engine.data import (
     input_spec,
     report_leaks,
 )
-from engine.distributed import World
+from engine.distributed import World, is_lost_rank
 from engine.evaluator import Evaluator
 from engine.log import RunLog
 from engine.metrics import format_metrics
@@ -46,6 +46,11 @@ def program(name: str, argv: Sequence[str] | None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not is_lost_rank(error):
+            raise
+        print(f"{name}: stopped: another rank ended, which says why", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -98,15 +103,25 @@ def run(config: Config, remarks: Sequence[str] = ()) -> None:
 
 
 def _open_output(config: Config, world: World) -> RunLog:
-    """Make OUTPUT_DIR, save the configuration there, open the log. Raises `ValueError` if it cannot."""
+    """Make OUTPUT_DIR, save the configuration there, open the log.
+
+    Raises `ValueError` naming the flag if that cannot be, and on every rank: nobody waits for rank 0.
+    """
     folder = Path(config.output_dir)
+    problem: str | None = None
     try:
         if world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / "config.json")
-        return RunLog(folder, active=world.is_main, logdir=config.logdir)
+        log = RunLog(folder, active=world.is_main, logdir=config.logdir)
     except OSError as error:
-        raise ValueError(f"--output_dir {folder}: cannot be written ({error.strerror})") from None
+        problem = f"--output_dir {folder}: cannot be written ({error.strerror})"
+    except (ValueError, ImportError) as error:
+        problem = str(error)
+    problem = world.broadcast(problem)
+    if problem:
+        raise ValueError(problem)
+    return log
 
 
 def build_evaluator(config: Config, world: World, data: EvaluationData, log: RunLog) -> Evaluator:
