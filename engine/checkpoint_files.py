@@ -49,7 +49,7 @@ def read_state(path: str | os.PathLike[str]) -> State:
 def save_state(state: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write a state under a temporary name, force it to disk, rename it: never half a file.
 
-    The form is safetensors where `path` ends so, else torch's.
+    The form is safetensors where `path` ends so, else torch's. Raises `OSError` where the disk is full.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -59,12 +59,19 @@ def save_state(state: Mapping[str, torch.Tensor], path: Path) -> None:
             safetensors.torch.save_file(_untied(state), temporary, metadata={"format": "pt"})
             temporary.chmod(mode)  # safetensors' own lets nobody else read the file
         else:
-            torch.save(dict(state), temporary)
+            _torch_save(dict(state), temporary, path=path)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _torch_save(state: State, temporary: Path, *, path: Path) -> None:
+    try:
+        torch.save(state, temporary)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(f"{path}: cannot be written ({_first_line(error)})") from error
 
 
 def checkpoint_path(output_dir: Path, epoch: int) -> Path:

@@ -17,6 +17,12 @@ from torch import Tensor, nn
 from engine.checkpoint_files import read_state, save_state
 from tests.engine.published import filled, golden_shapes
 
+resource: Any
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 State = dict[str, Tensor]
 
 
@@ -173,6 +179,18 @@ def test_a_failed_save_leaves_the_file_before_it(name: str, tmp_path: Path) -> N
         save_state(broken, path)
     assert torch.equal(read_state(path)["a"], torch.ones(2))
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.skipif(resource is None, reason="no limit on the size of files here")
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="pytorch_model.bin.0: cannot be written"):
+            save_state({"a": torch.ones(200_000)}, tmp_path / "pytorch_model.bin.0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin.0", "model.safetensors"])
