@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
-DATASETS = ("chvtt", "msrvtt", "vatex")
-LANGUAGES = {"chvtt": ("chinese", "english"), "msrvtt": ("english",), "vatex": ("chinese", "english")}
+from dataloaders import layout
+
+LANGUAGES = {name: spec.languages for name, spec in layout.DATASETS.items()}
+DATASETS = tuple(LANGUAGES)
 ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt"}  # METHOD 6
 MAX_POSITIONS = 48  # rows of `frame_position_embeddings`, METHOD 1
 
@@ -241,7 +243,8 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
     remarks = []
     if values["enable_amp"]:
         on_gpu = torch.accelerator.is_available()
-        values["precision"] = "fp16" if on_gpu else values["precision"]
+        if on_gpu and values["precision"] == "fp32":  # --precision says more exactly what is wanted
+            values["precision"] = "fp16"
         remarks = [] if on_gpu else ["--enable_amp: no GPU here, training in " + values["precision"]]
     config = Config(**values)
     _check(config, program=program)
@@ -268,7 +271,9 @@ def _check(config: Config, *, program: str) -> None:
     ):
         _require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
     _require(config.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps: must be at least 1")
-    _require(config.num_thread_reader >= 0, "--num_thread_reader: must be 0 or more")
+    for name in ("num_thread_reader", "seed", "local_rank"):
+        value = getattr(config, name)
+        _require(value is None or value >= 0, f"--{name} {value}: must be 0 or more")
     _require(
         config.max_words is None or config.max_words >= 3,
         f"--max_words {config.max_words}: must be at least 3, for the start token, a word and the end token",
@@ -314,9 +319,10 @@ def _check_job(config: Config, *, program: str) -> None:
         "--task retrieval_VT: matching titles too is no part of the published method; use --task retrieval",
     )
     for flag, dataset in (("--dataset", config.dataset), ("--eval_dataset", config.test_dataset)):
+        spoken = LANGUAGES[dataset]
         _require(
-            config.language in LANGUAGES[dataset],
-            f"--language {config.language}: {flag} {dataset} has {LANGUAGES[dataset][-1]} texts only",
+            config.language in spoken,
+            f"--language {config.language}: {flag} {dataset} has {' and '.join(spoken)} texts only",
         )
     _require(
         config.pretrain_text == "both" or config.dataset == "chvtt",

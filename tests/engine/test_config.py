@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.config import Config, build_parser, parse_config
 
@@ -151,12 +152,27 @@ def test_flags_without_effect_say_so_once() -> None:
         (["--contrast_temperature", "0"], "--contrast_temperature"),
         (["--weight_FTM_finetune", "-1"], "negative"),
         (["--num_thread_reader", "-1"], "--num_thread_reader"),
+        (["--seed", "-1"], "--seed -1: must be 0 or more"),
+        (["--local_rank", "-1"], "--local_rank -1"),
     ],
 )
 def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         parse(*TRAIN, *argv)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "on_gpu", "precision"),
+    [([], True, "fp16"), (["--precision", "bf16"], True, "bf16"), ([], False, "fp32")],
+)
+def test_enable_amp_means_fp16_on_gpus_unless_precision_says_otherwise(
+    given: list[str], on_gpu: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: on_gpu)
+    config, remarks = parse_config([*TRAIN, "--enable_amp", *given], program="main_task_retrieval.py")
+    assert config.precision == precision
+    assert len(remarks) == (0 if on_gpu else 1)
 
 
 def test_nothing_to_do_is_an_error() -> None:
