@@ -6,6 +6,10 @@
 # DATA_DIR (default runs/quickstart/data; made where absent) and OUT (default runs/ablations).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case ${1:-} in
+    "" | --real | --) ;;
+    *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' scripts/ablations.sh; [ "$1" = --help ] && exit 0 || exit 2 ;;
+esac
 bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 export OMP_WAIT_POLICY=passive # threads that spin while they wait slow down all else on a small machine
@@ -14,7 +18,8 @@ if [ "${1:-}" != --real ]; then
     [ -d "$data" ] || python tools/make_toy_dataset.py --out "$data"
     for store in "msrvtt msrvtt_lmdb videos.jsonl" "chvtt videoinfo_lmdb videoinfo_videos.jsonl"; do
         read -r dataset lmdb list <<< "$store"
-        [ -d "$data/$dataset/$lmdb" ] || python tools/frame2lmdb.py --video_dir "$data/$dataset/videos" \
+        # Ends at once where the store is whole, and goes on where an earlier start was stopped.
+        python tools/frame2lmdb.py --video_dir "$data/$dataset/videos" \
             --lmdb_path "$data/$dataset/$lmdb" --json_path "$data/$dataset/$list" --num_frames 12
     done
 fi
