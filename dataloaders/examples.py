@@ -120,9 +120,6 @@ class ExamplesBuilder:
         if tag is not None:
             self._tags.append(tag)
 
-    def has_video(self, video_id: str) -> bool:
-        return video_id in self._position
-
     def build(self) -> Examples:
         """Everything added so far. Tags come with every caption or with none."""
         assert len(self._tags) in (0, len(self._captions))
