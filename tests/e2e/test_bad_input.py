@@ -185,6 +185,14 @@ def test_an_output_folder_that_cannot_be_written(
     assert "--output_dir" in capsys.readouterr().err
 
 
+def test_a_folder_for_tensorboard_that_cannot_be_written(
+    toy: Toy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    line = refused(toy, capsys, tmp_path, *MSRVTT, "--logdir", str(tmp_path / "file" / "logs"))
+    assert "--logdir" in line and "--output_dir" not in line
+
+
 def test_an_unreadable_clip_is_replaced_in_training_and_named_in_evaluation(
     toy: Toy, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
