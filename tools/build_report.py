@@ -72,7 +72,7 @@ class Report:
         line = {"video_id": video_id, "reason": error.reason, "message": error.message}
         line["file"] = os.fsencode(path.name).decode("utf-8", "replace") if path else ""
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=not _is_text(video_id)) + "\n")
+            file.write(_json_line(line))
         self._show()
 
     def _show(self) -> None:
@@ -109,10 +109,11 @@ class StopSignals:
             signal.signal(number, handler)
 
 
-def _is_text(video_id: str) -> bool:
-    """Whether an id can be written as UTF-8; the name of a file need not be."""
+def _json_line(record: dict[str, str]) -> str:
+    """A record as a line of JSON that UTF-8 can write; an id or the name of a file need not be such text."""
+    line = json.dumps(record, ensure_ascii=False)
     try:
-        video_id.encode()
+        line.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        line = json.dumps(record)
+    return line + "\n"

@@ -18,7 +18,7 @@ from tools.video_sampling import Window
 VIDEO_EXTENSIONS = (
     "mp4 mkv webm avi mov m4v flv f4v mpg mpeg ts mts m2ts m2t wmv asf 3gp 3g2 ogv vob dv gif mxf rm rmvb "
     "mj2 nut wtv y4m ivf h264 264 avc hevc h265 265 obu mjpeg mjpg m1v m2v h263 vc1 amv dav ismv mk3d dvd "
-    "swf viv apng ogg"
+    "swf viv apng ogg vvc h266 266 h261 avs2 avs3 ivr kux usm xmv psp"
 )
 _RANK = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS.split())}
 # VATEX names a clip by its video and the seconds where it starts and ends.
@@ -38,7 +38,8 @@ def read_list(path: Path, *, clip_from_id: bool = False) -> list[Wanted]:
     """The videos of a list: JSON lines, a JSON array, a csv with the column `video_id`, or one id a line.
 
     Fields `start` and `end` (seconds) cut out a part. An id that comes again is taken once. Raises
-    `ValueError` naming file and line where a line has no usable id, or the list is empty.
+    `ValueError` naming file and line where a line has no usable id, an id comes again with another part, a
+    csv has no such column, or the list is empty.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -47,7 +48,8 @@ def read_list(path: Path, *, clip_from_id: bool = False) -> list[Wanted]:
     wanted: dict[str, Wanted] = {}
     for place, row in _rows(path, text):
         entry = _entry(row, place=f"{path}, {place}", clip_from_id=clip_from_id)
-        wanted.setdefault(entry.video_id, entry)
+        if wanted.setdefault(entry.video_id, entry) != entry:
+            raise ValueError(f"{path}, {place}: {entry.video_id!r} comes again with another start or end")
     if not wanted:
         raise ValueError(f"{path}: holds no video id")
     return list(wanted.values())
@@ -82,8 +84,8 @@ class VideoFolder:
         name = self.files.get(file_id)
         if name is None and os.sep in file_id:
             return None
-        path = self.path / os.fsdecode((name or file_id).encode("utf-8", "surrogateescape"))
         try:
+            path = self.path / os.fsdecode((name or file_id).encode("utf-8", "surrogateescape"))
             return path if name or path.is_file() else None
         except (OSError, ValueError):  # no name that a file could have
             return None
@@ -102,13 +104,23 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield f"line {number}", _parse_json(line, place=f"{path}, line {number}")
-    elif "video_id" in next(csv.reader([text.partition("\n")[0]]), []):
+    elif "video_id" in (columns := _first_cells(text)):
         for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
             yield f"line {number}", row
+    elif path.suffix.lower() == ".csv":
+        found = ", ".join(columns)[:100] or "none"
+        raise ValueError(f"{path}: a csv must have the column video_id; its first line has: {found}")
     else:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield f"line {number}", {"video_id": line.strip()}
+
+
+def _first_cells(text: str) -> list[str]:
+    try:
+        return next(csv.reader([text.partition("\n")[0]]), [])
+    except csv.Error:  # no csv: a cell without end, or with NUL characters
+        return []
 
 
 def _parse_json(text: str, *, place: str) -> Any:

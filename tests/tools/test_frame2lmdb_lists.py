@@ -56,11 +56,24 @@ def test_a_line_separator_within_json_does_not_break_the_line(tmp_path: Path) ->
         ('{"video_id": "a", "start": "x"}', "line 1: start and end must be seconds"),
         ('{"video_id": "a", "start": 5, "end": 5}', "start 5 s and end 5 s"),
         ("[1, null]", "entry 2: no video_id"),
+        ('{"video_id": "a", "end": 2}\n{"video_id": "a", "end": 3}', "line 2: 'a' comes again with another"),
     ],
 )
 def test_lists_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"list.*{message}"):
         listed(tmp_path, text)
+
+
+def test_a_csv_without_the_column_is_no_list_of_ids(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("key,vid,sentence\nret0,video1,hello\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"list.csv: .* column video_id; its first line has: key, vid, sentence"
+    ):
+        read_list(tmp_path / "list.csv")
+
+
+def test_a_line_that_is_no_csv_is_an_id(tmp_path: Path) -> None:
+    assert [entry.video_id for entry in listed(tmp_path, "x" * 200_000)] == ["x" * 200_000]
 
 
 def test_a_list_that_is_no_text(tmp_path: Path) -> None:
@@ -93,6 +106,7 @@ def test_a_folder_gives_all_its_videos(tmp_path: Path) -> None:
     assert folder.find("a") == tmp_path / "a.WEBM"
     assert folder.find("pic.jpg") == tmp_path / "pic.jpg"  # named in full, it is meant
     assert folder.find("../" + tmp_path.name + "/b.mp4") is None and folder.find("zzz") is None
+    assert folder.find("\ud800") is None and folder.find("a\0") is None  # no names that a file could have
 
 
 def test_folders_without_videos_are_refused(tmp_path: Path) -> None:
@@ -111,7 +125,7 @@ def test_all_extensions_are_ffmpegs() -> None:
             except ValueError:
                 continue
     # These FFmpeg knows by content alone.
-    by_content = {"mpg", "mpeg", "m2v", "rmvb", "f4v", "3g2", "dvd"}
+    by_content = {"mpg", "mpeg", "m2v", "rmvb", "f4v", "3g2", "dvd", "vvc", "h266", "266"}
     assert set(VIDEO_EXTENSIONS.split()) - known <= by_content
 
 
@@ -155,3 +169,4 @@ def test_every_video_is_in_one_shard() -> None:
     holders = [[shard.index for shard in shards if shard.holds(f"video{n}")] for n in range(500)]
     assert all(len(found) == 1 for found in holders)
     assert {found[0] for found in holders} == set(range(7))
+    assert sum(shard.holds("caf\udce9") for shard in shards) == 1  # named as a bad id by one of them
