@@ -130,6 +130,8 @@ def _record(job: Job, sample: Sample) -> dict[str, Any]:
     }
     if len(set(sample.indices)) < len(sample.indices):
         record["repeated"] = True
+    if sample.moved:
+        record["moved"] = sample.moved
     if len(sizes) > 1:
         record["mixed_sizes"] = True
     if sample.damaged:

@@ -207,8 +207,8 @@ def _sample_by_index(
 ) -> Sample:
     if not table.trusted or found is None or found[0] >= found[1]:
         raise _OutOfStep
-    indices = positions_within(found, wanted)
-    indices = move_to_cheap(indices, table, slack=slack)
+    even = positions_within(found, wanted)
+    indices = move_to_cheap(even, table, slack=slack)
     groups = _group_by_keyframe(table, {table.times[index] for index in indices})
     needed = sum(table.count_between(start, max(group)) for start, group in groups.items())
     if stream.codec_context.name != "h264" and needed > (1 - _WORTH_SEEKING) * table.packets:
@@ -219,7 +219,10 @@ def _sample_by_index(
         for frame in _decode_group(container, stream, start=start, group=group):
             pictures[cast(int, frame.pts)] = upright(frame)
     chosen = [pictures[table.times[index]] for index in indices]
-    return Sample(indices, chosen, frames=found[1] - found[0], by_index=True, rotation=upright.rotation or 0)
+    sample = Sample(indices, chosen, frames=found[1] - found[0], by_index=True)
+    sample.moved = max(abs(taken - planned) for taken, planned in zip(indices, even, strict=True))
+    sample.rotation = upright.rotation or 0
+    return sample
 
 
 def _group_by_keyframe(table: PacketTable, wanted: set[int]) -> dict[int, set[int]]:

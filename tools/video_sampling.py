@@ -47,8 +47,9 @@ class Sample:
     """The n frames picked from a video.
 
     `indices`: their positions in the whole file; `frames`: N; `decoder`: program and version; `by_index`:
-    whether frames that were not needed were left undecoded; `rotation`: degrees clockwise applied; `damaged`:
-    packets that did not decode; `fps`, `duration` (seconds): as the header has them.
+    whether frames that were not needed were left undecoded; `moved`: how far, in frames, one lies at most
+    from its even position; `rotation`: degrees clockwise applied; `damaged`: packets that did not decode;
+    `fps`, `duration` (seconds): as the header has them.
     """
 
     indices: list[int]
@@ -56,6 +57,7 @@ class Sample:
     frames: int
     decoder: str = ""
     by_index: bool = False
+    moved: int = 0
     codec: str = ""
     fps: float | None = None
     duration: float | None = None
