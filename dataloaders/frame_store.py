@@ -19,9 +19,11 @@ import numpy as np
 
 from dataloaders.frame_store_environment import ReadOnlyEnvironment, shared_environment
 from dataloaders.frame_store_format import (
+    MAX_KEY_BYTES,
     STATE_KEY,
     VIDEO_PREFIX,
     FrameStoreError,
+    differences,
     find_shards,
     frame_key,
     from_json,
@@ -82,12 +84,12 @@ class FrameStore:
         if not isinstance(video_id, str):
             return False
         with self._begin(video_id) as txn:
-            return any(txn.get(key) is not None for key in (video_key(video_id), frame_key(video_id, 0)))
+            return any(_get(txn, key) is not None for key in (video_key(video_id), frame_key(video_id, 0)))
 
     def has_frame(self, video_id: str, index: int) -> bool:
         """Whether frame `index` of a video has a key here, be its picture good or not."""
         with self._begin(video_id) as txn:
-            return txn.get(frame_key(video_id, index)) is not None
+            return _get(txn, frame_key(video_id, index)) is not None
 
     def missing(self, video_ids: Iterable[str]) -> list[str]:
         """Those of `video_ids` that have no frames here, in their order, each once."""
@@ -103,7 +105,7 @@ class FrameStore:
     def manifest(self, video_id: str) -> dict[str, Any] | None:
         """What the builder noted on a video (docs/FRAME_STORE.md), or None in stores without a manifest."""
         with self._begin(video_id) as txn:
-            return from_json(txn.get(video_key(video_id)))
+            return from_json(_get(txn, video_key(video_id)))
 
     def states(self) -> list[dict[str, Any] | None]:
         """The state record of every shard; None for environments in the published layout, which have none."""
@@ -112,7 +114,7 @@ class FrameStore:
     def num_frames(self, video_id: str) -> int:
         """How many frames of a video are stored, n; 0 where the store does not hold it."""
         with self._begin(video_id) as txn:
-            record = from_json(txn.get(video_key(video_id)))
+            record = from_json(_get(txn, video_key(video_id)))
             if record is not None:
                 return int(record["frames"])
             count = _probe_count(txn, video_id, guesses=(self._last_count, *_USUAL_COUNTS))
@@ -141,7 +143,7 @@ class FrameStore:
         return frames
 
     def _get(self, txn: lmdb.Transaction, video_id: str, index: int) -> bytes | memoryview:
-        data = txn.get(frame_key(video_id, index))
+        data = _get(txn, frame_key(video_id, index))
         if data is None:
             raise FrameStoreError(
                 f"{self._name(video_id, index)}: not stored; {_what_is_there(txn, video_id)}"
@@ -173,6 +175,11 @@ def decode_jpeg(data: bytes | memoryview) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
 
 
+def _get(txn: lmdb.Transaction, key: bytes) -> bytes | memoryview | None:
+    """A key's value; None where it is absent, as one is that is longer than LMDB takes."""
+    return txn.get(key) if len(key) <= MAX_KEY_BYTES else None
+
+
 def _manifest_ids(txn: lmdb.Transaction) -> Iterator[str]:
     cursor = txn.cursor()
     if not cursor.set_range(VIDEO_PREFIX):
@@ -196,7 +203,7 @@ def _probe_count(txn: lmdb.Transaction, video_id: str, *, guesses: Sequence[int]
     """The number of frames of a video found by asking for keys: guesses first, then doubling and halving."""
 
     def has(index: int) -> bool:
-        return txn.get(frame_key(video_id, index)) is not None
+        return _get(txn, frame_key(video_id, index)) is not None
 
     if not has(0):
         return 0
@@ -214,7 +221,7 @@ def _probe_count(txn: lmdb.Transaction, video_id: str, *, guesses: Sequence[int]
 
 
 def _what_is_there(txn: lmdb.Transaction, video_id: str) -> str:
-    record = from_json(txn.get(video_key(video_id)))
+    record = from_json(_get(txn, video_key(video_id)))
     if record is not None:
         return f"the manifest says {record['frames']} frames (0 to {record['frames'] - 1})"
     count = _probe_count(txn, video_id, guesses=_USUAL_COUNTS)
@@ -223,7 +230,10 @@ def _what_is_there(txn: lmdb.Transaction, video_id: str) -> str:
 
 def _check_complete(path: Path, shards: Sequence[ReadOnlyEnvironment]) -> None:
     states = [state for state in map(_state, shards) if state is not None]
+    if any(_is_empty(shard) for shard in shards):  # a builder was killed before its first record
+        raise FrameStoreError(f"frame store {path}: incomplete: nothing stored yet; build it again")
     if all(state["complete"] for state in states):
+        _check_settings(path, [state["settings"] for state in states])
         return
     stored = sum(state["videos"] for state in states)
     known = all(state["expected"] is not None for state in states)
@@ -234,6 +244,20 @@ def _check_complete(path: Path, shards: Sequence[ReadOnlyEnvironment]) -> None:
     )
 
 
+def _check_settings(path: Path, settings: Sequence[dict[str, Any]]) -> None:
+    other = next((found for found in settings if found != settings[0]), None)
+    if other is not None:
+        raise FrameStoreError(
+            f"frame store {path}: its shards were made with different settings "
+            f"({differences(settings[0], other, here='elsewhere')}); build it again with --overwrite"
+        )
+
+
 def _state(shard: ReadOnlyEnvironment) -> dict[str, Any] | None:
     with shard.begin() as txn:
         return from_json(txn.get(STATE_KEY))
+
+
+def _is_empty(shard: ReadOnlyEnvironment) -> bool:
+    with shard.begin() as txn:
+        return not txn.stat()["entries"]

@@ -16,6 +16,7 @@ import lmdb
 from dataloaders.frame_store_format import DATA_FILE, FrameStoreError
 
 _SMALL_MAP = 1 << 20
+_SPARE_PAGES = 64
 
 
 class ReadOnlyEnvironment:
@@ -52,7 +53,7 @@ def _open_read_only(path: str) -> lmdb.Environment:
     if not os.path.getsize(file):  # its builder was killed between making and filling the file
         raise FrameStoreError(f"frame store {path}: incomplete: nothing stored yet; build it again")
     try:
-        return lmdb.open(
+        env = lmdb.open(
             path,
             subdir=os.path.isdir(path),
             readonly=True,
@@ -64,6 +65,22 @@ def _open_read_only(path: str) -> lmdb.Environment:
         )
     except lmdb.Error as error:
         raise FrameStoreError(f"frame store {path}: cannot be opened: {error}") from error
+    check_length(env, file)
+    return env
+
+
+def check_length(env: lmdb.Environment, path: str | os.PathLike[str]) -> None:
+    """Close `env` and raise `FrameStoreError` where its file, `path` or in it, is shorter than it says.
+
+    Reading beyond a file's end kills the process (SIGBUS). LMDB may leave a few last pages unwritten that
+    hold nothing, so that a small gap is no fault.
+    """
+    file = os.path.join(path, DATA_FILE) if os.path.isdir(path) else path
+    page = env.stat()["psize"]
+    needed, found = (env.info()["last_pgno"] + 1) * page, os.path.getsize(file)
+    if found < needed - _SPARE_PAGES * page:
+        env.close()
+        raise FrameStoreError(f"frame store {path}: cut off: {found} bytes of {needed}; copy it again")
 
 
 _environments: weakref.WeakValueDictionary[str, ReadOnlyEnvironment] = weakref.WeakValueDictionary()

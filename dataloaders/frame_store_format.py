@@ -71,14 +71,23 @@ def from_json(data: bytes | memoryview | None) -> dict[str, Any] | None:
     return None if data is None else json.loads(bytes(data))
 
 
+def differences(old: dict[str, Any], new: dict[str, Any], *, here: str = "now") -> str:
+    """Which settings are not the same in `old` and `new`, in words."""
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return ", ".join(f"{name} {old.get(name)!r} there, {new.get(name)!r} {here}" for name in names)
+
+
 def shard_name(index: int, count: int) -> str:
     """Folder of shard `index` (from 0) of `count` inside the store's folder."""
     return f"shard-{index:05d}-of-{count:05d}"
 
 
 def shard_of(video_id: str, count: int) -> int:
-    """The shard that holds a video: by its id alone, so that it does not depend on any list's order."""
-    return zlib.crc32(video_id.encode()) % count
+    """The shard that holds a video: by its id alone, so that it does not depend on any list's order.
+
+    An id that is no UTF-8 has its shard too, which says of it that it cannot be stored.
+    """
+    return zlib.crc32(video_id.encode("utf-8", "surrogatepass")) % count
 
 
 def find_shards(path: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import lmdb
 
+from dataloaders.frame_store_environment import check_length
 from dataloaders.frame_store_format import (
     DATA_FILE,
     METADATA_FILE,
@@ -23,6 +24,7 @@ from dataloaders.frame_store_format import (
     FrameStoreError,
     FrameStoreWriteError,
     check_video_id,
+    differences,
     frame_key,
     to_json,
     video_key,
@@ -91,9 +93,13 @@ class FrameStoreWriter:
             "mode": 0o644,
         }
         try:
-            return lmdb.open(str(self.path), map_size=map_size, **options)
+            env = lmdb.open(str(self.path), map_size=map_size, **options)
         except lmdb.Error as error:
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise FrameStoreWriteError(f"frame store {self.path}: {_cause(error, self.path)}") from error
             raise self._error(f"cannot be opened for writing: {error}") from error
+        check_length(env, self.path)
+        return env
 
     def _error(self, message: str) -> FrameStoreError:
         return FrameStoreError(f"frame store {self.path}: {message}")
@@ -115,7 +121,7 @@ class FrameStoreWriter:
             return {**state, "settings": settings or {}}
         found: dict[str, Any] = json.loads(data)
         if settings is not None and settings != found["settings"]:
-            raise self._error(f"made with other settings: {_differences(found['settings'], settings)}")
+            raise self._error(f"made with other settings: {differences(found['settings'], settings)}")
         return found
 
     def expect(self, expected: int | None) -> None:
@@ -193,7 +199,8 @@ class FrameStoreWriter:
                 self._grow(sum(len(value) for _, value in items))
             except (lmdb.Error, OSError) as error:
                 stored = f"the {self.videos} videos stored so far are kept"
-                message = f"frame store {self.path}: cannot be written to: {_cause(error)}; {stored}"
+                cause = _cause(error, self.path, needed=sum(len(value) for _, value in items))
+                message = f"frame store {self.path}: cannot be written to: {cause}; {stored}"
                 raise FrameStoreWriteError(message) from error
 
     def _grow(self, needed: int) -> None:
@@ -231,9 +238,13 @@ class FrameStoreWriter:
         if shutil.disk_usage(self.path).free < used * stat["psize"] * 1.1:
             return
         copy.mkdir()
-        self._open_env.copy(str(copy), compact=True)
-        with open(copy / DATA_FILE, "rb+") as file:
-            os.fsync(file.fileno())
+        try:
+            self._open_env.copy(str(copy), compact=True)
+            with open(copy / DATA_FILE, "rb+") as file:
+                os.fsync(file.fileno())
+        except (lmdb.Error, OSError):  # no room after all, as under a quota: the store is whole as it is
+            shutil.rmtree(copy, ignore_errors=True)
+            return
         self._open_env.close()
         os.replace(copy / DATA_FILE, self.path / DATA_FILE)
         shutil.rmtree(copy, ignore_errors=True)
@@ -261,12 +272,9 @@ def write_metadata(path: Path, *, videos: int) -> None:
     temporary.replace(path / METADATA_FILE)
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    return ", ".join(f"{name} {old.get(name)!r} there, {new.get(name)!r} now" for name in names)
-
-
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, path: Path, *, needed: int = 0) -> str:
+    """What stopped a write of `needed` bytes. LMDB calls a write that was cut short an input/output error."""
     text = str(error)
     full = isinstance(error, lmdb.DiskError) or os.strerror(errno.ENOSPC) in text
+    full = full or shutil.disk_usage(path).free < needed
     return f"the disk is full ({text}); free space and run the command again" if full else text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.frame_store import FrameStore
-from dataloaders.frame_store_format import DATA_FILE, FrameStoreError, check_video_id
+from dataloaders.frame_store_format import DATA_FILE, FrameStoreError, check_video_id, differences
 from dataloaders.frame_store_writer import FrameStoreWriter, write_metadata
 from tools.build_report import BuildResult, Report, StopSignals
 from tools.sample_video import Job, Settings, probe, run_job
@@ -97,11 +97,31 @@ def _check_place(options: BuildOptions) -> None:
         )
     if shard is not None and (path / DATA_FILE).exists():
         raise ValueError(f"{path}: holds a store without shards; choose another --lmdb_path")
+    _check_number(path, shards, shard)
+    if not options.overwrite:
+        _check_settings(options, shards)
+
+
+def _check_number(path: Path, shards: list[Path], shard: Shard | None) -> None:
     other = next((other for other in shards if shard and not other.name.endswith(shard.folder[-9:])), None)
     if other is not None:
         raise ValueError(
             f"{path}: was begun in another number of shards ({other.name}); --shard must keep it"
         )
+
+
+def _check_settings(options: BuildOptions, shards: list[Path]) -> None:
+    """Other shards of a store must have the settings of this one."""
+    wanted = options.settings.as_record()
+    for other in shards:
+        if other == options.folder:
+            continue  # the writer opens it, which must be the only one
+        try:
+            state = FrameStore(other, allow_incomplete=True).states()[0]
+        except FrameStoreError:
+            continue  # another process is about to make it
+        if state and state["settings"] != wanted:
+            raise ValueError(f"{other}: made with other settings: {differences(state['settings'], wanted)}")
 
 
 def _finish_shards(path: Path) -> None:

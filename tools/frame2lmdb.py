@@ -10,6 +10,7 @@ Exit code: 0 all stored, 1 some failed (failures.jsonl in the store names them),
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--quality", type=int, default=95, choices=range(1, 101), metavar="1..100", help="JPEG (default 95)")
     add("--slack", type=_slack, default=0.25, help=_SLACK_HELP)
     add("--clip_from_id", action="store_true", help="ids VIDEO_SSSSSS_EEEEEE are seconds S to E of VIDEO")
-    add("--timeout", type=float, default=300.0, help="seconds a video may take (default 300)")
+    add("--timeout", type=_seconds, default=300.0, help="seconds a video may take (default 300)")
     add("--shard", help="i/n: store part i of n; 'none' for all (default: as torchrun or SLURM says)")
     add("--overwrite", action="store_true", help="remove what the store holds first")
     add("--map_size", type=_positive, default=64 << 20, help="bytes the map starts with; it grows by itself")
@@ -59,6 +60,12 @@ def _not_negative(text: str) -> int:
     if int(text) < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
+    return float(text)
 
 
 def _slack(text: str) -> float:
@@ -80,12 +87,10 @@ def main(argv: list[str] | None = None) -> int:
         return _build(parser.parse_args(argv))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except FrameStoreWriteError as error:
-        _say(f"{parser.prog}: {error}")
-        return 1
     except (ValueError, OSError) as error:
         _say(f"{parser.prog}: {error}")
-        return 2
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return 1 if full or isinstance(error, FrameStoreWriteError) else 2
 
 
 def _build(args: argparse.Namespace) -> int:

@@ -173,6 +173,27 @@ def test_ids_that_cannot_be_keys() -> None:
             check_video_id(bad)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_store_that_is_cut_off_is_refused(ours: bool, tmp_path: Path) -> None:
+    """Reading beyond the end of the file would kill the process."""
+    make = written if ours else published
+    path = make(tmp_path / "s", {f"v{number}": 30 for number in range(40)})
+    with open(path / "data.mdb", "rb+") as file:
+        file.truncate((path / "data.mdb").stat().st_size // 2)
+    with pytest.raises(FrameStoreError, match=r"cut off: \d+ bytes of \d+"):
+        FrameStore(path).num_frames("v0")
+    with pytest.raises(FrameStoreError, match="cut off"):
+        FrameStoreWriter(path)
+
+
+def test_ids_longer_than_any_key_are_missing(tmp_path: Path) -> None:
+    store = FrameStore(published(tmp_path / "s", {"a": 2, "v" * 509: 2}))
+    assert store.missing(["a", "v" * 509, "v" * 600]) == ["v" * 600]
+    assert store.num_frames("v" * 509) == 2 and store.num_frames("v" * 600) == 0
+    with pytest.raises(FrameStoreError, match="frame 0: not stored"):
+        store.read_frames("v" * 600, [0])
+
+
 # One environment per process and file (FR-13)
 
 

@@ -13,13 +13,14 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import lmdb
 import pytest
 
 from dataloaders.frame_store import FrameStore, FrameStoreError
 from dataloaders.frame_store_format import LOCK_FILE, FrameStoreWriteError
-from dataloaders.frame_store_writer import FrameStoreWriter
+from dataloaders.frame_store_writer import FrameStoreWriter, _cause
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,6 +111,10 @@ def test_a_builder_killed_at_birth_leaves_nothing_in_the_way(tmp_path: Path) -> 
     (tmp_path / "s" / "data.mdb").touch()
     with pytest.raises(FrameStoreError, match="incomplete: nothing stored yet"):
         FrameStore(tmp_path / "s")
+    (tmp_path / "s" / "data.mdb").unlink()
+    lmdb.open(str(tmp_path / "s")).close()  # killed before the first record
+    with pytest.raises(FrameStoreError, match="incomplete: nothing stored yet"):
+        FrameStore(tmp_path / "s")
     with FrameStoreWriter(tmp_path / "s") as writer:
         writer.put("a", [b"1"])
     assert FrameStore(tmp_path / "s").num_frames("a") == 1
@@ -155,6 +160,15 @@ def test_a_full_disk_keeps_what_is_committed(tmp_path: Path) -> None:
             writer.put(f"v{video}", [noise(video * 30 + index) for index in range(30)])
     store = FrameStore(tmp_path / "s")
     assert [store.read_jpegs(f"v{v}", [29]) for v in range(20)] == [[noise(v * 30 + 29)] for v in range(20)]
+
+
+def test_a_write_that_is_cut_short_by_a_full_disk_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = lmdb.Error("mdb_txn_commit: Input/output error")
+    assert "full" not in _cause(error, tmp_path, needed=1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert _cause(error, tmp_path, needed=1).startswith("the disk is full (mdb_txn_commit")
 
 
 def test_no_address_space_is_said(tmp_path: Path) -> None:

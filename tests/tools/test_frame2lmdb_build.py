@@ -73,6 +73,7 @@ def test_bare_it_explains_itself() -> None:
         (["--short_side", "-1"], "must be at least 0"),
         (["--slack", "0.7"], "less than 0.5"),
         (["--quality", "101"], "invalid choice"),
+        (["--timeout", "0"], "must be more than 0"),
         (["--shard", "3/3"], "--shard 3/3"),
         (["--lmdb_path", str(ROOT / "README.md")], "is a file"),
         (["--lmdb_path", "/proc/nothing/s"], "/proc/nothing"),
@@ -203,11 +204,38 @@ def test_shards_by_environment_and_mixed_countings(
     assert "a store without shards" in capsys.readouterr().err
 
 
+def test_settings_are_not_mixed_among_shards(videos: Path, tmp_path: Path, capsys: Any) -> None:
+    def build(part: int, *more: str) -> int:
+        return frame2lmdb.main(arguments(videos, tmp_path / "s", "--shard", f"{part}/2", *more))
+
+    assert build(0) == 0
+    assert build(1, "--quality", "90") == 2
+    assert (
+        "shard-00000-of-00002: made with other settings: quality 95 there, 90 now" in capsys.readouterr().err
+    )
+    assert build(1, "--quality", "90", "--overwrite") == 0
+    with pytest.raises(FrameStoreError, match="different settings .quality 95 there, 90 elsewhere"):
+        FrameStore(tmp_path / "s")
+
+
 def test_names_that_are_no_text_are_bad_ids(videos: Path, tmp_path: Path) -> None:
     (videos / os.fsdecode(b"caf\xe9.mp4")).write_bytes((videos / "a.mp4").read_bytes())
     assert frame2lmdb.main(arguments(videos, tmp_path / "s")) == 1
     assert list(failures(tmp_path / "s").values()) == ["bad id"]
     assert len(list(FrameStore(tmp_path / "s").video_ids())) == 4
+    codes = [frame2lmdb.main(arguments(videos, tmp_path / "parts", "--shard", f"{i}/2")) for i in (0, 1)]
+    assert sorted(codes) == [0, 1]
+    assert len(list(FrameStore(tmp_path / "parts").video_ids())) == 4
+
+
+def test_ids_that_no_file_could_have_cost_themselves_alone(videos: Path, tmp_path: Path) -> None:
+    names = tmp_path / "list.jsonl"
+    ids = ["\ud800", "../a", "a/b", "/etc/passwd", "a"]
+    names.write_text("".join(json.dumps({"video_id": i}) + "\n" for i in ids), encoding="utf-8")
+    assert frame2lmdb.main(arguments(videos, tmp_path / "s", "--json_path", str(names))) == 1
+    expected = {"\ud800": "bad id", "../a": "missing", "a/b": "missing", "/etc/passwd": "missing"}
+    assert failures(tmp_path / "s") == expected
+    assert list(FrameStore(tmp_path / "s").video_ids()) == ["a"]
 
 
 def test_the_array_script_makes_one_store(videos: Path, tmp_path: Path) -> None:
