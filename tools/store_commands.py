@@ -6,6 +6,7 @@ Legend: n stored frames of a video; pictures are RGB uint8 [H, W, 3].
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataloaders.frame_store import FrameStore, FrameStoreError
+from dataloaders.frame_store_format import METADATA_FILE
 
 COMMANDS = ("info", "verify", "extract", "sheet")
 _SHEET_COLUMNS = 10
@@ -141,6 +143,8 @@ def _verify(args: argparse.Namespace) -> int:
             bar.update()
     if args.sample is None:
         faults += _wrong_totals(store, checked)
+    if next(store.video_ids(), None) is None:
+        faults.append("the store holds no video")
     for fault in faults:
         _say(fault)
     _say(f"{checked} videos looked at, {len(faults)} faults")
@@ -179,7 +183,14 @@ def faults_of(store: FrameStore, video_id: str) -> list[str]:
 def _wrong_totals(store: FrameStore, checked: int) -> list[str]:
     states = [state for state in store.states() if state]
     noted = sum(state["videos"] for state in states)
-    return [f"the store notes {noted} videos, but holds {checked}"] if states and noted != checked else []
+    if not states:
+        return []
+    faults = [f"the store notes {noted} videos, but holds {checked}"] if noted != checked else []
+    metadata = store.path / METADATA_FILE
+    if all(state["complete"] for state in states) and metadata.is_file():
+        length = json.loads(metadata.read_text(encoding="utf-8")).get("length")
+        faults += [f"{METADATA_FILE} says {length} videos"] if length != noted else []
+    return faults
 
 
 # extract and sheet
@@ -203,11 +214,19 @@ def _sheet(args: argparse.Namespace) -> int:
     rows = [_sheet_row(store, video_id) for video_id in args.ids]
     width = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows]
-    if not cv2.imwrite(str(args.out), cv2.cvtColor(np.concatenate(padded), cv2.COLOR_RGB2BGR)):
-        raise ValueError(f"{args.out}: the picture cannot be written there")
+    _write_picture(args.out, np.concatenate(padded))
     for number, video_id in enumerate(args.ids, start=1):
         _say(f"row {number}: {video_id}")
     return 0
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    try:
+        done = cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    except cv2.error:  # an extension that it does not know
+        done = False
+    if not done:
+        raise ValueError(f"{path}: no picture can be written there; --out must be a .png or .jpg in a folder")
 
 
 def _refuse_missing(store: FrameStore, video_ids: list[str]) -> None:

@@ -12,7 +12,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from dataloaders.frame_store_format import shard_name, shard_of
+from dataloaders.frame_store_format import METADATA_FILE, shard_name, shard_of
 from dataloaders.frame_store_writer import FrameStoreWriter
 from tools import frame2lmdb
 from tools.store_commands import histogram
@@ -112,6 +112,24 @@ def test_a_contact_sheet(store: Path, tmp_path: Path, capsys: Any) -> None:
 def test_absent_videos_are_named(command: str, store: Path, tmp_path: Path, capsys: Any) -> None:
     assert run(command, store, "a", "nobody", "--out", tmp_path / "x.png") == 2
     assert "does not hold 'nobody'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.xyz", "nowhere/sheet.png"])
+def test_a_sheet_that_cannot_be_written(name: str, store: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("sheet", store, "a", "--out", tmp_path / name) == 2
+    assert ".png or .jpg" in capsys.readouterr().err
+
+
+def test_metadata_that_does_not_fit_is_a_fault(store: Path, capsys: Any) -> None:
+    (store / METADATA_FILE).write_text('{"length": 4}', encoding="utf-8")
+    assert run("verify", store) == 1
+    assert "metadata.json says 4 videos" in capsys.readouterr().out
+
+
+def test_a_store_without_videos_is_not_sound(tmp_path: Path, capsys: Any) -> None:
+    lmdb.open(str(tmp_path / "s")).close()
+    assert run("verify", tmp_path / "s") == 1
+    assert "the store holds no video" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["info", "verify"])
