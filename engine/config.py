@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -271,9 +272,10 @@ def _check(config: Config, *, program: str) -> None:
     ):
         _require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
     _require(config.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps: must be at least 1")
-    for name in ("num_thread_reader", "seed", "local_rank"):
+    for name in ("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"):
         value = getattr(config, name)
-        _require(value is None or value >= 0, f"--{name} {value}: must be 0 or more")
+        # Below infinity: NaN is not.
+        _require(value is None or 0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
     _require(
         config.max_words is None or config.max_words >= 3,
         f"--max_words {config.max_words}: must be at least 3, for the start token, a word and the end token",

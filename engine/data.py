@@ -200,9 +200,11 @@ def _read_split(
     # One rank looks: on a network disk a million look-ups from every rank would take the file server down.
     present, missing = world.broadcast(exclude_missing(examples, store) if world.is_main else None)
     if missing and not config.allow_missing:
-        raise ValueError(f"{store}: {missing}; add them, or go on without them by --allow_missing")
+        raise ValueError(f"{store.path}: {missing}; add them, or go on without them by --allow_missing")
     if not present.num_videos:
-        raise ValueError(f"{store}: holds none of the {missing.total} videos of the {split} split of {name}")
+        raise ValueError(
+            f"{store.path}: holds none of the {missing.total} videos of the {split} split of {name}"
+        )
     return present, store, missing
 
 

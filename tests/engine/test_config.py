@@ -154,6 +154,8 @@ def test_flags_without_effect_say_so_once() -> None:
         (["--num_thread_reader", "-1"], "--num_thread_reader"),
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--local_rank", "-1"], "--local_rank -1"),
+        (["--lr", "nan"], "--lr nan: must be 0 or more"),
+        (["--weight_decay", "-0.1"], "--weight_decay -0.1"),
     ],
 )
 def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) -> None:
