@@ -113,10 +113,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from error
-    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
-    if missing:
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    given = config if isinstance(config, dict) else {}
+    wrong = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind)]
+    if wrong:
         raise ValueError(
-            f"{path}: {', '.join(missing)} missing; see modules/model_configs/toy.json for the form"
+            f"{path}: {', '.join(wrong)} missing or of another type; see modules/model_configs/toy.json for "
+            "the form"
         )
     checked: dict[str, Any] = config
     return checked

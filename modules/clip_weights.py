@@ -6,6 +6,7 @@ Everything becomes float32, whatever the file holds.
 from __future__ import annotations
 
 import os
+import pickle
 import warnings
 import zipfile
 from pathlib import Path
@@ -83,11 +84,16 @@ def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files fail in many ways, all of them the file's fault
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{path}: not readable as weights (tensors only, no pickled code): {reason}"
+            f"{path}: not readable as weights (tensors only, no pickled code): {_reason(error)}"
         ) from error
     return _clean(state.get("state_dict", state) if isinstance(state, dict) else {}), False
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load the file unsafely
+        return "truncated, no weight file, or one that holds more than tensors"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -59,6 +59,11 @@ def test_an_unknown_name_gets_near_ones() -> None:
         ("{", "not a JSON file"),
         (json.dumps({"embed_dim": 8}), "vision_cfg, text_cfg missing"),
         (
+            json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": "x"}),
+            "text_cfg missing or of another type",
+        ),
+        ("[]", "embed_dim, vision_cfg, text_cfg missing"),
+        (
             json.dumps({"embed_dim": 8, "vision_cfg": {"colour": 1}, "text_cfg": {}}),
             "open_clip's form.*colour",
         ),

@@ -110,8 +110,9 @@ def test_code_and_rubbish_are_refused(content: str, tmp_path: Path, monkeypatch:
         torch.save({"state_dict": Hostile()}, path)
     else:
         path.write_bytes(b"" if content == "empty" else b"not weights")
-    with pytest.raises(ValueError, match=r"weights\.pt: not readable as weights"):
+    with pytest.raises(ValueError, match=r"weights\.pt: not readable as weights") as refusal:
         load_clip_weights(build_clip(tiny.CLIP_CONFIG), str(path), name="tiny")
+    assert "weights_only" not in str(refusal.value), "torch's advice is to load it unsafely"
     assert not (tmp_path / "hostile").exists()
 
 
