@@ -2,11 +2,11 @@
 
     python benchmarks/frame_store_quality.py VIDEO... [--clip_model ViT-B-32-quickgelu] [--clip_weights NAME]
 
-For every setting: kB a video, and what reaches the image tower (224 pixels, as in training), against frames of
-full size at JPEG quality 95: PSNR, and the change of the frame features. That change is given as a share of
-the distance between the features of a frame and of the next stored one, which is what a model must tell apart.
-`--clip_weights` is as in the main programs; without it the tower has random weights, which see more pixel-level
-change than trained ones do.
+For every setting: kB a video, and what reaches the image tower (224 pixels, as in training), against frames
+of full size at JPEG quality 95: PSNR, and the change of the frame features. That change is given as a share
+of the distance between the features of a frame and of the next stored one, which is what a model must tell
+apart. `--clip_weights` is as in the main programs; without it the tower has random weights, which see more
+pixel-level change than trained ones do.
 """
 
 from __future__ import annotations
@@ -62,9 +62,11 @@ def main() -> None:
     if args.clip_weights != "none":
         from modules.clip_weights import load_clip_weights
 
-        load_clip_weights(clip, args.clip_weights, model_name=args.clip_model)
+        load_clip_weights(clip, args.clip_weights, name=args.clip_model)
     size = clip_image_size(clip)
-    print(f"{len(args.videos)} videos, {FRAMES} frames each; {args.clip_model}, weights: {args.clip_weights}\n")
+    print(
+        f"{len(args.videos)} videos, {FRAMES} frames each; {args.clip_model}, weights: {args.clip_weights}\n"
+    )
     print("| short side | quality | kB for 30 frames | PSNR, dB | cosine | change of features |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     seen = {path: inputs(path, short_side=0, quality=95, size=size)[0] for path in args.videos}
