@@ -24,13 +24,18 @@ class RunLog:
         self.interactive = active and sys.stderr.isatty()
         self._writer = _summary_writer(logdir) if active and logdir else None
         self._logger = logging.Logger("hmmc")
+        self._handlers: list[logging.Handler] = []
         if active:
-            for handler in (
-                _ConsoleHandler(),
-                logging.FileHandler(output_dir / "log.txt", encoding="utf-8"),
-            ):
-                handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%Y-%m-%d %H:%M:%S"))
-                self._logger.addHandler(handler)
+            file = logging.FileHandler(output_dir / "log.txt", encoding="utf-8")
+            self._handlers = [_ConsoleHandler(), file]
+        for handler in self._handlers:
+            handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%Y-%m-%d %H:%M:%S"))
+            for logger in self._loggers():
+                logger.addHandler(handler)
+
+    def _loggers(self) -> list[logging.Logger]:
+        """Ours, and those of the packages that warn by themselves: of unreadable clips, say."""
+        return [self._logger, *(logging.getLogger(name) for name in ("dataloaders", "modules"))]
 
     def info(self, message: str) -> None:
         if self.active:
@@ -67,9 +72,10 @@ class RunLog:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
-        for handler in list(self._logger.handlers):
+        for handler in self._handlers:
             handler.close()
-            self._logger.removeHandler(handler)
+            for logger in self._loggers():
+                logger.removeHandler(handler)
 
 
 class Progress(tqdm):

@@ -11,6 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 RECALL_AT = (1, 5, 10)
+# How the figures are counted, for the result file.
+PROTOCOL = {
+    "t2v": "every caption is a query; rank of its video",
+    "v2t": "every video is a query; rank of its caption set by its best caption",
+    "ties": "expected rank",
+    "median": "middle pair averaged",
+}
 
 
 def ranks_of_targets(

@@ -27,7 +27,7 @@ from engine.data import (
 from engine.distributed import World, is_lost_rank
 from engine.evaluator import Evaluator
 from engine.log import RunLog
-from engine.metrics import format_metrics
+from engine.metrics import PROTOCOL, format_metrics
 from engine.model_setup import LOGIT_SCALE, build_model
 from engine.optimizer import BertAdam, build_optimizer
 from engine.trainer import Trainer, TrainingStopped, steps_per_epoch
@@ -223,7 +223,7 @@ def _evaluate(
     if not counts["comparable"]:
         log.warning(f"evaluated {counts['videos']} of {counts['videos_of_benchmark']} videos: not comparable")
     about = {"epoch": epoch, "dataset": test.dataset, "language": config.language, "checkpoint": checkpoint}
-    log.result({**about, **counts, **values})
+    log.result({**about, **counts, "protocol": PROTOCOL, **values})
     log.scalars(values, step=0 if epoch is None else epoch)
     return values
 

@@ -89,9 +89,13 @@ class Trainer:
             meter.step_done(group, self.world.size)
             group = []
             step += 1
+            if self.log.interactive:
+                bar.set_postfix_str(
+                    f"loss {float(losses['loss']):.4f}, lr {max(self.rates):.2e}, "
+                    f"{meter.clips_per_second:.1f} clips/s"
+                )
             if step % self.n_display == 0 or step == self.steps_per_epoch:
                 self._report(losses, meter, epoch=epoch, step=step)
-                bar.set_postfix_str(f"loss {float(losses['loss']):.4f}, {meter.clips_per_second:.1f} clips/s")
                 meter.restart()
         self._report_replaced(meter)
 
@@ -100,10 +104,10 @@ class Trainer:
         totals: dict[str, torch.Tensor] = {}
         for position, batch in enumerate(group):
             last = position + 1 == len(group)
-            with self._gradients_stay_here(not last), autocast(self.precision, self.world.device):
-                losses = self.model(batch)
-                share = losses["loss"] / len(group)
-                self.scaler.scale(share).backward()
+            with self._gradients_stay_here(not last):
+                with autocast(self.precision, self.world.device):
+                    losses = self.model(batch)
+                self.scaler.scale(losses["loss"] / len(group)).backward()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().float() / len(group)
         self.scaler.unscale_(self.optimizer)

@@ -207,7 +207,8 @@ def test_an_unreadable_clip_is_replaced_in_training_and_named_in_evaluation(
             writer.put(video_id, jpegs)
         writer.finish()
     assert toy.run("train", tmp_path / "train", *MSRVTT, "--train_store", str(store)) == 0
-    assert "3 unreadable clips were replaced" in (tmp_path / "train" / "log.txt").read_text(encoding="utf-8")
+    log = (tmp_path / "train" / "log.txt").read_text(encoding="utf-8")
+    assert "3 unreadable clips were replaced" in log and "video2" in log
     line = refused(toy, capsys, tmp_path, *MSRVTT, "--eval_store", str(store), job="eval")
     assert "video15" in line
     shutil.rmtree(store)
