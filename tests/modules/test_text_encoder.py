@@ -149,7 +149,8 @@ def test_a_name_that_the_network_does_not_give_says_what_to_fetch(
         raise OSError("We couldn't connect\nCheck your internet connection")
 
     monkeypatch.setattr(text_encoder, "_pretrained_bert", no_connection)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match=r"some/bert.*\(We couldn't connect\).*--pretrained_text FOLDER$"):
         ChineseTextEncoder("some/bert", embed_dim=8, cache_dir=tmp_path)
     assert asked == [("some/bert", False)]
