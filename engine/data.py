@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from torch.utils.data import DataLoader
 
 from dataloaders.availability import MissingVideos, exclude_missing, match_store_ids
@@ -21,6 +20,8 @@ from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed import World
 from engine.log import RunLog
+from modules.clip_towers import clip_image_size
+from modules.dual_encoder import DualEncoder
 
 # Tokens of a text where the published code fixes them (METHOD 2), else `--max_words` or 32.
 TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test"): 15}
@@ -82,13 +83,12 @@ def build_tokenizer(config: Config) -> Tokenizer:
     )
 
 
-def input_spec(config: Config, model: nn.Module) -> InputSpec:
+def input_spec(config: Config, model: DualEncoder) -> InputSpec:
     """What `model` takes. Raises `ValueError` where the tokenizer's files are absent."""
-    size: Any = model.visual_encoder.visual.image_size  # type: ignore[union-attr]
     return InputSpec(
         tokenizer=build_tokenizer(config),
-        context_length=int(model.text_encoder.context_length),  # type: ignore[union-attr, arg-type]
-        image_size=int(size[0] if isinstance(size, tuple) else size),
+        context_length=int(model.text_encoder.context_length),  # type: ignore[arg-type]
+        image_size=clip_image_size(model.visual_encoder),
     )
 
 

@@ -9,15 +9,13 @@ from torch import nn
 from engine.checkpoint import load_state, read_state
 from engine.config import Config
 from engine.log import RunLog
-from modules.clip_towers import build_clip, clip_embed_dim, frame_position_std
+from modules.clip_towers import build_clip, clip_embed_dim, fixed_logit_scale, frame_position_std
 from modules.clip_weights import load_clip_weights
 from modules.dual_encoder import DualEncoder
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.video_encoder import VideoEncoder
-
-LOGIT_SCALE = 100.0  # min(exp(CLIP's logit scale), 100), a constant (METHOD 3)
 
 
 def build_model(config: Config, log: RunLog) -> DualEncoder:
@@ -43,14 +41,14 @@ def build_model(config: Config, log: RunLog) -> DualEncoder:
         text = ChineseTextEncoder(
             config.pretrained_text, embed_dim=width, cache_dir=cache_dir, pretrained=fresh
         )
-    model = _assemble(config, visual, text)
+    model = _assemble(config, visual, text, logit_scale=fixed_logit_scale(clip))
     if config.init_model is not None:
         for line in load_state(model, read_state(config.init_model), path=config.init_model).lines():
             log.info(line)
     return model
 
 
-def _assemble(config: Config, visual: nn.Module, text: nn.Module) -> DualEncoder:
+def _assemble(config: Config, visual: nn.Module, text: nn.Module, *, logit_scale: float) -> DualEncoder:
     if config.do_pretrain:
         return PretrainModel(
             visual,
@@ -74,5 +72,5 @@ def _assemble(config: Config, visual: nn.Module, text: nn.Module) -> DualEncoder
         use_frame_fea=config.use_frame_fea,
         weight_VTM=config.weight_VTM_finetune,
         weight_FTM=config.weight_FTM_finetune,
-        logit_scale=LOGIT_SCALE,
+        logit_scale=logit_scale,
     )

@@ -28,9 +28,10 @@ from engine.distributed import World, is_lost_rank
 from engine.evaluator import Evaluator
 from engine.log import RunLog
 from engine.metrics import PROTOCOL, format_metrics
-from engine.model_setup import LOGIT_SCALE, build_model
+from engine.model_setup import build_model
 from engine.optimizer import BertAdam, build_optimizer
 from engine.trainer import Trainer, TrainingStopped, steps_per_epoch
+from modules.clip_towers import MAX_LOGIT_SCALE
 from modules.dual_encoder import DualEncoder
 
 
@@ -134,7 +135,7 @@ def build_evaluator(config: Config, world: World, data: EvaluationData, log: Run
         use_frame_fea=config.use_frame_fea,
         max_frames=config.max_frames,
         top_frames=config.top_frames,
-        logit_scale=LOGIT_SCALE,
+        logit_scale=MAX_LOGIT_SCALE,
         precision=config.precision,
     )
 

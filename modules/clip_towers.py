@@ -77,7 +77,7 @@ def clip_embed_dim(clip: nn.Module) -> int:
 
 
 def clip_image_size(clip: nn.Module) -> int:
-    """Pixels a side of the square frames that the image tower takes."""
+    """Pixels a side of the square frames that the image tower, `clip.visual`, takes."""
     size: Any = clip.visual.image_size  # type: ignore[union-attr]
     return int(size[0] if isinstance(size, tuple) else size)
 

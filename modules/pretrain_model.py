@@ -111,12 +111,6 @@ class PretrainModel(DualEncoder):
             self._enqueue(key, batch.get("frame_mask"))
         return with_total(losses, self.weights)
 
-    @torch.no_grad()
-    def reset_key_branch(self) -> None:
-        """Make the key branch equal to the query branch: after other weights were loaded into the latter."""
-        for key_module, query_module in self._momentum_pairs():
-            key_module.load_state_dict(query_module.state_dict())
-
     def _losses(self, batch: Mapping[str, Tensor], query: Branch, key: Branch) -> dict[str, Tensor]:
         mask = batch.get("frame_mask")
         losses: dict[str, Tensor] = {}

@@ -143,14 +143,6 @@ def test_black_clips_and_empty_texts_stay_finite_over_steps() -> None:
         assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(model).values())
 
 
-def test_resetting_the_key_branch_copies_the_query_branch() -> None:
-    model = tiny.pretrain_model()
-    model.reset_key_branch()
-    state = model.state_dict()
-    pairs = [(name, name.replace("_k.", ".")) for name in state if "_k." in name]
-    assert pairs and all(torch.equal(state[key], state[query]) for key, query in pairs)
-
-
 def test_a_saved_state_continues_with_the_same_numbers() -> None:
     first, batch = tiny.pretrain_model(), tiny.batch(padded=True)
     first(batch)
