@@ -1,8 +1,8 @@
-"""Flags: the only file that knows their names, defaults and which of them no longer matter.
+"""Flags: their names, defaults and which of them no longer matter.
 
 `Config` is the single description of a run: every field is a flag of the same name, parsed by
-`parse_config`, checked here, frozen, and saved to OUTPUT_DIR/config.json. The two programs share all
-flags and differ in a few published defaults (`PROGRAMS`).
+`parse_config`, checked (`engine/config_checks.py`), frozen, and saved to OUTPUT_DIR/config.json. The two
+programs share all flags and differ in a few published defaults (`PROGRAMS`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ from typing import Any
 import torch
 
 from dataloaders import layout
+from engine.config_checks import check_config
 
 LANGUAGES = {name: spec.languages for name, spec in layout.DATASETS.items()}
 DATASETS = tuple(LANGUAGES)
 ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt"}  # METHOD 6
-MAX_POSITIONS = 48  # rows of `frame_position_embeddings`, METHOD 1
 
 
 def _flag(
@@ -54,6 +53,7 @@ class Config:
     seed: int = _flag(42, "run", "seed of weights, sample order, frames, masks and augmentation")
     n_display: int = _flag(100, "run", "log every this many optimiser steps")
     logdir: str | None = _flag(None, "run", "folder for TensorBoard scalars", kind=str)
+    wandb: bool = _flag(False, "run", "log to Weights & Biases too (pip install wandb)")
     local_rank: int | None = _flag(
         None,
         "run",
@@ -152,6 +152,12 @@ class Config:
     contrast_momentum: float = _flag(0.99, "model", "momentum of the key encoders")
     contrast_temperature: float = _flag(0.07, "model", "temperature of the queue losses")
 
+    freeze: str = _flag(
+        "",
+        "model",
+        "parts that do not learn, by commas: image, text, temporal; PART:N is its first N layers",
+    )
+
     epochs: int = _flag(20, "optimisation", "passes over the training set")
     batch_size: int = _flag(256, "optimisation", "clips of one optimiser step, over all ranks")
     batch_size_val: int = _flag(
@@ -169,6 +175,57 @@ class Config:
         "fp32", "optimisation", "autocast type; weights stay float32", choices=("fp32", "bf16", "fp16")
     )
     enable_amp: bool = _flag(False, "optimisation", "published name of --precision fp16 (GPU only)")
+
+    grad_checkpointing: bool = _flag(
+        False, "optimisation", "recompute activations in the backward pass: less memory, more time"
+    )
+    grad_cache: int = _flag(
+        0, "optimisation", "clips a rank encodes at once; the gradient is that of the full batch (0: off)"
+    )
+    mask_duplicates: bool = _flag(
+        False, "optimisation", "the same clip or text twice in a batch is no negative of itself"
+    )
+    compile: bool = _flag(False, "optimisation", "torch.compile the encoders")
+    fsdp: bool = _flag(False, "optimisation", "shard weights and optimiser over the ranks (fully_shard)")
+
+    resume: str | None = _flag(
+        None, "survival", "go on with a stopped run: 'auto' (newest state in OUTPUT_DIR) or a path", kind=str
+    )
+    save_steps: int = _flag(
+        1000, "survival", "save the training state every this many steps (0: at ends of epochs only)"
+    )
+    keep: int = _flag(2, "survival", "training states to keep, besides the best epoch's")
+    max_bad_steps: int = _flag(
+        10, "survival", "stop after this many steps in a row whose loss or gradient is not finite"
+    )
+    max_bad_samples: int = _flag(1000, "survival", "stop after this many unreadable clips")
+
+    protocol: str = _flag(
+        "auto",
+        "evaluation",
+        "what a query is: each caption, or all captions of a video joined [as the data set has it]",
+        choices=("auto", "one_caption", "several_captions", "paragraph"),
+    )
+    select_on: str = _flag(
+        "last",
+        "evaluation",
+        "how the checkpoint to report is chosen; the test list is read once, at the end, except by 'test'",
+        choices=("val", "held_out", "last", "test"),
+    )
+    held_out: float = _flag(0.05, "evaluation", "share of the training videos kept by --select_on held_out")
+    bootstrap: int = _flag(1000, "evaluation", "resamples of the 95% intervals (0: none)")
+    report: bool = _flag(True, "evaluation", "write OUTPUT_DIR/report after the final evaluation")
+    dsl: bool = _flag(False, "evaluation", "report dual softmax too: looks at all test queries at once")
+    dsl_temperature: float = _flag(100.0, "evaluation", "factor on cosine similarities in dual softmax")
+    qb_norm: bool = _flag(
+        False, "evaluation", "report querybank normalisation too: looks at training captions"
+    )
+    qb_beta: float = _flag(20.0, "evaluation", "factor on cosine similarities in querybank normalisation")
+    qb_bank: int = _flag(0, "evaluation", "training captions in the querybank (0: all)")
+    save_features: str | None = _flag(
+        None, "evaluation", "folder for the features of the test split (tools/evaluate_features.py)", kind=str
+    )
+    save_similarity: bool = _flag(False, "evaluation", "write OUTPUT_DIR/similarity.npy, captions x videos")
 
     cross_model: str = _flag("cross-base", "no effect any more", "published configuration folder")
     lr_decay: float = _flag(0.9, "no effect any more", "never used by the published code either")
@@ -213,8 +270,8 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         default = PROGRAMS[program].get(item.name, item.default)
         names = (f"--{item.name}", *meta["aliases"])
         if isinstance(default, bool):
-            # Parts of the model can be switched off again after a script's own flags: --no-use_temp.
-            action = argparse.BooleanOptionalAction if meta["group"] == "model" else "store_true"
+            # What is on by default, or by a script's own flags, can be switched off: --no-use_temp.
+            action = argparse.BooleanOptionalAction if default or meta["group"] == "model" else "store_true"
             group.add_argument(*names, dest=item.name, action=action, default=default, help=meta["help"])
             continue
         shown = "" if default in (None, "") else f" [{default}]"
@@ -248,98 +305,10 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
             values["precision"] = "fp16"
         remarks = [] if on_gpu else ["--enable_amp: no GPU here, training in " + values["precision"]]
     config = Config(**values)
-    _check(config, program=program)
+    check_config(config, program=program)
     remarks += [
         f"--{item.name} has no effect any more ({item.metadata['help']})"
         for item in dataclasses.fields(Config)
         if item.metadata["group"].startswith("no effect") and values[item.name] != item.default
     ]
     return config, remarks
-
-
-def _check(config: Config, *, program: str) -> None:
-    """Raise `ValueError` for settings that cannot work, whatever the data."""
-    _check_job(config, program=program)
-    for name in (
-        "epochs",
-        "batch_size",
-        "batch_size_val",
-        "max_frames",
-        "top_frames",
-        "n_display",
-        "temporal_layers",
-        "projector_layers",
-    ):
-        _require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
-    _require(config.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps: must be at least 1")
-    for name in ("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"):
-        value = getattr(config, name)
-        # Below infinity: NaN is not.
-        _require(value is None or 0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
-    _require(
-        config.max_words is None or config.max_words >= 3,
-        f"--max_words {config.max_words}: must be at least 3, for the start token, a word and the end token",
-    )
-    _require(
-        config.max_frames <= MAX_POSITIONS,
-        f"--max_frames {config.max_frames}: the model has {MAX_POSITIONS} frame positions, give at most that",
-    )
-    _require(
-        config.top_frames <= config.max_frames,
-        f"--top_frames {config.top_frames}: cannot exceed --max_frames {config.max_frames}",
-    )
-    _require(
-        config.precision != "fp16" or torch.accelerator.is_available(),
-        "--precision fp16: needs a GPU; on a CPU give bf16 or fp32",
-    )
-    _require(config.contrast_num_negative >= 1, "--contrast_num_negative: must be at least 1")
-    _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must lie between 0 and 1")
-    _require(config.contrast_temperature > 0, "--contrast_temperature: must be above 0")
-    _require(0 <= config.warmup_proportion <= 1, "--warmup_proportion: must lie between 0 and 1")
-    _require(
-        config.batch_size % config.gradient_accumulation_steps == 0,
-        f"--batch_size {config.batch_size}: must be a multiple of --gradient_accumulation_steps "
-        f"{config.gradient_accumulation_steps}",
-    )
-
-
-def _check_job(config: Config, *, program: str) -> None:
-    """The parts of `_check` that say what is to be done, and on what."""
-    pretraining = program == "main_pretrain.py"
-    _require(
-        config.do_pretrain or config.do_train or config.do_eval or config.do_params,
-        "nothing to do: give --do_pretrain, --do_eval or --do_params"
-        if pretraining
-        else "nothing to do: give --do_train, --do_eval or --do_params",
-    )
-    _require(
-        not (pretraining and config.do_train), "--do_train: fine-tuning is main_task_retrieval.py's work"
-    )
-    _require(not config.do_pretrain or pretraining, "--do_pretrain: pre-training is main_pretrain.py's work")
-    _require(
-        config.task == "retrieval",
-        "--task retrieval_VT: matching titles too is no part of the published method; use --task retrieval",
-    )
-    for flag, dataset in (("--dataset", config.dataset), ("--eval_dataset", config.test_dataset)):
-        spoken = LANGUAGES[dataset]
-        _require(
-            config.language in spoken,
-            f"--language {config.language}: {flag} {dataset} has {' and '.join(spoken)} texts only",
-        )
-    _require(
-        config.pretrain_text == "both" or config.dataset == "chvtt",
-        f"--pretrain_text {config.pretrain_text}: only chvtt has tags; leave the flag out",
-    )
-    weights = [getattr(config, f"weight_{name}") for name in ("FAM", "VTM", "FTM", "MLM")]
-    _require(
-        not config.do_pretrain or any(w > 0 for w in weights), "--weight_*: at least one must be above 0"
-    )
-    _require(
-        all(w >= 0 for w in [*weights, config.weight_VTM_finetune, config.weight_FTM_finetune]),
-        "--weight_*: a loss weight cannot be negative",
-    )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

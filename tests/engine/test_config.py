@@ -47,6 +47,10 @@ PUBLISHED_DEFAULTS = {
 }
 PUBLISHED_NAMES = {"local_rank", "local-rank", "pretrain_path", "val_path", "dataset", "max_words"}
 OURS = {
+    *("wandb", "freeze", "grad_checkpointing", "grad_cache", "mask_duplicates", "compile", "fsdp"),
+    *("resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
+    *("protocol", "select_on", "held_out", "bootstrap", "report", "no-report", "dsl", "dsl_temperature"),
+    *("qb_norm", "qb_beta", "qb_bank", "save_features", "save_similarity"),
     "negatives",
     "no-use_frame_fea",
     "no-use_temp",
@@ -156,6 +160,12 @@ def test_flags_without_effect_say_so_once() -> None:
         (["--local_rank", "-1"], "--local_rank -1"),
         (["--lr", "nan"], "--lr nan: must be 0 or more"),
         (["--weight_decay", "-0.1"], "--weight_decay -0.1"),
+        (["--freeze", "image:6,words"], "--freeze words: give PART"),
+        (["--freeze", "image:x"], "--freeze image:x"),
+        (["--keep", "0"], "--keep 0"),
+        (["--save_steps", "-1"], "--save_steps -1"),
+        (["--held_out", "1"], "--held_out 1.0"),
+        (["--dsl_temperature", "0"], "--dsl_temperature 0.0"),
     ],
 )
 def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) -> None:

@@ -1,0 +1,130 @@
+"""Checks of a configuration: settings that cannot work, whatever the data, named by their flag."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from dataloaders.layout import DATASETS
+
+if TYPE_CHECKING:
+    from engine.config import Config
+
+MAX_POSITIONS = 48  # rows of `frame_position_embeddings`, METHOD 1
+NOT_NEGATIVE = (
+    *("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"),
+    *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank"),
+)
+FREEZABLE = ("image", "text", "temporal")
+
+
+def check_config(config: Config, *, program: str) -> None:
+    """Raise `ValueError` for settings that cannot work, whatever the data."""
+    _check_job(config, program=program)
+    _check_evaluation(config)
+    _check_memory(config)
+    for name in (
+        "epochs",
+        "batch_size",
+        "batch_size_val",
+        "max_frames",
+        "top_frames",
+        "n_display",
+        "temporal_layers",
+        "projector_layers",
+        "keep",
+        "max_bad_steps",
+    ):
+        _require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
+    _require(config.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps: must be at least 1")
+    for name in NOT_NEGATIVE:
+        value = getattr(config, name)
+        # Below infinity: NaN is not.
+        _require(value is None or 0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
+    _require(
+        config.max_words is None or config.max_words >= 3,
+        f"--max_words {config.max_words}: must be at least 3, for the start token, a word and the end token",
+    )
+    _require(
+        config.max_frames <= MAX_POSITIONS,
+        f"--max_frames {config.max_frames}: the model has {MAX_POSITIONS} frame positions, give at most that",
+    )
+    _require(
+        config.top_frames <= config.max_frames,
+        f"--top_frames {config.top_frames}: cannot exceed --max_frames {config.max_frames}",
+    )
+    _require(
+        config.precision != "fp16" or torch.accelerator.is_available(),
+        "--precision fp16: needs a GPU; on a CPU give bf16 or fp32",
+    )
+    _require(config.contrast_num_negative >= 1, "--contrast_num_negative: must be at least 1")
+    _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must lie between 0 and 1")
+    _require(config.contrast_temperature > 0, "--contrast_temperature: must be above 0")
+    _require(0 <= config.warmup_proportion <= 1, "--warmup_proportion: must lie between 0 and 1")
+    _require(
+        config.batch_size % config.gradient_accumulation_steps == 0,
+        f"--batch_size {config.batch_size}: must be a multiple of --gradient_accumulation_steps "
+        f"{config.gradient_accumulation_steps}",
+    )
+
+
+def _check_job(config: Config, *, program: str) -> None:
+    """The parts of `check_config` that say what is to be done, and on what."""
+    pretraining = program == "main_pretrain.py"
+    _require(
+        config.do_pretrain or config.do_train or config.do_eval or config.do_params,
+        "nothing to do: give --do_pretrain, --do_eval or --do_params"
+        if pretraining
+        else "nothing to do: give --do_train, --do_eval or --do_params",
+    )
+    _require(
+        not (pretraining and config.do_train), "--do_train: fine-tuning is main_task_retrieval.py's work"
+    )
+    _require(not config.do_pretrain or pretraining, "--do_pretrain: pre-training is main_pretrain.py's work")
+    _require(
+        config.task == "retrieval",
+        "--task retrieval_VT: matching titles too is no part of the published method; use --task retrieval",
+    )
+    for flag, dataset in (("--dataset", config.dataset), ("--eval_dataset", config.test_dataset)):
+        spoken = DATASETS[dataset].languages
+        _require(
+            config.language in spoken,
+            f"--language {config.language}: {flag} {dataset} has {' and '.join(spoken)} texts only",
+        )
+    _require(
+        config.pretrain_text == "both" or config.dataset == "chvtt",
+        f"--pretrain_text {config.pretrain_text}: only chvtt has tags; leave the flag out",
+    )
+    weights = [getattr(config, f"weight_{name}") for name in ("FAM", "VTM", "FTM", "MLM")]
+    _require(
+        not config.do_pretrain or any(w > 0 for w in weights), "--weight_*: at least one must be above 0"
+    )
+    _require(
+        all(w >= 0 for w in [*weights, config.weight_VTM_finetune, config.weight_FTM_finetune]),
+        "--weight_*: a loss weight cannot be negative",
+    )
+
+
+def _check_evaluation(config: Config) -> None:
+    """Choice of the checkpoint, and post-processing."""
+    _require(0 < config.held_out < 1, f"--held_out {config.held_out}: a share between 0 and 1")
+    for name in ("dsl_temperature", "qb_beta"):
+        value = getattr(config, name)
+        _require(0 < value < math.inf, f"--{name} {value}: must be above 0")
+
+
+def _check_memory(config: Config) -> None:
+    """Freezing, caching and sharding."""
+    for part in filter(None, config.freeze.split(",")):
+        name, colon, layers = part.strip().partition(":")
+        _require(
+            name in FREEZABLE and (not colon or layers.isdecimal()),
+            f"--freeze {part}: give PART or PART:LAYERS, where PART is one of {', '.join(FREEZABLE)}",
+        )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
