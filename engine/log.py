@@ -1,28 +1,57 @@
-"""What a run says: log.txt, the console, progress bars and TensorBoard. Only rank 0 speaks."""
+"""What a run says: log.txt, the console, progress bars, its JSON lines, TensorBoard and Weights & Biases.
+
+Only rank 0 speaks.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from engine.scalar_writers import ScalarWriter, TensorBoardWriter, WandbWriter
+from engine.step_records import StepRecords
+
 T = TypeVar("T")
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 class RunLog:
-    """The voice of one run; on ranks other than 0 all methods do nothing."""
+    """The voice of one run; on ranks other than 0 all methods do nothing.
 
-    def __init__(self, output_dir: Path, *, active: bool, logdir: str | None = None) -> None:
+    `config` holds the settings of the run by name; Weights & Biases shows them, and goes on with its earlier
+    run where they say `resume`. Raises `ValueError` where a place to write to cannot be had.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        active: bool,
+        logdir: str | None = None,
+        wandb: bool = False,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.active = active
         self.output_dir = output_dir
         self.interactive = active and sys.stderr.isatty()
-        self._writer = _summary_writer(logdir) if active and logdir else None
+        self._writers: list[ScalarWriter] = []
+        if active and logdir:
+            self._writers.append(TensorBoardWriter(logdir))
+        if active and wandb:
+            settings = config or {}
+            self._writers.append(
+                WandbWriter(output_dir, config=settings, resume=settings.get("resume") is not None)
+            )
+        self._steps = StepRecords(output_dir / "steps.jsonl")
+        self._started = time.monotonic()
+        self._seconds_before = 0.0  # of earlier starts of this run
         self._logger = logging.Logger("hmmc")
         self._handlers: list[logging.Handler] = []
         if active:
@@ -45,11 +74,38 @@ class RunLog:
         if self.active:
             self._logger.warning(message)
 
-    def scalars(self, values: Mapping[str, float], *, step: int) -> None:
-        """Scalars by name, to TensorBoard where `--logdir` asks for it."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+    def scalars(self, values: Mapping[str, float], *, step: int, axis: str = "epoch") -> None:
+        """Scalars by name to TensorBoard and Weights & Biases; `axis`: what `step` counts, "epoch" or "step"."""
+        for writer in self._writers:
+            writer.write(values, step=step, axis=axis)
+
+    def step_record(self, record: Mapping[str, Any]) -> None:
+        """Append one reported step to steps.jsonl and pass its numbers on; see docs/TRAINING.md for the keys.
+
+        `record["step"]` counts the optimiser steps done. `seconds` is added here: how long the run has been
+        going, all its starts together.
+        """
+        if not self.active:
+            return
+        assert isinstance(record["step"], int)
+        seconds = self._seconds_before + time.monotonic() - self._started
+        record = {**record, "seconds": round(seconds, 3)}
+        self._steps.append(record)
+        values = {
+            name if "/" in name else f"train/{name}": float(value)
+            for name, value in record.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        self.scalars(values, step=record["step"], axis="step")
+
+    def truncate_steps(self, step: int) -> None:
+        """The run goes on after optimiser step `step`: drop what was recorded of later ones."""
+        if not self.active:
+            return
+        last = self._steps.truncate(step)
+        self._seconds_before = float(last["seconds"]) if last else 0.0
+        for writer in self._writers:
+            writer.truncate(step)
 
     def result(self, values: Mapping[str, Any]) -> None:
         """Append one evaluation to metrics.jsonl."""
@@ -70,8 +126,8 @@ class RunLog:
         )
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers:
+            writer.close()
         for handler in self._handlers:
             handler.close()
             for logger in self._loggers():
@@ -88,14 +144,3 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
-
-
-def _summary_writer(logdir: str) -> Any:
-    """Raises `ValueError` where the folder cannot be written."""
-    # Imported where it is asked for: TensorBoard takes a second to import.
-    from torch.utils.tensorboard import SummaryWriter
-
-    try:
-        return SummaryWriter(logdir)
-    except OSError as error:
-        raise ValueError(f"--logdir {logdir}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,112 @@
+"""Where numbers go besides the run's own files: TensorBoard and Weights & Biases, one class each."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+WANDB_PROJECT = "hmmc"  # where WANDB_PROJECT is not set
+
+
+class ScalarWriter(Protocol):
+    def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
+        """Scalars by name at `step` of `axis`: "step" (optimiser steps) or "epoch"."""
+
+    def truncate(self, step: int) -> None:
+        """The run goes on after optimiser step `step`: what was written for later ones is void."""
+
+    def close(self) -> None: ...
+
+
+class TensorBoardWriter:
+    """Event files in a folder. Raises `ValueError` where it cannot be written."""
+
+    def __init__(self, logdir: str) -> None:
+        self.logdir = logdir
+        self._writer = self._open()
+
+    def _open(self, purge_step: int | None = None) -> Any:
+        # Imported where it is asked for: TensorBoard takes a second to import.
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            return SummaryWriter(self.logdir, purge_step=purge_step)
+        except OSError as error:
+            raise ValueError(f"--logdir {self.logdir}: cannot be written ({error.strerror})") from None
+
+    def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def truncate(self, step: int) -> None:
+        # TensorBoard hides what older files hold from this step on. Points against epochs are safe: there are
+        # fewer of them than steps done.
+        self._writer.close()
+        self._writer = self._open(purge_step=step + 1)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbWriter:
+    """One run at Weights & Biases, named after OUTPUT_DIR; WANDB_MODE, WANDB_PROJECT and its like count.
+
+    Its id lies in OUTPUT_DIR/wandb_run_id; with `resume` that run goes on. Points of steps later than the
+    state it goes on from stay there, since Weights & Biases cannot drop any. They come a second time, with the
+    same values where the steps repeat exactly.
+    Raises `ValueError` where the package is missing or the run cannot be opened.
+    """
+
+    def __init__(self, output_dir: Path, *, config: Mapping[str, Any], resume: bool) -> None:
+        try:
+            # By name: the package is not among the requirements.
+            wandb = importlib.import_module("wandb")
+        except ImportError:
+            raise ValueError("--wandb: the package is missing; pip install wandb") from None
+        run_id = _run_id(output_dir / "wandb_run_id", keep=resume)
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT") or WANDB_PROJECT,
+                name=output_dir.resolve().name,
+                id=run_id,
+                resume="allow",
+                dir=str(output_dir),
+                config=dict(config),
+            )
+        except Exception as error:  # the package's own classes: no login, no network, a bad WANDB_MODE
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"--wandb: cannot open a run ({reason}); wandb login, or WANDB_MODE=offline"
+            ) from None
+        self._axes: dict[str, str] = {}
+
+    def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
+        for name in values:
+            if name not in self._axes:
+                # Its own counter of calls says nothing, and may not go back: each number has its own axis.
+                self._run.define_metric(name, step_metric=axis)
+                self._axes[name] = axis
+        self._run.log({**values, axis: step})
+
+    def truncate(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        # While an error passes through the caller's `finally`, the run is marked as failed.
+        self._run.finish(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def _run_id(path: Path, *, keep: bool) -> str:
+    """The id in `path` where there is one to `keep`, else a new one, written there."""
+    if keep and path.exists():
+        return path.read_text(encoding="utf-8").strip()
+    run_id = secrets.token_hex(4)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(run_id + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return run_id

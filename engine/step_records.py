@@ -1,0 +1,86 @@
+"""StepRecords: steps.jsonl, one JSON line for each reported step; its only writer and reader."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class StepRecords:
+    """The file of one run. Lines are appended whole; a line that a killed run left half written is dropped.
+
+    Invariant after `truncate(step)`: no line of a later step, and every line is a whole JSON object.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ends_whole = False
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one line. A number that is not finite becomes null: JSON knows no NaN."""
+        if not self._ends_whole:
+            _drop_half_line(self.path)
+            self._ends_whole = True
+        line = json.dumps({name: _finite(value) for name, value in record.items()}, ensure_ascii=False)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def truncate(self, step: int) -> Record | None:
+        """Drop the lines of steps after `step`, atomically. Returns the last record that stays."""
+        if not self.path.exists():
+            return None
+        kept = [record for record in read_steps(self.path) if record["step"] <= step]
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        self._ends_whole = True
+        return kept[-1] if kept else None
+
+
+def read_steps(path: Path) -> list[Record]:
+    """The records of a steps.jsonl in rising order of their steps.
+
+    A half-written last line is left out: the run was killed, or is writing it now. Where the steps begin
+    again, the folder was used for another run: its records replace the earlier ones from that step on.
+    Raises `ValueError` naming file and line where a line is no record.
+    """
+    records: list[Record] = []
+    for record in _lines(path):
+        while records and records[-1]["step"] >= record["step"]:
+            records.pop()
+        records.append(record)
+    return records
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    # Bytes: a line may be cut off within a character. Whole lines end with a newline.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:  # UnicodeDecodeError is one too
+            record = None
+        step = record.get("step") if isinstance(record, dict) else None
+        if not isinstance(step, int) or isinstance(step, bool):
+            raise ValueError(f'{path} line {number}: not a JSON object with a whole number as "step"')
+        yield record
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off what stands after the last newline."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
