@@ -75,7 +75,7 @@ class RunLog:
             self._logger.warning(message)
 
     def scalars(self, values: Mapping[str, float], *, step: int, axis: str = "epoch") -> None:
-        """Scalars by name to TensorBoard and Weights & Biases; `axis`: what `step` counts, "epoch" or "step"."""
+        """Scalars by name to TensorBoard and Weights & Biases; `step` counts `axis`: "epoch" or "step"."""
         for writer in self._writers:
             writer.write(values, step=step, axis=axis)
 

@@ -57,8 +57,8 @@ class WandbWriter:
     """One run at Weights & Biases, named after OUTPUT_DIR; WANDB_MODE, WANDB_PROJECT and its like count.
 
     Its id lies in OUTPUT_DIR/wandb_run_id; with `resume` that run goes on. Points of steps later than the
-    state it goes on from stay there, since Weights & Biases cannot drop any. They come a second time, with the
-    same values where the steps repeat exactly.
+    state it goes on from stay there, since Weights & Biases cannot drop any. They come a second time, with
+    the same values where the steps repeat exactly.
     Raises `ValueError` where the package is missing or the run cannot be opened.
     """
 
