@@ -1,83 +1,96 @@
-"""Ranks and retrieval metrics (METHOD 6). Pure functions on NumPy arrays.
+"""Retrieval metrics of rankings (METHOD 6), and how they are counted. Pure functions.
 
-N captions, V videos, U caption sets (the videos that have captions, in order).
-
-Rank of a query: 1 + items scored above the right one + half of the other items scored equal, that is the
-expected rank if ties were broken at random. A constant matrix therefore never scores better than chance.
+N captions, V videos. Every name carries its direction: t2v, text to video; v2t, video to text.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 
-RECALL_AT = (1, 5, 10)
+from engine.ranking import Rankings
+
+RECALL_AT = (1, 5, 10, 50)
+IN_SUMS = (1, 5, 10)  # the recalls that GeoMean and RSum are made of, as in the literature
 # How the figures are counted, for the result file.
 PROTOCOL = {
     "t2v": "every caption is a query; rank of its video",
     "v2t": "every video is a query; rank of its caption set by its best caption",
+    "v2t_any": "every video is a query; rank of its best-placed caption among all captions",
+    "mAP": "t2v: mean of 1 / rank; v2t: average precision over all captions, expected ranks where tied",
     "ties": "expected rank",
     "median": "middle pair averaged",
 }
+QUERIES = {
+    "one_caption": "one caption a video",
+    "several_captions": "several captions a video, each a query of its own",
+    "paragraph": "all captions of a video joined to one query",
+}
 
 
-def ranks_of_targets(
-    scores: np.ndarray, targets: np.ndarray, *, queries: np.ndarray | None = None
-) -> np.ndarray:
-    """Expected rank of each row's target: float64 [n], from 1.
+def protocol_of(video_of_caption: np.ndarray, protocol: str = "auto") -> dict[str, str]:
+    """`PROTOCOL` with the name of the queries (a key of `QUERIES`): as given, or as the captions lie."""
+    if protocol == "auto":
+        protocol = "several_captions" if np.bincount(video_of_caption).max() > 1 else "one_caption"
+    return {"name": protocol, "queries": QUERIES[protocol], **PROTOCOL}
 
-    `scores` [n, items]; `targets` int [n], the column of the right item; `queries` int [n] names the rows in
-    errors (by default their positions). Raises `ValueError` on NaN, naming the query.
+
+def all_metrics(rankings: Rankings) -> dict[str, float]:
+    """Every figure of both directions; recalls and mAP in percent.
+
+    `v2t_any/...` is the any-caption form. Where videos have several captions, the published code takes the
+    lower of the middle pair as the median rank of captions: `published_t2v/MedianR`.
+    Raises `ValueError` where no caption was ranked.
     """
-    bad = np.isnan(scores).any(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        name = row if queries is None else int(queries[row])
-        raise ValueError(
-            f"similarity of query {name} is NaN: its features, or those of a candidate, are not finite"
-        )
-    own = scores[np.arange(len(scores)), targets][:, None]
-    above = (scores > own).sum(axis=1)
-    equal = (scores == own).sum(axis=1) - 1  # the target itself is no rival
-    return 1.0 + above + 0.5 * equal
+    values = {
+        **_direction(rankings.t2v, rankings.t2v_ap, direction="t2v"),
+        **_direction(rankings.v2t, rankings.v2t_ap, direction="v2t"),
+        **summarise(rankings.v2t_any, direction="v2t_any"),
+    }
+    values["RSum"] = sum(values[f"{direction}/R@{k}"] for direction in ("t2v", "v2t") for k in IN_SUMS)
+    if len(rankings.t2v) > np.isfinite(rankings.v2t).sum():
+        values["published_t2v/MedianR"] = float(np.sort(rankings.t2v)[(len(rankings.t2v) - 1) // 2])
+    return values
 
 
-def caption_set_scores(scores: np.ndarray, video_of_caption: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Best score over the captions of each set: ([n, U], int [U] the video of each set).
+def _direction(ranks: np.ndarray, precision: np.ndarray, *, direction: str) -> dict[str, float]:
+    values = summarise(ranks, direction=direction)
+    recalls = [values[f"{direction}/R@{k}"] for k in IN_SUMS]
+    return {
+        **values,
+        f"{direction}/mAP": 100.0 * float(np.nanmean(precision)),
+        f"{direction}/GeoMean": math.prod(recalls) ** (1 / len(recalls)),
+    }
 
-    `scores` [n, N], one row a video; `video_of_caption` int [N]. Captions may come in any order.
-    """
-    order = np.argsort(video_of_caption, kind="stable")
-    videos, starts = np.unique(video_of_caption[order], return_index=True)
-    return np.maximum.reduceat(scores[:, order], starts, axis=1), videos
+
+def recalls(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
+    """R@1, 5, 10, 50 in percent of the queries that are ranked (not NaN)."""
+    ranks = ranks[~np.isnan(ranks)]
+    if not len(ranks):
+        raise ValueError(f"{direction}: nothing to rank")
+    return {f"{direction}/R@{k}": 100.0 * float((ranks <= k).mean()) for k in RECALL_AT}
 
 
 def summarise(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
-    """R@1, R@5, R@10 in percent, MedianR (middle pair averaged) and MeanR, as `t2v/R@1` and so on."""
-    if not len(ranks):
-        raise ValueError(f"{direction}: nothing to rank")
-    recalls = {f"{direction}/R@{k}": 100.0 * float((ranks <= k).mean()) for k in RECALL_AT}
+    """Recalls in percent, MedianR (middle pair averaged) and MeanR, as `t2v/R@1` and so on; NaN left out."""
+    values = recalls(ranks, direction=direction)
+    ranks = ranks[~np.isnan(ranks)]
     return {
-        **recalls,
+        **values,
         f"{direction}/MedianR": float(np.median(ranks)),
         f"{direction}/MeanR": float(ranks.mean()),
     }
 
 
-def retrieval_metrics(similarity: np.ndarray, video_of_caption: np.ndarray) -> dict[str, float]:
-    """Both directions from a whole matrix [N, V] that fits in memory; each V must have a caption."""
-    t2v = ranks_of_targets(similarity, video_of_caption)
-    set_scores, videos = caption_set_scores(similarity.T, video_of_caption)
-    v2t = ranks_of_targets(set_scores[videos], np.arange(len(videos)))
-    return {**summarise(t2v, direction="t2v"), **summarise(v2t, direction="v2t")}
-
-
-def format_metrics(values: dict[str, float]) -> list[str]:
+def format_metrics(values: Mapping[str, float]) -> list[str]:
     """One line a direction, for the log."""
     lines = []
     for direction, title in (("t2v", "text to video"), ("v2t", "video to text")):
-        recalls = "  ".join(f"R@{k} {values[f'{direction}/R@{k}']:5.1f}" for k in RECALL_AT)
+        shown = "  ".join(f"R@{k} {values[f'{direction}/R@{k}']:5.1f}" for k in RECALL_AT)
         lines.append(
-            f"{title}: {recalls}  MedianR {values[f'{direction}/MedianR']:.1f}  "
-            f"MeanR {values[f'{direction}/MeanR']:.1f}"
+            f"{title}: {shown}  MedianR {values[f'{direction}/MedianR']:.1f}  "
+            f"MeanR {values[f'{direction}/MeanR']:.1f}  mAP {values[f'{direction}/mAP']:.1f}"
         )
     return lines
