@@ -1,0 +1,93 @@
+"""Ranking at a size where captions x videos x frames could never exist as a whole: time and peak memory.
+
+    python benchmarks/ranking.py                 150,000 captions x 100,000 videos x 12 frames, 4 GiB
+    python benchmarks/ranking.py --scale 0.01    a hundredth of each
+
+Features are synthetic: a caption is its video plus noise. Frames lie in float16 and are converted tile by
+tile; ranks are computed in float32. The limit is set by the system (RLIMIT_DATA: all private memory, touched
+or not), so that a run that would need more fails. Small sizes are compared with the whole matrix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine.features import Features
+from engine.metrics import all_metrics
+from engine.ranking import Rankings, rank
+from modules.matching import retrieval_similarity
+
+CAPTIONS, VIDEOS = 150_000, 100_000
+COMPARED = 4_000_000  # pairs that are also ranked by the whole matrix
+CHUNK = 2_000
+SHOWN = ("t2v/R@1", "t2v/R@10", "t2v/MeanR", "v2t/R@1", "v2t/MeanR", "v2t_any/R@1")
+
+
+def synthetic(captions: int, videos: int, *, frames: int, width: int) -> tuple[Features, np.ndarray]:
+    """Unit videos; their frames and captions are noisy copies, made a chunk at a time."""
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randn(videos, width, generator=generator)
+    frame = torch.empty(videos, frames, width, dtype=torch.float16)
+    for start in range(0, videos, CHUNK):
+        part = video[start : start + CHUNK, None]
+        frame[start : start + CHUNK] = part + torch.randn(len(part), frames, width, generator=generator)
+    owner = np.arange(captions) % videos
+    text = torch.empty(captions, width)
+    for start in range(0, captions, CHUNK):
+        part = video[owner[start : start + CHUNK]]
+        text[start : start + CHUNK] = part + 5 * torch.randn(len(part), width, generator=generator)
+    return Features(text, video, frame), owner
+
+
+def compare(found: Rankings, made: Features, owner: np.ndarray) -> str:
+    """The same ranks from the whole matrix, for text to video and for caption sets."""
+    scores = retrieval_similarity(made.text, made.video, made.frames, top_frames=3, logit_scale=100.0)
+    own = scores[torch.arange(len(owner)), torch.from_numpy(owner)][:, None]
+    t2v = 1 + (scores > own).sum(dim=1).numpy() + 0.5 * ((scores == own).sum(dim=1).numpy() - 1)
+    captions = [torch.from_numpy(np.flatnonzero(owner == video)) for video in range(scores.shape[1])]
+    sets = torch.stack([scores[mine].amax(dim=0) for mine in captions])
+    best = sets.diagonal()
+    v2t = 1 + (sets > best).sum(dim=0).numpy() + 0.5 * ((sets == best).sum(dim=0).numpy() - 1)
+    differing = (t2v != found.t2v).sum(), (v2t != found.v2t).sum()
+    return "ranks that differ from the whole matrix: t2v {}, v2t {}".format(*differing)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of captions and of videos")
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--limit", type=float, default=4.0, help="GiB that the process may have")
+    arguments = parser.parse_args()
+    limit = int(arguments.limit * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    captions, videos = (max(1, int(size * arguments.scale)) for size in (CAPTIONS, VIDEOS))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    made, owner = synthetic(captions, videos, frames=arguments.frames, width=arguments.width)
+    started = time.perf_counter()
+    found = rank(made, owner, top_frames=3, logit_scale=100.0)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    values = all_metrics(found)
+    speed = captions * videos / seconds / 1e6
+    print(f"{captions:,} captions x {videos:,} videos x {arguments.frames} frames, width {arguments.width}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(f"both directions ranked in {seconds:.1f} s, {speed:.1f} million pairs a second")
+    print(f"peak memory {peak:.2f} GiB ({before:.2f} GiB before features), limit {arguments.limit:g} GiB")
+    print("  ".join(f"{name} {values[name]:.2f}" for name in SHOWN))
+    if captions * videos <= COMPARED:
+        print(compare(found, made, owner))
+
+
+if __name__ == "__main__":
+    main()
