@@ -85,9 +85,11 @@ def summarise(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
 
 
 def format_metrics(values: Mapping[str, float]) -> list[str]:
-    """One line a direction, for the log."""
+    """One line for each direction that there are figures of, for the log."""
     lines = []
     for direction, title in (("t2v", "text to video"), ("v2t", "video to text")):
+        if f"{direction}/R@1" not in values:
+            continue
         shown = "  ".join(f"R@{k} {values[f'{direction}/R@{k}']:5.1f}" for k in RECALL_AT)
         lines.append(
             f"{title}: {shown}  MedianR {values[f'{direction}/MedianR']:.1f}  "

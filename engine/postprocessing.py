@@ -94,7 +94,7 @@ class _Running:
 
 
 class DualSoftmax(Plain):
-    """c times its softmax over all test queries: over captions to rank videos, over videos to rank captions."""
+    """c times its softmax over the test queries: captions to rank videos, videos to rank captions."""
 
     dtype = torch.float64  # the softmax reaches below the smallest float32
 

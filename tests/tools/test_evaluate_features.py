@@ -1,0 +1,137 @@
+"""tools/evaluate_features.py on our files, on other people's, and on bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.feature_files import FeatureSet, save_features
+from engine.metrics import all_metrics
+from engine.ranking import rank
+from tests.engine.naive_ranking import random_features, whole_matrix
+from tools.evaluate_features import main
+
+OWNERS = np.array([0, 1, 1, 2, 3, 3, 3, 0])
+IDS = ["v0", "v1", "v2", "v3"]
+BOOTSTRAP = ["--bootstrap", "20"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    made = random_features(np.random.default_rng(1), 8, 4, 3)
+    np.save(tmp_path / "text.npy", made.text)
+    np.save(tmp_path / "video.npy", made.video)
+    np.save(tmp_path / "frames.npy", made.frames)  # type: ignore[arg-type]
+    np.save(tmp_path / "bank.npy", np.random.default_rng(2).standard_normal((9, 16)).astype(np.float32))
+    (tmp_path / "videos.txt").write_text("\n".join(IDS) + "\n", encoding="utf-8")
+    (tmp_path / "owners.json").write_text(json.dumps([IDS[i] for i in OWNERS]), encoding="utf-8")
+    return tmp_path
+
+
+def arrays(files: Path, *names: str) -> list[str]:
+    given = [part for name in names for part in (f"--{name}", str(files / f"{name}.npy"))]
+    lists = ["--video_ids", str(files / "videos.txt"), "--video_of_text", str(files / "owners.json")]
+    return [*given, *lists, *BOOTSTRAP]
+
+
+def result_of(files: Path, argv: list[str]) -> dict:
+    assert main([*argv, "--json", str(files / "out.json")]) == 0
+    return json.loads((files / "out.json").read_text(encoding="utf-8"))
+
+
+def expected() -> dict[str, float]:
+    made = random_features(np.random.default_rng(1), 8, 4, 3)
+    return all_metrics(rank(replace(made, frame_mask=None), OWNERS, top_frames=3, logit_scale=100.0))
+
+
+def test_arrays_of_any_model(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = result_of(files, arrays(files, "text", "video", "frames"))
+    assert {name: found[name] for name in expected()} == pytest.approx(expected())
+    assert found["protocol"]["name"] == "several_captions"
+    low, high = found["intervals"]["t2v/R@1"]
+    assert low <= found["t2v/R@1"] <= high
+    assert "text to video: R@1" in capsys.readouterr().out
+
+
+def test_a_similarity_matrix(files: Path) -> None:
+    made = random_features(np.random.default_rng(1), 8, 4, 3)
+    np.save(files / "similarity.npy", whole_matrix(replace(made, frames=None, frame_mask=None)))
+    by_matrix = result_of(files, [*arrays(files, "similarity"), "--dsl"])
+    by_arrays = result_of(files, arrays(files, "text", "video"))
+    assert by_matrix["t2v/MeanR"] == by_arrays["t2v/MeanR"] and "dsl/t2v/R@1" in by_matrix
+
+
+def test_our_own_folder_with_post_processing(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = random_features(np.random.default_rng(1), 8, 4, 3)
+    about = {"dataset": "vatex", "split": "test", "settings": {"top_frames": 2}}
+    captions = [f"caption {i}" for i in range(8)]
+    save_features(files / "saved", FeatureSet(made, OWNERS, IDS, captions, about=about))
+    plain = [str(files / "saved"), *BOOTSTRAP]
+    found = result_of(files, [*plain, "--dsl", "--qb_norm", "--bank", str(files / "bank.npy")])
+    assert found["top_frames"] == 2 and found["dataset"] == "vatex"
+    without = result_of(files, plain)
+    assert {key: found[key] for key in without if "/" in key} == {
+        k: v for k, v in without.items() if "/" in k
+    }
+    assert "qb_norm_static/t2v/R@1" in found and "qb_norm_dynamic/v2t/R@1" not in found
+    assert "test queries at once" in found["post_processing"]["dsl"]
+    assert "(temperature 100; dual softmax looks at" in capsys.readouterr().out
+
+
+def test_a_bank_of_videos_gives_the_other_direction(files: Path) -> None:
+    bank = ["--qb_norm", "--bank", str(files / "bank.npy"), "--bank_video", str(files / "video.npy")]
+    assert "qb_norm_static/v2t/R@1" in result_of(files, [*arrays(files, "text", "video"), *bank])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "give a FOLDER, or --text and --video"),
+        (["--text", "{}/text.npy"], "give a FOLDER"),
+        (["--text", "{}/text.npy", "--video", "{}/none.npy"], "--video {}/none.npy: no such file"),
+        (["--text", "{}/videos.txt", "--video", "{}/video.npy"], "not an .npy file of numbers"),
+        (["--text", "{}/frames.npy", "--video", "{}/video.npy"], "with 2 axes"),
+        (["--text", "{}/text.npy", "--video", "{}/video.npy"], "8 texts and 4 videos: give --video_of_text"),
+        (
+            ["--text", "{}/text.npy", "--video", "{}/video.npy", "--video_of_text", "{}/owners.json"],
+            "--video_ids: needed",
+        ),
+        (["{}/nowhere"], "no features there"),
+        (["{}/x", "--qb_beta", "0"], "--qb_beta 0.0: must be above 0"),
+        (["--similarity", "{}/text.npy", "--qb_norm"], "--qb_norm: needs features"),
+    ],
+)
+def test_bad_input(argv: list[str], message: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([part.format(files) for part in argv]) == 2
+    error = capsys.readouterr().err
+    assert message.format(files) in error and error.count("\n") == 1
+
+
+def test_ids_at_fault_are_named(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = arrays(files, "text", "video")
+    (files / "videos.txt").write_text("v0\nv1\nv1\nv3\n", encoding="utf-8")
+    assert main(argv) == 2
+    assert "--video_ids: more than once: 1 ('v1')" in capsys.readouterr().err
+    (files / "videos.txt").write_text("v0\nv1\nother\nv3\n", encoding="utf-8")
+    assert main(argv) == 2
+    assert "texts without a video: 1 ('v2')" in capsys.readouterr().err
+
+
+def test_an_array_that_holds_objects_is_not_unpickled(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(files / "text.npy", np.array([{}], dtype=object), allow_pickle=True)
+    assert main(arrays(files, "text", "video")) == 2
+    assert "not an .npy file of numbers" in capsys.readouterr().err
+
+
+def test_features_of_another_checkpoint_are_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = random_features(np.random.default_rng(1), 8, 4, 3)
+    saved = FeatureSet(made, OWNERS, IDS, list("abcdefgh"), about={"checkpoint_sha256": "00"})
+    save_features(files / "saved", saved)
+    assert main([str(files / "saved"), "--checkpoint", str(files / "videos.txt")]) == 2
+    assert "features of checkpoint_sha256 00, not" in capsys.readouterr().err
