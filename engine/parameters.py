@@ -1,0 +1,115 @@
+"""`--do_params`: parameters and floating-point operations of each part, for one clip and one caption.
+
+F frames, S pixels a side, W words. A multiply-add counts as two operations; only matrix products,
+convolutions and attention count, as in torch's own counter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from engine.checkpoint import group_of
+from modules.clip_towers import clip_image_size
+from modules.dual_encoder import DualEncoder
+from modules.pretrain_model import PretrainModel
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model: its parameters, those that learn, and the operations of its forward pass."""
+
+    name: str
+    parameters: int
+    trainable: int
+    flops: int | None
+
+
+def parts_of(model: DualEncoder, *, frames: int, words: int) -> list[Part]:
+    """The parts of `model` (on the CPU), with operations for one clip of F frames and one text of W words.
+
+    Parts that no retrieval needs (momentum copies, heads) have operations together, as one line: those of a
+    training step's forward pass beyond the two encoders.
+    """
+    flops = _encoder_flops(model, frames=frames, words=words)
+    parameters: Counter[str] = Counter()
+    trainable: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        parameters[group_of(name)] += parameter.numel()
+        trainable[group_of(name)] += parameter.numel() if parameter.requires_grad else 0
+    parts = [Part(name, parameters[name], trainable[name], flops.get(name)) for name in parameters]
+    if isinstance(model, PretrainModel):
+        whole = _count(lambda: model.train()(_training_batch(model, frames=frames, words=words)))
+        parts.append(Part("training beyond the encoders, forward", 0, 0, whole - sum(flops.values())))
+    return parts
+
+
+def parameter_table(parts: list[Part], *, frames: int, words: int) -> list[str]:
+    """Lines to read: a part a line, then the sum."""
+    lines = [f"for one clip of {frames} frames and one text of {words} tokens (1 multiply-add = 2 FLOPs):"]
+    for part in [*parts, _total(parts)]:
+        flops = "" if part.flops is None else f", {part.flops / 1e9:,.3f} GFLOPs"
+        fixed = "" if part.trainable == part.parameters else f" ({part.trainable:,} learn)"
+        count = f" {part.parameters:,} parameters{fixed}" if part.parameters else ""
+        lines.append(f"{part.name}:{count}{flops}".replace(":,", ":"))
+    return lines
+
+
+def save_parameters(parts: list[Part], path: Path, *, frames: int, words: int) -> None:
+    """Write the table as JSON, atomically."""
+    content = {"frames": frames, "words": words, "parts": [asdict(part) for part in [*parts, _total(parts)]]}
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _total(parts: list[Part]) -> Part:
+    return Part(
+        "in all",
+        sum(part.parameters for part in parts),
+        sum(part.trainable for part in parts),
+        sum(part.flops or 0 for part in parts),
+    )
+
+
+def _encoder_flops(model: DualEncoder, *, frames: int, words: int) -> dict[str, int]:
+    size = clip_image_size(model.visual_encoder)
+    clip = torch.zeros(1, frames, 3, size, size)
+    text = torch.ones(1, words, dtype=torch.int64)
+    model.eval()
+    image = _count(lambda: model.visual_encoder.visual(clip[0]))  # type: ignore[operator]
+    flops = {
+        "image tower": image,
+        "text encoder": _count(lambda: model.encode_text(text, torch.ones_like(text))),
+    }
+    temporal = _count(lambda: model.encode_video(clip)) - image
+    return flops | ({"temporal transformer": temporal} if temporal else {})
+
+
+def _training_batch(model: PretrainModel, *, frames: int, words: int) -> dict[str, torch.Tensor]:
+    size = clip_image_size(model.visual_encoder)
+    ids = torch.ones(1, words, dtype=torch.int64)
+    labels = torch.full_like(ids, -100)
+    labels[0, 1 : 1 + max(1, round(0.15 * words))] = 1  # as many as are masked on average (METHOD 4)
+    return {
+        "frames": torch.zeros(1, frames, 3, size, size),
+        "text_ids": ids,
+        "text_mask": torch.ones_like(ids),
+        "text_mlm_ids": ids,
+        "text_mlm_labels": labels,
+    }
+
+
+def _count(forward: Callable[[], object]) -> int:
+    # The counter sees neither attention's fused kernel on CPUs nor the fast path that layers take without
+    # gradients, so both are kept from being taken.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        forward()
+    return int(counter.get_total_flops())
