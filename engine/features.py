@@ -5,8 +5,8 @@ N captions, V videos, F frames, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,14 @@ from torch import Tensor
 
 NAMED = 10  # ids that a message lists
 _CHUNK = 4096  # rows looked at together
+
+
+class Names(Protocol):
+    """What captions or videos are called in messages."""
+
+    def __getitem__(self, index: int, /) -> str: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,8 @@ def check_features(
     features: Features,
     video_of_caption: np.ndarray,
     *,
-    captions: Sequence[str] | None = None,
-    video_ids: Sequence[str] | None = None,
+    captions: Names | None = None,
+    video_ids: Names | None = None,
 ) -> list[str]:
     """Raise `ValueError` on what cannot be ranked; return a remark on each kind of odd thing that can.
 
@@ -69,7 +77,7 @@ def check_features(
     return remarks
 
 
-def _check_rows(what: str, rows: Tensor, mask: Tensor | None, names: Sequence[str] | None) -> list[str]:
+def _check_rows(what: str, rows: Tensor, mask: Tensor | None, names: Names | None) -> list[str]:
     bad, zero = [], []
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
@@ -88,7 +96,7 @@ def _check_rows(what: str, rows: Tensor, mask: Tensor | None, names: Sequence[st
     return [f"zero vectors among the features of {what}: {_names(found, names)}"] if found.size else []
 
 
-def _names(positions: np.ndarray, names: Sequence[str] | None) -> str:
+def _names(positions: np.ndarray, names: Names | None) -> str:
     """How many, and the first of them by name."""
     shown = [repr(names[int(i)]) if names is not None else str(int(i)) for i in positions[:NAMED]]
     more = ", ..." if len(positions) > NAMED else ""
