@@ -19,6 +19,7 @@ from engine.scalar_writers import ScalarWriter, TensorBoardWriter, WandbWriter
 from engine.step_records import StepRecords
 
 T = TypeVar("T")
+STOPPED = "stopped"  # the file in OUTPUT_DIR that says so
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -49,6 +50,8 @@ class RunLog:
             self._writers.append(
                 WandbWriter(output_dir, config=settings, resume=settings.get("resume") is not None)
             )
+        if active:
+            (output_dir / STOPPED).unlink(missing_ok=True)
         self._steps = StepRecords(output_dir / "steps.jsonl")
         self._started = time.monotonic()
         self._seconds_before = 0.0  # of earlier starts of this run
@@ -112,6 +115,14 @@ class RunLog:
         if self.active:
             with open(self.output_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+    def mark_stopped(self, reason: str) -> None:
+        """Leave OUTPUT_DIR/stopped: the run ended well, but before its work was done.
+
+        Job scripts start such a run again (scripts/slurm). The next run in the folder removes the file.
+        """
+        if self.active:
+            (self.output_dir / STOPPED).write_text(reason + "\n", encoding="utf-8")
 
     def progress(self, items: Iterable[T], *, total: int, what: str, unit: str = "batch") -> Progress:
         """`items` with a bar on a terminal, and silently elsewhere."""

@@ -118,6 +118,19 @@ def test_resume_cuts_the_file_and_tensorboard_and_counts_seconds_on(output: Path
     assert tensorboard_scalars(tmp_path / "tb")["train/loss"] == [(2, 2.0), (4, 4.0), (6, 66.0)]
 
 
+def test_a_stopped_run_leaves_a_mark_until_it_goes_on(output: Path) -> None:
+    log = RunLog(output, active=True)
+    RunLog(output, active=False).mark_stopped("not rank 0")
+    assert not (output / "stopped").exists()
+    log.mark_stopped("SIGUSR1")
+    log.close()
+    assert (output / "stopped").read_text(encoding="utf-8") == "SIGUSR1\n"
+    RunLog(output, active=False).close()
+    assert (output / "stopped").exists()
+    RunLog(output, active=True).close()
+    assert not (output / "stopped").exists()
+
+
 def test_evaluations_stand_against_epochs(output: Path, tmp_path: Path, wandb: FakeWandb) -> None:
     log = RunLog(output, active=True, logdir=str(tmp_path / "tb"), wandb=True)
     log.step_record(RECORD)

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Fine-tune on many nodes: a row of the published tables (default finetune_msrvtt) with more flags.
+#
+#   sbatch --nodes=2 scripts/slurm/finetune.sh [finetune_vatex_english] [FLAGS...]
+#   OUTPUT_DIR=/shared/run1 DATA_DIR=/shared/data sbatch --nodes=2 scripts/slurm/finetune.sh --batch_size 512
+#
+# From the checkout, on a file system that all nodes see. Three minutes before the time limit, and when Slurm takes
+# the nodes for another job, every rank is signalled: the run saves, ends, and goes back into the queue; it goes on
+# where it was. docs/MULTINODE.md tells more.
+#SBATCH --job-name=hmmc-finetune
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=10
+#SBATCH --time=08:00:00
+#SBATCH --signal=USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=hmmc-finetune-%j.log
+# Slurm runs a copy of this script, so that the checkout is where sbatch was called.
+cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
+# shellcheck source=scripts/slurm/job.sh
+source scripts/slurm/job.sh
+row=finetune_msrvtt
+if [[ ${1:--} != -* ]]; then
+    row=$1
+    shift
+fi
+run_job "$row" "$@"

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Pre-train on many nodes: a row of the published tables (default pretrain_chvtt_chinese) with more flags.
+#
+#   sbatch --nodes=4 scripts/slurm/pretrain.sh [pretrain_chvtt_english] [FLAGS...]
+#   OUTPUT_DIR=/shared/run1 DATA_DIR=/shared/data sbatch --nodes=8 scripts/slurm/pretrain.sh --batch_size 1024
+#
+# From the checkout, on a file system that all nodes see. Three minutes before the time limit, and when Slurm takes
+# the nodes for another job, every rank is signalled: the run saves, ends, and goes back into the queue; it goes on
+# where it was. docs/MULTINODE.md tells more.
+#SBATCH --job-name=hmmc-pretrain
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=10
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=hmmc-pretrain-%j.log
+# Slurm runs a copy of this script, so that the checkout is where sbatch was called.
+cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
+# shellcheck source=scripts/slurm/job.sh
+source scripts/slurm/job.sh
+row=pretrain_chvtt_chinese
+if [[ ${1:--} != -* ]]; then
+    row=$1
+    shift
+fi
+run_job "$row" "$@"
