@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ __all__ = ["FrameStore", "FrameStoreError", "decode_jpeg"]
 
 # Frames a video in the published stores (METHOD section 7): tried before probing blindly.
 _USUAL_COUNTS = (30, 48)
+_STATE_FIELDS = {"complete", "videos", "frames", "expected", "settings", "failed"}
+_MEND = "copy it again, or build it again with --overwrite"
 
 
 class FrameStore:
@@ -72,9 +75,13 @@ class FrameStore:
     def __repr__(self) -> str:
         return f"FrameStore({str(self.path)!r})"
 
-    def _begin(self, video_id: str) -> lmdb.Transaction:
+    @contextmanager
+    def _begin(self, video_id: str) -> Iterator[lmdb.Transaction]:
+        """A read transaction on the shard of a video; what LMDB finds damaged in it is said of that video."""
         shards = self._open_shards()
-        return shards[shard_of(video_id, len(shards)) if len(shards) > 1 else 0].begin()
+        shard = shards[shard_of(video_id, len(shards)) if len(shards) > 1 else 0]
+        with _explained(self._name(video_id)), shard.begin() as txn:
+            yield txn
 
     def close(self) -> None:
         """Let go of the environment; it closes when no other store object uses it. Reading opens it again."""
@@ -98,14 +105,21 @@ class FrameStore:
     def video_ids(self) -> Iterator[str]:
         """All videos of the store, in key order: by its manifest, or by its frames' keys if it has none."""
         for shard in self._open_shards():
-            with shard.begin() as txn:
+            with _explained(f"frame store {shard.path}: the list of its videos"), shard.begin() as txn:
                 listed = txn.get(STATE_KEY) is not None
                 yield from _manifest_ids(txn) if listed else _ids_of_frames(txn)
 
     def manifest(self, video_id: str) -> dict[str, Any] | None:
         """What the builder noted on a video (docs/FRAME_STORE.md), or None in stores without a manifest."""
         with self._begin(video_id) as txn:
-            return from_json(_get(txn, video_key(video_id)))
+            return self._record(txn, video_id)
+
+    def _record(self, txn: lmdb.Transaction, video_id: str) -> dict[str, Any] | None:
+        try:
+            record = from_json(_get(txn, video_key(video_id)))
+            return record if record is None else {**record, "frames": int(record["frames"])}
+        except (ValueError, KeyError, TypeError):
+            raise FrameStoreError(f"{self._name(video_id)}: its manifest is broken; {_MEND}") from None
 
     def states(self) -> list[dict[str, Any] | None]:
         """The state record of every shard; None for environments in the published layout, which have none."""
@@ -114,7 +128,7 @@ class FrameStore:
     def num_frames(self, video_id: str) -> int:
         """How many frames of a video are stored, n; 0 where the store does not hold it."""
         with self._begin(video_id) as txn:
-            record = from_json(_get(txn, video_key(video_id)))
+            record = self._record(txn, video_id)
             if record is not None:
                 return int(record["frames"])
             count = _probe_count(txn, video_id, guesses=(self._last_count, *_USUAL_COUNTS))
@@ -143,17 +157,26 @@ class FrameStore:
         return frames
 
     def _get(self, txn: lmdb.Transaction, video_id: str, index: int) -> bytes | memoryview:
-        data = _get(txn, frame_key(video_id, index))
+        with _explained(self._name(video_id, index)):
+            data = _get(txn, frame_key(video_id, index))
         if data is None:
             raise FrameStoreError(
-                f"{self._name(video_id, index)}: not stored; {_what_is_there(txn, video_id)}"
+                f"{self._name(video_id, index)}: not stored; {self._what_is_there(txn, video_id)}"
             )
         if not len(data):
             raise FrameStoreError(f"{self._name(video_id, index)}: empty (0 bytes)")
         return data
 
-    def _name(self, video_id: str, index: int) -> str:
-        return f"frame store {self.path}: video {video_id!r}, frame {index}"
+    def _what_is_there(self, txn: lmdb.Transaction, video_id: str) -> str:
+        record = self._record(txn, video_id)
+        if record is not None:
+            return f"the manifest says {record['frames']} frames (0 to {record['frames'] - 1})"
+        count = _probe_count(txn, video_id, guesses=_USUAL_COUNTS)
+        return f"the store has {count} frames of it" if count else "the store has no frame of it"
+
+    def _name(self, video_id: str, index: int | None = None) -> str:
+        frame = "" if index is None else f", frame {index}"
+        return f"frame store {self.path}: video {video_id!r}{frame}"
 
 
 def decode_jpeg(data: bytes | memoryview) -> np.ndarray:
@@ -173,6 +196,15 @@ def decode_jpeg(data: bytes | memoryview) -> np.ndarray:
     if picture is None:
         raise ValueError("broken JPEG: it cannot be decoded")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Turns what LMDB says of damaged pages, and keys that are no text, into `FrameStoreError` of `where`."""
+    try:
+        yield
+    except (lmdb.Error, UnicodeDecodeError) as error:
+        raise FrameStoreError(f"{where}: the file is damaged ({error}); {_MEND}") from error
 
 
 def _get(txn: lmdb.Transaction, key: bytes) -> bytes | memoryview | None:
@@ -220,14 +252,6 @@ def _probe_count(txn: lmdb.Transaction, video_id: str, *, guesses: Sequence[int]
     return beyond
 
 
-def _what_is_there(txn: lmdb.Transaction, video_id: str) -> str:
-    record = from_json(_get(txn, video_key(video_id)))
-    if record is not None:
-        return f"the manifest says {record['frames']} frames (0 to {record['frames'] - 1})"
-    count = _probe_count(txn, video_id, guesses=_USUAL_COUNTS)
-    return f"the store has {count} frames of it" if count else "the store has no frame of it"
-
-
 def _check_complete(path: Path, shards: Sequence[ReadOnlyEnvironment]) -> None:
     states = [state for state in map(_state, shards) if state is not None]
     if any(_is_empty(shard) for shard in shards):  # a builder was killed before its first record
@@ -254,10 +278,18 @@ def _check_settings(path: Path, settings: Sequence[dict[str, Any]]) -> None:
 
 
 def _state(shard: ReadOnlyEnvironment) -> dict[str, Any] | None:
-    with shard.begin() as txn:
-        return from_json(txn.get(STATE_KEY))
+    where = f"frame store {shard.path}: its state record"
+    with _explained(where), shard.begin() as txn:
+        try:
+            state = from_json(txn.get(STATE_KEY))
+            whole = state is None or state.keys() >= _STATE_FIELDS
+        except (ValueError, AttributeError):  # no JSON, or no record
+            whole = False
+        if not whole:
+            raise FrameStoreError(f"{where} is broken; {_MEND}")
+        return state
 
 
 def _is_empty(shard: ReadOnlyEnvironment) -> bool:
-    with shard.begin() as txn:
+    with _explained(f"frame store {shard.path}"), shard.begin() as txn:
         return not txn.stat()["entries"]

@@ -71,6 +71,15 @@ def write_video(
     return path
 
 
+def write_unknown_codec(path: Path) -> Path:
+    """A whole H.264 file whose sample entry has the name of no codec: it opens, and nothing can decode it."""
+    data = bytearray(write_video(path, frames=20).read_bytes())
+    place = data.index(b"avc1", data.index(b"stsd"))
+    data[place : place + 4] = b"zzzz"
+    path.write_bytes(data)
+    return path
+
+
 def packets_of(path: Path) -> tuple[list[av.Packet], av.container.InputContainer]:
     """The video packets of a file, and its container, which the caller keeps open while it uses them."""
     container = av.open(str(path))

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script
 from dataloaders.frame_store_format import FrameStoreWriteError
 from tools import store_commands
 from tools.build_store import BuildOptions, BuildResult, build
+from tools.flag_values import not_negative, positive, seconds, share_below_half
 from tools.sample_video import Settings
 from tools.sharding import parse_shard, shard_of_environment
 
@@ -37,41 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--video_dir", type=Path, required=True, help="folder with the videos; never written to")
     add("--lmdb_path", type=Path, required=True, help="folder of the store")
     add("--json_path", type=Path, help="videos to store: JSON lines or csv with video_id, or one id a line")
-    add("--num_frames", type=_positive, default=30, help="frames a video (CHVTT: 48; default 30)")
-    add("--num_workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    add("--short_side", type=_not_negative, default=256, help="pixels; 0 keeps the size (default 256)")
+    add("--num_frames", type=positive, default=30, help="frames a video (CHVTT: 48; default 30)")
+    add("--num_workers", type=positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    add("--short_side", type=not_negative, default=256, help="pixels; 0 keeps the size (default 256)")
     add("--quality", type=int, default=95, choices=range(1, 101), metavar="1..100", help="JPEG (default 95)")
-    add("--slack", type=_slack, default=0.25, help=_SLACK_HELP)
+    add("--slack", type=share_below_half, default=0.25, help=_SLACK_HELP)
     add("--clip_from_id", action="store_true", help="ids VIDEO_SSSSSS_EEEEEE are seconds S to E of VIDEO")
-    add("--timeout", type=_seconds, default=300.0, help="seconds a video may take (default 300)")
+    add("--timeout", type=seconds, default=300.0, help="seconds a video may take (default 300)")
     add("--shard", help="i/n: store part i of n; 'none' for all (default: as torchrun or SLURM says)")
     add("--overwrite", action="store_true", help="remove what the store holds first")
-    add("--map_size", type=_positive, default=64 << 20, help="bytes the map starts with; it grows by itself")
+    add("--map_size", type=positive, default=64 << 20, help="bytes the map starts with; it grows by itself")
     return parser
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return int(text)
-
-
-def _not_negative(text: str) -> int:
-    if int(text) < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"must be more than 0, not {text}")
-    return float(text)
-
-
-def _slack(text: str) -> float:
-    if not 0 <= float(text) < 0.5:
-        raise argparse.ArgumentTypeError(f"must be from 0 to less than 0.5, not {text}")
-    return float(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,9 +65,16 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (ValueError, OSError) as error:
-        _say(f"{parser.prog}: {error}")
+        _say(f"{parser.prog}: {describe(error)}")
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         return 1 if full or isinstance(error, FrameStoreWriteError) else 2
+
+
+def describe(error: ValueError | OSError) -> str:
+    """What went wrong, in one line; a file's name as it is written, even where the system has it as bytes."""
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, (str, bytes)):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 def _build(args: argparse.Namespace) -> int:

@@ -6,22 +6,19 @@ Legend: n stored frames of a video; pictures are RGB uint8 [H, W, 3].
 from __future__ import annotations
 
 import argparse
-import json
-import random
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from dataloaders.frame_store import FrameStore, FrameStoreError
-from dataloaders.frame_store_format import METADATA_FILE
+from dataloaders.frame_store import FrameStore
+from tools.flag_values import positive
+from tools.verify_store import verify_store
 
 COMMANDS = ("info", "verify", "extract", "sheet")
 _SHEET_COLUMNS = 10
@@ -38,6 +35,7 @@ def run(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="frame2lmdb.py", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    cpus = os.cpu_count() or 1
     help_ids = "video ids; put -- before ids that begin with a dash"
 
     info = commands.add_parser("info", help="counts, sizes and settings of a store")
@@ -46,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="is every key there, does every JPEG decode, do counts fit?")
     verify.add_argument("store", type=Path)
-    verify.add_argument("--sample", type=int, metavar="N", help="look at N videos, chosen at random")
-    verify.add_argument("--num_workers", type=int, default=2, help="threads (default 2)")
+    verify.add_argument("--sample", type=positive, metavar="N", help="look at N videos, chosen at random")
+    verify.add_argument("--num_workers", type=positive, default=cpus, help="processes (default: all cores)")
     verify.set_defaults(run=_verify)
 
     extract = commands.add_parser("extract", help="write a video's frames as files")
@@ -129,68 +127,12 @@ def histogram(sizes: list[int], *, bins: int = 8) -> list[str]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    store = FrameStore(args.store, allow_incomplete=True)
-    faults = [_describe_state(state) for state in store.states() if state and not state["complete"]]
-    chosen: Iterable[str] = store.video_ids()
-    if args.sample is not None:
-        everything = list(chosen)
-        chosen = random.Random(0).sample(everything, min(args.sample, len(everything)))
-    checked = 0
-    with ThreadPoolExecutor(args.num_workers) as pool, tqdm(unit="video", mininterval=0.5) as bar:
-        for found in _map_ahead(pool, store, chosen):
-            faults += found
-            checked += 1
-            bar.update()
-    if args.sample is None:
-        faults += _wrong_totals(store, checked)
-    if next(store.video_ids(), None) is None:
-        faults.append("the store holds no video")
-    for fault in faults:
+    found = verify_store(args.store, sample=args.sample, workers=args.num_workers)
+    faults = [_describe_state(state) for state in found.states if state and not state["complete"]]
+    for fault in (faults := faults + found.faults):
         _say(fault)
-    _say(f"{checked} videos looked at, {len(faults)} faults")
+    _say(f"{found.checked} videos looked at, {len(faults)} faults")
     return 1 if faults else 0
-
-
-def _map_ahead(pool: ThreadPoolExecutor, store: FrameStore, video_ids: Iterable[str]) -> Iterator[list[str]]:
-    """`faults_of` each video, with a few at work at a time, so that a million ids are never held."""
-    batch: list[str] = []
-    for video_id in video_ids:
-        batch.append(video_id)
-        if len(batch) == 64:
-            yield from pool.map(lambda name: faults_of(store, name), batch)
-            batch = []
-    yield from pool.map(lambda name: faults_of(store, name), batch)
-
-
-def faults_of(store: FrameStore, video_id: str) -> list[str]:
-    """What is wrong with a video's frames: absent, empty, broken, of another size or number than noted."""
-    record = store.manifest(video_id) or {}
-    faults = []
-    for index in range(store.num_frames(video_id)):
-        try:
-            size = store.read_frames(video_id, [index])[0].shape[:2]
-        except FrameStoreError as error:
-            faults.append(str(error))
-            continue
-        noted = (record.get("height", size[0]), record.get("width", size[1]))
-        if size != noted and not record.get("mixed_sizes"):
-            faults.append(f"video {video_id!r}, frame {index}: is {size}, the manifest says {noted}")
-    if store.has_frame(video_id, store.num_frames(video_id)):
-        faults.append(f"video {video_id!r}: holds more frames than the {store.num_frames(video_id)} noted")
-    return faults
-
-
-def _wrong_totals(store: FrameStore, checked: int) -> list[str]:
-    states = [state for state in store.states() if state]
-    noted = sum(state["videos"] for state in states)
-    if not states:
-        return []
-    faults = [f"the store notes {noted} videos, but holds {checked}"] if noted != checked else []
-    metadata = store.path / METADATA_FILE
-    if all(state["complete"] for state in states) and metadata.is_file():
-        length = json.loads(metadata.read_text(encoding="utf-8")).get("length")
-        faults += [f"{METADATA_FILE} says {length} videos"] if length != noted else []
-    return faults
 
 
 # extract and sheet

@@ -9,18 +9,13 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
+from tools.video_extensions import video_extensions
 from tools.video_sampling import Window
 
-# Extensions of files that FFmpeg reads and that hold video. Where two files share a name, the first wins.
-VIDEO_EXTENSIONS = (
-    "mp4 mkv webm avi mov m4v flv f4v mpg mpeg ts mts m2ts m2t wmv asf 3gp 3g2 ogv vob dv gif mxf rm rmvb "
-    "mj2 nut wtv y4m ivf h264 264 avc hevc h265 265 obu mjpeg mjpg m1v m2v h263 vc1 amv dav ismv mk3d dvd "
-    "swf viv apng ogg vvc h266 266 h261 avs2 avs3 ivr kux usm xmv psp"
-)
-_RANK = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS.split())}
 # VATEX names a clip by its video and the seconds where it starts and ends.
 _CLIP_ID = re.compile(r"(.+)_(\d{6})_(\d{6})", re.DOTALL)
 
@@ -71,12 +66,9 @@ class VideoFolder:
             raise ValueError(f"{path}: no such folder of videos (--video_dir)")
         self.path = path
         self.files: dict[str, str] = {}
-        # As bytes, for names are UTF-8 whatever the locale says.
-        with os.scandir(os.fsencode(path)) as entries:
-            names = sorted(entry.name.decode("utf-8", "surrogateescape") for entry in entries)
-        for name in names:
+        for name in _names_in(path):
             stem = name.rpartition(".")[0]
-            if stem and _rank(name) < min(len(_RANK), _rank(self.files.get(stem, ""))):
+            if stem and _rank(name) < _rank(self.files.get(stem, "")):
                 self.files[stem] = name
 
     def find(self, file_id: str) -> Path | None:
@@ -91,8 +83,19 @@ class VideoFolder:
             return None
 
 
-def _rank(name: str) -> int:
-    return _RANK.get(name.rpartition(".")[2].lower(), len(_RANK))
+def _names_in(folder: Path) -> list[str]:
+    """The names of all files of a folder, sorted."""
+    try:
+        # As bytes, for names are UTF-8 whatever the locale says.
+        with os.scandir(os.fsencode(folder)) as entries:
+            return sorted(entry.name.decode("utf-8", "surrogateescape") for entry in entries)
+    except OSError as error:  # its own text would show the folder's name as bytes
+        raise ValueError(f"{folder}: cannot be read: {error.strerror} (--video_dir)") from None
+
+
+def _rank(name: str) -> float:
+    """How much a file's extension is preferred, 0 most; infinite where it is none of a video's."""
+    return video_extensions().get(name.rpartition(".")[2].lower(), inf)
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -150,7 +153,7 @@ def _window(row: dict[str, Any], *, place: str) -> Window:
         )
     except (TypeError, ValueError):
         raise ValueError(f"{place}: start and end must be seconds") from None
-    window = Window(start or 0.0, float("inf") if end is None else end)
+    window = Window(start or 0.0, inf if end is None else end)
     if not 0 <= window.start < window.end:
         raise ValueError(f"{place}: start {window.start:g} s and end {window.end:g} s leave nothing between")
     return window

@@ -40,8 +40,9 @@ def test_every_bad_video_is_named_with_its_reason(videos: Path, tmp_path: Path) 
     (videos / "empty.mp4").write_bytes(b"")
     (videos / "text.mp4").write_text("no video\n" * 99, encoding="utf-8")
     make.write_audio(videos / "audio.mp4")
+    make.write_unknown_codec(videos / "strange.mp4")
     names = tmp_path / "list.jsonl"
-    ids = ["empty", "a", "text", "audio", "gone", "x" * 600, "e"]
+    ids = ["empty", "a", "text", "audio", "gone", "strange", "x" * 600, "e"]
     names.write_text("".join(json.dumps({"video_id": i}) + "\n" for i in ids), encoding="utf-8")
     before = names.read_bytes()
     done = run(*arguments(videos, tmp_path / "s", "--json_path", str(names)))
@@ -51,10 +52,11 @@ def test_every_bad_video_is_named_with_its_reason(videos: Path, tmp_path: Path) 
         "text": "unopenable",
         "audio": "no video stream",
         "gone": "missing",
+        "strange": "codec not decodable",
         "x" * 600: "bad id",
     }
     assert set(FrameStore(tmp_path / "s").video_ids()) == {"a", "e"}
-    assert "stored 2 of 7 videos" in done.stderr and "2 unopenable" in done.stderr
+    assert "stored 2 of 8 videos" in done.stderr and "2 unopenable" in done.stderr
     assert "Traceback" not in done.stderr
     assert names.read_bytes() == before
 
@@ -69,8 +71,8 @@ def test_bare_it_explains_itself() -> None:
     [
         (["--video_dir", "nowhere"], "no such folder of videos"),
         (["--json_path", "nolist"], "nolist: cannot be read"),
-        (["--num_frames", "0"], "must be at least 1"),
-        (["--short_side", "-1"], "must be at least 0"),
+        (["--num_frames", "0"], "a whole number, at least 1"),
+        (["--short_side", "-1"], "a whole number, at least 0"),
         (["--slack", "0.7"], "less than 0.5"),
         (["--quality", "101"], "invalid choice"),
         (["--timeout", "0"], "must be more than 0"),

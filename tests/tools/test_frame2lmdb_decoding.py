@@ -327,6 +327,7 @@ def job(path: Path | None, **settings: int) -> Job:
         ("text.mp4", "unopenable"),
         ("nomoov.mp4", "unopenable"),
         ("audio.mp4", "no video stream"),
+        ("strange.mp4", "codec not decodable"),
         ("headless.mp4", "no frames"),
         (None, "missing"),
     ],
@@ -343,6 +344,8 @@ def test_files_without_frames_are_named_with_their_reason(
         cut(path, faststart=False, share=0.6)
     elif name == "audio.mp4":
         make.write_audio(path)
+    elif name == "strange.mp4":
+        make.write_unknown_codec(path)
     elif name == "headless.mp4":
         cut(path, faststart=True, share=0.0)
         data = write_video(path, frames=20, container_options={"movflags": "+faststart"}).read_bytes()
@@ -352,6 +355,10 @@ def test_files_without_frames_are_named_with_their_reason(
 
 
 def test_what_pyav_cannot_take_is_given_to_opencv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in refuses: no real file can be made, for the FFmpeg in PyAV's wheels has every reader and
+    video decoder of the one in OpenCV's. Only builds of other origin differ.
+    """
+
     def refuse(*_: object, **__: object) -> Sample:
         raise VideoError("codec not decodable", "not here")
 

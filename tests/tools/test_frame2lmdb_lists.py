@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Literal
 
 import av
 import pytest
 from av.format import ContainerFormat
 
+from tools.frame2lmdb import describe
 from tools.sharding import Shard, parse_shard, shard_of_environment
-from tools.video_list import VIDEO_EXTENSIONS, VideoFolder, Wanted, list_folder, read_list
+from tools.video_extensions import (
+    COMMON_EXTENSIONS,
+    PICTURES,
+    SOUND,
+    SUBTITLES,
+    TEXT,
+    video_extensions,
+)
+from tools.video_list import VideoFolder, Wanted, list_folder, read_list
 from tools.video_sampling import Window
 
 
@@ -109,6 +121,31 @@ def test_a_folder_gives_all_its_videos(tmp_path: Path) -> None:
     assert folder.find("\ud800") is None and folder.find("a\0") is None  # no names that a file could have
 
 
+def test_a_folder_that_cannot_be_read_is_named_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are read as bytes, which must not show (b'...'). Root may read all, hence the stand-in."""
+
+    def refuse(path: bytes) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr("tools.video_list.os.scandir", refuse)
+    folder = tmp_path / "视频 x"
+    folder.mkdir()
+    with pytest.raises(ValueError) as caught:
+        VideoFolder(folder)
+    assert str(caught.value) == f"{folder}: cannot be read: Permission denied (--video_dir)"
+
+
+def test_system_errors_name_files_as_they_are_written() -> None:
+    name = "/data/视频 x"
+    for given in (name, os.fsencode(name)):
+        error = PermissionError(errno.EACCES, "Permission denied", given)
+        assert describe(error) == f"{name}: Permission denied"
+    assert describe(OSError("no number, no name")) == "no number, no name"
+    assert describe(ValueError("a: b")) == "a: b"
+
+
 def test_folders_without_videos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no videos in it"):
         list_folder(VideoFolder(tmp_path))
@@ -116,17 +153,38 @@ def test_folders_without_videos_are_refused(tmp_path: Path) -> None:
         VideoFolder(tmp_path / "nothing")
 
 
-def test_all_extensions_are_ffmpegs() -> None:
+def claimed_extensions(*modes: Literal["r", "w"]) -> set[str]:
     known: set[str] = set()
     for name in av.formats_available:
-        for mode in ("r", "w"):
+        for mode in modes:
             try:
                 known |= ContainerFormat(name, mode).extensions
             except ValueError:
                 continue
-    # These FFmpeg knows by content alone.
-    by_content = {"mpg", "mpeg", "m2v", "rmvb", "f4v", "3g2", "dvd", "vvc", "h266", "266"}
-    assert set(VIDEO_EXTENSIONS.split()) - known <= by_content
+    return known
+
+
+def test_all_that_ffmpegs_readers_claim_is_taken_but_what_is_no_video() -> None:
+    others = set(" ".join((SOUND, PICTURES, SUBTITLES, TEXT)).split())
+    assert set(video_extensions()) == set(COMMON_EXTENSIONS.split()) | (claimed_extensions("r") - others)
+    for extension in ["mp4", "ts", "wmv", "lvf", "moflex", "cdxl", "y4m"]:
+        assert extension in video_extensions()
+    for extension in ["mp3", "m4a", "wav", "jpg", "avif", "srt", "vtt", "txt", "json", "csv", "xml"]:
+        assert extension not in video_extensions()
+
+
+def test_common_extensions_are_ffmpegs_or_known_by_content() -> None:
+    by_content = set("mpg mpeg m2v rmvb f4v 3g2 dvd vvc h266 266 divx evo nsv mod tod trp dirac".split())  # noqa: SIM905
+    common = COMMON_EXTENSIONS.split()
+    assert set(common) - claimed_extensions("r", "w") <= by_content
+    assert len(set(common)) == len(common)
+
+
+def test_files_that_are_no_videos_are_passed_over(tmp_path: Path) -> None:
+    for name in ["a.mp4", "a.srt", "a.m4a", "b.LVF", "c.nfo", "d.wav", "e.jxl", "a.lvf", "f.ty+"]:
+        (tmp_path / name).touch()
+    folder = VideoFolder(tmp_path)
+    assert folder.files == {"a": "a.mp4", "b": "b.LVF", "f": "f.ty+"}  # of a's, the common one
 
 
 def test_shards_by_flag() -> None:

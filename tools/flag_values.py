@@ -1,0 +1,48 @@
+"""Values of flags on a command line: numbers within their limits, with a word on what would be right."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    return _whole(text, least=1)
+
+
+def not_negative(text: str) -> int:
+    """A whole number from 0 on."""
+    return _whole(text, least=0)
+
+
+def seconds(text: str) -> float:
+    """A time of more than 0 seconds."""
+    number = _number(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, not {text}")
+    return number
+
+
+def share_below_half(text: str) -> float:
+    """A number from 0 to less than 0.5."""
+    number = _number(text)
+    if not 0 <= number < 0.5:
+        raise argparse.ArgumentTypeError(f"must be from 0 to less than 0.5, not {text}")
+    return number
+
+
+def _whole(text: str, *, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least {least}, not {text}")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}") from None
