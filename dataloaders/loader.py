@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -76,9 +79,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch = self._epoch
         order = self._order(epoch)
         for batch in range(self._start_batch, self.batches_per_epoch):
-            begin = batch * self._global_batch + self._rank * self._batch_size
-            for place in range(begin, begin + self._batch_size):
-                yield epoch, int(order[place % self._num_samples])
+            for place in self._places(batch):
+                yield epoch, int(order[place])
+
+    def samples_of(self, epoch: int, batch: int) -> list[int]:
+        """The samples that this rank asks for in a batch of an epoch, whatever is being iterated over."""
+        order = self._order(epoch)
+        return [int(order[place]) for place in self._places(batch)]
+
+    def _places(self, batch: int) -> list[int]:
+        begin = batch * self._global_batch + self._rank * self._batch_size
+        return [place % self._num_samples for place in range(begin, begin + self._batch_size)]
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self._shuffle:
@@ -136,6 +147,9 @@ def build_loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=PREFETCH if num_workers else None,
         multiprocessing_context=multiprocessing_context if num_workers else None,
+        # Each pass over a loader draws a number, of which nothing here depends. From torch's own stream it
+        # would shift dropout in a run that was resumed.
+        generator=torch.Generator(),
     )
 
 
@@ -144,9 +158,25 @@ def start_worker(worker: int) -> None:
     # OpenCV's thread pool does not survive a fork, and the workers are the parallelism.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    _leave_signals_to_the_parent()
     # The garbage collector marks every object that it looks at, which would copy the parent's memory page by
     # page (with a million captions and four workers a third more memory).
     gc.freeze()
+
+
+def _leave_signals_to_the_parent() -> None:
+    """Schedulers and terminals signal whole process groups; the parent still needs batches to end well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    strikes: list[int] = []
+
+    def on_second_sigterm(number: int, frame: FrameType | None) -> None:
+        # The first may be the group's. The parent's own comes when it closes, and it repeats it.
+        strikes.append(number)
+        if len(strikes) > 1:
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, on_second_sigterm)
 
 
 def warn_if_shared_memory_is_short(sample_bytes: int, *, batch_size: int, num_workers: int) -> bool:

@@ -68,13 +68,21 @@ class World:
         finally:
             dist.barrier()
 
-    def all_agree(self, condition: bool) -> bool:
-        """True where `condition` holds on every rank."""
+    def sums(self, *counts: int) -> list[int]:
+        """Each count summed over ranks, on every rank, in one small exchange."""
         if self.size == 1:
-            return condition
-        flag = torch.tensor(int(condition), device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MIN)
-        return bool(flag.item())
+            return list(counts)
+        totals = torch.tensor(counts, dtype=torch.int64, device=self.device)
+        dist.all_reduce(totals)
+        return [int(total) for total in totals.tolist()]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's `value` in rank order, on every rank. For small things: they are pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Mean over ranks of a tensor of any one shape."""
@@ -97,17 +105,14 @@ class World:
         dist.all_gather(pieces, padded)
         return torch.cat([piece[: int(n)] for piece, n in zip(pieces, counts, strict=True)])
 
-    def close(self) -> None:
-        """Leave the group. Safe to call twice, and after an error on another rank."""
-        if dist.is_initialized():
+    def close(self, *, failed: bool = False) -> None:
+        """Leave the group. Safe to call twice, and after an error on another rank.
+
+        `failed`: this rank ends by an error. NCCL would then wait for collectives that nobody joins any more;
+        the end of the process closes its connections as well.
+        """
+        if dist.is_initialized() and not (failed and self.device.type == "cuda"):
             dist.destroy_process_group()
-
-
-def is_lost_rank(error: RuntimeError) -> bool:
-    """Whether `error` is that of a collective whose partner is gone; gloo has no class of its own for it."""
-    return isinstance(error, dist.DistBackendError) or any(
-        sign in str(error) for sign in ("Connection closed by peer", "Connection reset by peer")
-    )
 
 
 def _device(local_rank: int) -> torch.device:

@@ -6,24 +6,26 @@ It knows a model only as `model(batch) -> {"loss": scalar, name: scalar, ...}`.
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from engine.distributed import World
+from engine.faults import TrainingStopped
 from engine.log import RunLog
+from engine.meter import Meter
 from engine.optimizer import BertAdam
 
 Batch = dict[str, torch.Tensor]
+Losses = dict[str, torch.Tensor]
 MAX_GRAD_NORM = 1.0  # METHOD 5
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class TrainingStopped(RuntimeError):
-    """Training cannot go on; the message says why and names the samples."""
+NAMED_SAMPLES = 64  # of a bad batch, in one message
 
 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
@@ -37,8 +39,44 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=AUTOCAST[precision])
 
 
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know of a step together: on how many of them each thing was so."""
+
+    not_finite: int
+    unreadable: int
+    stop_wanted: int
+    save_failed: int
+
+
+@dataclass
+class Counters:
+    """Over the whole run and all ranks; `not_finite_in_a_row` counts steps, `skipped` too."""
+
+    skipped: int = 0
+    not_finite_in_a_row: int = 0
+    unreadable: int = 0
+
+
+class Hooks:
+    """What the loop asks and tells the run that it belongs to; this one wants nothing."""
+
+    def stop_wanted(self) -> bool:
+        return False
+
+    def save_failed(self) -> bool:
+        return False
+
+    def after_step(self, epoch: int, step: int, agreed: Agreed) -> None:
+        """Called on all ranks alike when `step` optimiser steps of the epoch are done."""
+
+    def last_save(self) -> str:
+        """What a message about a run that stops says of what was saved. Collective."""
+        return "nothing was saved"
+
+
 class Trainer:
-    """Trains one epoch at a time. `steps_per_epoch` counts optimiser steps."""
+    """Trains one epoch at a time. Steps are optimiser steps, and those that are skipped count as well."""
 
     def __init__(
         self,
@@ -53,6 +91,11 @@ class Trainer:
         n_display: int = 100,
         epochs: int = 1,
         name_of: Callable[[int], str] = str,
+        requested: Callable[[int, int], Sequence[int]] | None = None,
+        watch: Callable[[], Mapping[str, float]] = dict,
+        max_bad_steps: int = 10,
+        max_bad_samples: int = 1000,
+        hooks: Hooks | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -64,134 +107,181 @@ class Trainer:
         self.n_display = n_display
         self.epochs = epochs
         self.name_of = name_of
+        self.requested = requested
+        self.watch = watch
+        self.max_bad_steps = max_bad_steps
+        self.max_bad_samples = max_bad_samples
+        self.hooks = hooks or Hooks()
         # Scaling is what keeps fp16 gradients from vanishing; bf16 has float32's range and needs none.
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
         self.rates = optimizer.current_lrs()
         self.params = [p for p in model.parameters() if p.requires_grad]
+        self.steps_per_epoch = steps_per_epoch(len(loader), accumulation=accumulation)
+        self.counters = Counters()
+        self.meter = Meter(ranks=world.size, device=world.device)
+        self._unreadable_names: deque[str] = deque(maxlen=10)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return steps_per_epoch(len(self.loader), accumulation=self.accumulation)
+    def train_epoch(self, epoch: int, *, first_step: int = 0) -> None:
+        """One pass over the loader, which begins after the batches of the first `first_step` steps.
 
-    def train_epoch(self, epoch: int) -> None:
-        """One pass over the loader. Raises `TrainingStopped` on a loss or gradient that is not finite."""
+        Raises `TrainingStopped` after too many steps that are not finite, or too many unreadable clips.
+        """
         self.model.train()
-        meter = _Meter()
-        bar = self.log.progress(self.loader, total=len(self.loader), what=f"epoch {epoch + 1}/{self.epochs}")
+        unreadable_before = self.counters.unreadable
+        batches = len(self.loader)
+        bar = self.log.progress(self.loader, total=batches, what=f"epoch {epoch + 1}/{self.epochs}")
         group: list[Batch] = []
-        step = 0
+        step = first_step
+        self.meter.restart()
         for position, batch in enumerate(bar):
-            meter.data_ready()
+            self.meter.data_ready()
+            self._remember_unreadable(batch, epoch, first_step * self.accumulation + position)
             group.append(to_device(batch, self.world.device))
-            if len(group) < self.accumulation and position + 1 < len(self.loader):
+            if len(group) < self.accumulation and position + 1 < batches:
                 continue
-            losses = self._optimiser_step(group)
-            meter.step_done(group, self.world.size)
-            group = []
             step += 1
+            losses, agreed = self._optimiser_step(group, f"epoch {epoch + 1} step {step}")
+            self.meter.step_done(sum(len(batch["index"]) for batch in group))
+            group = []
             if self.log.interactive:
                 bar.set_postfix_str(
                     f"loss {float(losses['loss']):.4f}, lr {max(self.rates):.2e}, "
-                    f"{meter.clips_per_second:.1f} clips/s"
+                    f"{self.meter.clips_per_second:.1f} clips/s"
                 )
             if step % self.n_display == 0 or step == self.steps_per_epoch:
-                self._report(losses, meter, epoch=epoch, step=step)
-                meter.restart()
-        self._report_replaced(meter)
+                self._report(losses, epoch=epoch, step=step)
+                self.meter.restart()
+            self._stop_if_too_many_unreadable()
+            self.hooks.after_step(epoch, step, agreed)
+        unreadable = self.counters.unreadable - unreadable_before
+        if unreadable:
+            self.log.warning(
+                f"{unreadable} unreadable clips were replaced by the next readable one in this epoch"
+            )
 
-    def _optimiser_step(self, group: list[Batch]) -> dict[str, torch.Tensor]:
-        """Forward and backward over `group`, then one step. Returns the losses, averaged over the group."""
-        totals: dict[str, torch.Tensor] = {}
+    def _optimiser_step(self, group: list[Batch], where: str) -> tuple[Losses, Agreed]:
+        """Forward and backward over `group`, then one step, or none where numbers are not finite.
+
+        Returns the losses, averaged over the group, and what the ranks agreed on.
+        """
+        totals = self._backward(group)
+        self.scaler.unscale_(self.optimizer)
+        norm = _whole(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach().float()
+        agreed = self._agree(self._is_finite(totals["loss"], norm), group)
+        self.counters.unreadable += agreed.unreadable
+        self.rates = self.optimizer.current_lrs()
+        if agreed.not_finite:
+            # The loss scale is not at fault, so that it stays; update() only ends the scaler's step.
+            if self.scaler.is_enabled():
+                self.scaler.update(self.scaler.get_scale())
+            self._skip(group, f"loss {float(totals['loss'])}, gradient norm {float(norm)}", where)
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.counters.not_finite_in_a_row = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**totals, "grad_norm": norm}, agreed
+
+    def _backward(self, group: list[Batch]) -> Losses:
+        totals: Losses = {}
         for position, batch in enumerate(group):
-            last = position + 1 == len(group)
-            with self._gradients_stay_here(not last):
+            with self._gradients_stay_here(position + 1 < len(group)):
                 with autocast(self.precision, self.world.device):
                     losses = self.model(batch)
                 self.scaler.scale(losses["loss"] / len(group)).backward()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().float() / len(group)
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)
-        self._stop_unless_finite(totals["loss"], norm, group)
-        self.rates = self.optimizer.current_lrs()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {**totals, "grad_norm": norm.detach().float()}
+        return totals
 
     def _gradients_stay_here(self, accumulating: bool) -> contextlib.AbstractContextManager[None]:
         """Between accumulated passes DDP need not average the gradients yet."""
         no_sync = getattr(self.model, "no_sync", None)
         return no_sync() if accumulating and no_sync is not None else contextlib.nullcontext()
 
-    def _stop_unless_finite(self, loss: torch.Tensor, norm: torch.Tensor, group: Iterable[Batch]) -> None:
-        # With loss scaling an infinite gradient is expected now and then: the scaler skips that step.
-        finite = torch.isfinite(loss) & (torch.isfinite(norm) | self.scaler.is_enabled())
-        if self.world.all_agree(bool(finite)):
-            return
-        if finite:
-            raise TrainingStopped("stopped: the loss on another rank is not finite")
-        names = [self.name_of(int(i)) for batch in group for i in batch["index"]]
-        raise TrainingStopped(
-            f"loss {float(loss)}, gradient norm {float(norm)}: not finite at step "
-            f"{self.optimizer.steps_done} on rank {self.world.rank}; the batch held {', '.join(names[:64])}"
+    def _is_finite(self, loss: torch.Tensor, norm: torch.Tensor) -> bool:
+        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            return True
+        # With loss scaling an infinite gradient is expected now and then: the scaler skips that step and
+        # halves its scale. Below 1 there is nothing left to halve.
+        return self.scaler.is_enabled() and math.isfinite(float(loss)) and self.scaler.get_scale() > 1.0
+
+    def _agree(self, finite: bool, group: Sequence[Batch]) -> Agreed:
+        unreadable = sum(int(batch["replaced"].sum()) for batch in group if "replaced" in batch)
+        hooks = self.hooks
+        return Agreed(
+            *self.world.sums(not finite, unreadable, bool(hooks.stop_wanted()), bool(hooks.save_failed()))
         )
 
-    def _report(self, losses: dict[str, torch.Tensor], meter: _Meter, *, epoch: int, step: int) -> None:
+    def _skip(self, group: Sequence[Batch], numbers: str, where: str) -> None:
+        """Say what the step held, on all ranks; stop after too many such steps in a row."""
+        self.counters.skipped += 1
+        self.counters.not_finite_in_a_row += 1
+        names = [self.name_of(int(i)) for batch in group for i in batch["index"]]
+        ranks = self.world.gather((numbers, names))
+        bad = "; ".join(f"rank {rank}: {numbers}" for rank, (numbers, _) in enumerate(ranks))
+        every = [name for _, names in ranks for name in names]
+        held = ", ".join(every[:NAMED_SAMPLES]) + (", ..." if len(every) > NAMED_SAMPLES else "")
+        message = f"{where}: not finite ({bad}); the batch held {held}"
+        if self.counters.not_finite_in_a_row < self.max_bad_steps:
+            self.log.warning(f"skipped {message}")
+            return
+        raise TrainingStopped(
+            f"{self.counters.not_finite_in_a_row} steps in a row were not finite (--max_bad_steps), the last "
+            f"at {message}; {self.hooks.last_save()}"
+        )
+
+    def _remember_unreadable(self, batch: Batch, epoch: int, number: int) -> None:
+        """Note the names of the clips of this rank that others stand in for."""
+        if self.requested is None or "replaced" not in batch or not batch["replaced"].any():
+            return
+        for asked, replaced in zip(self.requested(epoch, number), batch["replaced"], strict=True):
+            if replaced:
+                self._unreadable_names.append(self.name_of(asked))
+
+    def _stop_if_too_many_unreadable(self) -> None:
+        if self.counters.unreadable <= self.max_bad_samples:
+            return
+        names = [name for names in self.world.gather(list(self._unreadable_names)) for name in names]
+        raise TrainingStopped(
+            f"{self.counters.unreadable} clips could not be read (--max_bad_samples {self.max_bad_samples}), "
+            f"the last ones of {', '.join(dict.fromkeys(names))}; {self.hooks.last_save()}"
+        )
+
+    def _report(self, losses: Losses, *, epoch: int, step: int) -> None:
+        """One line for people, one record for steps.jsonl. Collective."""
         values = self.world.mean(torch.stack([v.to(self.world.device) for v in losses.values()])).tolist()
         named = dict(zip(losses, values, strict=True))
         rates = {g["name"]: lr for g, lr in zip(self.optimizer.param_groups, self.rates, strict=True)}
+        meter = self.meter
         shown = " ".join(f"{name} {value:.4f}" for name, value in named.items())
         self.log.info(
             f"epoch {epoch + 1}/{self.epochs} step {step}/{self.steps_per_epoch} {shown} "
             f"lr {'/'.join(f'{lr:.2e}' for lr in dict.fromkeys(rates.values()))} "
             f"{meter.clips_per_second:.1f} clips/s, {meter.waiting:.0%} waiting for data"
         )
-        scalars = {f"train/{name}": value for name, value in named.items()}
-        scalars |= {f"lr/{name}": lr for name, lr in rates.items() if not name.endswith("no decay")}
-        scalars["train/clips_per_second"] = meter.clips_per_second
-        self.log.scalars(scalars, step=self.optimizer.steps_done)
-
-    def _report_replaced(self, meter: _Meter) -> None:
-        total = (
-            self.world.mean(torch.tensor(float(meter.replaced), device=self.world.device)) * self.world.size
+        self.log.step_record(
+            {
+                "step": epoch * self.steps_per_epoch + step,
+                "epoch": epoch,
+                **named,
+                **{f"lr/{name}": lr for name, lr in rates.items() if not name.endswith("no decay")},
+                **self.watch(),
+                "skipped_steps": self.counters.skipped,
+                "unreadable_clips": self.counters.unreadable,
+                "clips_per_second": meter.clips_per_second,
+                "clips_per_second_per_rank": meter.clips_per_second_per_rank,
+                "waiting": meter.waiting,
+                "memory_bytes": meter.memory_bytes,
+            }
         )
-        if total > 0:
-            self.log.warning(
-                f"{int(total)} unreadable clips were replaced by the next readable one in this epoch"
-            )
+
+
+def _whole(norm: torch.Tensor) -> torch.Tensor:
+    """The norm as a plain tensor; that of sharded gradients is spread over the ranks."""
+    full: Callable[[], torch.Tensor] | None = getattr(norm, "full_tensor", None)
+    return full() if full is not None else norm
 
 
 def steps_per_epoch(batches: int, *, accumulation: int) -> int:
     """Optimiser steps in an epoch; the last group of accumulated batches may be short (METHOD 5)."""
     return -(-batches // accumulation)
-
-
-class _Meter:
-    """Speed over all ranks and the share of time spent waiting for data, since the last `restart`."""
-
-    def __init__(self) -> None:
-        self.replaced = 0
-        self.restart()
-
-    def restart(self) -> None:
-        self.started = self.idle_since = time.perf_counter()
-        self.waited = 0.0
-        self.clips = 0
-
-    def data_ready(self) -> None:
-        self.waited += time.perf_counter() - self.idle_since
-
-    def step_done(self, group: Iterable[Batch], ranks: int) -> None:
-        for batch in group:
-            self.clips += len(batch["index"]) * ranks
-            self.replaced += int(batch["replaced"].sum()) if "replaced" in batch else 0
-        self.idle_since = time.perf_counter()
-
-    @property
-    def clips_per_second(self) -> float:
-        return self.clips / max(time.perf_counter() - self.started, 1e-9)
-
-    @property
-    def waiting(self) -> float:
-        return self.waited / max(time.perf_counter() - self.started, 1e-9)

@@ -50,7 +50,10 @@ def test_what_a_run_leaves(toy: Toy, tmp_path: Path, results: Results) -> None:
     flags = ("--dataset", "msrvtt", "--language", "english", "--epochs", "2", "--logdir", str(logdir))
     assert toy.run("train", tmp_path / "out", *flags) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"config.json", "log.txt", "metrics.jsonl", "pytorch_model.bin.0", "pytorch_model.bin.1"}
+    assert names == {
+        *("config.json", "log.txt", "metrics.jsonl", "steps.jsonl"),
+        *("pytorch_model.bin.0", "pytorch_model.bin.1", "training_state.9.pt", "training_state.18.pt"),
+    }
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["epochs"] == 2 and config["dataset"] == "msrvtt"
     log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")

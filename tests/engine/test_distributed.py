@@ -18,7 +18,7 @@ def test_without_a_launcher_one_process_and_no_group() -> None:
     world = World.from_environment(None, environ={})
     assert (world.rank, world.size, world.device.type) == (0, 1, "cpu")
     assert world.is_main and not torch.distributed.is_initialized()
-    assert world.broadcast("value") == "value" and world.all_agree(True) and not world.all_agree(False)
+    assert world.broadcast("value") == "value" and world.sums(1, 2) == [1, 2] and world.gather("a") == ["a"]
     rows = torch.ones(2, 3)
     assert world.gather_rows(rows) is rows and world.mean(rows) is rows
     assert world.main_first(lambda: 5) == 5
@@ -46,7 +46,8 @@ def _on_two_ranks(rank: int, folder: str) -> None:
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": folder})
     world = World.from_environment(None, environ=environ)
     assert world.broadcast({"from": rank}) == {"from": 0}
-    assert world.all_agree(True) and not world.all_agree(rank == 0)
+    assert world.sums(1, rank, 5 * rank) == [2, 1, 5]
+    assert world.gather(f"rank {rank}") == ["rank 0", "rank 1"]
     torch.testing.assert_close(world.mean(torch.tensor([float(rank)])), torch.tensor([0.5]))
     # Shares of different sizes, one of them empty.
     for sizes in ((1, 3), (2, 0)):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from engine.distributed import World
+from engine.faults import TrainingStopped
 from engine.log import RunLog
 from engine.optimizer import BertAdam
-from engine.trainer import Trainer, TrainingStopped, steps_per_epoch
+from engine.trainer import Trainer, steps_per_epoch
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -97,22 +98,41 @@ def test_a_short_last_group_still_makes_its_step(tmp_path: Path) -> None:
     assert not torch.equal(model.w, torch.ones(3))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path: Path) -> None:
-    rows = torch.ones(4, 2)
-    rows[3, 0] = float("nan")
+def with_bad_rows(bad: list[int], tmp_path: Path, *, scale: float = 0.0, **settings: int) -> Trainer:
+    """A trainer on 10 rows, two a batch, of which those of `bad` hold a NaN."""
+    rows = torch.ones(10, 2)
+    rows[bad, 0] = float("nan")
     model = Linear(2)
     loader = DataLoader(Rows(rows), batch_size=2)
     optimizer = BertAdam(
-        [{"params": list(model.parameters()), "name": "all"}], lr=0.1, total_steps=2, warmup=0.0
+        [{"params": list(model.parameters()), "name": "all"}], lr=0.1, total_steps=5, warmup=0.0
     )
+    log = RunLog(tmp_path, active=True)
     trainer = Trainer(
-        model,
-        optimizer,
-        loader,
-        world=WORLD,
-        log=RunLog(tmp_path, active=False),
-        name_of=lambda index: f"video{index}",
+        model, optimizer, loader, world=WORLD, log=log, name_of=lambda index: f"video{index}", **settings
     )
-    with pytest.raises(TrainingStopped, match="not finite at step 1 .*video2, video3"):
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=scale > 0, init_scale=scale or 1.0)
+    return trainer
+
+
+@pytest.mark.parametrize("scale", [0.0, 1024.0])
+def test_a_step_that_is_not_finite_is_skipped_as_if_it_had_not_been(scale: float, tmp_path: Path) -> None:
+    trainer = with_bad_rows([3], tmp_path, scale=scale)
+    trainer.train_epoch(0)
+    assert trainer.optimizer.steps_done == 4 and trainer.counters.skipped == 1
+    assert trainer.counters.not_finite_in_a_row == 0
+    assert not scale or trainer.scaler.get_scale() == scale, "the loss scale is not at fault"
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "skipped epoch 1 step 2" in log and "the batch held video2, video3" in log
+    without = with_bad_rows([], tmp_path, scale=scale)
+    without.loader = DataLoader(Rows(torch.ones(8, 2)), batch_size=2)
+    without.train_epoch(0)
+    assert torch.equal(trainer.params[0], without.params[0])
+
+
+def test_too_many_such_steps_in_a_row_stop_the_run_and_name_the_samples(tmp_path: Path) -> None:
+    trainer = with_bad_rows([1, 4, 6], tmp_path, max_bad_steps=2)
+    with pytest.raises(TrainingStopped, match="^2 steps in a row .* step 4: .*held video6, video7; nothing"):
         trainer.train_epoch(0)
-    assert torch.isfinite(model.w).all(), "the weights stay as they were"
+    assert torch.isfinite(trainer.params[0]).all(), "the weights stay as they were"
+    assert trainer.counters.skipped == 3 and trainer.optimizer.steps_done == 1

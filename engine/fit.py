@@ -1,0 +1,222 @@
+"""The epochs of a run: train, save, evaluate, from the beginning or from a saved state."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from engine.checkpoint import checkpoint_path, save_state
+from engine.config import Config
+from engine.data import EvaluationData, TrainingData
+from engine.distributed import World
+from engine.evaluation import evaluate
+from engine.evaluator import Evaluator
+from engine.log import RunLog
+from engine.optimizer import BertAdam, build_optimizer
+from engine.optimizer_state import load_optimizer_state, optimizer_state
+from engine.random_state import restore_random_state
+from engine.result_lines import Result, drop_results_after
+from engine.resume import Resumed, compare_data, describe_data
+from engine.saving import GO_ON, Saving
+from engine.state_keeper import StateKeeper
+from engine.stop_request import StopRequest
+from engine.trainer import Counters, Trainer, steps_per_epoch
+from engine.training_state import list_states, remove_leftovers
+from modules.dual_encoder import DualEncoder
+
+KEPT = ("epoch", "t2v/R@1", "checkpoint")  # of a result, in the state
+
+
+class Fit:
+    """One training run. `over_ranks` is `model` as the trainer calls it: by itself, or wrapped.
+
+    `results` holds what each evaluated epoch gave, oldest first.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: DualEncoder,
+        train: TrainingData,
+        *,
+        over_ranks: nn.Module,
+        world: World,
+        log: RunLog,
+        stop: StopRequest,
+        resumed: Resumed,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.train = train
+        self.world = world
+        self.log = log
+        self.stop = stop
+        self.resumed = resumed
+        self.output_dir = Path(config.output_dir)
+        self.data = world.broadcast(describe_data(train.dataset.examples) if world.is_main else None)
+        compare_data(self.data, resumed)
+        self.steps_per_epoch = steps_per_epoch(
+            len(train.loader), accumulation=config.gradient_accumulation_steps
+        )
+        self.optimizer = _optimizer(config, model, total_steps=config.epochs * self.steps_per_epoch)
+        self.saving = Saving(
+            config,
+            world=world,
+            log=log,
+            stop=stop,
+            keeper=self._keeper(),
+            contents=self._contents,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+        self.trainer = self._trainer(over_ranks)
+        self.results: list[Result] = []
+        self._restore()
+
+    def run(self, evaluator: Evaluator, test: EvaluationData, *, bank: DataLoader | None = None) -> None:
+        """All epochs that are still to be done; says the best R@1 at the end."""
+        first = self.resumed.position
+        self._restore_random_state()
+        try:
+            for epoch in range(first.epoch, self.config.epochs):
+                done = first.step if epoch == first.epoch else 0
+                self._train_epoch(epoch, done)
+                if not any(result["epoch"] == epoch for result in self.results):
+                    self._evaluate(epoch, evaluator, test, bank)
+            self.saving.finish()
+        finally:
+            self.saving.close()
+        best = self._best()
+        assert best is not None
+        self.log.info(f"best t2v/R@1 {best['t2v/R@1']:.1f}: {best['checkpoint']}")
+
+    def _train_epoch(self, epoch: int, done: int) -> None:
+        """Train what is left of the epoch after `done` steps, and save it."""
+        if done < self.steps_per_epoch:
+            self.train.sampler.set_epoch(epoch, start_batch=done * self.config.gradient_accumulation_steps)
+            self.trainer.train_epoch(epoch, first_step=done)
+            self.saving.save(epoch, self.steps_per_epoch)
+        weights = self.model.state_dict()
+        self.saving.on_main(lambda: save_state(weights, checkpoint_path(self.output_dir, epoch)))
+        self.saving.finish()
+
+    def _evaluate(
+        self, epoch: int, evaluator: Evaluator, test: EvaluationData, bank: DataLoader | None
+    ) -> None:
+        path = str(checkpoint_path(self.output_dir, epoch))
+        what = f"while evaluating epoch {epoch + 1}, whose training is saved; {GO_ON}"
+        with self.stop.interruptible(what, saved=True):
+            values = evaluate(
+                self.config,
+                self.model,
+                evaluator,
+                test,
+                self.log,
+                epoch=epoch,
+                checkpoint=path,
+                bank=bank,
+                final=epoch + 1 == self.config.epochs,
+            )
+        self._remember({"epoch": epoch, "checkpoint": path, **values})
+
+    def _remember(self, result: Result) -> None:
+        self.results.append({name: result[name] for name in KEPT})
+        best = self._best()
+        if self.saving.keeper is not None and best is not None:
+            self.saving.keeper.protected = {(best["epoch"] + 1) * self.steps_per_epoch}
+
+    def _best(self) -> Result | None:
+        return max(self.results, key=lambda result: result["t2v/R@1"], default=None)
+
+    def _keeper(self) -> StateKeeper | None:
+        if not self.world.is_main:
+            return None
+        remove_leftovers(self.output_dir)
+        own = self.resumed.own_states(self.output_dir)
+        others = [path for path in list_states(self.output_dir) if path not in own]
+        if others:
+            self.log.warning(
+                f"{others[0].name} is of another run (no --resume): the first save of this run deletes it"
+            )
+        return StateKeeper(self.output_dir, keep=self.config.keep, own=own)
+
+    def _trainer(self, over_ranks: nn.Module) -> Trainer:
+        config = self.config
+        return Trainer(
+            over_ranks,
+            self.optimizer,
+            self.train.loader,
+            world=self.world,
+            log=self.log,
+            precision=config.precision,
+            accumulation=config.gradient_accumulation_steps,
+            n_display=config.n_display,
+            epochs=config.epochs,
+            name_of=self.train.name_of,
+            requested=self.train.sampler.samples_of,
+            watch=self.model.watch,
+            max_bad_steps=config.max_bad_steps,
+            max_bad_samples=config.max_bad_samples,
+            hooks=self.saving,
+        )
+
+    def _contents(self) -> dict[str, Any]:
+        """The parts of a state that are not where the run stands. Collective."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_state(self.model, self.optimizer),
+            "scaler": self.trainer.scaler.state_dict(),
+            "counters": {**dataclasses.asdict(self.trainer.counters), "model": self.model.extra_state()},
+            "results": list(self.results),
+            "data": self.data,
+        }
+
+    def _restore(self) -> None:
+        """Put everything but the weights, which came with the model, where the saved run had it."""
+        if self.config.resume is None:
+            return
+        position, state = self.resumed.position, self.resumed.state
+        complete = self.resumed.path is not None and position.step == self.steps_per_epoch
+        lines: list[Result] = []
+        if self.world.is_main:
+            self.log.truncate_steps(self.resumed.global_step)
+            last = position.epoch if complete else position.epoch - 1
+            lines = drop_results_after(self.output_dir / "metrics.jsonl", last)
+        lines = self.world.broadcast(lines)
+        if self.resumed.path is None:
+            return
+        load_optimizer_state(self.model, self.optimizer, state["optimizer"])
+        self.trainer.scaler.load_state_dict(state["scaler"])
+        counters = dict(state["counters"])
+        self.model.load_extra_state(counters.pop("model"))
+        self.trainer.counters = Counters(**counters)
+        for result in state["results"]:
+            self._remember(result)
+        # Evaluated after the state was written: its line says so.
+        for result in lines:
+            if complete and result["epoch"] == position.epoch and all(name in result for name in KEPT):
+                self._remember(result)
+        self.log.info(f"going on after epoch {position.epoch + 1} step {position.step}")
+
+    def _restore_random_state(self) -> None:
+        """Go on with the saved streams: the last thing before the first step, as building draws too."""
+        if self.resumed.path is None:
+            return
+        states = self.resumed.state["random"]
+        if len(states) == self.world.size:
+            restore_random_state(states[self.world.rank], self.world.device)
+
+
+def _optimizer(config: Config, model: nn.Module, *, total_steps: int) -> BertAdam:
+    return build_optimizer(
+        model,
+        lr=config.lr,
+        text_lr=config.text_lr,
+        coef_lr=config.coef_lr,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup_proportion,
+        total_steps=total_steps,
+    )

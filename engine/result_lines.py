@@ -1,0 +1,42 @@
+"""metrics.jsonl as a resumed run finds it: one JSON line an evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+
+
+def read_results(path: Path) -> list[Result]:
+    """The whole lines of a metrics.jsonl; one that a killed run left half written is no result."""
+    if not path.exists():
+        return []
+    results = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            result = json.loads(line)
+        except ValueError:  # UnicodeDecodeError is one too
+            continue
+        if isinstance(result, dict):
+            results.append(result)
+    return results
+
+
+def drop_results_after(path: Path, epoch: int) -> list[Result]:
+    """Keep the lines of epochs up to `epoch`, and those of none, atomically. Returns what stays."""
+    kept = [result for result in read_results(path) if not _is_later(result, epoch)]
+    if path.exists():
+        temporary = path.with_name(path.name + ".tmp")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    return kept
+
+
+def _is_later(result: Result, epoch: int) -> bool:
+    return isinstance(result.get("epoch"), int) and result["epoch"] > epoch
