@@ -6,6 +6,7 @@ Shapes: D joint width, K clips in the queue, N clips of all ranks, w vectors a c
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -43,7 +44,7 @@ class FeatureQueue:
     The columns live in buffers of `owner` under the published names. `widths` gives each kind's w: its
     buffer is [D, K * w], clip k at columns k * w to (k + 1) * w, all unit vectors or zero. Zero marks
     padding, which is no key; kept so, it survives in checkpoints. `queue_ptr` [1] is the place of the next
-    clip. Queues start as normalised noise.
+    clip. Queues start as normalised noise. `pushes` and `clips` count what this run has put in.
     """
 
     def __init__(self, owner: nn.Module, *, size: int, dim: int, widths: Mapping[str, int]) -> None:
@@ -52,12 +53,25 @@ class FeatureQueue:
         self.owner = owner
         self.size = size
         self.widths = dict(widths)
+        self.pushes = self.clips = 0
         for name, width in self.widths.items():
             owner.register_buffer(name, l2_normalize(torch.randn(size * width, dim)).T.contiguous())
         owner.register_buffer(POINTER, torch.zeros(1, dtype=torch.long))
 
     def __contains__(self, name: str) -> bool:
         return name in self.widths
+
+    @property
+    def age(self) -> int:
+        """Pushes since the oldest key that a model made went in."""
+        if not self.pushes:
+            return 0
+        return min(self.pushes, math.ceil(self.size * self.pushes / self.clips))
+
+    @property
+    def filled(self) -> float:
+        """Share of the queue that holds keys of this run instead of what it started with."""
+        return min(1.0, self.clips / self.size)
 
     def snapshot(self, name: str) -> Tensor:
         """The kind's columns [D, K * w] as they are now; a later push does not change them."""
@@ -69,16 +83,21 @@ class FeatureQueue:
         """Write the clips of all ranks over the oldest ones; `keys` are this rank's, [B, D] or [B, w, D].
 
         Any number of clips wraps around; of more than K the newest K stay. Kinds that are not given keep
-        what they hold.
+        what they hold. A key that is not finite goes in as "no key": a step that is skipped for it leaves
+        the queue usable.
         """
         pointer = self.owner.get_buffer(POINTER)
         clips = 0
         for name, values in keys.items():
             gathered = gather(l2_normalize(values))
+            finite = torch.isfinite(gathered).all(dim=-1, keepdim=True)
+            gathered = gathered.masked_fill(~finite, 0.0)
             assert clips in (0, len(gathered)), "kinds of one push differ in their number of clips"
             clips = len(gathered)
             self._write(name, gathered, pointer)
         pointer.copy_((pointer + clips) % self.size)
+        self.pushes += 1
+        self.clips += clips
 
     def _write(self, name: str, keys: Tensor, pointer: Tensor) -> None:
         columns = self.owner.get_buffer(name)

@@ -6,13 +6,12 @@ Shapes: B clips of this rank, F frames, W words, D joint width, K queue, M maske
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from modules.contrastive import BatchKeys, Negatives
-from modules.dual_encoder import DualEncoder
+from modules.dual_encoder import DualEncoder, Features
 from modules.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
 from modules.matching import frame_adjacency_matching, queue_frame_text_matching, queue_video_text_matching
 from modules.momentum import FeatureQueue, momentum_copy, momentum_update
@@ -26,19 +25,8 @@ FRAME_QUEUE = "queue_frame_cross_ng"
 PROJECTION_QUEUE = "queue_frame_proj_ng"
 
 
-@dataclass(frozen=True)
-class Branch:
-    """What one branch, query or key, makes of a batch.
-
-    `video` [B, D]; `frames` [B, F, D]; `projected` [B, F, D], with FAM only: predictions u of the query
-    branch, projections p_k of the key branch; `texts` by the name of their queue, [B, D] each: the title and,
-    if there is one, the tag.
-    """
-
-    video: Tensor
-    frames: Tensor
-    projected: Tensor | None
-    texts: dict[str, Tensor]
+# Texts by the name of their queue, and the masked words that go with them.
+TEXTS = {"text": TITLE_QUEUE, "tag": TAG_QUEUE}
 
 
 class PretrainModel(DualEncoder):
@@ -95,75 +83,117 @@ class PretrainModel(DualEncoder):
         self._build_key_branch()
         self.queue = FeatureQueue(self, size=queue_size, dim=dim, widths=self._queue_widths(max_frames))
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars "loss" (with gradient) and the losses by name, this rank's share of the mean over ranks.
+    def encode(self, batch: Mapping[str, Tensor]) -> Features:
+        """`video` [B, D], `frames` [B, F, D]; with VTM or FTM `text` and `tag` [B, D]; with MLM
+        `text_words` and `tag_words` [M, D], the hidden states of the words to be guessed.
 
         Reads `frames`, `text_ids`, `text_mask`, with MLM `text_mlm_ids` and `text_mlm_labels`; where present
-        `frame_mask` and the same keys with `tag` for `text`. While training, the key branch moves before the
-        keys are computed, and the keys enter the queues after the losses.
+        `frame_mask` and the same keys with `tag` for `text`.
         """
-        query = self._query_branch(batch)
-        if self.training:
-            self._move_key_branch()
-        key = self._key_branch(batch)
-        losses = self._losses(batch, query, key)
-        if self.training:
-            self._enqueue(key, batch.get("frame_mask"))
-        return with_total(losses, self.weights)
+        video, frames = self.encode_video(batch["frames"], batch.get("frame_mask"))
+        features = {"video": video, "frames": frames, **self._encode_texts(self.text_encoder, batch)}
+        if self.weights["MLM"]:
+            for kind in self._texts_in(batch):
+                _, hidden = self.text_encoder(batch[f"{kind}_mlm_ids"], batch[f"{kind}_mask"])
+                # Logits over the vocabulary only where a word is to be guessed: all would fill the memory.
+                features[f"{kind}_words"] = hidden[batch[f"{kind}_mlm_labels"] != IGNORED_LABEL]
+        return features
 
-    def _losses(self, batch: Mapping[str, Tensor], query: Branch, key: Branch) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def encode_keys(self, batch: Mapping[str, Tensor]) -> Features:
+        """The key encoders' `video`, `frames`, `text` and `tag`, as `encode` gives them."""
+        video, frames = self.visual_encoder_k(batch["frames"], batch.get("frame_mask"))
+        return {"video": video, "frames": frames, **self._encode_texts(self.text_encoder_k, batch)}
+
+    def move_keys(self) -> None:
+        """While training, the key branch moves towards the query branch."""
+        if self.training:
+            for key_module, query_module in self._momentum_pairs():
+                momentum_update(key_module, query_module, momentum=self.momentum)
+
+    def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars "loss" (with gradient) and the losses by name, this rank's share of the mean over ranks.
+
+        While training, the keys enter the queues after the losses.
+        """
         mask = batch.get("frame_mask")
         losses: dict[str, Tensor] = {}
         if self.weights["FAM"]:
-            losses["FAM"] = self._fam(query, key, mask)
+            keys = {**keys, "projected": self._project_keys(keys["frames"], mask)}
+            losses["FAM"] = self._fam(features, keys, mask)
         if self.weights["VTM"]:
-            losses["VTM"] = self._vtm(query, key)
+            losses["VTM"] = self._vtm(features, keys)
         if self.weights["FTM"]:
-            losses["FTM"] = self._ftm(query, key, mask)
+            losses["FTM"] = self._ftm(features, keys, mask)
         if self.weights["MLM"]:
-            losses["MLM"] = self._mlm(batch)
-        return losses
+            losses["MLM"] = self._mlm(features, batch)
+        if self.training:
+            self._enqueue(keys, mask)
+        return with_total(losses, self.weights)
 
-    def _fam(self, query: Branch, key: Branch, mask: Tensor | None) -> Tensor:
-        assert query.projected is not None and key.projected is not None
+    def watch(self) -> dict[str, float]:
+        """The scale of the queue losses' logits; age in steps of the oldest key; share of real keys."""
+        return {
+            "logit_scale": 1.0 / self.temperature,
+            "queue_age": float(self.queue.age),
+            "queue_filled": self.queue.filled,
+        }
+
+    def extra_state(self) -> dict[str, int]:
+        """What the queues have taken so far."""
+        return {"queue_pushes": self.queue.pushes, "queue_clips": self.queue.clips}
+
+    def load_extra_state(self, state: Mapping[str, int]) -> None:
+        """Take up `extra_state`'s counters."""
+        self.queue.pushes = int(state["queue_pushes"])
+        self.queue.clips = int(state["queue_clips"])
+
+    def _fam(self, query: Features, keys: Features, mask: Tensor | None) -> Tensor:
+        predictor = nn.Sequential(self.v_projector, self.v_predictor)
         return frame_adjacency_matching(
-            query.projected,
-            key.projected,
-            queue=self._negatives(PROJECTION_QUEUE, key.projected),
+            _on_real_frames(predictor, query["frames"], mask),
+            keys["projected"],
+            queue=self._negatives(PROJECTION_QUEUE, keys["projected"]),
             temperature=self.temperature,
             frame_mask=mask,
         )
 
-    def _vtm(self, query: Branch, key: Branch) -> Tensor:
-        video_queue = self._negatives(VIDEO_QUEUE, key.video)
+    @torch.no_grad()
+    def _project_keys(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        return _on_real_frames(self.v_projector_k, frames, mask)
+
+    def _vtm(self, query: Features, keys: Features) -> Tensor:
+        video_queue = self._negatives(VIDEO_QUEUE, keys["video"])
         terms = [
             queue_video_text_matching(
-                query.video,
-                text,
-                key.video,
-                key.texts[name],
+                query["video"],
+                query[kind],
+                keys["video"],
+                keys[kind],
                 video_queue=video_queue,
-                text_queue=self._negatives(name, key.texts[name]),
+                text_queue=self._negatives(TEXTS[kind], keys[kind]),
                 temperature=self.temperature,
             )
-            for name, text in query.texts.items()
+            for kind in TEXTS
+            if kind in query
         ]
         return torch.stack(terms).mean()
 
-    def _ftm(self, query: Branch, key: Branch, mask: Tensor | None) -> Tensor:
-        frame_queue = self._negatives(FRAME_QUEUE, _without_padding(key.frames, mask))
+    def _ftm(self, query: Features, keys: Features, mask: Tensor | None) -> Tensor:
+        frame_queue = self._negatives(FRAME_QUEUE, _without_padding(keys["frames"], mask))
         terms = [
             queue_frame_text_matching(
-                query.frames,
-                text,
-                key.frames,
-                key.texts[name],
+                query["frames"],
+                query[kind],
+                keys["frames"],
+                keys[kind],
                 frame_queue=frame_queue,
-                text_queue=self._negatives(name, key.texts[name]),
+                text_queue=self._negatives(TEXTS[kind], keys[kind]),
                 temperature=self.temperature,
                 frame_mask=mask,
             )
-            for name, text in query.texts.items()
+            for kind in TEXTS
+            if kind in query
         ]
         return torch.stack(terms).mean()
 
@@ -171,54 +201,35 @@ class PretrainModel(DualEncoder):
         """What a loss contrasts with: the queue of that name, or this step's `keys` of the other clips."""
         return BatchKeys.of(keys) if self.in_batch_negatives else self.queue.snapshot(queue_name)
 
-    def _mlm(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def _mlm(self, query: Features, batch: Mapping[str, Tensor]) -> Tensor:
         terms = []
-        for kind in ("text", "tag") if "tag_ids" in batch else ("text",):
+        for kind in self._texts_in(batch):
             labels = batch[f"{kind}_mlm_labels"]
-            _, hidden = self.text_encoder(batch[f"{kind}_mlm_ids"], batch[f"{kind}_mask"])
-            # Logits over the vocabulary only where a word is to be guessed: the others would fill the memory.
-            masked = labels != IGNORED_LABEL
-            terms.append(masked_lm_loss(self.cls(hidden[masked]), labels[masked]))
+            logits = self.cls(query[f"{kind}_words"])
+            terms.append(masked_lm_loss(logits, labels[labels != IGNORED_LABEL]))
         return torch.stack(terms).mean()
 
-    def _query_branch(self, batch: Mapping[str, Tensor]) -> Branch:
-        mask = batch.get("frame_mask")
-        video, frames = self.encode_video(batch["frames"], mask)
-        projected = None
-        if self.weights["FAM"]:
-            projected = _on_real_frames(nn.Sequential(self.v_projector, self.v_predictor), frames, mask)
-        return Branch(video, frames, projected, self._encode_texts(self.text_encoder, batch))
-
-    @torch.no_grad()
-    def _key_branch(self, batch: Mapping[str, Tensor]) -> Branch:
-        mask = batch.get("frame_mask")
-        video, frames = self.visual_encoder_k(batch["frames"], mask)
-        projected = _on_real_frames(self.v_projector_k, frames, mask) if self.weights["FAM"] else None
-        return Branch(video, frames, projected, self._encode_texts(self.text_encoder_k, batch))
-
-    def _encode_texts(self, encoder: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _encode_texts(self, encoder: nn.Module, batch: Mapping[str, Tensor]) -> Features:
         if not self._matches_texts():
             return {}
-        texts = {TITLE_QUEUE: encoder(batch["text_ids"], batch.get("text_mask"))[0]}
-        if "tag_ids" in batch:
-            texts[TAG_QUEUE] = encoder(batch["tag_ids"], batch.get("tag_mask"))[0]
-        return texts
+        kinds = self._texts_in(batch)
+        return {kind: encoder(batch[f"{kind}_ids"], batch.get(f"{kind}_mask"))[0] for kind in kinds}
 
-    def _enqueue(self, key: Branch, mask: Tensor | None) -> None:
-        keys = {VIDEO_QUEUE: key.video, FRAME_QUEUE: _without_padding(key.frames, mask), **key.texts}
-        if key.projected is not None:
-            keys[PROJECTION_QUEUE] = _without_padding(key.projected, mask)
-        self.queue.push({name: values for name, values in keys.items() if name in self.queue})
+    def _texts_in(self, batch: Mapping[str, Tensor]) -> list[str]:
+        return [kind for kind in TEXTS if f"{kind}_ids" in batch]
+
+    def _enqueue(self, keys: Features, mask: Tensor | None) -> None:
+        entering = {VIDEO_QUEUE: keys["video"], FRAME_QUEUE: _without_padding(keys["frames"], mask)}
+        entering |= {TEXTS[kind]: keys[kind] for kind in TEXTS if kind in keys}
+        if "projected" in keys:
+            entering[PROJECTION_QUEUE] = _without_padding(keys["projected"], mask)
+        self.queue.push({name: values for name, values in entering.items() if name in self.queue})
 
     def _build_key_branch(self) -> None:
         self.visual_encoder_k = momentum_copy(self.visual_encoder)
         self.text_encoder_k = momentum_copy(self.text_encoder)
         if self.weights["FAM"]:
             self.v_projector_k = momentum_copy(self.v_projector)
-
-    def _move_key_branch(self) -> None:
-        for key_module, query_module in self._momentum_pairs():
-            momentum_update(key_module, query_module, momentum=self.momentum)
 
     def _momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         pairs: list[tuple[nn.Module, nn.Module]] = [

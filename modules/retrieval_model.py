@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from modules.dual_encoder import DualEncoder
+from modules.dual_encoder import DualEncoder, Features
 from modules.gather import gather, gather_with_grad
 from modules.matching import frame_text_matching, video_text_matching
 from modules.numerics import at_least_float32
@@ -43,23 +43,36 @@ class RetrievalModel(DualEncoder):
             for parameter in visual_encoder.temporal_parameters():  # type: ignore[operator]
                 parameter.requires_grad_(False)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars "loss" (with gradient), "VTM" and "FTM" over the batch of all ranks, the same on each.
+    def encode(self, batch: Mapping[str, Tensor]) -> Features:
+        """`video` [B, D], `frames` [B, F, D] and `text` [B, D] of `frames`, `text_ids` and their masks."""
+        video, frames = self.encode_video(batch["frames"], batch.get("frame_mask"))
+        return {
+            "video": video,
+            "frames": frames,
+            "text": self.encode_text(batch["text_ids"], batch.get("text_mask")),
+        }
 
-        Reads `frames`, `text_ids` and, where present, `frame_mask` and `text_mask`.
-        """
-        mask = batch.get("frame_mask")
-        video, frames = self.encode_video(batch["frames"], mask)
-        text = gather_with_grad(at_least_float32(self.encode_text(batch["text_ids"], batch.get("text_mask"))))
+    def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars "loss" (with gradient), "VTM" and "FTM" over the batch of all ranks, the same on each."""
+        whole = {name: gather_with_grad(at_least_float32(rows)) for name, rows in self._used(features)}
         losses: dict[str, Tensor] = {}
         if self.weights["VTM"]:
-            video = gather_with_grad(at_least_float32(video))
-            losses["VTM"] = video_text_matching(text, video, logit_scale=self.logit_scale)
+            losses["VTM"] = video_text_matching(whole["text"], whole["video"], logit_scale=self.logit_scale)
         if self.weights["FTM"]:
-            frames = gather_with_grad(at_least_float32(frames))
-            mask = None if mask is None else gather(mask)
-            losses["FTM"] = frame_text_matching(text, frames, mask, logit_scale=self.logit_scale)
+            mask = gather(batch["frame_mask"]) if "frame_mask" in batch else None
+            losses["FTM"] = frame_text_matching(
+                whole["text"], whole["frames"], mask, logit_scale=self.logit_scale
+            )
         return with_total(losses, self.weights)
+
+    def watch(self) -> dict[str, float]:
+        """The logit scale, which is a constant here."""
+        return {"logit_scale": self.logit_scale}
+
+    def _used(self, features: Features) -> list[tuple[str, Tensor]]:
+        """What some loss reads: gathering the rest would cost time for nothing."""
+        loss_of = {"video": "VTM", "frames": "FTM"}
+        return [(n, rows) for n, rows in features.items() if n not in loss_of or self.weights[loss_of[n]]]
 
 
 def with_total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ numbers as a run on GPUs. Shapes: M rows on this rank (they may differ between r
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.gather import sum_over_ranks, sum_over_ranks_with_grad, world_size
@@ -16,14 +17,27 @@ from modules.numerics import at_least_float32, without_autocast
 class SyncBatchNorm1d(nn.BatchNorm1d):
     """nn.BatchNorm1d (same state names) with statistics over all ranks while training.
 
-    In one process, or in eval mode, it is nn.BatchNorm1d itself.
+    In one process, or in eval mode, it is nn.BatchNorm1d itself. A channel whose statistics are not finite
+    keeps its running ones: a step that is skipped for it leaves no trace.
     """
 
     def forward(self, rows: Tensor) -> Tensor:
         """Normalise `rows` [M, C]."""
-        if not self.training or world_size() == 1:
+        if not self.training:
             return super().forward(rows)
+        if world_size() == 1:
+            return self._forward_alone(rows)
         normalized: Tensor = self._forward_over_ranks(rows)
+        return normalized
+
+    def _forward_alone(self, rows: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        mean, variance = self.running_mean.clone(), self.running_var.clone()
+        normalized = F.batch_norm(rows, mean, variance, self.weight, self.bias, True, self.momentum, self.eps)
+        for statistic, new in ((self.running_mean, mean), (self.running_var, variance)):
+            statistic.copy_(torch.where(torch.isfinite(new), new, statistic))
+        self.num_batches_tracked.add_(1)
         return normalized
 
     def _forward_over_ranks(self, rows: Tensor) -> Tensor:
@@ -37,8 +51,9 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        for statistic, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            new = new.to(statistic.dtype)
+            statistic.lerp_(torch.where(torch.isfinite(new), new, statistic), self.momentum)
         self.num_batches_tracked.add_(1)
 
 
