@@ -12,7 +12,13 @@ MAY_IMPORT = {
     "modules": {"modules"},
     "dataloaders": {"dataloaders"},
     "engine": {"engine", "modules", "dataloaders"},
-    "tools": {"tools", "engine", "modules", "dataloaders"},
+    # Of tools only what decodes videos: `SEARCH_USES`.
+    "search": {"search", "engine", "modules", "dataloaders", "tools"},
+    "tools": {"tools", "search", "engine", "modules", "dataloaders"},
+}
+SEARCH_USES = {
+    *("tools.sample_video", "tools.video_sampling", "tools.video_list", "tools.video_extensions"),
+    "tools.worker_pool",
 }
 OURS = {*MAY_IMPORT, "tests", "main_pretrain", "main_task_retrieval"}
 
@@ -33,9 +39,16 @@ def test_imports_point_one_way(package: str) -> None:
         assert (imports(path) & OURS) <= MAY_IMPORT[package], path.name
 
 
+def test_search_takes_the_decoding_of_videos_from_the_tools_and_nothing_else() -> None:
+    for path in (ROOT / "search").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tools":
+                assert node.module in SEARCH_USES, f"{path.name}: {node.module}"
+
+
 def test_every_file_is_named_in_the_architecture() -> None:
     page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    for package in ("modules", "dataloaders", "engine"):
+    for package in ("modules", "dataloaders", "engine", "search"):
         for path in (ROOT / package).glob("*.py"):
             assert path.name in page or path.name == "__init__.py", f"{package}/{path.name}"
 

@@ -1,0 +1,143 @@
+"""A video file or a stored video as the clip that the model takes, with times; thumbnails.
+
+The frames are those that training and evaluation would see: n spread evenly and stored as JPEGs by the frame
+store's own code, F of them chosen evenly. n stored frames, F frames of a clip, S pixels a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from dataloaders.frame_sampling import sample_frame_indices
+from dataloaders.frame_store import FrameStore, decode_jpeg
+from dataloaders.frame_store_format import FrameStoreError
+from dataloaders.transforms import resize_and_crop
+from tools.sample_video import Job, Settings, run_job
+from tools.video_sampling import VideoError, Window
+
+STORE_SETTINGS = Settings()  # as tools/frame2lmdb.py makes stores unless told otherwise
+THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 80
+
+
+class ClipError(ValueError):
+    """A file gives no clip; `reason` is the class of the fault as in a frame store's failures."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`frames` uint8 [F, 3, S, S]; `times` seconds [F] (None: not known); `pictures` RGB [H, W, 3] each."""
+
+    frames: Tensor
+    times: tuple[float | None, ...]
+    duration: float | None
+    pictures: Sequence[np.ndarray]
+
+    def thumbnails(self, which: str) -> list[tuple[int, bytes]]:
+        """(frame, JPEG) of "all" frames, of "one" in the middle, or of "none"; a frame that repeats once."""
+        numbers = {"all": range(len(self.pictures)), "one": [len(self.pictures) // 2], "none": []}[which]
+        taken: dict[float | None, tuple[int, bytes]] = {}
+        for number in numbers:
+            key = self.times[number] if self.times[number] is not None else -float(number) - 1
+            if key not in taken:
+                taken[key] = (number, thumbnail(self.pictures[number]))
+        return list(taken.values())
+
+
+def video_job(path: Path) -> Job:
+    """What a worker of the frame store's pool does with `path`."""
+    return Job(path.name, path, Window(), STORE_SETTINGS)
+
+
+def clip_of_file(path: Path, *, frames: int, size: int) -> Clip:
+    """The clip of a video file, decoded in this process. Raises `ClipError`."""
+    if not path.is_file():
+        raise ClipError("missing", f"no such file: {path}")
+    answer, jpegs = run_job(video_job(path))
+    return clip_of_job(answer, jpegs, frames=frames, size=size)
+
+
+def clip_of_job(answer: Any, jpegs: Sequence[bytes], *, frames: int, size: int) -> Clip:
+    """The clip of what `run_job` gave. Raises `ClipError` where that is a fault."""
+    if isinstance(answer, VideoError):
+        raise ClipError(answer.reason, answer.message)
+    return _clip(jpegs, answer, frames=frames, size=size)
+
+
+def clip_of_store(store: FrameStore, video_id: str, *, frames: int, size: int) -> Clip:
+    """The clip of a stored video. Raises `ClipError`."""
+    try:
+        count = store.num_frames(video_id)
+        if not count:
+            raise ClipError("missing", f"{store.path} has no frame of it")
+        jpegs = store.read_jpegs(video_id, np.arange(count))
+        return _clip(jpegs, store.manifest(video_id) or {}, frames=frames, size=size)
+    except FrameStoreError as error:
+        raise ClipError("unreadable", str(error)) from None
+
+
+def picture_of_file(path: Path) -> np.ndarray:
+    """A picture file, RGB uint8 [H, W, 3]. Raises `ClipError` where it is none."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ClipError("missing", f"{path}: {error.strerror}") from None
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise ClipError("no picture", f"{path}: cannot be read as a picture (JPEG, PNG, WebP, BMP)")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def thumbnail(picture: np.ndarray) -> bytes:
+    """A small JPEG of an RGB picture."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, THUMBNAIL_SIDE / min(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY]
+    )
+    assert done, "OpenCV could not encode a picture of its own making"
+    return data.tobytes()
+
+
+def _clip(jpegs: Sequence[bytes], record: dict[str, Any], *, frames: int, size: int) -> Clip:
+    chosen = sample_frame_indices(
+        len(jpegs), frames, frame_sample="uniform", rng=np.random.default_rng(0)
+    ).tolist()
+    try:
+        pictures = [decode_jpeg(jpegs[index]) for index in chosen]
+    except ValueError as error:
+        raise ClipError("unreadable", str(error)) from None
+    times = _times(record, len(jpegs))
+    duration = record.get("duration")
+    return Clip(
+        frames=resize_and_crop(pictures, size),
+        times=tuple(times[index] for index in chosen),
+        duration=None if duration is None else float(duration),
+        pictures=pictures,
+    )
+
+
+def _times(record: dict[str, Any], stored: int) -> list[float | None]:
+    """Seconds of the stored frames by their positions in the file; None where nothing tells."""
+    positions, rate = record.get("indices"), record.get("fps")
+    duration, count = record.get("duration"), record.get("source_frames")
+    if not positions or len(positions) != stored:
+        return [None] * stored
+    if duration and count and "start" not in record:  # right also where the rate varies a little
+        return [round(position * float(duration) / count, 3) for position in positions]
+    return [round(position / float(rate), 3) if rate else None for position in positions]

@@ -1,0 +1,195 @@
+"""Candidates by FAISS, in this process: flat up to 100,000 videos, IVF-PQ or HNSW above. Inner product.
+
+R rows, D joint width. Entry i of a FAISS index is row i; the removed ones among them are dropped later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.catalog import Catalog
+from search.engines import VIEWS, needs
+from search.index_format import ENGINE_FOLDER, VideoIndexError
+from search.rows import FeatureRows
+
+FLAT_UP_TO = 100_000
+KINDS = ("auto", "flat", "ivfpq", "hnsw")
+_BLOCK = 16_384
+_LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
+_PROBED_SHARE = 32  # 1 of so many lists is looked into
+_TRAINED_ON = 64  # vectors a list that k-means looks at
+_STATE = "state.json"
+
+
+def load_faiss() -> Any:
+    """The library. Raises `ImportError` saying what to install."""
+    try:
+        import faiss
+    except ImportError:
+        raise needs("faiss-cpu") from None
+    return faiss
+
+
+class FaissEngine:
+    """FAISS indexes of the views of all rows, in memory; `save` keeps them in the index folder."""
+
+    def __init__(self, indexes: Mapping[str, Any], *, kind: str, generation: int) -> None:
+        self._indexes = dict(indexes)
+        self.kind = kind
+        self.generation = generation
+
+    @classmethod
+    def open(
+        cls, folder: Path, features: FeatureRows, catalog: Catalog, options: Mapping[str, Any]
+    ) -> FaissEngine:
+        """What was saved, with the rows since added; or new, where nothing fits."""
+        kind = kind_for(features.rows, str(options.get("kind", "auto")))
+        generation = catalog.meta("generation")
+        engine = cls._load(folder / ENGINE_FOLDER, kind=kind, generation=generation)
+        if engine is None or engine.rows > features.rows or engine.width != features.video.shape[1]:
+            engine = cls({}, kind=kind, generation=generation)
+        engine._add(features)
+        return engine
+
+    @classmethod
+    def _load(cls, folder: Path, *, kind: str, generation: int) -> FaissEngine | None:
+        faiss = load_faiss()
+        try:
+            state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if (state.get("kind"), state.get("generation")) != (kind, generation):
+            return None
+        try:
+            indexes = {view: faiss.read_index(str(folder / state["files"][view])) for view in VIEWS}
+        except (RuntimeError, KeyError):  # absent or cut off: it is made again from the features
+            return None
+        if len({index.ntotal for index in indexes.values()}) != 1:
+            return None
+        return cls(indexes, kind=kind, generation=generation)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return int(self._indexes[VIEWS[0]].ntotal) if self._indexes else 0
+
+    @property
+    def width(self) -> int:
+        return int(self._indexes[VIEWS[0]].d) if self._indexes else 0
+
+    def _add(self, features: FeatureRows) -> None:
+        if not self._indexes and features.rows:
+            self._indexes = _new_indexes(features, self.kind)
+        for start in range(self.rows, features.rows, _BLOCK):
+            views = features.views(start, min(start + _BLOCK, features.rows))
+            for view in VIEWS:
+                self._indexes[view].add(np.ascontiguousarray(views[view]))
+
+    def candidates(self, query: np.ndarray, count: int) -> np.ndarray:
+        """The best `count` rows of each view, int64."""
+        wanted = min(count, self.rows)
+        if not wanted:
+            return np.zeros(0, dtype=np.int64)
+        line = np.ascontiguousarray(query[None], dtype=np.float32)
+        found = [self._indexes[view].search(line, wanted)[1][0] for view in VIEWS]
+        rows = np.concatenate(found)
+        return np.unique(rows[rows >= 0])
+
+    def save(self, folder: Path) -> None:
+        """Write to the index folder under new names, then point the state to them. Raises `OSError`."""
+        if not self._indexes:
+            return
+        place = folder / ENGINE_FOLDER
+        place.mkdir(exist_ok=True)
+        files = {view: f"{view}-{self.generation}-{self.rows}-{self.kind}.index" for view in VIEWS}
+        for view, name in files.items():
+            _write_index(self._indexes[view], place / name)
+        state = {"kind": self.kind, "generation": self.generation, "rows": self.rows, "files": files}
+        temporary = place / (_STATE + ".tmp")
+        temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")
+        os.replace(temporary, place / _STATE)
+        for path in place.iterdir():
+            if path.name not in (_STATE, *files.values()):
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._indexes = {}
+
+
+def kind_for(rows: int, kind: str) -> str:
+    """The kind of index for so many rows: as asked, or by size. Raises `VideoIndexError` for others."""
+    if kind not in KINDS:
+        raise VideoIndexError(f"--index_kind {kind}: choose from {', '.join(KINDS)}")
+    if kind != "auto":
+        return kind
+    return "flat" if rows <= FLAT_UP_TO else "ivfpq"
+
+
+def _new_indexes(features: FeatureRows, kind: str) -> dict[str, Any]:
+    faiss = load_faiss()
+    width = features.video.shape[1]
+    if kind == "flat":
+        return {view: faiss.IndexFlatIP(width) for view in VIEWS}
+    if kind == "hnsw":
+        return {view: _hnsw(faiss, width) for view in VIEWS}
+    sample = _sample(features, lists_for(features.rows) * _TRAINED_ON)
+    return {view: _ivfpq(faiss, sample[view], lists_for(features.rows)) for view in VIEWS}
+
+
+def _hnsw(faiss: Any, width: int) -> Any:
+    index = faiss.IndexHNSWFlat(width, _LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = _BUILD_EFFORT
+    index.hnsw.efSearch = _SEARCH_EFFORT
+    return index
+
+
+def lists_for(rows: int) -> int:
+    """Lists of the inverted file: about the root of the rows, as a power of two, enough rows for each."""
+    lists = 1
+    while lists * lists * 4 <= rows and lists < 65_536:
+        lists *= 2
+    return max(1, min(lists, rows // 40))
+
+
+def _ivfpq(faiss: Any, sample: np.ndarray, lists: int) -> Any:
+    width = sample.shape[1]
+    parts = next(width // size for size in (4, 2, 1) if width % size == 0)
+    bits = 8 if len(sample) >= 256 else 4
+    coarse = faiss.IndexFlatIP(width)
+    index = faiss.IndexIVFPQ(coarse, width, lists, parts, bits, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed = 1
+    index.train(np.ascontiguousarray(sample))
+    index.nprobe = max(8, lists // _PROBED_SHARE)
+    return index
+
+
+def _sample(features: FeatureRows, most: int) -> dict[str, np.ndarray]:
+    """The views of rows evenly spread over all, `most` at most, read in runs to spare the disk."""
+    if features.rows <= most:
+        return features.views(0, features.rows)
+    run = 256
+    starts = np.linspace(0, features.rows - run, max(1, most // run)).astype(np.int64)
+    pieces = [features.views(int(start), int(start) + run) for start in starts]
+    return {view: np.concatenate([piece[view] for piece in pieces]) for view in VIEWS}
+
+
+def _write_index(index: Any, path: Path) -> None:
+    """One FAISS index, under a temporary name first. Raises `OSError` where the disk is full."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        load_faiss().write_index(index, str(temporary))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+    except RuntimeError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(f"{path}: cannot be written: {error}; searching works without it, slower") from None
+    os.replace(temporary, path)

@@ -1,0 +1,163 @@
+"""An index folder, open for searching: features mapped from disk, the catalogue, and the engine.
+
+R rows, D joint width, F frames a video.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.catalog import Catalog
+from search.engines import CandidateEngine, open_engine
+from search.index_format import DTYPE, VideoIndexError, VideoRecord, feature_paths, read_settings
+from search.rows import FeatureRows
+
+
+class VideoIndex:
+    """The index at `folder`, for reading; also a context manager. Threads may share it.
+
+    `engine` and `url` override what the index was made with ("faiss", "qdrant", "exact"). Others may write
+    meanwhile: `refresh` takes up what they added. Raises `VideoIndexError` where there is no usable index.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, engine: str | None = None, url: str | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self.settings = read_settings(self.folder)
+        self.catalog = Catalog(self.folder)
+        self._engine_name = engine or self.settings.engine
+        self._engine_options = {**(self.settings.engine_options or {}), **({"url": url} if url else {})}
+        self._engine: CandidateEngine | None = None
+        self._lock = threading.RLock()
+        self._version = -1
+        self.features = FeatureRows.empty(self.settings.width, self.settings.frames)
+        self.refresh()
+
+    def __enter__(self) -> VideoIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        self.catalog.close()
+
+    def __len__(self) -> int:
+        return self.catalog.count()
+
+    def __contains__(self, video_id: object) -> bool:
+        return isinstance(video_id, str) and self.catalog.find(video_id) is not None
+
+    def refresh(self) -> bool:
+        """Take up what was written since; whether there was anything."""
+        numbers = self.catalog.snapshot()
+        with self._lock:
+            if numbers.get("version", 0) == self._version:
+                return False
+            self.features = map_features(
+                self.folder, numbers, width=self.settings.width, frames=self.settings.frames
+            )
+            self._version = numbers.get("version", 0)
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
+            return True
+
+    @property
+    def engine(self) -> CandidateEngine:
+        """What proposes candidates; opened at the first query."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = open_engine(
+                    self._engine_name, self.folder, self.features, self.catalog, self._engine_options
+                )
+            return self._engine
+
+    def record(self, video_id: str) -> VideoRecord | None:
+        """What is known of a video; None where the index does not hold it."""
+        found = self.catalog.find(video_id)
+        return found[1] if found else None
+
+    def records(self) -> Iterator[VideoRecord]:
+        """All videos, in the order in which they came in."""
+        return (record for _, record in self.catalog.records())
+
+    def records_of(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
+        """The records of rows, without those that were removed."""
+        return self.catalog.by_rows(rows)
+
+    def vector(self, video_id: str) -> np.ndarray:
+        """The video embed [D], float32. Raises `VideoIndexError` where the index does not hold the video."""
+        found = self.catalog.find(video_id)
+        if found is None:
+            raise VideoIndexError(f"{self.folder}: no video {video_id!r} in the index")
+        return np.asarray(self.features.video[found[0]], dtype=np.float32)
+
+    def thumbnail(self, video_id: str, *, frame: int | None = None) -> bytes | None:
+        """A JPEG of a video, the nearest to `frame` (`Hit.frame`), else of its middle; None without any."""
+        found = self.catalog.find(video_id)
+        return self.catalog.thumbnail(found[0], frame) if found else None
+
+    def check_model(self, identity: dict[str, Any]) -> None:
+        """Raise `VideoIndexError` where the index was made by another model than `identity`."""
+        theirs = self.settings.model
+        if theirs["hash"] != identity["hash"]:
+            raise VideoIndexError(
+                f"{self.folder}: made by another model: {differing(theirs, identity)}; "
+                "search with that model, or make another index"
+            )
+
+    def info(self) -> dict[str, Any]:
+        """Counts, sizes in bytes and settings, for people."""
+        sizes = {path.name: path.stat().st_size for path in _files(self.folder)}
+        return {
+            "videos": len(self),
+            "removed_rows": self.features.rows - len(self),
+            "frames": self.settings.frames,
+            "width": self.settings.width,
+            "engine": self._engine_name,
+            "thumbnails": self.settings.thumbnails,
+            "model": self.settings.model,
+            "bytes": sum(sizes.values()),
+            "files": sizes,
+        }
+
+
+def map_features(folder: Path, numbers: dict[str, int], *, width: int, frames: int) -> FeatureRows:
+    """The features of the committed rows. Raises `VideoIndexError` where the files are shorter than that."""
+    rows = numbers.get("rows", 0)
+    if not rows:
+        return FeatureRows.empty(width, frames)
+    arrays = []
+    shapes = ((rows, width), (rows, frames, width))
+    for path, shape in zip(feature_paths(folder, numbers.get("generation", 0)), shapes, strict=True):
+        try:
+            arrays.append(np.memmap(path, dtype=DTYPE, mode="r", shape=shape))
+        except (OSError, ValueError):
+            raise VideoIndexError(f"{path}: absent or cut off; make the index again") from None
+    return FeatureRows(arrays[0], arrays[1])
+
+
+def differing(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Where two models' records differ, in words."""
+    names = [name for name in ours if name not in ("hash", "path") and theirs.get(name) != ours[name]]
+    return ", ".join(f"{name} {_short(theirs.get(name))} there, {_short(ours[name])} here" for name in names)
+
+
+def _short(value: Any) -> str:
+    return repr(value[:12]) if isinstance(value, str) and len(value) == 64 else repr(value)
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -1,0 +1,234 @@
+"""Writing an index folder so that it is whole at every moment, whatever ends the process.
+
+Features are appended and forced to disk first; then one SQLite transaction makes their videos exist. What a
+killed writer left behind the last committed row is overwritten by the next one. D joint width, F frames.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.catalog import Catalog
+from search.engines import open_engine
+from search.index_folder import differing, map_features
+from search.index_format import (
+    DTYPE,
+    SETTINGS_FILE,
+    IndexSettings,
+    VideoIndexError,
+    VideoRecord,
+    feature_paths,
+    read_settings,
+)
+from search.rows import FeatureRows
+from search.writer_lock import lock_index
+
+_COMPACT_FROM = 1000  # removed rows below this are not worth a rewrite
+_COPY = 4096  # rows copied at once
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One video to add: its record, `video` [D] and `frames` [F, D] of length 1, thumbnails by frame."""
+
+    record: VideoRecord
+    video: np.ndarray
+    frames: np.ndarray
+    thumbnails: Sequence[tuple[int, bytes]] = ()
+
+
+class IndexWriter:
+    """The only writer of `folder`, which it makes where there is none; a context manager.
+
+    Raises `VideoIndexError` where another process writes, or the index is of another model than `settings`,
+    and `OSError` where the disk is full; what was committed stays.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], settings: IndexSettings | None = None) -> None:
+        self.folder = Path(folder)
+        _make_folder(self.folder, create=settings is not None)
+        self._lock = lock_index(self.folder)
+        try:
+            self.settings = _settled(self.folder, settings)
+            self.catalog = Catalog(self.folder, create=True)
+            numbers = self.catalog.snapshot()
+            self.rows, self.generation = numbers.get("rows", 0), numbers.get("generation", 0)
+            self._remove_stale_files()
+            self._files = _open_for_appending(self.folder, self.generation)
+            self._cut_tails()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other writers in."""
+        for file in self._files:
+            file.close()
+        self.catalog.close()
+        self._lock.close()
+
+    def features(self) -> FeatureRows:
+        """All committed rows, mapped."""
+        numbers = {"rows": self.rows, "generation": self.generation}
+        return map_features(self.folder, numbers, width=self.settings.width, frames=self.settings.frames)
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Put videos in, all or none; those of the same ids are replaced."""
+        if not entries:
+            return
+        video = np.stack([entry.video for entry in entries])
+        frames = np.stack([entry.frames for entry in entries])
+        thumbnails = [entry.thumbnails for entry in entries]
+        self.add_arrays([entry.record for entry in entries], video, frames, thumbnails)
+
+    def add_arrays(
+        self,
+        records: Sequence[VideoRecord],
+        video: np.ndarray,
+        frames: np.ndarray,
+        thumbnails: Sequence[Iterable[tuple[int, bytes]]] = (),
+    ) -> None:
+        """`add` of many at once: `video` [n, D], `frames` [n, F, D]."""
+        assert len({record.video_id for record in records}) == len(records)
+        assert video.shape == (len(records), self.settings.width)
+        assert frames.shape == (len(records), self.settings.frames, self.settings.width)
+        self._append((video, frames))
+        with self.catalog.transaction():
+            self.catalog.put(self.rows, records)
+            for row, jpegs in enumerate(thumbnails, start=self.rows):
+                self.catalog.put_thumbnails(row, jpegs)
+            self._bump(rows=self.rows + len(records))
+        self.rows += len(records)
+
+    def update_file(self, record: VideoRecord) -> None:
+        """Note where a video's unchanged contents lie now."""
+        with self.catalog.transaction():
+            self.catalog.update_file(record)
+            self._bump()
+
+    def remove(self, video_ids: Sequence[str]) -> int:
+        """Take videos out; how many there were."""
+        with self.catalog.transaction():
+            removed = self.catalog.remove(video_ids)
+            if removed:
+                self._bump()
+        return removed
+
+    def finish(self, **engine_options: Any) -> None:
+        """Rewrite the features where many rows are empty, then bring the engine up to date and save it.
+
+        Raises `ImportError` where the engine's library is absent: all videos are in the index nevertheless.
+        """
+        holes = self.rows - self.catalog.count()
+        if holes >= _COMPACT_FROM and 2 * holes > self.rows:
+            self.compact()
+        options = {**(self.settings.engine_options or {}), **engine_options}
+        engine = open_engine(self.settings.engine, self.folder, self.features(), self.catalog, options)
+        save = getattr(engine, "save", None)
+        if save is not None:
+            save(self.folder)
+        engine.close()
+
+    def compact(self) -> None:
+        """Copy the features that are in use to new files, and leave the old ones to those that read them."""
+        live = np.asarray(self.catalog.live_rows(), dtype=np.int64)
+        old, generation = self.features(), self.generation + 1
+        for array, path in zip((old.video, old.frames), feature_paths(self.folder, generation), strict=True):
+            with open(path, "wb") as file:
+                for start in range(0, len(live), _COPY):
+                    array[live[start : start + _COPY]].tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
+        with self.catalog.transaction():
+            self.catalog.renumber(live.tolist())
+            self.catalog.set_meta("generation", generation)
+            self._bump(rows=len(live))
+        self.rows, self.generation = len(live), generation
+        for opened in self._files:
+            opened.close()
+        self._files = _open_for_appending(self.folder, generation)
+        self._remove_stale_files()
+
+    def _bump(self, *, rows: int | None = None) -> None:
+        """Note inside a transaction that something changed."""
+        self.catalog.set_meta("version", self.catalog.meta("version") + 1)
+        self.catalog.set_meta("rows", self.rows if rows is None else rows)
+        self.catalog.set_meta("generation", self.catalog.meta("generation"))
+
+    def _append(self, arrays: Sequence[np.ndarray]) -> None:
+        try:
+            for file, array in zip(self._files, arrays, strict=True):
+                left = np.ascontiguousarray(array, dtype=DTYPE).data.cast("B")
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+        except OSError:
+            self._cut_tails()
+            raise
+
+    def _cut_tails(self) -> None:
+        """Drop what lies behind the last committed row."""
+        width, frames = self.settings.width, self.settings.frames
+        itemsize = np.dtype(DTYPE).itemsize
+        for file, numbers in zip(self._files, (width, frames * width), strict=True):
+            length = self.rows * numbers * itemsize
+            if os.fstat(file.fileno()).st_size < length:
+                raise VideoIndexError(f"{file.name}: absent or cut off; make the index again")
+            os.ftruncate(file.fileno(), length)
+
+    def _remove_stale_files(self) -> None:
+        current = set(feature_paths(self.folder, self.generation))
+        for path in self.folder.glob("*-*.f16"):
+            if path not in current:
+                path.unlink(missing_ok=True)
+
+
+def _open_for_appending(folder: Path, generation: int) -> list[io.FileIO]:
+    # Unbuffered: a buffer would try once more to write, when it is closed, what a full disk refused.
+    return [io.FileIO(path, "ab") for path in feature_paths(folder, generation)]
+
+
+def _make_folder(folder: Path, *, create: bool) -> None:
+    if folder.is_dir():
+        foreign = not (folder / SETTINGS_FILE).exists() and any(
+            path.name != "writer.lock" and not path.name.endswith(".tmp") for path in folder.iterdir()
+        )
+        if foreign:
+            raise VideoIndexError(f"{folder}: holds other files and no index; give a new or empty folder")
+        return
+    if folder.exists():
+        raise VideoIndexError(f"{folder}: is a file; give a folder")
+    if not create:
+        raise VideoIndexError(f"{folder}: no index there; tools/search.py index makes one")
+    folder.mkdir(parents=True)
+
+
+def _settled(folder: Path, settings: IndexSettings | None) -> IndexSettings:
+    """The settings of the index: those it has, or `settings` for a new one."""
+    if settings is None or (folder / SETTINGS_FILE).exists():
+        held = read_settings(folder)
+        if settings is None:
+            return held
+        if held.model["hash"] != settings.model["hash"]:
+            raise VideoIndexError(
+                f"{folder}: made by another model: {differing(held.model, settings.model)}; "
+                "give another folder"
+            )
+        settings = replace(settings, width=held.width, frames=held.frames)
+        if settings == held:
+            return held
+    settings.save(folder)
+    return settings

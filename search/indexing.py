@@ -1,0 +1,265 @@
+"""Index the videos of a source: what is new or changed is encoded and committed in small batches.
+
+Another start goes on after the last committed batch. D joint width, F frames, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
+
+from search.clips import Clip, ClipError
+from search.index_format import FAILURES_FILE, IndexSettings, VideoIndexError
+from search.index_writer import Entry, IndexWriter
+from search.sources import FolderSource, Found, Source, StoreSource, record_of
+
+if TYPE_CHECKING:
+    from search.retriever import Retriever
+
+THUMBNAILS = ("all", "one", "none")
+
+
+@dataclass
+class IndexReport:
+    """What an indexing run did, in videos. `failed` by reason; `failures`: (id, reason, message) each."""
+
+    found: int = 0
+    unchanged: int = 0
+    added: int = 0
+    updated: int = 0
+    moved: int = 0
+    removed: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def fail(self, video_id: str, reason: str, message: str) -> None:
+        self.failed[reason] += 1
+        self.failures.append((video_id, reason, message))
+
+    def __str__(self) -> str:
+        counts = {
+            "added": self.added,
+            "updated": self.updated,
+            "unchanged": self.unchanged + self.moved,
+            "removed": self.removed,
+        }
+        text = f"{self.found} videos found: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        if self.failed:
+            text += "; failed: " + ", ".join(f"{n} {reason}" for reason, n in self.failed.most_common())
+        return text.removesuffix(": ")
+
+
+def index_videos(
+    retriever: Retriever,
+    index: Path,
+    *,
+    video_dir: Path | None = None,
+    store: Path | None = None,
+    prune: bool = False,
+    workers: int = 1,
+    timeout: float = 300.0,
+    batch: int = 8,
+    thumbnails: str | None = None,
+    engine: str | None = None,
+    engine_options: dict[str, object] | None = None,
+    quiet: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> IndexReport:
+    """Bring `index` up to date with a folder of videos, or a frame store (then `video_dir` has their files).
+
+    `prune` removes videos of this source that it no longer has; without, they stay and are shown as missing.
+    `workers` decode, `batch` clips are encoded at once. None keeps what the index has. Raises `ValueError`
+    where it cannot start, `OSError` where the disk is full; what was committed is kept.
+    """
+    source = _source(video_dir, store, workers=workers, timeout=timeout)
+    if thumbnails not in (None, *THUMBNAILS):
+        raise ValueError(f"--thumbnails {thumbnails}: choose from {', '.join(THUMBNAILS)}")
+    settings = _settings(retriever, index, thumbnails, engine, engine_options)
+    with IndexWriter(index, settings) as writer:
+        run = _Run(retriever, source, writer, batch=batch, quiet=quiet, stop=stop)
+        report = run.run(prune=prune)
+        _write_failures(index / FAILURES_FILE, report)
+        if not stop():
+            writer.finish()
+    return report
+
+
+def _source(video_dir: Path | None, store: Path | None, *, workers: int, timeout: float) -> Source:
+    if store is not None:
+        return StoreSource(store, videos=video_dir)
+    if video_dir is None:
+        raise ValueError("nothing to index: give --video_dir or --store")
+    return FolderSource(video_dir, workers=workers, timeout=timeout)
+
+
+def _settings(
+    retriever: Retriever,
+    index: Path,
+    thumbnails: str | None,
+    engine: str | None,
+    engine_options: dict[str, object] | None,
+) -> IndexSettings:
+    from search.index_format import SETTINGS_FILE, read_settings
+
+    held = read_settings(index) if (index / SETTINGS_FILE).exists() else None
+    options = held.engine_options if held and engine_options is None else engine_options
+    return IndexSettings(
+        model=retriever.identity,
+        width=retriever.width,
+        frames=retriever.frames,
+        thumbnails=thumbnails or (held.thumbnails if held else "all"),
+        engine=engine or (held.engine if held else "faiss"),
+        engine_options=options,
+    )
+
+
+class _Run:
+    """One pass over a source."""
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        source: Source,
+        writer: IndexWriter,
+        *,
+        batch: int,
+        quiet: bool,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._retriever = retriever
+        self._source = source
+        self._writer = writer
+        self._batch = batch
+        self._quiet = quiet
+        self._stop = stop
+        self._report = IndexReport()
+
+    def run(self, *, prune: bool) -> IndexReport:
+        listed = self._source.list()
+        self._report.found = len(listed)
+        wanted = [found for found in self._progress(listed, "looking for changes") if self._is_wanted(found)]
+        for batch in self._batches(wanted):
+            self._add(batch)
+        if prune and not self._stop():
+            self._prune({found.video_id for found in listed})
+        return self._report
+
+    def _progress(self, items: list[Found], what: str) -> tqdm:
+        # On a terminal a bar that moves, elsewhere a line now and then.
+        every = 0.5 if sys.stderr.isatty() else 30.0
+        return tqdm(items, desc=what, unit="video", disable=self._quiet, mininterval=every)
+
+    def _is_wanted(self, found: Found) -> bool:
+        """Whether a video is to be encoded; one that only moved or was touched is noted so."""
+        if self._stop():
+            return False
+        try:
+            found.video_id.encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(found.video_id).decode("utf-8", "replace")
+            self._report.fail(name, "bad name", "the name of the file is not UTF-8")
+            return False
+        held = self._writer.catalog.find(found.video_id)
+        if held is None:
+            return True
+        record = held[1]
+        if record.source != self._source.name and record.path is not None and Path(record.path).is_file():
+            message = f"the index has a video of this id from {record.source}"
+            self._report.fail(found.video_id, "same id", message)
+            return False
+        path = str(found.path) if found.path is not None else None
+        by_store = isinstance(self._source, StoreSource)
+        same_file = (record.size, record.mtime_ns, record.path) == (found.size, found.mtime_ns, path)
+        if same_file and not by_store:
+            self._report.unchanged += 1
+            return False
+        try:
+            digest = self._source.digest(found)
+        except ValueError as error:
+            self._report.fail(found.video_id, "unreadable", str(error))
+            return False
+        if digest != record.digest:
+            return True
+        self._report.moved += 1
+        if not same_file:
+            self._writer.update_file(record_of(self._source, found, digest=digest))
+        return False
+
+    def _batches(self, wanted: list[Found]) -> Iterator[list[tuple[Found, Clip]]]:
+        batch: list[tuple[Found, Clip]] = []
+        retriever = self._retriever
+        bar = self._progress(wanted, "indexing")
+        clips = self._source.clips(wanted, frames=retriever.frames, size=retriever.image_size)
+        for found, clip in clips:
+            bar.update()
+            if isinstance(clip, ClipError):
+                self._report.fail(found.video_id, clip.reason, str(clip))
+            else:
+                batch.append((found, clip))
+            if len(batch) == self._batch:
+                yield batch
+                batch = []
+            if self._stop():
+                break
+        if batch:
+            yield batch
+        bar.close()
+
+    def _add(self, batch: list[tuple[Found, Clip]]) -> None:
+        video, frames = self._retriever.encode_clips(torch.stack([clip.frames for _, clip in batch]))
+        entries = []
+        for place, (found, clip) in enumerate(batch):
+            held = self._writer.catalog.find(found.video_id)
+            try:
+                digest = self._source.digest(found)
+            except ClipError as error:
+                self._report.fail(found.video_id, error.reason, str(error))
+                continue
+            record = record_of(self._source, found, digest=digest, clip=clip)
+            jpegs = clip.thumbnails(self._writer.settings.thumbnails)
+            entries.append(Entry(record, video[place], frames[place], jpegs))
+            self._report.updated += held is not None
+            self._report.added += held is None
+        self._writer.add(entries)
+
+    def _prune(self, there: set[str]) -> None:
+        gone = [
+            record.video_id
+            for _, record in self._writer.catalog.records()
+            if record.source == self._source.name and record.video_id not in there
+        ]
+        self._report.removed = self._writer.remove(gone)
+
+
+def remove_videos(index: Path, video_ids: list[str]) -> int:
+    """Take videos out of an index; how many. Raises `VideoIndexError` naming ids that it does not hold."""
+    with IndexWriter(index) as writer:
+        absent = [video_id for video_id in video_ids if writer.catalog.find(video_id) is None]
+        if absent:
+            names = ", ".join(map(repr, absent[:5]))
+            raise VideoIndexError(f"{index}: no such video in the index: {names}")
+        removed = writer.remove(video_ids)
+        writer.finish()
+    return removed
+
+
+def _write_failures(path: Path, report: IndexReport) -> None:
+    if not report.failures:
+        path.unlink(missing_ok=True)
+        return
+    lines = [
+        json.dumps({"video_id": video_id, "reason": reason, "message": message}) + "\n"
+        for video_id, reason, message in report.failures
+    ]
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(lines), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,62 @@
+"""What a search answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A frame that matches: its number among the F of the video, its second, its cosine with the query.
+
+    `seconds` is None where the time of the frame is not known.
+    """
+
+    frame: int
+    seconds: float | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One video that was found.
+
+    `score` = `video_score` + weight x `frame_score`: cosine with the video, and the mean cosine with the
+    best frames. `moment` (seconds) and `frame` are those of the best frame, `moments` all that counted, best
+    first. `path` is the file, None where only stored frames are known; `missing`: the file is not there now.
+    """
+
+    video_id: str
+    score: float
+    video_score: float
+    frame_score: float
+    moment: float | None
+    frame: int
+    moments: tuple[Moment, ...]
+    path: str | None
+    duration: float | None
+    missing: bool
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """Hits, best first; remarks to show to the user; seconds that the search took."""
+
+    hits: tuple[Hit, ...]
+    remarks: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def to_json(self, *, paths: bool = True) -> dict[str, Any]:
+        """A dict for `json.dumps`; without `paths` it tells nobody where files lie."""
+        hits = [asdict(hit) for hit in self.hits]
+        if not paths:
+            hits = [{name: value for name, value in hit.items() if name != "path"} for hit in hits]
+        return {"hits": hits, "remarks": list(self.remarks), "seconds": round(self.seconds, 4)}

@@ -1,0 +1,327 @@
+"""`Retriever`: a trained model that encodes texts, videos and pictures, and searches an index with them.
+
+B inputs, D joint width, F frames a video, S pixels a side. All vectors have length 1.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataloaders.tokenizer import Tokenizer
+from dataloaders.transforms import resize_and_crop
+from engine.config import Config
+from engine.data import DEFAULT_WORDS, TEXT_WORDS, input_spec
+from engine.log import RunLog
+from engine.model_setup import build_model
+from modules.dual_encoder import DualEncoder
+from modules.numerics import l2_normalize
+from search.clips import clip_of_file, picture_of_file
+from search.index_folder import VideoIndex
+from search.index_format import read_settings
+from search.model_identity import identity_of, model_config, settings_record
+from search.query import (
+    EXCLUDE_WEIGHT,
+    QueryError,
+    check_frame_weight,
+    check_top,
+    check_top_frames,
+    clean_text,
+)
+from search.results import SearchResults
+from search.searching import find
+
+CANDIDATES = 400  # of each view; their exact scores are computed
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """`video` [D] and `frames` [F, D], float32; `times` seconds of the frames; `duration` seconds."""
+
+    video: np.ndarray
+    frames: np.ndarray
+    times: tuple[float | None, ...]
+    duration: float | None
+
+
+class Retriever:
+    """A model with its tokenizer, in evaluation mode. Make one by `from_checkpoint` or `for_index`."""
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        tokenizer: Tokenizer,
+        *,
+        config: Config,
+        identity: dict[str, Any],
+        image_size: int,
+        max_words: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.eval().to(self.device)
+        self.config = config
+        self.identity = identity
+        self.image_size = image_size
+        self._tokenizer = tokenizer
+        self._max_words = max_words
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: str | os.PathLike[str],
+        *,
+        config: str | os.PathLike[str] | None = None,
+        clip_model: str | None = None,
+        pretrained_text: str | None = None,
+        language: str | None = None,
+        use_temp: bool | None = None,
+        use_frame_fea: bool | None = None,
+        top_frames: int | None = None,
+        temporal_layers: int | None = None,
+        max_frames: int | None = None,
+        max_words: int | None = None,
+        legacy_special_tokens: bool | None = None,
+        cache_dir: str | None = None,
+        device: torch.device | str | None = None,
+    ) -> Retriever:
+        """A model with the settings of `config`, or of the config.json beside the checkpoint; arguments win.
+
+        They mean what the flags of main_task_retrieval.py of the same names mean. `device`: a GPU if there
+        is one. Raises `ValueError` naming the file or flag at fault.
+        """
+        settings = {
+            "clip_model": clip_model,
+            "pretrained_text": pretrained_text,
+            "language": language,
+            "use_temp": use_temp,
+            "use_frame_fea": use_frame_fea,
+            "top_frames": top_frames,
+            "temporal_layers": temporal_layers,
+            "max_frames": max_frames,
+            "max_words": max_words,
+            "legacy_special_tokens": legacy_special_tokens,
+            "cache_dir": cache_dir,
+        }
+        return cls._build(model_config(checkpoint, config=config, settings=settings), device)
+
+    @classmethod
+    def for_index(
+        cls,
+        index: VideoIndex | str | os.PathLike[str],
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        device: torch.device | str | None = None,
+    ) -> Retriever:
+        """The model that made `index`, from where its checkpoint was, or from `checkpoint`.
+
+        Raises `ValueError` where the checkpoint is gone, or is another one now.
+        """
+        settings = index.settings if isinstance(index, VideoIndex) else read_settings(Path(index))
+        model = dict(settings.model)
+        path = checkpoint if checkpoint is not None else model["path"]
+        try:
+            retriever = cls._build(model_config(path, settings=model["settings"]), device)
+        except ValueError as error:
+            raise ValueError(f"{error} (the model of the index; --init_model tells where it is)") from None
+        return retriever
+
+    @classmethod
+    def _build(cls, config: Config, device: torch.device | str | None) -> Retriever:
+        model = build_model(config, RunLog(Path(config.output_dir), active=False))
+        spec = input_spec(config, model)
+        words = config.max_words or TEXT_WORDS.get((config.dataset, "test"), DEFAULT_WORDS)
+        if device is None:
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        return cls(
+            model,
+            spec.tokenizer,
+            config=config,
+            identity={**identity_of(config), "settings": settings_record(config)},
+            image_size=spec.image_size,
+            max_words=min(words, spec.context_length),
+            device=device or "cpu",
+        )
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.model.text_encoder.embed_dim)  # type: ignore[arg-type]
+
+    @property
+    def frames(self) -> int:
+        """F."""
+        return self.config.max_frames
+
+    @property
+    def frame_weight(self) -> float:
+        """What the frame score counts by default, as in evaluation: 1, or 0 without --use_frame_fea."""
+        return float(self.config.use_frame_fea)
+
+    # Encoding
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """[B, D], float32, of texts as they are; `search` cleans and checks what users type."""
+        rows = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            encoded = [
+                self._tokenizer.encode(t, self._max_words) for t in texts[start : start + _TEXTS_AT_ONCE]
+            ]
+            ids, mask = (torch.from_numpy(np.stack([item[part] for item in encoded])) for part in (0, 1))
+            rows.append(_unit(self.model.encode_text(ids.to(self.device), mask.to(self.device))))
+        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+
+    @torch.inference_mode()
+    def encode_clips(self, frames: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Video embeds [B, D] and frame embeds [B, F, D] of uint8 clips [B, F, 3, S, S], float32."""
+        video, each = self.model.encode_video(frames.to(self.device))
+        return _unit(video), _unit(each)
+
+    def encode_video(self, path: str | os.PathLike[str]) -> EncodedVideo:
+        """A video file. Raises `search.clips.ClipError` (a `ValueError`) where it gives no frames."""
+        clip = clip_of_file(Path(path), frames=self.frames, size=self.image_size)
+        video, frames = self.encode_clips(clip.frames[None])
+        return EncodedVideo(video[0], frames[0], clip.times, clip.duration)
+
+    def encode_image(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """[D] of a picture file. Raises `search.clips.ClipError` (a `ValueError`) where it is none."""
+        return self.encode_picture(picture_of_file(Path(path)))
+
+    def encode_picture(self, picture: np.ndarray) -> np.ndarray:
+        """[D] of an RGB picture uint8 [H, W, 3]."""
+        return self.encode_clips(resize_and_crop([picture], self.image_size)[None])[1][0, 0]
+
+    # Searching
+
+    def search(
+        self,
+        index: VideoIndex | str | os.PathLike[str],
+        text: str | None = None,
+        *,
+        image: str | os.PathLike[str] | None = None,
+        video: str | os.PathLike[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        top: int = 10,
+        frame_weight: float | None = None,
+        top_frames: int | None = None,
+        candidates: int = CANDIDATES,
+    ) -> SearchResults:
+        """The videos of `index` that fit a text, a picture file, a video file, or all that are given.
+
+        Score: cosine with the video plus `frame_weight` x mean cosine with the `top_frames` best frames, by
+        default as in evaluation. `exclude` is what should not be seen. Raises `QueryError` for a query that
+        cannot be answered, `VideoIndexError` for an index of another model.
+        """
+        check_top(top)
+        started = time.perf_counter()
+        query, remarks = self.query_vector(text, image=image, video=video, exclude=exclude)
+        return self._find(
+            index, query, top=top, frame_weight=frame_weight, top_frames=top_frames, candidates=candidates,
+            remarks=remarks, started=started,
+        )  # fmt: skip
+
+    def similar(
+        self,
+        index: VideoIndex | str | os.PathLike[str],
+        video_id: str,
+        *,
+        top: int = 10,
+        frame_weight: float | None = None,
+        top_frames: int | None = None,
+        candidates: int = CANDIDATES,
+    ) -> SearchResults:
+        """The videos most like one of the index, without itself. Raises `VideoIndexError` for unknown ids."""
+        check_top(top)
+        started = time.perf_counter()
+        opened = _opened(index)
+        query = _unit(torch.from_numpy(opened.vector(video_id)))
+        found = self._find(
+            opened, query, top=top + 1, frame_weight=frame_weight, top_frames=top_frames,
+            candidates=candidates, remarks=(), started=started,
+        )  # fmt: skip
+        hits = tuple(hit for hit in found.hits if hit.video_id != video_id)[:top]
+        return SearchResults(hits, found.remarks, found.seconds)
+
+    def query_vector(
+        self,
+        text: str | None = None,
+        *,
+        image: str | os.PathLike[str] | None = None,
+        video: str | os.PathLike[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The unit vector [D] of a query and remarks for the user. Raises `QueryError`."""
+        remarks: list[str] = []
+        wanted = [self._text_vector(text, "query", remarks)] if text is not None else []
+        wanted += [self.encode_image(image)] if image is not None else []
+        wanted += [self.encode_video(video).video] if video is not None else []
+        if not wanted:
+            raise QueryError("the query is empty; give a text, a picture or a video")
+        query = np.mean(wanted, axis=0)
+        unwanted = [exclude] if isinstance(exclude, str) else list(exclude or ())
+        unwanted = [item for item in unwanted if item.strip()]
+        if unwanted:
+            away = [self._text_vector(item, "text to exclude", remarks) for item in unwanted]
+            query = query - EXCLUDE_WEIGHT * np.mean(away, axis=0)
+        return _unit(torch.from_numpy(query)), tuple(dict.fromkeys(remarks))
+
+    def _text_vector(self, text: str, name: str, remarks: list[str]) -> np.ndarray:
+        clean = clean_text(text, language=self.config.language, name=name)
+        remarks.extend(clean.remarks)
+        if self._tokenizer.encode(clean.text, self._max_words)[2]:
+            remarks.append(f"the {name} is longer than the model reads; its end was left out")
+        return self.encode_text([clean.text])[0]
+
+    def _find(
+        self,
+        index: VideoIndex | str | os.PathLike[str],
+        query: np.ndarray,
+        *,
+        top: int,
+        frame_weight: float | None,
+        top_frames: int | None,
+        candidates: int,
+        remarks: tuple[str, ...],
+        started: float,
+    ) -> SearchResults:
+        opened = _opened(index)
+        try:
+            opened.check_model(self.identity)
+            hits = find(
+                opened,
+                query,
+                top=top,
+                top_frames=check_top_frames(self.config.top_frames if top_frames is None else top_frames),
+                frame_weight=check_frame_weight(self.frame_weight if frame_weight is None else frame_weight),
+                candidates=candidates,
+            )
+        finally:
+            if opened is not index:
+                opened.close()
+        return SearchResults(hits, remarks, time.perf_counter() - started)
+
+    def index_folder(
+        self, videos: str | os.PathLike[str], index: str | os.PathLike[str], **options: Any
+    ) -> Any:
+        """Index a folder of videos; see `search.indexing.index_videos`, whose report it returns."""
+        from search.indexing import index_videos
+
+        return index_videos(self, Path(index), video_dir=Path(videos), **options)
+
+
+def _opened(index: VideoIndex | str | os.PathLike[str]) -> VideoIndex:
+    return index if isinstance(index, VideoIndex) else VideoIndex(index)
+
+
+def _unit(vectors: Tensor) -> np.ndarray:
+    return l2_normalize(vectors.detach().float()).cpu().numpy()

@@ -1,0 +1,45 @@
+"""The features of an index by row, mapped from disk: they may be larger than memory.
+
+R rows, D joint width, F frames a video. All vectors have length 1 (zero frames: padding, stays zero).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from search.index_format import DTYPE
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """`video` [R, D] and `frames` [R, F, D], float16."""
+
+    video: np.ndarray
+    frames: np.ndarray
+
+    @classmethod
+    def empty(cls, width: int, frames: int) -> FeatureRows:
+        return cls(np.zeros((0, width), DTYPE), np.zeros((0, frames, width), DTYPE))
+
+    @property
+    def rows(self) -> int:
+        return len(self.video)
+
+    def views(self, first: int, last: int) -> dict[str, np.ndarray]:
+        """`views_of` the rows from `first` to before `last`."""
+        return self._views(slice(first, last))
+
+    def views_of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What engines search, float32 [n, D] each.
+
+        "video": the video embeds; "sum": video embed plus the mean of the frames, whose inner product with a
+        query is the score if all frames counted. The real score, of the best frames, is never far from it.
+        """
+        return self._views(rows)
+
+    def _views(self, rows: np.ndarray | slice) -> dict[str, np.ndarray]:
+        video = np.asarray(self.video[rows], dtype=np.float32)
+        frames = np.asarray(self.frames[rows], dtype=np.float32)
+        return {"video": video, "sum": video + frames.mean(axis=1)}

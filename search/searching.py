@@ -1,0 +1,65 @@
+"""One search: candidates from the engine, exact scores, hits with times and files. D joint width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from search.index_folder import VideoIndex
+from search.index_format import VideoRecord
+from search.results import Hit, Moment
+from search.scoring import Scores, best_frames, score_rows
+
+
+def find(
+    index: VideoIndex,
+    query: np.ndarray,
+    *,
+    top: int,
+    top_frames: int,
+    frame_weight: float,
+    candidates: int,
+) -> tuple[Hit, ...]:
+    """The best `top` hits of `index` for the unit vector `query` [D].
+
+    `candidates` of each view are scored exactly, more where `top` is large or many rows were removed.
+    """
+    index.refresh()
+    features = index.features
+    # Removed rows still come up in FAISS: room for them, up to twice the number.
+    room = min(features.rows - len(index), max(candidates, 4 * top))
+    rows = index.engine.candidates(query, max(candidates, 4 * top) + room)
+    records = index.records_of(rows.tolist()) if len(rows) <= 100_000 else None
+    if records is not None:
+        rows = np.asarray(sorted(records), dtype=np.int64)
+    scores = score_rows(features, rows, query, top=top, top_frames=top_frames, frame_weight=frame_weight)
+    if records is None:
+        records = index.records_of(scores.rows.tolist())
+    return tuple(
+        _hit(scores, place, records, top_frames=top_frames)
+        for place, row in enumerate(scores.rows.tolist())
+        if row in records
+    )
+
+
+def _hit(scores: Scores, place: int, records: Mapping[int, VideoRecord], *, top_frames: int) -> Hit:
+    record = records[int(scores.rows[place])]
+    each = scores.each_frame[place]
+    moments = tuple(
+        Moment(int(frame), record.times[frame], round(float(each[frame]), 6))
+        for frame in best_frames(each, top_frames)
+    )
+    return Hit(
+        video_id=record.video_id,
+        score=round(float(scores.total[place]), 6),
+        video_score=round(float(scores.video[place]), 6),
+        frame_score=round(float(scores.frame[place]), 6),
+        moment=moments[0].seconds,
+        frame=moments[0].frame,
+        moments=moments,
+        path=record.path,
+        duration=record.duration,
+        missing=record.path is not None and not Path(record.path).is_file(),
+    )

@@ -1,0 +1,164 @@
+"""Where videos to index come from: a folder and the folders in it, or a frame store.
+
+Every source names its videos with a signature (size, time of change, digest of the contents), by which the
+indexer knows what is new or changed, and gives their clips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from dataloaders.frame_store import FrameStore
+from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
+from search.index_format import VideoRecord
+from tools.sample_video import run_job
+from tools.video_extensions import video_extensions
+from tools.video_list import VideoFolder
+from tools.worker_pool import Fault, WorkerPool
+
+_READ = 1 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """A video of a source: its id, file (None: frames only), size in bytes and time of change."""
+
+    video_id: str
+    path: Path | None
+    size: int
+    mtime_ns: int
+
+
+class Source(Protocol):
+    """A place with videos."""
+
+    name: str
+
+    def list(self) -> list[Found]:
+        """All videos, by id."""
+        ...
+
+    def digest(self, found: Found) -> str:
+        """SHA-256 of a video's contents."""
+        ...
+
+    def clips(
+        self, wanted: Iterable[Found], *, frames: int, size: int
+    ) -> Iterator[tuple[Found, Clip | ClipError]]:
+        """Each video with its clip, or with what is wrong with it, in any order."""
+        ...
+
+
+class FolderSource:
+    """The video files under a folder; the id is the path from there, as "holiday/beach.mp4".
+
+    Links to folders are not followed. Raises `ValueError` where there is no such folder.
+    """
+
+    def __init__(self, folder: Path, *, workers: int = 1, timeout: float = 300.0) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder of videos (--video_dir)")
+        self.folder = folder.resolve()
+        self.name = str(self.folder)
+        self._workers = workers
+        self._timeout = timeout
+
+    def list(self) -> list[Found]:
+        found, extensions = [], set(video_extensions())
+        for place, folders, names in os.walk(self.folder):
+            folders.sort()
+            for name in sorted(names):
+                if name.rpartition(".")[2].lower() in extensions and not name.startswith("."):
+                    path = Path(place, name)
+                    try:
+                        status = path.stat()
+                    except OSError:  # gone since, or a link to nothing
+                        continue
+                    video_id = path.relative_to(self.folder).as_posix()
+                    found.append(Found(video_id, path, status.st_size, status.st_mtime_ns))
+        return found
+
+    def digest(self, found: Found) -> str:
+        assert found.path is not None
+        digest = hashlib.sha256()
+        try:
+            with open(found.path, "rb") as file:
+                while data := file.read(_READ):
+                    digest.update(data)
+        except OSError as error:
+            raise ClipError("unreadable", f"{found.path}: {error.strerror}") from None
+        return digest.hexdigest()
+
+    def clips(
+        self, wanted: Iterable[Found], *, frames: int, size: int
+    ) -> Iterator[tuple[Found, Clip | ClipError]]:
+        """Decoded by the frame store's pool of processes, which no file can bring down or hang."""
+        by_path = {found.path: found for found in wanted if found.path is not None}
+        if not by_path:
+            return
+        jobs = (video_job(path) for path in by_path)
+        with WorkerPool(run_job, workers=min(self._workers, len(by_path)), timeout=self._timeout) as pool:
+            for job, outcome in pool.run(jobs):
+                assert job.path is not None
+                try:
+                    if isinstance(outcome, Fault):
+                        raise ClipError(outcome.reason, outcome.message)
+                    clip: Clip | ClipError = clip_of_job(*outcome, frames=frames, size=size)
+                except ClipError as error:
+                    clip = error
+                yield by_path[job.path], clip
+
+
+class StoreSource:
+    """The videos of a frame store; `videos` is the folder with their files, if they are to be played."""
+
+    def __init__(self, store: Path, *, videos: Path | None = None) -> None:
+        self._store = FrameStore(store)
+        self._files = VideoFolder(videos) if videos is not None else None
+        self.name = str(store.resolve())
+
+    def list(self) -> list[Found]:
+        found = []
+        for video_id in self._store.video_ids():
+            path = self._files.find(video_id) if self._files is not None else None
+            size = int((self._store.manifest(video_id) or {}).get("bytes", 0))
+            found.append(Found(video_id, path.resolve() if path else None, size, 0))
+        return found
+
+    def digest(self, found: Found) -> str:
+        """Of the manifest and the frames."""
+        digest = hashlib.sha256(json.dumps(self._store.manifest(found.video_id), sort_keys=True).encode())
+        for jpeg in self._store.read_jpegs(found.video_id, np.arange(self._store.num_frames(found.video_id))):
+            digest.update(jpeg)
+        return digest.hexdigest()
+
+    def clips(
+        self, wanted: Iterable[Found], *, frames: int, size: int
+    ) -> Iterator[tuple[Found, Clip | ClipError]]:
+        for found in wanted:
+            try:
+                yield found, clip_of_store(self._store, found.video_id, frames=frames, size=size)
+            except ClipError as error:
+                yield found, error
+
+
+def record_of(source: Source, found: Found, *, digest: str, clip: Clip | None = None) -> VideoRecord:
+    """The record of a video that was found; times and duration are those of its clip."""
+    return VideoRecord(
+        video_id=found.video_id,
+        source=source.name,
+        path=str(found.path) if found.path is not None else None,
+        size=found.size,
+        mtime_ns=found.mtime_ns,
+        digest=digest,
+        duration=clip.duration if clip else None,
+        times=clip.times if clip else (),
+    )

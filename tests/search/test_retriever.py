@@ -1,0 +1,151 @@
+"""`Retriever`: settings, encoding, searching; the example of the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from modules.matching import retrieval_similarity
+from search import QueryError, Retriever, VideoIndex, VideoIndexError
+from search.clips import ClipError
+from tests.search.conftest import COLOURS, coloured, write_model
+
+
+@pytest.fixture
+def index(retriever: Retriever, videos: Path, tmp_path: Path) -> Path:
+    report = retriever.index_folder(videos, tmp_path / "index", engine="exact", quiet=True)
+    assert (report.found, report.added, dict(report.failed)) == (4, 4, {})
+    return tmp_path / "index"
+
+
+def test_settings_come_from_the_file_beside_the_checkpoint_and_arguments_win(checkpoint: Path) -> None:
+    retriever = Retriever.from_checkpoint(checkpoint, top_frames=1)
+    assert (retriever.frames, retriever.config.top_frames, retriever.config.use_temp) == (4, 1, True)
+    with pytest.raises(ValueError, match="--use_temp"):
+        Retriever.from_checkpoint(checkpoint, temporal_layers=2)
+    with pytest.raises(ValueError, match="no such file"):
+        Retriever.from_checkpoint(checkpoint.with_name("absent"))
+
+
+def test_vectors_are_units_and_the_same_each_time(retriever: Retriever, videos: Path) -> None:
+    texts = retriever.encode_text(["a man is singing", "a dog"])
+    clip = retriever.encode_video(videos / "red.mp4")
+    assert texts.shape == (2, 64) and texts.dtype == np.float32
+    assert clip.video.shape == (64,) and clip.frames.shape == (4, 64)
+    for vectors in (texts, clip.video, clip.frames):
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(clip.video, retriever.encode_video(videos / "red.mp4").video)
+    assert clip.times[0] == 0 and list(clip.times) == sorted(clip.times)
+    assert clip.duration == pytest.approx(1.6, abs=0.1)
+
+
+def test_scores_are_those_of_evaluation(retriever: Retriever, index: Path, videos: Path) -> None:
+    names = {"red.mp4", "green.mp4", "blue.mp4", "more/grey.mp4"}
+    found = retriever.search(index, "a red picture")
+    assert {hit.video_id for hit in found} == names
+    text = torch.from_numpy(retriever.encode_text(["a red picture"]))
+    for hit in found:
+        clip = retriever.encode_video(videos / hit.video_id)
+        video, frames = torch.from_numpy(clip.video)[None], torch.from_numpy(clip.frames)[None]
+        expected = retrieval_similarity(text, video, frames, top_frames=2, logit_scale=1.0)
+        assert hit.score == pytest.approx(float(expected), abs=2e-3)  # features are kept in half precision
+        best = int(np.argmax(clip.frames @ text[0].numpy()))
+        assert hit.moments[0].score == max(moment.score for moment in hit.moments)
+        assert hit.moment in (clip.times[best], hit.moments[0].seconds)
+        assert len(hit.moments) == 2 and hit.path == str((videos / hit.video_id).resolve())
+    assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_a_video_and_its_frames_find_themselves(
+    name: str, retriever: Retriever, index: Path, videos: Path, tmp_path: Path
+) -> None:
+    copy = coloured(tmp_path / "copy.mp4", COLOURS[name])
+    assert name in retriever.search(index, video=copy, top=1).hits[0].video_id
+    picture = np.broadcast_to(np.array(COLOURS[name][::-1], np.uint8), (48, 64, 3)).copy()
+    cv2.imwrite(str(tmp_path / "picture.png"), picture)
+    hits = retriever.search(index, image=tmp_path / "picture.png", top=2, frame_weight=50, top_frames=1).hits
+    assert name in hits[0].video_id
+
+
+def test_similar_leaves_the_video_itself_out(retriever: Retriever, index: Path) -> None:
+    found = retriever.similar(index, "red.mp4", top=2)
+    assert len(found) == 2 and "red.mp4" not in {hit.video_id for hit in found}
+    with pytest.raises(VideoIndexError, match="no video 'absent'"):
+        retriever.similar(index, "absent")
+
+
+def test_what_is_excluded_loses(retriever: Retriever, index: Path) -> None:
+    plain = {hit.video_id: hit.score for hit in retriever.search(index, "a dog")}
+    less = {hit.video_id: hit.score for hit in retriever.search(index, "a dog", exclude="snow")}
+    assert plain.keys() == less.keys() and plain != less
+    query, _ = retriever.query_vector("a dog", exclude=["snow", " "])
+    dog, snow = retriever.encode_text(["a dog", "snow"])
+    expected = dog - 0.5 * snow
+    np.testing.assert_allclose(query, expected / np.linalg.norm(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "empty"), (" \n\t", "empty"), ("\x00\x1b", "empty"), ("a" * 10_000, "10,000 characters")],
+)
+def test_queries_that_say_nothing_or_too_much(
+    text: str, message: str, retriever: Retriever, index: Path
+) -> None:
+    with pytest.raises(QueryError, match=message):
+        retriever.search(index, text)
+
+
+def test_remarks_tell_of_other_languages_and_cut_texts(retriever: Retriever, index: Path) -> None:
+    assert retriever.search(index, "a man is singing").remarks == ()
+    assert "another language" in retriever.search(index, "一个男人在唱歌").remarks[0]
+    assert "no letters" in retriever.search(index, "\U0001f436\U0001f3c2").remarks[0]
+    assert "left out" in retriever.search(index, "dog " * 100).remarks[0]
+    assert retriever.search(index, "a\x00 \x07dog").hits == retriever.search(index, "a dog").hits
+
+
+def test_an_index_of_another_model_is_refused(retriever: Retriever, index: Path, tmp_path: Path) -> None:
+    other = Retriever.from_checkpoint(write_model(tmp_path / "other", seed=1))
+    with pytest.raises(VideoIndexError, match="another model: checkpoint_sha256"):
+        other.search(index, "a dog")
+    with pytest.raises(VideoIndexError, match="another model"):
+        other.index_folder(tmp_path / "videos", index, quiet=True)
+    assert len(retriever.search(index, "a dog")) == 4
+
+
+def test_the_model_of_an_index_is_found_again(index: Path, checkpoint: Path, retriever: Retriever) -> None:
+    again = Retriever.for_index(index, device="cpu")
+    assert again.identity["hash"] == retriever.identity["hash"]
+    assert again.search(index, "a dog").hits == retriever.search(index, "a dog").hits
+
+
+def test_a_deleted_video_is_missing_and_nothing_breaks(
+    retriever: Retriever, index: Path, videos: Path
+) -> None:
+    (videos / "red.mp4").unlink()
+    assert {hit.video_id: hit.missing for hit in retriever.search(index, "a dog")} == {
+        "red.mp4": True, "green.mp4": False, "blue.mp4": False,
+        "more/grey.mp4": False,
+    }
+
+
+def test_files_that_are_no_video_and_no_picture(retriever: Retriever, index: Path, tmp_path: Path) -> None:
+    (tmp_path / "zip.mp4").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(ClipError):
+        retriever.search(index, video=tmp_path / "zip.mp4")
+    with pytest.raises(ClipError, match="picture"):
+        retriever.search(index, image=tmp_path / "zip.mp4")
+    with pytest.raises(ClipError, match="missing"):
+        retriever.encode_video(tmp_path / "absent.mp4")
+
+
+def test_thumbnails_are_jpegs_of_the_frame_asked_for(index: Path) -> None:
+    with VideoIndex(index) as opened:
+        first, last = (opened.thumbnail("red.mp4", frame=frame) for frame in (0, 3))
+        assert first and last and opened.thumbnail("absent") is None
+        pictures = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in (first, last)]
+        assert pictures[0].mean() < pictures[1].mean()
