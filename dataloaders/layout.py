@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloaders import chvtt, msrvtt, vatex
+from dataloaders.annotation_files import csv_columns, read_csv, read_id_list
 from dataloaders.examples import Examples
 
 SPLITS = ("pretrain", "train", "val", "test")
+VALIDATION = "validation"  # no split of its own where `DatasetSpec.validation` is None
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,11 @@ class SplitSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
+    """`validation` is the list on which --select_on val chooses a checkpoint: never the test list."""
+
     languages: tuple[str, ...]
     splits: Mapping[str, SplitSpec]
+    validation: SplitSpec | None = None
 
 
 def _list_of(files: SplitFiles) -> Path:
@@ -76,22 +81,29 @@ def _chvtt_queries(query_data: str, *, first_only: bool) -> SplitSpec:
 
 _MSRVTT_TRAIN = _msrvtt("MSRVTT_train.9k.csv", msrvtt.read_captions_of_list)
 _MSRVTT_TEST = _msrvtt("MSRVTT_JSFUSION_test.csv", msrvtt.read_test)
+_MSRVTT_VALIDATION = SplitSpec(
+    "MSRVTT_data.json", None, "msrvtt_lmdb", lambda files, _: msrvtt.read_validation(files.annotations)
+)
+_VATEX_VAL = _vatex("val_list.txt")
 _CHVTT_VAL = _chvtt_queries("query_data_val_bilingual.json", first_only=True)
 
 DATASETS: Mapping[str, DatasetSpec] = {
-    # Between the published training and test videos there is no validation split: the test set serves.
+    # Between the published training and test videos there is no "val" split: the test set serves. The official
+    # division of the data set has one, inside of the usual training lists.
     "msrvtt": DatasetSpec(
         ("english",),
         {"pretrain": _MSRVTT_TRAIN, "train": _MSRVTT_TRAIN, "val": _MSRVTT_TEST, "test": _MSRVTT_TEST},
+        validation=_MSRVTT_VALIDATION,
     ),
     "vatex": DatasetSpec(
         ("english", "chinese"),
         {
             "pretrain": _vatex("train_list.txt"),
             "train": _vatex("train_list.txt"),
-            "val": _vatex("val_list.txt"),
+            "val": _VATEX_VAL,
             "test": _vatex("test_list.txt"),
         },
+        validation=_VATEX_VAL,
     ),
     "chvtt": DatasetSpec(
         ("english", "chinese"),
@@ -111,7 +123,10 @@ DATASETS: Mapping[str, DatasetSpec] = {
 
 
 def default_files(data_dir: Path | str, dataset: str, split: str) -> SplitFiles:
-    """The split's files at their default places, `data_dir`/`dataset`/...; nothing is opened."""
+    """The split's files at their default places, `data_dir`/`dataset`/...; nothing is opened.
+
+    Raises ValueError for `VALIDATION` of a data set that has no such list.
+    """
     spec = _split_spec(dataset, split)
     folder = Path(data_dir) / dataset
     return SplitFiles(
@@ -119,6 +134,29 @@ def default_files(data_dir: Path | str, dataset: str, split: str) -> SplitFiles:
         list=None if spec.list is None else folder / spec.list,
         store=folder / spec.store,
     )
+
+
+def read_test_ids(dataset: str, files: SplitFiles) -> list[str] | None:
+    """The ids that a test list names, without any caption; None where ids and captions are one file.
+
+    Raises ValueError naming a file that is absent or empty.
+    """
+    if files.list is None:
+        _require_file(files.annotations)
+        return None
+    if dataset == "msrvtt":
+        ids = [video_id for _, (video_id,) in read_csv(files.list, ["video_id"])]
+        captions_too = "sentence" in csv_columns(files.list)
+    else:
+        ids, captions_too = read_id_list(files.list), False
+    if not captions_too:
+        _require_file(files.annotations)
+    return list(dict.fromkeys(ids))
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
 
 
 def read_examples(dataset: str, split: str, *, language: str, files: SplitFiles) -> Examples:
@@ -134,5 +172,12 @@ def read_examples(dataset: str, split: str, *, language: str, files: SplitFiles)
 def _split_spec(dataset: str, split: str) -> SplitSpec:
     if dataset not in DATASETS:
         raise ValueError(f"--dataset {dataset}: choose from {', '.join(DATASETS)}")
+    if split == VALIDATION:
+        validation = DATASETS[dataset].validation
+        if validation is None:
+            raise ValueError(
+                f"--select_on val: {dataset} has no validation list; --select_on held_out needs none"
+            )
+        return validation
     assert split in SPLITS, split
     return DATASETS[dataset].splits[split]

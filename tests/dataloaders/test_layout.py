@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.layout import DATASETS, SPLITS, SplitFiles, default_files, read_examples
+from dataloaders.layout import (
+    DATASETS,
+    SPLITS,
+    VALIDATION,
+    SplitFiles,
+    default_files,
+    read_examples,
+    read_test_ids,
+)
 from tests.dataloaders.toy import REALDATA, write_json, write_lines
 
 CASES = [
@@ -53,6 +61,31 @@ def test_every_line_of_the_table_reads_its_default_files(
     assert list(examples.captions) == [language]
     assert list(examples.video_ids) == ["Videov" if dataset == "chvtt" else "v"]
     assert (examples.tags is not None) == (dataset == "chvtt" and split == "pretrain")
+
+
+def test_the_validation_list_is_never_the_test_list(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    files = default_files(tmp_path, "vatex", VALIDATION)
+    assert files.list == tmp_path / "vatex/val_list.txt"
+    assert read_examples("vatex", VALIDATION, language="english", files=files).num_videos == 1
+    files = default_files(tmp_path, "msrvtt", VALIDATION)
+    assert files.list is None and files.annotations == tmp_path / "msrvtt/MSRVTT_data.json"
+    with pytest.raises(ValueError, match="--select_on val: chvtt has no validation list; .* held_out"):
+        default_files(tmp_path, "chvtt", VALIDATION)
+
+
+def test_ids_of_a_test_list_without_its_captions(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    files = {name: default_files(tmp_path, name, "test") for name in DATASETS}
+    ids = {name: read_test_ids(name, of) for name, of in files.items()}
+    assert ids == {"msrvtt": ["v"], "vatex": ["v"], "chvtt": None}
+    files["msrvtt"].annotations.unlink()  # a list of pairs needs none
+    assert read_test_ids("msrvtt", files["msrvtt"]) == ["v"]
+    (tmp_path / "msrvtt/MSRVTT_JSFUSION_test.csv").write_text("video_id\nv\nv\n", "utf-8")
+    for name in ("msrvtt", "vatex", "chvtt"):
+        files[name].annotations.unlink(missing_ok=True)
+        with pytest.raises(ValueError, match=f"{files[name].annotations.name}: no such file"):
+            read_test_ids(name, files[name])
 
 
 def test_wrong_names_are_one_line(tmp_path: Path) -> None:

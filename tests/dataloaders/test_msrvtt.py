@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.msrvtt import read_captions_of_list, read_test
+from dataloaders.known_splits import identify
+from dataloaders.msrvtt import read_captions_of_list, read_test, read_validation
 from tests.dataloaders.toy import REALDATA, write_json
 
 REAL = REALDATA / "annotations" / "msrvtt"
@@ -54,6 +55,23 @@ def test_full_test_takes_captions_from_the_annotations(tmp_path: Path) -> None:
         read_test(None, tmp_path / "test.full.csv")
 
 
+def test_validation_videos_are_those_the_annotations_call_so(tmp_path: Path) -> None:
+    videos = [{"video_id": f"video{i}", "split": s} for i, s in enumerate(("train", "validate", "test"))]
+    sentences = [{"video_id": f"video{i % 3}", "caption": f"caption {i}"} for i in range(6)]
+    path = write_json(tmp_path / "MSRVTT_data.json", {"videos": videos, "sentences": sentences})
+    assert list(read_validation(path).captions) == ["caption 1", "caption 4"]
+    write_json(path, {"videos": videos, "sentences": sentences[:1]})
+    with pytest.raises(ValueError, match="no captions for 1 of the 1 videos .*: video1"):
+        read_validation(path)
+
+
+@pytest.mark.parametrize("videos", [[], None, [{"video_id": "video0"}], ["video0"]])
+def test_annotations_without_a_validation_split_name_the_way_out(tmp_path: Path, videos: object) -> None:
+    path = write_json(tmp_path / "MSRVTT_data.json", {"videos": videos, "sentences": []})
+    with pytest.raises(ValueError, match="MSRVTT_data.json: no entry of 'videos' .*--select_on held_out"):
+        read_validation(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -99,3 +117,10 @@ def test_real_test_counts(real_annotations: Path) -> None:
     assert pairs.captions[0] == "a person is connecting something to system"
     full = read_test(real_annotations, REAL / "MSRVTT_test.full.csv")
     assert (full.num_videos, full.num_captions) == (2990, 20 * 2990)
+
+
+def test_real_validation_counts(real_annotations: Path) -> None:
+    examples = read_validation(real_annotations)
+    assert (examples.num_videos, examples.num_captions) == (497, 20 * 497)
+    known = identify("msrvtt", examples.video_ids)
+    assert known is not None and known.name == "full val"
