@@ -26,6 +26,7 @@ from dataloaders.frame_store_format import (
     check_video_id,
     differences,
     frame_key,
+    from_json,
     to_json,
     video_key,
 )
@@ -37,6 +38,8 @@ _LARGEST_STEP = 4 << 30
 _BATCH_BYTES = 32 << 20
 # A finished file is rewritten where more than this share of it is free pages.
 _WORTH_COMPACTING = 0.05
+
+_MEND = "build it again with --overwrite"
 
 Item = tuple[bytes, "bytes | memoryview"]
 
@@ -110,18 +113,21 @@ class FrameStoreWriter:
         return self._env
 
     def _read_state(self, settings: dict[str, Any] | None) -> dict[str, Any]:
-        with self._open_env.begin() as txn:
-            data, entries = txn.get(STATE_KEY), txn.stat()["entries"]
-        if data is None:
+        try:
+            with self._open_env.begin() as txn:
+                found, entries = from_json(txn.get(STATE_KEY)), txn.stat()["entries"]
+        except (lmdb.Error, ValueError) as error:
+            raise self._error(f"its state record: the file is damaged ({error}); {_MEND}") from None
+        if found is None:
             if entries:
                 raise self._error(
                     "holds frames but no manifest, so that it cannot be added to; choose another"
                 )
             state = {"format": FORMAT_VERSION, "videos": 0, "frames": 0, "failed": 0, "complete": False}
             return {**state, "settings": settings or {}}
-        found: dict[str, Any] = json.loads(data)
         if settings is not None and settings != found["settings"]:
-            raise self._error(f"made with other settings: {differences(found['settings'], settings)}")
+            there = differences(found["settings"], settings)
+            raise self._error(f"made with other settings: {there}; choose another, or overwrite it")
         return found
 
     def expect(self, expected: int | None) -> None:
@@ -144,6 +150,14 @@ class FrameStoreWriter:
             return False
         with self._open_env.begin() as txn:
             return video_id in self._pending or txn.get(video_key(video_id)) is not None
+
+    def record(self, video_id: str) -> dict[str, Any] | None:
+        """What is noted of a video that is committed; None where it is not."""
+        try:
+            with self._open_env.begin() as txn:
+                return from_json(txn.get(video_key(video_id)))
+        except (lmdb.Error, ValueError) as error:
+            raise self._error(f"video {video_id!r}: the file is damaged ({error}); {_MEND}") from None
 
     @property
     def videos(self) -> int:

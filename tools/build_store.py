@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tools.build_report import BuildResult, Report, StopSignals
 from tools.sample_video import Job, Settings, probe, run_job
 from tools.sharding import Shard
 from tools.video_list import VideoFolder, Wanted, list_folder, read_list
-from tools.video_sampling import VideoError
+from tools.video_sampling import VideoError, Window
 from tools.worker_pool import Fault, Output, WorkerPool
 
 FAILURES_FILE = "failures.jsonl"
@@ -61,7 +62,7 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
         overwrite=options.overwrite,
     )
     try:
-        todo = [entry for entry in wanted if not _stored(writer, entry.video_id)]
+        todo = [entry for entry in wanted if not _stored(writer, entry)]
         result = BuildResult(listed=len(wanted), stored_before=len(wanted) - len(todo))
         (options.folder / FAILURES_FILE).unlink(missing_ok=True)
         with StopSignals() as signals:
@@ -133,12 +134,23 @@ def _finish_shards(path: Path) -> None:
     write_metadata(path, videos=sum(state["videos"] for state in states if state))
 
 
-def _stored(writer: FrameStoreWriter, video_id: str) -> bool:
+def _stored(writer: FrameStoreWriter, entry: Wanted) -> bool:
+    """Whether a video is there already. Raises `ValueError` where another part of it is."""
     try:
-        check_video_id(video_id)
+        check_video_id(entry.video_id)
     except ValueError:
         return False
-    return video_id in writer
+    record = writer.record(entry.video_id)
+    if record is None:
+        return False
+    start, end = record.get("start"), record.get("end")
+    there = Window(start or 0.0, inf if end is None else end)
+    if there != entry.window:
+        raise ValueError(
+            f"frame store {writer.path}: of {entry.video_id!r} it holds {there}, while {entry.window} are "
+            "wanted; choose another --lmdb_path, or add --overwrite"
+        )
+    return True
 
 
 class _Build:

@@ -25,6 +25,7 @@ from tools.flag_values import not_negative, positive, seconds, share_below_half
 from tools.sample_video import Settings
 from tools.sharding import parse_shard, shard_of_environment
 
+_BROKEN_PIPE = 141  # 128 + SIGPIPE, which not every system has
 _SLACK_HELP = """how far, as part of their distance, frames of videos of 3000 frames and more may move to
 where decoding is cheap (default 0.25, some three times faster; 0: exactly even)"""
 
@@ -60,10 +61,15 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         if argv[0] in store_commands.COMMANDS:
-            return store_commands.run(argv)
+            code = store_commands.run(argv)
+            sys.stdout.flush()
+            return code
         return _build(parser.parse_args(argv))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except (ValueError, OSError) as error:
         _say(f"{parser.prog}: {describe(error)}")
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

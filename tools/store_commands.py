@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,31 @@ _HISTOGRAM_WIDTH = 40
 
 def run(argv: list[str]) -> int:
     """Run the command `argv[0]`; returns the exit code. Raises `ValueError` on a store beyond use."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_ids_apart(argv) if argv[0] in ("extract", "sheet") else argv)
     return int(args.run(args))
+
+
+def _ids_apart(argv: list[str]) -> list[str]:
+    """`argv` with all that is no flag behind a `--`, for ids may begin with a dash, as YouTube's do."""
+    if "--" in argv:
+        return argv
+    flags, others = [argv[0]], list[str]()
+    words = iter(argv[1:])
+    for word in words:
+        if word == "--out":
+            flags += [word, *islice(words, 1)]
+        elif word in ("-h", "--help") or word.startswith("--out="):
+            flags.append(word)
+        else:
+            others.append(word)
+    return [*flags, "--", *others]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="frame2lmdb.py", description=__doc__)
     commands = parser.add_subparsers(required=True)
     cpus = os.cpu_count() or 1
-    help_ids = "video ids; put -- before ids that begin with a dash"
+    help_ids = "video ids"
 
     info = commands.add_parser("info", help="counts, sizes and settings of a store")
     info.add_argument("store", type=Path)

@@ -108,8 +108,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if line.strip():
                 yield f"line {number}", _parse_json(line, place=f"{path}, line {number}")
     elif "video_id" in (columns := _first_cells(text)):
-        for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
-            yield f"line {number}", row
+        yield from _csv_rows(path, text)
     elif path.suffix.lower() == ".csv":
         found = ", ".join(columns)[:100] or "none"
         raise ValueError(f"{path}: a csv must have the column video_id; its first line has: {found}")
@@ -117,6 +116,15 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield f"line {number}", {"video_id": line.strip()}
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            yield f"line {reader.line_num}", row
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num + 1}: no csv: {error}") from None
 
 
 def _first_cells(text: str) -> list[str]:

@@ -41,6 +41,9 @@ class Window:
         """Whether this is the whole video."""
         return self.start <= 0 and self.end == float("inf")
 
+    def __str__(self) -> str:
+        return f"seconds {self.start:g} to {'the end' if self.end == float('inf') else format(self.end, 'g')}"
+
 
 @dataclass
 class Sample:

@@ -13,6 +13,7 @@ import pytest
 
 from dataloaders.frame_store import FrameStore, FrameStoreError
 from tests import video_fixtures as make
+from tests.damage import damage_leaf
 from tests.tools.builds import GOOD, ROOT, arguments, contents, failures, run
 from tests.video_fixtures import read_number, write_video
 from tools import frame2lmdb
@@ -131,6 +132,28 @@ def test_settings_are_not_mixed(videos: Path, tmp_path: Path, capsys: Any) -> No
     again = arguments(videos, tmp_path / "s", "--num_frames", "5", "--overwrite")
     assert frame2lmdb.main(again) == 0
     assert FrameStore(tmp_path / "s").num_frames("a") == 5
+
+
+def test_another_part_of_a_stored_video_is_refused(videos: Path, tmp_path: Path, capsys: Any) -> None:
+    names = tmp_path / "list.jsonl"
+    build = arguments(videos, tmp_path / "s", "--json_path", str(names))
+    for end, code in ((1, 0), (1, 0), (2, 2), (None, 2)):
+        names.write_text(json.dumps({"video_id": "a", "end": end}), encoding="utf-8")
+        assert frame2lmdb.main(build) == code
+    said = capsys.readouterr().err.splitlines()
+    assert "of 'a' it holds seconds 0 to 1, while seconds 0 to the end are wanted" in said[-1]
+    assert FrameStore(tmp_path / "s").manifest("a")["end"] == 1  # type: ignore[index]
+    assert frame2lmdb.main([*build, "--overwrite"]) == 0
+    assert "end" not in FrameStore(tmp_path / "s").manifest("a")  # type: ignore[operator]
+
+
+def test_a_damaged_store_is_not_added_to(videos: Path, tmp_path: Path, capsys: Any) -> None:
+    assert frame2lmdb.main(arguments(videos, tmp_path / "s")) == 0
+    damage_leaf(tmp_path / "s", b"\0store")
+    assert frame2lmdb.main(arguments(videos, tmp_path / "s")) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"frame store {tmp_path / 's'}: its state record: the file is damaged" in said
+    assert frame2lmdb.main(arguments(videos, tmp_path / "s", "--overwrite")) == 0
 
 
 def test_overwrite_removes_nothing_of_others(videos: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,26 @@ def test_frames_are_extracted_byte_for_byte(store: Path, tmp_path: Path) -> None
     assert (tmp_path / "out" / "-b_3.jpg").read_bytes() == jpeg(60)
     assert (tmp_path / "out" / "视频_x_11.jpg").exists()
     assert len(os.listdir(tmp_path / "out")) == 24
+
+
+def test_ids_that_begin_with_a_dash_need_no_care(store: Path, tmp_path: Path, capsys: Any) -> None:
+    for place, argv in enumerate((["-b", "--out", tmp_path / "0"], [f"--out={tmp_path / '1'}", "a", "-b"])):
+        assert run("extract", store, *argv) == 0
+        assert (tmp_path / str(place) / "-b_3.jpg").read_bytes() == jpeg(60)
+    assert run("sheet", store, "-b", "--out", tmp_path / "sheet.png") == 0
+    with pytest.raises(SystemExit):
+        run("extract", store, "--help")
+
+
+def test_a_reader_that_has_had_enough_is_no_fault(store: Path) -> None:
+    """As `info STORE | head -0`."""
+    tool = Path(frame2lmdb.__file__)
+    command = [sys.executable, str(tool), "info", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_a_contact_sheet(store: Path, tmp_path: Path, capsys: Any) -> None:

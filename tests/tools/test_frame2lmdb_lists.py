@@ -69,6 +69,8 @@ def test_a_line_separator_within_json_does_not_break_the_line(tmp_path: Path) ->
         ('{"video_id": "a", "start": 5, "end": 5}', "start 5 s and end 5 s"),
         ("[1, null]", "entry 2: no video_id"),
         ('{"video_id": "a", "end": 2}\n{"video_id": "a", "end": 3}', "line 2: 'a' comes again with another"),
+        ('video_id,sentence\na,"two\nlines"\n,x\n', "line 4: no video_id"),
+        (f"video_id,sentence\na,{'x' * 200_000}\n", "line 2: no csv: field larger"),
     ],
 )
 def test_lists_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
