@@ -146,7 +146,8 @@ def _entry(row: Any, *, place: str, clip_from_id: bool) -> Wanted:
     if isinstance(video_id, int) and not isinstance(video_id, bool):
         video_id = str(video_id)
     if not isinstance(video_id, str) or not video_id:
-        raise ValueError(f"{place}: no video_id")
+        there = f"; it has {', '.join(map(str, row))[:100]}" if isinstance(row, dict) and row else ""
+        raise ValueError(f"{place}: no video_id, which names the video's file{there}")
     window = _window(row, place=place)
     match = _CLIP_ID.fullmatch(video_id) if clip_from_id else None
     if match is None:

@@ -62,7 +62,7 @@ def test_a_line_separator_within_json_does_not_break_the_line(tmp_path: Path) ->
     ("text", "message"),
     [
         ("", "holds no video id"),
-        ('{"video_id": "a"}\n{"id": "b"}\n', "line 2: no video_id"),
+        ('{"video_id": "a"}\n{"id": "b", "t": 1}\n', "line 2: no video_id.*has id, t$"),
         ('{"video_id": "a"}\n{"video_id": ""}\n', "line 2: no video_id"),
         ('{"video_id": "a"}\n{oops\n', "line 2: not JSON"),
         ('{"video_id": "a", "start": "x"}', "line 1: start and end must be seconds"),
