@@ -1,0 +1,233 @@
+"""Search your own videos with a trained model: by words, a picture or a clip.
+
+    python tools/search.py index --video_dir FOLDER --init_model CKPT --out INDEX
+    python tools/search.py index --store STORE [--video_dir FOLDER] --init_model CKPT --out INDEX
+    python tools/search.py query INDEX "a man is singing" [--top 10] [--json]
+    python tools/search.py query INDEX "a dog" --not snow | --image FILE | --video FILE
+    python tools/search.py remove INDEX ID... | info INDEX
+
+Indexing again takes up what is new or changed, and goes on where it was interrupted. The model's settings are
+read from config.json beside the checkpoint; flags win. docs/SEARCH.md says more.
+Exit code: 0 done, 1 some videos failed (failures.jsonl in the index names them) or the disk is full, 2 wrong
+usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
+
+from search import Hit, Retriever, SearchResults, VideoIndex
+from search.engines import ENGINES
+from search.faiss_engine import KINDS
+from search.indexing import THUMBNAILS, index_videos, remove_videos
+from tools.build_report import StopSignals
+
+_MODEL_FLAGS = (
+    *("clip_model", "pretrained_text", "language", "use_temp", "use_frame_fea", "top_frames"),
+    *("temporal_layers", "max_frames", "max_words", "legacy_special_tokens", "cache_dir"),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands with their flags."""
+    parser = argparse.ArgumentParser(
+        prog="search.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_index(commands.add_parser("index", help="make an index, or bring it up to date"))
+    _add_query(commands.add_parser("query", help="search"))
+    remove = commands.add_parser("remove", help="take videos out of an index")
+    remove.add_argument("index", type=Path)
+    remove.add_argument("video_id", nargs="+")
+    info = commands.add_parser("info", help="what an index holds")
+    info.add_argument("index", type=Path)
+    info.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--video_dir", type=Path, help="folder with videos, and folders of them; with --store: its files")
+    add("--store", type=Path, help="frame store (tools/frame2lmdb.py) to index instead of files")
+    add("--out", type=Path, required=True, help="folder of the index")
+    add("--prune", action="store_true", help="remove videos that the folder or store no longer has")
+    add("--num_workers", type=_positive, default=os.cpu_count() or 1, help="decoders (default: all cores)")
+    add("--batch_size", type=_positive, default=8, help="clips encoded, and committed, at once (default 8)")
+    add("--timeout", type=float, default=300.0, help="seconds a video may take (default 300)")
+    add("--thumbnails", choices=THUMBNAILS, help="small pictures to keep of a video (default: all frames)")
+    add("--index_kind", choices=KINDS, help="FAISS index (default auto: flat up to 100,000 videos, ivfpq)")
+    _add_engine(parser)
+    model = parser.add_argument_group("model", "as the flags of main_task_retrieval.py")
+    model.add_argument("--init_model", type=Path, required=True, help="checkpoint")
+    model.add_argument("--config", type=Path, help="settings of its run [config.json beside it]")
+    for name in ("clip_model", "pretrained_text", "cache_dir"):
+        model.add_argument(f"--{name}")
+    model.add_argument("--language", choices=("english", "chinese"))
+    for name in ("use_temp", "use_frame_fea", "legacy_special_tokens"):
+        model.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
+    for name in ("top_frames", "temporal_layers", "max_frames", "max_words"):
+        model.add_argument(f"--{name}", type=_positive)
+
+
+def _add_query(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("index", type=Path)
+    add("text", nargs="?", help="what the video should show")
+    add("--not", dest="exclude", action="append", metavar="TEXT", help="what it should not show")
+    add("--image", type=Path, metavar="FILE", help="a picture as the query, or beside the text")
+    add("--video", type=Path, metavar="FILE", help="a clip as the query, or beside the text")
+    add("--top", type=int, default=10, help="videos to show (default 10)")
+    add("--frame_weight", type=float, help="how much single frames count [as in evaluation]")
+    add("--top_frames", type=int, help="frames that count [as in evaluation]")
+    add("--json", action="store_true", help="for programs")
+    add("--init_model", type=Path, help="where the index's checkpoint is now")
+    _add_engine(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", choices=ENGINES, help="what finds candidates (default faiss)")
+    parser.add_argument("--url", help="of the Qdrant server, as http://127.0.0.1:6333")
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program on `argv`; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    commands = {"index": _index, "query": _query, "remove": _remove, "info": _info}
+    try:
+        return commands[arguments.command](arguments)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (ValueError, OSError, ImportError) as error:
+        _say(f"search.py: {error}")
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, None)
+        return 1 if full else 2
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    settings = {name: getattr(arguments, name) for name in _MODEL_FLAGS}
+    retriever = Retriever.from_checkpoint(arguments.init_model, config=arguments.config, **settings)
+    given = {"kind": arguments.index_kind, "url": arguments.url}
+    options = {name: value for name, value in given.items() if value is not None}
+    with StopSignals() as signals:
+        report = index_videos(
+            retriever,
+            arguments.out,
+            video_dir=arguments.video_dir,
+            store=arguments.store,
+            prune=arguments.prune,
+            workers=arguments.num_workers,
+            timeout=arguments.timeout,
+            batch=arguments.batch_size,
+            thumbnails=arguments.thumbnails,
+            engine=arguments.engine,
+            engine_options=options or None,
+            stop=lambda: bool(signals.received),
+        )
+    text = str(report)
+    if report.failed:
+        text += f"; see {arguments.out / 'failures.jsonl'}"
+    if signals.received:
+        _say(f"{text}; stopped by a signal: the same command goes on from here")
+        return 128 + signals.received
+    _say(text)
+    return 1 if report.failed else 0
+
+
+def _query(arguments: argparse.Namespace) -> int:
+    with VideoIndex(arguments.index, engine=arguments.engine, url=arguments.url) as index:
+        retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
+        found = retriever.search(
+            index,
+            arguments.text,
+            image=arguments.image,
+            video=arguments.video,
+            exclude=arguments.exclude,
+            top=arguments.top,
+            frame_weight=arguments.frame_weight,
+            top_frames=arguments.top_frames,
+        )
+    if arguments.json:
+        _print(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
+        return 0
+    for remark in found.remarks:
+        _say(f"note: {remark}")
+    _print(table(found))
+    return 0
+
+
+def table(found: SearchResults) -> str:
+    """The hits as lines: place, score, best moment, id and file."""
+    if not found.hits:
+        return "nothing found: the index is empty"
+    lines = [f"{'':>3} {'score':>6}  {'best moment':>11}  video"]
+    for place, hit in enumerate(found.hits, start=1):
+        lines.append(f"{place:>3} {hit.score:6.3f}  {clock(hit.moment):>11}  {hit.video_id}{_where(hit)}")
+    return "\n".join(lines)
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as a player shows them, "1:02:03.5"; "?" where they are not known."""
+    if seconds is None:
+        return "?"
+    tenths = round(seconds * 10)
+    minutes, tenths = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    rest = f"{tenths / 10:04.1f}"
+    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
+
+
+def _where(hit: Hit) -> str:
+    return "  (missing: the file is gone)" if hit.missing else ""
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    removed = remove_videos(arguments.index, list(dict.fromkeys(arguments.video_id)))
+    _say(f"{removed} removed from {arguments.index}")
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    with VideoIndex(arguments.index) as index:
+        info: dict[str, Any] = index.info()
+    if arguments.json:
+        _print(json.dumps(info, ensure_ascii=False, indent=1))
+        return 0
+    model = info["model"]
+    _print(
+        f"{info['videos']:,} videos, {info['bytes'] / 1e6:,.1f} MB in {arguments.index}\n"
+        f"{info['frames']} frames a video, width {info['width']}, thumbnails {info['thumbnails']}, "
+        f"engine {info['engine']}, {info['removed_rows']} empty rows\n"
+        f"model {model['path']} ({model['language']}, {model['clip_model']}, hash {model['hash'][:12]})"
+    )
+    return 0
+
+
+def _print(text: str) -> None:
+    """To the standard output, whatever its encoding can write."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
