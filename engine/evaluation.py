@@ -56,13 +56,14 @@ def evaluate(
     *,
     epoch: int | None,
     checkpoint: str | None,
+    split: str = "test",
     bank: DataLoader | None = None,
     final: bool = True,
 ) -> dict[str, float]:
     """Evaluate, say the result, append it to metrics.jsonl. Collective. Returns all figures by name.
 
-    Only a `final` evaluation is post-processed (`bank`: `engine.query_bank.build_bank`) and writes features
-    and similarity.
+    `split` names the list that `data` is of. Only a `final` evaluation is post-processed (`bank`:
+    `engine.query_bank.build_bank`) and writes features and similarity.
     """
     features = evaluator.encode(model)
     texts = None
@@ -82,6 +83,7 @@ def evaluate(
     about: dict[str, Any] = {
         "epoch": epoch,
         "dataset": data.dataset,
+        "split": split,
         "language": config.language,
         "checkpoint": checkpoint,
     }
@@ -125,7 +127,7 @@ def _write_files(
     """--save_features and --save_similarity."""
     if config.save_features:
         folder = Path(config.save_features).expanduser()
-        about = about | {"split": "test", "settings": {name: getattr(config, name) for name in OF_FEATURES}}
+        about = about | {"settings": {name: getattr(config, name) for name in OF_FEATURES}}
         examples = data.examples
         made = FeatureSet(
             features=features,
