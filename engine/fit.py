@@ -22,6 +22,7 @@ from engine.random_state import restore_random_state
 from engine.result_lines import Result, drop_results_after
 from engine.resume import Resumed, compare_data, describe_data
 from engine.saving import GO_ON, Saving
+from engine.sharding import full_state
 from engine.state_keeper import StateKeeper
 from engine.stop_request import StopRequest
 from engine.trainer import Counters, Trainer, steps_per_epoch
@@ -99,7 +100,7 @@ class Fit:
             self.train.sampler.set_epoch(epoch, start_batch=done * self.config.gradient_accumulation_steps)
             self.trainer.train_epoch(epoch, first_step=done)
             self.saving.save(epoch, self.steps_per_epoch)
-        weights = self.model.state_dict()
+        weights = full_state(self.model, keep=self.world.is_main)
         self.saving.on_main(lambda: save_state(weights, checkpoint_path(self.output_dir, epoch)))
         self.saving.finish()
 
@@ -153,6 +154,7 @@ class Fit:
             log=self.log,
             precision=config.precision,
             accumulation=config.gradient_accumulation_steps,
+            grad_cache=config.grad_cache,
             n_display=config.n_display,
             epochs=config.epochs,
             name_of=self.train.name_of,
@@ -166,7 +168,7 @@ class Fit:
     def _contents(self) -> dict[str, Any]:
         """The parts of a state that are not where the run stands. Collective."""
         return {
-            "model": self.model.state_dict(),
+            "model": full_state(self.model, keep=self.world.is_main),
             "optimizer": optimizer_state(self.model, self.optimizer),
             "scaler": self.trainer.scaler.state_dict(),
             "counters": {**dataclasses.asdict(self.trainer.counters), "model": self.model.extra_state()},

@@ -12,6 +12,8 @@ from engine.log import RunLog
 from modules.clip_towers import build_clip, clip_embed_dim, fixed_logit_scale, frame_position_std
 from modules.clip_weights import load_clip_weights
 from modules.dual_encoder import DualEncoder
+from modules.freezing import freeze, nothing_learns
+from modules.grad_checkpointing import checkpoint_activations
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.text_encoder import ChineseTextEncoder, ClipTextEncoder
@@ -45,7 +47,19 @@ def build_model(config: Config, log: RunLog) -> DualEncoder:
     if config.init_model is not None:
         for line in load_state(model, read_state(config.init_model), path=config.init_model).lines():
             log.info(line)
+    _prepare_for_training(config, model)
     return model
+
+
+def _prepare_for_training(config: Config, model: DualEncoder) -> None:
+    """--freeze and --grad_checkpointing. Raises `ValueError` naming the flag where the model cannot."""
+    for entry in filter(None, config.freeze.split(",")):
+        part, _, layers = entry.strip().partition(":")
+        freeze(model, part, int(layers) if layers else None)
+    if config.is_training and nothing_learns(model.parameters()):
+        raise ValueError(f"--freeze {config.freeze}: leaves nothing to train")
+    if config.grad_checkpointing:
+        checkpoint_activations(model)
 
 
 def _assemble(config: Config, visual: nn.Module, text: nn.Module, *, logit_scale: float) -> DualEncoder:

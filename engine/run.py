@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from engine.config import Config, parse_config
 from engine.data import DEFAULT_WORDS, build_evaluation_data, build_training_data, input_spec, report_leaks
@@ -26,6 +22,7 @@ from engine.parameters import parameter_table, parts_of, save_parameters
 from engine.query_bank import build_bank
 from engine.resume import Resumed, find_state
 from engine.stop_request import StopRequest
+from engine.wrapping import wrap
 from modules.dual_encoder import DualEncoder
 
 
@@ -110,7 +107,9 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> None:
             checkpoint = config.init_model
             evaluate(config, model, evaluator, test, log, epoch=None, checkpoint=checkpoint, bank=bank)
             return
-        over_ranks = _over_ranks(model, world)
+        over_ranks = wrap(
+            model, world, fsdp=config.fsdp, compiled=config.compile, cached=config.grad_cache > 0
+        )
         fit = Fit(
             config, model, train, over_ranks=over_ranks, world=world, log=log, stop=stop, resumed=resumed
         )
@@ -149,23 +148,6 @@ def _open_output(config: Config, world: World) -> RunLog:
     if problem:
         raise ValueError(problem)
     return log
-
-
-def _over_ranks(model: nn.Module, world: World) -> nn.Module:
-    if world.size == 1:
-        return model
-    devices = [world.device.index] if world.device.type != "cpu" else None
-    return DistributedDataParallel(
-        model, device_ids=devices, gradient_as_bucket_view=True, **_no_buffer_sync()
-    )
-
-
-def _no_buffer_sync() -> dict[str, Any]:
-    # Queues and BatchNorm statistics are equal on all ranks by construction: sending them at every step
-    # would cost more than the gradients do. Newer torch has another name for the switch.
-    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
-    return {name: False}
 
 
 def _announce(config: Config, world: World, fit: Fit, log: RunLog) -> None:

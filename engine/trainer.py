@@ -17,9 +17,13 @@ from torch.utils.data import DataLoader
 
 from engine.distributed import World
 from engine.faults import TrainingStopped
+from engine.grad_cache import cached_backward
 from engine.log import RunLog
 from engine.meter import Meter
 from engine.optimizer import BertAdam
+from engine.sharding import whole
+from engine.wrapping import average_gradients
+from modules.dual_encoder import DualEncoder
 
 Batch = dict[str, torch.Tensor]
 Losses = dict[str, torch.Tensor]
@@ -88,6 +92,7 @@ class Trainer:
         log: RunLog,
         precision: str = "fp32",
         accumulation: int = 1,
+        grad_cache: int = 0,
         n_display: int = 100,
         epochs: int = 1,
         name_of: Callable[[int], str] = str,
@@ -104,6 +109,7 @@ class Trainer:
         self.log = log
         self.precision = precision
         self.accumulation = accumulation
+        self.grad_cache = grad_cache
         self.n_display = n_display
         self.epochs = epochs
         self.name_of = name_of
@@ -166,7 +172,7 @@ class Trainer:
         """
         totals = self._backward(group)
         self.scaler.unscale_(self.optimizer)
-        norm = _whole(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach().float()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach().float()
         agreed = self._agree(self._is_finite(totals["loss"], norm), group)
         self.counters.unreadable += agreed.unreadable
         self.rates = self.optimizer.current_lrs()
@@ -186,12 +192,29 @@ class Trainer:
         totals: Losses = {}
         for position, batch in enumerate(group):
             with self._gradients_stay_here(position + 1 < len(group)):
-                with autocast(self.precision, self.world.device):
-                    losses = self.model(batch)
-                self.scaler.scale(losses["loss"] / len(group)).backward()
+                losses = self._one_pass(batch, passes=len(group))
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().float() / len(group)
+        if self.grad_cache:
+            average_gradients(self.params, self.world)
         return totals
+
+    def _one_pass(self, batch: Batch, *, passes: int) -> Losses:
+        """Forward and backward of one of the `passes` that share a step."""
+
+        def scale(loss: torch.Tensor) -> torch.Tensor:
+            return self.scaler.scale(loss / passes)
+
+        def cast() -> contextlib.AbstractContextManager[None]:
+            return autocast(self.precision, self.world.device)
+
+        if self.grad_cache:
+            assert isinstance(self.model, DualEncoder)
+            return cached_backward(self.model, batch, chunk=self.grad_cache, scale=scale, cast=cast)
+        with cast():
+            losses: Losses = self.model(batch)
+        scale(losses["loss"]).backward()
+        return losses
 
     def _gradients_stay_here(self, accumulating: bool) -> contextlib.AbstractContextManager[None]:
         """Between accumulated passes DDP need not average the gradients yet."""
@@ -274,12 +297,6 @@ class Trainer:
                 "memory_bytes": meter.memory_bytes,
             }
         )
-
-
-def _whole(norm: torch.Tensor) -> torch.Tensor:
-    """The norm as a plain tensor; that of sharded gradients is spread over the ranks."""
-    full: Callable[[], torch.Tensor] | None = getattr(norm, "full_tensor", None)
-    return full() if full is not None else norm
 
 
 def steps_per_epoch(batches: int, *, accumulation: int) -> int:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from modules.numerics import l2_normalize, without_autocast
 
@@ -111,6 +112,7 @@ class TemporalTransformer(nn.Module):
 
     def __init__(self, width: int, *, layers: int, heads: int) -> None:
         super().__init__()
+        self.grad_checkpointing = False
         self.resblocks = nn.ModuleList(_TemporalBlock(width, heads=heads) for _ in range(layers))
         self._initialize(width, layers)
 
@@ -121,7 +123,10 @@ class TemporalTransformer(nn.Module):
             # A clip without any real frame would make every softmax empty, so it attends to its padding.
             padding = ~(frame_mask | ~frame_mask.any(dim=1, keepdim=True))
         for block in self.resblocks:
-            frames = block(frames, padding)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                frames = checkpoint(block, frames, padding, use_reentrant=False)
+            else:
+                frames = block(frames, padding)
         return frames
 
     def _initialize(self, width: int, layers: int) -> None:

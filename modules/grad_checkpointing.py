@@ -1,0 +1,30 @@
+"""Activations recomputed in the backward pass: less memory for one more forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules.dual_encoder import DualEncoder
+from modules.text_encoder import ChineseTextEncoder
+
+
+def checkpoint_activations(model: DualEncoder) -> None:
+    """Keep only the inputs of the layers of image tower, temporal transformer and text encoder.
+
+    Key encoders run without gradient and keep nothing anyway. Raises `ValueError` naming the flag for an
+    image tower that does not know how.
+    """
+    visual: Any = model.visual_encoder
+    try:
+        visual.visual.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):
+        name = type(visual.visual).__name__
+        raise ValueError(f"--grad_checkpointing: an image tower of type {name} cannot do it") from None
+    if visual.use_temp:
+        visual.temporal_transformer.grad_checkpointing = True
+    text: Any = model.text_encoder
+    if isinstance(text, ChineseTextEncoder):
+        bert: Any = text.chinese_encoder
+        bert.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        text.transformer.grad_checkpointing = True
