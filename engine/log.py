@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from engine.faults import StoppedBySignal
 from engine.scalar_writers import ScalarWriter, TensorBoardWriter, WandbWriter
 from engine.step_records import StepRecords
 
@@ -116,14 +117,6 @@ class RunLog:
             with open(self.output_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
-    def mark_stopped(self, reason: str) -> None:
-        """Leave OUTPUT_DIR/stopped: the run ended well, but before its work was done.
-
-        Job scripts start such a run again (scripts/slurm). The next run in the folder removes the file.
-        """
-        if self.active:
-            (self.output_dir / STOPPED).write_text(reason + "\n", encoding="utf-8")
-
     def progress(self, items: Iterable[T], *, total: int, what: str, unit: str = "batch") -> Progress:
         """`items` with a bar on a terminal, and silently elsewhere."""
         return Progress(
@@ -137,8 +130,17 @@ class RunLog:
         )
 
     def close(self) -> None:
+        """Close all. While a signal's end in good order passes through, OUTPUT_DIR/stopped is left behind.
+
+        It says that the run ended before its work was done, so that job scripts start it again (scripts/slurm).
+        The next run in the folder removes it.
+        """
+        error = sys.exc_info()[1]
+        in_good_order = isinstance(error, StoppedBySignal) and error.exit_code == 0
+        if self.active and in_good_order:
+            (self.output_dir / STOPPED).write_text(f"{error}\n", encoding="utf-8")
         for writer in self._writers:
-            writer.close()
+            writer.close(failed=error is not None and not in_good_order)
         for handler in self._handlers:
             handler.close()
             for logger in self._loggers():

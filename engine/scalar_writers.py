@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +19,8 @@ class ScalarWriter(Protocol):
     def truncate(self, step: int) -> None:
         """The run goes on after optimiser step `step`: what was written for later ones is void."""
 
-    def close(self) -> None: ...
+    def close(self, *, failed: bool) -> None:
+        """`failed`: the run ends by an error."""
 
 
 class TensorBoardWriter:
@@ -49,7 +49,7 @@ class TensorBoardWriter:
         self._writer.close()
         self._writer = self._open(purge_step=step + 1)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         self._writer.close()
 
 
@@ -96,9 +96,8 @@ class WandbWriter:
     def truncate(self, step: int) -> None:
         pass
 
-    def close(self) -> None:
-        # While an error passes through the caller's `finally`, the run is marked as failed.
-        self._run.finish(exit_code=int(sys.exc_info()[0] is not None))
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 def _run_id(path: Path, *, keep: bool) -> str:

@@ -28,6 +28,8 @@ TITLES = {
     "logit_scale": "logit scale",
     "queue_age": "queue age (steps)",
     "queue_filled": "queue filled (%)",
+    "skipped_steps": "skipped steps",
+    "unreadable_clips": "unreadable clips",
     "clips_per_second": "clips/s, all ranks",
     "clips_per_second_per_rank": "clips/s, one rank",
     "waiting": "waiting for data (%)",
@@ -35,7 +37,14 @@ TITLES = {
 }
 FACTORS = {"waiting": 100.0, "queue_filled": 100.0, "memory_bytes": 2.0**-30}
 LOGARITHMIC = ("grad_norm",)
-EXACT = ("logit_scale", "queue_age", "queue_filled", "memory_bytes")  # without noise: never smoothed
+EXACT = (
+    "logit_scale",
+    "queue_age",
+    "queue_filled",
+    "memory_bytes",
+    "skipped_steps",
+    "unreadable_clips",
+)  # without noise: never smoothed
 ACROSS = {"linestyle": (0, (1, 2))}  # dotted: figures of a run that only evaluated
 FROM_ZERO = ("waiting", "queue_filled", "queue_age", "memory_bytes", "clips_per_second")
 AXIS_LABELS = {"step": "step", "epoch": "epochs", "hours": "hours"}

@@ -29,11 +29,14 @@ ORDER = ("loss", "VTM", "FTM", "FAM", "MLM", "grad_norm", "logit_scale")
 TAIL = (
     "queue_age",
     "queue_filled",
+    "skipped_steps",
+    "unreadable_clips",
     "clips_per_second",
     "clips_per_second_per_rank",
     "waiting",
     "memory_bytes",
 )
+COUNTS = ("skipped_steps", "unreadable_clips")
 COLUMNS = ("run", "folder", "name", "step", "epoch", "hours", "value")
 
 
@@ -160,9 +163,11 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _is_usual(name: str, runs: Sequence[RunCurves]) -> bool:
-    """Most figures of evaluations, and rates that repeat those of their group, are left to --only."""
+    """Left to --only: most figures of evaluations, rates that repeat their group's, counts of nothing."""
     if ": " in name:
         return name.rpartition(": ")[2] in [f"{d}/{figure}" for d in ("t2v", "v2t") for figure in FIGURES]
+    if name in COUNTS and not any(point.value for run in runs for point in run.curves.get(name, ())):
+        return False
     twin = name.removesuffix(" no decay")
     return twin == name or any(run.curves.get(name) != run.curves.get(twin) for run in runs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.faults import StoppedBySignal
 from engine.log import RunLog
 from engine.step_records import read_steps
 
@@ -118,17 +120,27 @@ def test_resume_cuts_the_file_and_tensorboard_and_counts_seconds_on(output: Path
     assert tensorboard_scalars(tmp_path / "tb")["train/loss"] == [(2, 2.0), (4, 4.0), (6, 66.0)]
 
 
+def close_while(error: BaseException, log: RunLog) -> None:
+    with contextlib.suppress(type(error)):
+        try:
+            raise error
+        finally:
+            log.close()
+
+
 def test_a_stopped_run_leaves_a_mark_until_it_goes_on(output: Path) -> None:
-    log = RunLog(output, active=True)
-    RunLog(output, active=False).mark_stopped("not rank 0")
-    assert not (output / "stopped").exists()
-    log.mark_stopped("SIGUSR1")
-    log.close()
-    assert (output / "stopped").read_text(encoding="utf-8") == "SIGUSR1\n"
-    RunLog(output, active=False).close()
-    assert (output / "stopped").exists()
+    mark = output / "stopped"
+    close_while(StoppedBySignal("stopped by SIGUSR1", exit_code=0), RunLog(output, active=False))
+    close_while(StoppedBySignal("stopped by SIGINT", exit_code=130), RunLog(output, active=True))
+    close_while(RuntimeError("broken"), RunLog(output, active=True))
     RunLog(output, active=True).close()
-    assert not (output / "stopped").exists()
+    assert not mark.exists()
+    close_while(StoppedBySignal("stopped by SIGUSR1", exit_code=0), RunLog(output, active=True))
+    assert mark.read_text(encoding="utf-8") == "stopped by SIGUSR1\n"
+    RunLog(output, active=False).close()
+    assert mark.exists()
+    RunLog(output, active=True).close()
+    assert not mark.exists()
 
 
 def test_evaluations_stand_against_epochs(output: Path, tmp_path: Path, wandb: FakeWandb) -> None:
@@ -170,13 +182,9 @@ def test_wandb_project_of_the_environment(
 
 
 def test_wandb_marks_a_run_that_ends_by_an_error(output: Path, wandb: FakeWandb) -> None:
-    log = RunLog(output, active=True, wandb=True)
-    with pytest.raises(RuntimeError, match="broken"):
-        try:
-            raise RuntimeError("broken")
-        finally:
-            log.close()
-    assert wandb.runs[0].exit_code == 1
+    for error in (RuntimeError("broken"), StoppedBySignal("stopped by SIGTERM", exit_code=0)):
+        close_while(error, RunLog(output, active=True, wandb=True))
+    assert [run.exit_code for run in wandb.runs] == [1, 0]
 
 
 def test_wandb_where_it_is_not_installed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from matplotlib import image
 
 from tools import plot_fonts, plot_runs
 from tools.curve_figure import draw_runs, drawable_labels, smoothed, styles
-from tools.run_curves import read_curves
+from tools.run_curves import Point, read_curves
 
 PER_EPOCH = 4
 
@@ -122,6 +122,10 @@ def test_panels_in_order_with_usual_figures_only(run: Path) -> None:
         *("loss", "grad_norm", "lr/text", "waiting"),
         *("msrvtt english: t2v/R@1", "msrvtt english: v2t/R@1"),
     ]
+    read.curves["skipped_steps"] = [Point(1, 0.1, 0.1, 0.0)]
+    assert "skipped_steps" not in plot_runs._panels([read], None)
+    read.curves["skipped_steps"].append(Point(2, 0.2, 0.2, 1.0))
+    assert "skipped_steps" in plot_runs._panels([read], None)
     assert plot_runs._panels([read], ["*mAP", "loss"]) == ["loss", "msrvtt english: t2v/mAP"]
 
 
