@@ -37,6 +37,8 @@ class VideoIndex:
         self._engine: CandidateEngine | None = None
         self._lock = threading.RLock()
         self._version = -1
+        self._count = 0
+        self._alive: np.ndarray | None = None  # bool [R]; None: no row was removed
         self.features = FeatureRows.empty(self.settings.width, self.settings.frames)
         self.refresh()
 
@@ -54,7 +56,7 @@ class VideoIndex:
         self.catalog.close()
 
     def __len__(self) -> int:
-        return self.catalog.count()
+        return self._count
 
     def __contains__(self, video_id: object) -> bool:
         return isinstance(video_id, str) and self.catalog.find(video_id) is not None
@@ -68,6 +70,11 @@ class VideoIndex:
             self.features = map_features(
                 self.folder, numbers, width=self.settings.width, frames=self.settings.frames
             )
+            self._count = self.catalog.count()
+            self._alive = None
+            if self._count < self.features.rows:
+                self._alive = np.zeros(self.features.rows, dtype=bool)
+                self._alive[[row for row in self.catalog.live_rows() if row < self.features.rows]] = True
             self._version = numbers.get("version", 0)
             if self._engine is not None:
                 self._engine.close()
@@ -92,6 +99,11 @@ class VideoIndex:
     def records(self) -> Iterator[VideoRecord]:
         """All videos, in the order in which they came in."""
         return (record for _, record in self.catalog.records())
+
+    def alive(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` that hold a video."""
+        known = rows[rows < self.features.rows]
+        return known if self._alive is None else known[self._alive[known]]
 
     def records_of(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
         """The records of rows, without those that were removed."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.rows import FeatureRows
+from search.rows import FeatureRows, float32
 
 _BLOCK = 4096  # candidates scored at once: 4096 x 12 x 512 numbers are 100 MB
 
@@ -55,8 +55,8 @@ def best_frames(each_frame: np.ndarray, top_frames: int) -> np.ndarray:
 def _score_block(
     features: FeatureRows, rows: np.ndarray, query: np.ndarray, top_frames: int, frame_weight: float
 ) -> Scores:
-    video = np.asarray(features.video[rows], dtype=np.float32) @ query
-    each = np.asarray(features.frames[rows], dtype=np.float32) @ query
+    video = float32(features.video[rows]) @ query
+    each = float32(features.frames[rows]) @ query
     count = min(top_frames, each.shape[1])
     frame = np.partition(each, each.shape[1] - count, axis=1)[:, each.shape[1] - count :].mean(axis=1)
     return Scores(rows, video + frame_weight * frame, video, frame, each)

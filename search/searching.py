@@ -30,13 +30,9 @@ def find(
     features = index.features
     # Removed rows still come up in FAISS: room for them, up to twice the number.
     room = min(features.rows - len(index), max(candidates, 4 * top))
-    rows = index.engine.candidates(query, max(candidates, 4 * top) + room)
-    records = index.records_of(rows.tolist()) if len(rows) <= 100_000 else None
-    if records is not None:
-        rows = np.asarray(sorted(records), dtype=np.int64)
+    rows = index.alive(index.engine.candidates(query, max(candidates, 4 * top) + room))
     scores = score_rows(features, rows, query, top=top, top_frames=top_frames, frame_weight=frame_weight)
-    if records is None:
-        records = index.records_of(scores.rows.tolist())
+    records = index.records_of(scores.rows.tolist())
     return tuple(
         _hit(scores, place, records, top_frames=top_frames)
         for place, row in enumerate(scores.rows.tolist())
