@@ -1,0 +1,131 @@
+"""SIGTERM, SIGUSR1 and Ctrl-C end a run in good order, wherever it is; a second one ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine.run
+from engine.evaluator import Evaluator
+from engine.trainer import Trainer
+from tests.e2e.conftest import Toy
+from tests.e2e.test_resume import assert_same_run, records
+
+FLAGS = ("--dataset", "msrvtt", "--language", "english", "--epochs", "2")
+
+
+def before(owner: Any, name: str, act: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call act(n) before the n-th call of `owner.name`."""
+    original, calls = getattr(owner, name), [0]
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        act(calls[0])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def signal_at(call: int, number: int) -> Callable[[int], None]:
+    return lambda n: os.kill(os.getpid(), number) if n == call else None
+
+
+@pytest.fixture(scope="module")
+def whole(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    assert toy.run("train", out, *FLAGS) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130)], ids=str
+)
+def test_a_signal_saves_at_the_next_step(
+    number: int,
+    code: int,
+    whole: Path,
+    toy: Toy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    before(Trainer, "_optimiser_step", signal_at(5, number), monkeypatch)
+    assert toy.run("train", tmp_path, *FLAGS) == code
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    said = capsys.readouterr().err.strip()
+    state = tmp_path / "training_state.5.pt"
+    name = signal.Signals(number).name
+    assert f"stopped by {name} at epoch 1 step 5: saved {state}; go on with" in said and "\n" not in said
+    assert [record["step"] for record in records(tmp_path)] == [1, 2, 3, 4, 5]
+    assert toy.run("train", tmp_path, *FLAGS, "--resume", "auto") == 0
+    assert_same_run(tmp_path, whole)
+
+
+def test_while_evaluating_after_an_epoch(
+    whole: Path, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        before(Evaluator, "encode", signal_at(1, signal.SIGUSR1), patch)
+        assert toy.run("train", tmp_path, *FLAGS) == 0
+    assert "stopped by SIGUSR1 while evaluating" in capsys.readouterr().err
+    assert toy.run("train", tmp_path, *FLAGS, "--resume", "auto") == 0
+    assert_same_run(tmp_path, whole)
+
+
+def test_before_training_and_while_only_evaluating(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of training nothing is lost; an evaluation that did not come about is no success."""
+    before(engine.run, "build_model", signal_at(1, signal.SIGTERM), monkeypatch)
+    assert toy.run("train", tmp_path / "a", *FLAGS) == 0
+    assert "before anything was trained" in capsys.readouterr().err
+    monkeypatch.undo()
+    before(Evaluator, "encode", signal_at(1, signal.SIGTERM), monkeypatch)
+    assert toy.run("eval", tmp_path / "b", *FLAGS) == 128 + signal.SIGTERM
+    assert not (tmp_path / "b" / "metrics.jsonl").exists()
+
+
+def test_a_second_signal_ends_at_once(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(call: int) -> None:
+        if call == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    before(Trainer, "_optimiser_step", twice, monkeypatch)
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:  # os._exit is what ends it
+        os._exit(toy.run("train", tmp_path, *FLAGS))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("training_state.*"))
+
+
+def test_loader_processes_leave_signals_to_the_run(
+    whole: Path, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schedulers signal every process of a job."""
+
+    def to_all(call: int) -> None:
+        if call == 4:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
+            assert len(children) >= 2
+            for process in [*map(int, children), os.getpid()]:
+                os.kill(process, signal.SIGTERM)
+
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        pytest.skip("no list of child processes on this system")
+    with monkeypatch.context() as patch:
+        before(Trainer, "_optimiser_step", to_all, patch)
+        assert toy.run("train", tmp_path, *FLAGS, "--num_thread_reader", "2") == 0
+    assert toy.run("train", tmp_path, *FLAGS, "--resume", "auto") == 0
+    assert_same_run(tmp_path, whole)
