@@ -132,8 +132,8 @@ class RunLog:
     def close(self) -> None:
         """Close all. While a signal's end in good order passes through, OUTPUT_DIR/stopped is left behind.
 
-        It says that the run ended before its work was done, so that job scripts start it again (scripts/slurm).
-        The next run in the folder removes it.
+        It says that the run ended before its work was done, so that job scripts (scripts/slurm) start it
+        again. The next run in the folder removes it.
         """
         error = sys.exc_info()[1]
         in_good_order = isinstance(error, StoppedBySignal) and error.exit_code == 0

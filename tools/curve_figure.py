@@ -37,7 +37,8 @@ TITLES = {
 }
 FACTORS = {"waiting": 100.0, "queue_filled": 100.0, "memory_bytes": 2.0**-30}
 LOGARITHMIC = ("grad_norm",)
-EXACT = (
+# Without noise: never smoothed.
+EXACT = ("logit_scale", "queue_age", "queue_filled", "memory_bytes", "skipped_steps", "unreadable_clips")
     "logit_scale",
     "queue_age",
     "queue_filled",
