@@ -37,6 +37,7 @@ class VideoIndex:
         self._engine: CandidateEngine | None = None
         self._lock = threading.RLock()
         self._version = -1
+        self.generation = 0
         self._count = 0
         self._alive: np.ndarray | None = None  # bool [R]; None: no row was removed
         self.features = FeatureRows.empty(self.settings.width, self.settings.frames)
@@ -70,6 +71,7 @@ class VideoIndex:
             self.features = map_features(
                 self.folder, numbers, width=self.settings.width, frames=self.settings.frames
             )
+            self.generation = numbers.get("generation", 0)
             self._count = self.catalog.count()
             self._alive = None
             if self._count < self.features.rows:

@@ -138,7 +138,7 @@ def _client(url: str, api_key: Any) -> Any:
     if url == ":memory:":
         return client(location=":memory:")
     if "://" in url:
-        return client(url=url, api_key=api_key, timeout=_TIMEOUT)
+        return client(url=url, api_key=api_key, timeout=_TIMEOUT, check_compatibility=False)
     return client(path=url)
 
 

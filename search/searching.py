@@ -12,6 +12,8 @@ from search.index_format import VideoRecord
 from search.results import Hit, Moment
 from search.scoring import Scores, best_frames, score_rows
 
+_ATTEMPTS = 3
+
 
 def find(
     index: VideoIndex,
@@ -26,7 +28,19 @@ def find(
 
     `candidates` of each view are scored exactly, more where `top` is large or many rows were removed.
     """
-    index.refresh()
+    for _ in range(_ATTEMPTS):
+        index.refresh()
+        generation = index.generation
+        hits = _find(index, query, top, top_frames, frame_weight, candidates)
+        # Compacting gives rows to other videos; where it came between, look again.
+        if index.catalog.meta("generation") == generation:
+            break
+    return hits
+
+
+def _find(
+    index: VideoIndex, query: np.ndarray, top: int, top_frames: int, frame_weight: float, candidates: int
+) -> tuple[Hit, ...]:
     features = index.features
     # Removed rows still come up in FAISS: room for them, up to twice the number.
     room = min(features.rows - len(index), max(candidates, 4 * top))

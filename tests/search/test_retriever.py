@@ -128,7 +128,9 @@ def test_a_deleted_video_is_missing_and_nothing_breaks(
 ) -> None:
     (videos / "red.mp4").unlink()
     assert {hit.video_id: hit.missing for hit in retriever.search(index, "a dog")} == {
-        "red.mp4": True, "green.mp4": False, "blue.mp4": False,
+        "red.mp4": True,
+        "green.mp4": False,
+        "blue.mp4": False,
         "more/grey.mp4": False,
     }
 

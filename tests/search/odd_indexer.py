@@ -1,0 +1,34 @@
+"""Indexing that dawdles after every committed batch; a program for the tests to run and to kill.
+
+odd_indexer.py VIDEOS INDEX CHECKPOINT SECONDS
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+from search import Retriever
+from search.index_writer import Entry, IndexWriter
+
+_add = IndexWriter.add
+
+
+def add(self: IndexWriter, entries: Sequence[Entry]) -> None:
+    _add(self, entries)
+    sys.stdout.write(f"{self.catalog.count()}\n")
+    sys.stdout.flush()
+    time.sleep(float(sys.argv[4]))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    IndexWriter.add = add  # type: ignore[method-assign]
+    retriever = Retriever.from_checkpoint(sys.argv[3], device="cpu")
+    retriever.index_folder(sys.argv[1], sys.argv[2], batch=1, engine="exact", quiet=True)

@@ -1,0 +1,156 @@
+"""Engines: the same results on the same data, through additions and removals."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search import VideoIndex, VideoIndexError
+from search.engines import open_engine
+from search.index_writer import IndexWriter
+from search.searching import find
+from tests.search.synthetic import WIDTH, features, fill, settings, unit
+
+OPTIONS: dict[str, Any] = {"top": 10, "top_frames": 2, "frame_weight": 1.0, "candidates": 50}
+
+
+def queries(count: int = 40) -> np.ndarray:
+    _, frames = features(400)
+    rng = np.random.default_rng(5)
+    return unit(frames[:count, 0] + 0.7 * unit(rng.standard_normal((count, WIDTH)))).astype(np.float32)
+
+
+def ids(folder: Path, *, candidates: int = 50, **options: Any) -> list[list[str]]:
+    wanted = {**OPTIONS, "candidates": candidates}
+    with VideoIndex(folder, **options) as index:
+        return [[hit.video_id for hit in find(index, query, **wanted)] for query in queries()]
+
+
+def same(first: list[list[str]], second: list[list[str]]) -> float:
+    return float(np.mean([a == b for a, b in zip(first, second, strict=True)]))
+
+
+def test_faiss_finds_what_exhaustive_scoring_finds(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    fill(tmp_path / "index", 400)
+    assert same(ids(tmp_path / "index"), ids(tmp_path / "index", engine="exact")) >= 0.99
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
+def test_every_kind_of_faiss_index_keeps_up_with_changes(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 400, engine_options={"kind": kind})
+    fill(folder, 100, seed=1, engine_options={"kind": kind})
+    with IndexWriter(folder) as writer:
+        assert writer.remove([f"0-{number}" for number in range(20)]) == 20
+        writer.finish()
+    # So few vectors train no good quantiser: more candidates make up for it, nearly.
+    exact, found = ids(folder, engine="exact"), ids(folder, candidates=50 if kind == "flat" else 200)
+    places = [len(set(a) & set(b)) / len(a) for a, b in zip(exact, found, strict=True)]
+    assert np.mean(places) >= (0.999 if kind == "flat" else 0.95)
+    assert not {name for names in found for name in names} & {f"0-{number}" for number in range(20)}
+
+
+def test_what_came_in_after_the_last_save_is_found_too(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 300)
+    fill(folder, 100, seed=1, finish=False)  # as after a kill
+    assert same(ids(folder), ids(folder, engine="exact")) >= 0.99
+
+
+@pytest.mark.parametrize("harm", ["cut", "remove", "nonsense"])
+def test_a_broken_faiss_file_is_made_again(harm: str, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 300)
+    expected = ids(folder)
+    path = next((folder / "faiss").glob("sum-*.index"))
+    if harm == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:1000] if harm == "cut" else b"nonsense" * 100)
+    assert ids(folder) == expected
+
+
+def test_qdrant_and_faiss_give_the_same_results(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    pytest.importorskip("qdrant_client", reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 400)
+    assert ids(folder, engine="qdrant", url=":memory:") == ids(folder)
+
+
+def test_a_qdrant_collection_on_disk_follows_the_index(tmp_path: Path) -> None:
+    pytest.importorskip("qdrant_client", reason="needs requirements-search.txt")
+    url = str(tmp_path / "qdrant")
+    options = {"engine": "qdrant", "engine_options": {"url": url}}
+    folder = fill(tmp_path / "index", 200, **options)
+    fill(folder, 100, seed=1, **options)
+    with IndexWriter(folder) as writer:
+        writer.remove([f"0-{number}" for number in range(50)])
+        writer.finish()
+    assert ids(folder) == ids(folder, engine="exact")
+    with VideoIndex(folder) as index:
+        client = index.engine._client  # type: ignore[attr-defined]
+        assert client.count(index.engine.collection).count == 250  # type: ignore[attr-defined]
+
+
+def test_compacting_renumbers_for_every_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    monkeypatch.setattr("search.index_writer._COMPACT_FROM", 10)
+    folder = fill(tmp_path / "index", 100)
+    before = VideoIndex(folder)
+    vector = before.vector("0-99")
+    with IndexWriter(folder) as writer:
+        writer.remove([f"0-{number}" for number in range(90)])
+        writer.finish()
+        assert writer.rows == 10
+    assert before.refresh()
+    np.testing.assert_array_equal(before.vector("0-99"), vector)
+    before.close()
+    with VideoIndex(folder) as index:
+        assert len(index) == 10 and index.info()["removed_rows"] == 0
+    assert sorted({name for names in ids(folder) for name in names}) == [f"0-{n}" for n in range(90, 100)]
+    assert len(list(folder.glob("*.f16"))) == 2
+
+
+def test_servers_that_do_not_answer_and_unknown_engines_are_named(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "index", 10, engine="exact")
+    with VideoIndex(folder) as index:  # noqa: SIM117
+        with pytest.raises(VideoIndexError, match="choose from faiss, qdrant, exact"):
+            open_engine("other", folder, index.features, index.catalog, {})
+    pytest.importorskip("qdrant_client", reason="needs requirements-search.txt")
+    with VideoIndex(folder, engine="qdrant") as index, pytest.raises(VideoIndexError, match="give --url"):
+        find(index, queries(1)[0], **OPTIONS)
+    with VideoIndex(folder, engine="qdrant", url="http://127.0.0.1:9") as index:  # noqa: SIM117
+        with pytest.raises(VideoIndexError, match="127.0.0.1:9: the Qdrant server cannot be used"):
+            find(index, queries(1)[0], **OPTIONS)
+
+
+@pytest.mark.parametrize(("engine", "package"), [("faiss", "faiss"), ("qdrant", "qdrant_client")])
+def test_an_absent_library_is_named_with_what_to_install(
+    engine: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fill(tmp_path / "index", 10, engine="exact")
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.split(".")[0] == package:
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with VideoIndex(folder, engine=engine, url="http://127.0.0.1:9") as index:  # noqa: SIM117
+        with pytest.raises(ImportError, match="pip install -r requirements-search.txt"):
+            find(index, queries(1)[0], **OPTIONS)
+
+
+def test_an_empty_index_finds_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    with IndexWriter(tmp_path / "index", settings()) as writer:
+        writer.finish()
+    assert ids(tmp_path / "index") == [[]] * 40
