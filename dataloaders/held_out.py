@@ -6,7 +6,6 @@ import numpy as np
 
 from dataloaders.examples import Examples
 
-
 _STREAM = 0x4E7D  # apart from other draws of the same seed
 
 

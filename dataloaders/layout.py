@@ -88,8 +88,8 @@ _VATEX_VAL = _vatex("val_list.txt")
 _CHVTT_VAL = _chvtt_queries("query_data_val_bilingual.json", first_only=True)
 
 DATASETS: Mapping[str, DatasetSpec] = {
-    # Between the published training and test videos there is no "val" split: the test set serves. The official
-    # division of the data set has one, inside of the usual training lists.
+    # Between the published training and test videos there is no "val" split: the test set serves. The
+    # official division of the data set has one, inside of the usual training lists.
     "msrvtt": DatasetSpec(
         ("english",),
         {"pretrain": _MSRVTT_TRAIN, "train": _MSRVTT_TRAIN, "val": _MSRVTT_TEST, "test": _MSRVTT_TEST},

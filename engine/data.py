@@ -1,4 +1,4 @@
-"""From a Config to data: tokenizer, training set and this rank's share of the test set."""
+"""From a Config to data: tokenizer, training set and this rank's share of a list to evaluate on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from torch.utils.data import DataLoader
 from dataloaders.availability import MissingVideos, exclude_missing, match_store_ids
 from dataloaders.examples import Examples
 from dataloaders.frame_store import FrameStore
+from dataloaders.held_out import hold_out
 from dataloaders.known_splits import describe_split, leaks, name_mismatch
-from dataloaders.layout import SplitFiles, default_files, read_examples
+from dataloaders.layout import VALIDATION, SplitFiles, default_files, read_examples
 from dataloaders.loader import EpochSampler, ShardSampler, build_loader
 from dataloaders.tokenizer import ChineseTokenizer, ClipTokenizer, Tokenizer
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed import World
 from engine.log import RunLog
+from engine.protocols import apply_protocol
 from modules.clip_towers import clip_image_size
 from modules.dual_encoder import DualEncoder
 
@@ -41,11 +43,13 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training set and the loader of this rank."""
+    """The training set and the loader of this rank; `held_out`: taken out of it by --select_on held_out."""
 
     dataset: VideoTextDataset
     sampler: EpochSampler
     loader: DataLoader
+    store: FrameStore
+    held_out: Examples | None = None
 
     def name_of(self, index: int) -> str:
         """The video of a training example, for messages."""
@@ -54,7 +58,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """A test split as it is evaluated, with its size as the benchmark defines it."""
+    """A list as it is evaluated, with its size as the benchmark defines it."""
 
     dataset: str
     examples: Examples
@@ -102,6 +106,14 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
         log.warning(f"training without {missing}")
     if split == "pretrain":
         examples = _chosen_texts(examples, config.pretrain_text)
+    held_out = None
+    if config.select_on == "held_out":
+        examples, held_out = hold_out(examples, share=config.held_out, seed=config.seed)
+        log.info(
+            f"held out to choose the checkpoint: {held_out.num_videos:,} of "
+            f"{held_out.num_videos + examples.num_videos:,} training videos with all their "
+            f"{held_out.num_captions:,} captions (--seed {config.seed})"
+        )
     dataset = _dataset(config, examples, store, spec, name=config.dataset, split=split, view="pairs")
     per_rank = batch_per_rank(config, world, len(dataset))
     sampler = EpochSampler(
@@ -112,23 +124,67 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
         f"{len(dataset):,} examples"
     )
     _say_how_many_are_cut(dataset, world, log)
-    return TrainingData(dataset, sampler, _loader(config, world, dataset, sampler, batch_size=per_rank))
+    loader = _loader(config, world, dataset, sampler, batch_size=per_rank)
+    return TrainingData(dataset, sampler, loader, store, held_out)
 
 
-def build_evaluation_data(config: Config, world: World, spec: InputSpec, log: RunLog) -> EvaluationData:
-    """This rank's share of the test split; videos and captions apart, so that each video is decoded once."""
+def build_evaluation_data(
+    config: Config, world: World, spec: InputSpec, log: RunLog, *, split: str = "test"
+) -> EvaluationData:
+    """This rank's share of the test list, or of the validation list (`split` "val")."""
     name = config.test_dataset
-    files = default_files(config.data_dir, name, "test")
-    files = _override(files, config.eval_annotations, config.eval_list, config.eval_store)
+    files = evaluation_files(config, split)
+    reads = VALIDATION if split == "val" else split
     try:
-        examples, store, missing = _read_split(config, world, name, "test", files, log)
+        examples, store, missing = _read_split(config, world, name, reads, files, log)
     except ValueError as error:
-        if name == config.dataset:
-            raise
-        raise ValueError(f"{error} (evaluating on {name}; --eval_dataset chooses another)") from None
+        raise ValueError(f"{error}{elsewhere(config)}") from None
+    return _share(config, world, spec, log, name=name, split="test", of=(examples, store, missing))
+
+
+def build_held_out_data(
+    config: Config, world: World, spec: InputSpec, log: RunLog, train: TrainingData
+) -> EvaluationData:
+    """This rank's share of the training videos that are held out."""
+    assert train.held_out is not None
+    split = "pretrain" if config.do_pretrain else "train"
+    of = (train.held_out, train.store, MissingVideos((), train.held_out.num_videos))
+    return _share(config, world, spec, log, name=config.dataset, split=split, of=of)
+
+
+def evaluation_files(config: Config, split: str) -> SplitFiles:
+    """Files of the test or validation list; --eval_list is the test list's alone.
+
+    Raises `ValueError` where the data set has no validation list.
+    """
+    files = default_files(config.data_dir, config.test_dataset, VALIDATION if split == "val" else split)
+    listing = config.eval_list if split == "test" else None
+    return _override(files, config.eval_annotations, listing, config.eval_store)
+
+
+def elsewhere(config: Config) -> str:
+    """What to add to an error on a data set that the user may not have meant."""
+    if config.test_dataset == config.dataset:
+        return ""
+    return f" (evaluating on {config.test_dataset}; --eval_dataset chooses another)"
+
+
+def _share(
+    config: Config,
+    world: World,
+    spec: InputSpec,
+    log: RunLog,
+    *,
+    name: str,
+    split: str,
+    of: tuple[Examples, FrameStore, MissingVideos],
+) -> EvaluationData:
+    """Videos and captions apart, so that each video is decoded once; texts and frames as in `split`."""
+    examples, store, missing = of
+    examples = apply_protocol(examples, config.protocol)
     loaders = {}
     for view in ("videos", "captions"):
-        dataset = _dataset(config, examples, store, spec, name=name, split="test", view=view)
+        dataset = _dataset(config, examples, store, spec, name=name, split=split, view=view)
         sampler = ShardSampler(len(dataset), rank=world.rank, world_size=world.size)
         loaders[view] = _loader(
             config, world, dataset, sampler, batch_size=max(1, config.batch_size_val // world.size)
@@ -190,7 +246,7 @@ def _read_split(
     if not examples.num_captions:
         raise ValueError(f"{files.annotations}: no captions for the {split} split of {name}")
     if world.is_main:
-        log.info(describe_split(name, split, examples))
+        log.info(describe_split(name, "val" if split == VALIDATION else split, examples))
         mismatch = name_mismatch(name, files.list, num_videos=examples.num_videos)
         if mismatch:
             log.warning(mismatch)
@@ -200,12 +256,17 @@ def _read_split(
     # One rank looks: on a network disk a million look-ups from every rank would take the file server down.
     present, missing = world.broadcast(exclude_missing(examples, store) if world.is_main else None)
     if missing and not config.allow_missing:
-        raise ValueError(f"{store.path}: {missing}; add them, or go on without them by --allow_missing")
+        raise ValueError(absent_videos(store, missing))
     if not present.num_videos:
         raise ValueError(
             f"{store.path}: holds none of the {missing.total} videos of the {split} split of {name}"
         )
     return present, store, missing
+
+
+def absent_videos(store: FrameStore, missing: MissingVideos) -> str:
+    """The error on videos that a list names and the store lacks."""
+    return f"{store.path}: {missing}; add them, or go on without them by --allow_missing"
 
 
 def _say_how_many_are_cut(dataset: VideoTextDataset, world: World, log: RunLog) -> None:
@@ -239,8 +300,8 @@ def _dataset(
         frame_sample_len=config.frame_sample_len,
         duration_factor=DURATION_FACTOR[split],
         image_size=spec.image_size,
-        augment=name == "chvtt" and split == "pretrain",
-        mlm=split == "pretrain" and config.weight_MLM > 0,
+        augment=view == "pairs" and name == "chvtt" and split == "pretrain",
+        mlm=view == "pairs" and split == "pretrain" and config.weight_MLM > 0,
         seed=config.seed,
     )
 

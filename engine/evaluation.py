@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,13 @@ def evaluate(
     split: str = "test",
     bank: DataLoader | None = None,
     final: bool = True,
+    chosen: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Evaluate, say the result, append it to metrics.jsonl. Collective. Returns all figures by name.
 
     `split` names the list that `data` is of. Only a `final` evaluation is post-processed (`bank`:
-    `engine.query_bank.build_bank`) and writes features and similarity.
+    `engine.query_bank.build_bank`) and writes features and similarity. `chosen` says in the result how the
+    evaluated epoch was chosen.
     """
     features = evaluator.encode(model)
     texts = None
@@ -78,7 +81,7 @@ def evaluate(
         qb_beta=config.qb_beta,
     )
     counts = data.counts()
-    _say(measured, data.dataset, counts, log)
+    _say(measured, data.dataset if split == "test" else f"{data.dataset} {split}", counts, log)
     protocol = protocol_of(data.examples.video_of_caption, config.protocol)
     about: dict[str, Any] = {
         "epoch": epoch,
@@ -86,6 +89,7 @@ def evaluate(
         "split": split,
         "language": config.language,
         "checkpoint": checkpoint,
+        **(chosen or {}),
     }
     if final and evaluator.world.is_main:
         known = checkpoint is not None and Path(checkpoint).is_file()
@@ -94,7 +98,9 @@ def evaluate(
     extra = {"intervals": measured.intervals, "post_processing": measured.looks_at}
     shown = {name: value for name, value in extra.items() if value}
     log.result({**about, **counts, "protocol": protocol, **measured.values, **shown})
-    log.scalars(measured.values, step=0 if epoch is None else epoch)
+    prefix = "" if split == "test" else f"{split}/"
+    scalars = {prefix + name: value for name, value in measured.values.items()}
+    log.scalars(scalars, step=0 if epoch is None else epoch)
     return measured.values
 
 

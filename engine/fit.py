@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader
 
-from engine.checkpoint import checkpoint_path, save_state
+from engine.checkpoint import checkpoint_path, read_state, save_state
 from engine.config import Config
-from engine.data import EvaluationData, TrainingData
+from engine.data import TrainingData
 from engine.distributed import World
-from engine.evaluation import evaluate
-from engine.evaluator import Evaluator
 from engine.log import RunLog
 from engine.optimizer import BertAdam, build_optimizer
 from engine.optimizer_state import load_optimizer_state, optimizer_state
 from engine.random_state import restore_random_state
-from engine.result_lines import Result, drop_results_after
+from engine.result_lines import Result, drop_results_after, is_final
 from engine.resume import Resumed, compare_data, describe_data
 from engine.saving import GO_ON, Saving
-from engine.sharding import full_state
+from engine.selection import CHOOSE_BY, Selection, choose, describe, write_best
+from engine.sharding import full_state, load_full_state
 from engine.state_keeper import StateKeeper
 from engine.stop_request import StopRequest
 from engine.trainer import Counters, Trainer, steps_per_epoch
 from engine.training_state import list_states, remove_leftovers
 from modules.dual_encoder import DualEncoder
 
-KEPT = ("epoch", "t2v/R@1", "checkpoint")  # of a result, in the state
+KEPT = ("epoch", CHOOSE_BY, "checkpoint")  # of a result, in the state
 
 
 class Fit:
     """One training run. `over_ranks` is `model` as the trainer calls it: by itself, or wrapped.
 
-    `results` holds what each evaluated epoch gave, oldest first.
+    `results` holds what each evaluated epoch gave on the list to choose on, oldest first; `reported` says
+    whether the chosen one is evaluated on the test list.
     """
 
     def __init__(
@@ -75,24 +75,27 @@ class Fit:
         )
         self.trainer = self._trainer(over_ranks)
         self.results: list[Result] = []
+        self.reported = False
+        if resumed.path is None and world.is_main:  # that of another run
+            (self.output_dir / "best.json").unlink(missing_ok=True)
         self._restore()
 
-    def run(self, evaluator: Evaluator, test: EvaluationData, *, bank: DataLoader | None = None) -> None:
-        """All epochs that are still to be done; says the best R@1 at the end."""
+    def run(self, selection: Selection) -> None:
+        """All epochs that are still to be done, then the chosen one on the test list."""
         first = self.resumed.position
         self._restore_random_state()
         try:
             for epoch in range(first.epoch, self.config.epochs):
                 done = first.step if epoch == first.epoch else 0
                 self._train_epoch(epoch, done)
-                if not any(result["epoch"] == epoch for result in self.results):
-                    self._evaluate(epoch, evaluator, test, bank)
+                evaluated = any(result["epoch"] == epoch for result in self.results)
+                if selection.after_epochs and not evaluated:
+                    self._evaluate(epoch, selection)
             self.saving.finish()
+            if not self.reported:
+                self._report(selection)
         finally:
             self.saving.close()
-        best = self._best()
-        assert best is not None
-        self.log.info(f"best t2v/R@1 {best['t2v/R@1']:.1f}: {best['checkpoint']}")
 
     def _train_epoch(self, epoch: int, done: int) -> None:
         """Train what is left of the epoch after `done` steps, and save it."""
@@ -104,33 +107,44 @@ class Fit:
         self.saving.on_main(lambda: save_state(weights, checkpoint_path(self.output_dir, epoch)))
         self.saving.finish()
 
-    def _evaluate(
-        self, epoch: int, evaluator: Evaluator, test: EvaluationData, bank: DataLoader | None
-    ) -> None:
-        path = str(checkpoint_path(self.output_dir, epoch))
+    def _evaluate(self, epoch: int, selection: Selection) -> None:
+        """The list to choose on, after an epoch."""
+        path = checkpoint_path(self.output_dir, epoch)
         what = f"while evaluating epoch {epoch + 1}, whose training is saved; {GO_ON}"
         with self.stop.interruptible(what, saved=True):
-            values = evaluate(
-                self.config,
-                self.model,
-                evaluator,
-                test,
-                self.log,
-                epoch=epoch,
-                checkpoint=path,
-                bank=bank,
-                final=epoch + 1 == self.config.epochs,
-            )
-        self._remember({"epoch": epoch, "checkpoint": path, **values})
+            values = selection.evaluate(self.model, epoch=epoch, checkpoint=path)
+        self._remember({"epoch": epoch, "checkpoint": str(path), **values})
+        self._write_best(epoch=self._chosen(), value=max(result[CHOOSE_BY] for result in self.results))
+
+    def _report(self, selection: Selection) -> None:
+        """The chosen epoch on the test list."""
+        epoch, config = self._chosen(), self.config
+        path = checkpoint_path(self.output_dir, epoch)
+        what = f"while evaluating the test list, with the training done and saved; {GO_ON}"
+        with self.stop.interruptible(what, saved=True):
+            if epoch != config.epochs - 1:
+                load_full_state(self.model, read_state(path))
+            values = selection.report(self.model, epoch=epoch, checkpoint=path)
+        if not self.results:
+            self._write_best(epoch=epoch, value=values[CHOOSE_BY])
+        self.log.info(
+            f"reported: epoch {epoch + 1} of {config.epochs}, test {CHOOSE_BY} {values[CHOOSE_BY]:.1f}; "
+            f"chosen: {describe(config.select_on)}; {path}"
+        )
 
     def _remember(self, result: Result) -> None:
         self.results.append({name: result[name] for name in KEPT})
-        best = self._best()
-        if self.saving.keeper is not None and best is not None:
-            self.saving.keeper.protected = {(best["epoch"] + 1) * self.steps_per_epoch}
+        if self.saving.keeper is not None:
+            self.saving.keeper.protected = {(self._chosen() + 1) * self.steps_per_epoch}
 
-    def _best(self) -> Result | None:
-        return max(self.results, key=lambda result: result["t2v/R@1"], default=None)
+    def _chosen(self) -> int:
+        """The epoch to report, of those evaluated so far."""
+        return choose(self.results, select_on=self.config.select_on, epochs=self.config.epochs)
+
+    def _write_best(self, *, epoch: int, value: float) -> None:
+        self.saving.on_main(
+            lambda: write_best(self.output_dir, epoch=epoch, value=value, select_on=self.config.select_on)
+        )
 
     def _keeper(self) -> StateKeeper | None:
         if not self.world.is_main:
@@ -182,11 +196,12 @@ class Fit:
             return
         position, state = self.resumed.position, self.resumed.state
         complete = self.resumed.path is not None and position.step == self.steps_per_epoch
+        ended = complete and position.epoch == self.config.epochs - 1
         lines: list[Result] = []
         if self.world.is_main:
             self.log.truncate_steps(self.resumed.global_step)
             last = position.epoch if complete else position.epoch - 1
-            lines = drop_results_after(self.output_dir / "metrics.jsonl", last)
+            lines = drop_results_after(self.output_dir / "metrics.jsonl", last, ended=ended)
         lines = self.world.broadcast(lines)
         if self.resumed.path is None:
             return
@@ -198,7 +213,8 @@ class Fit:
         for result in state["results"]:
             self._remember(result)
         # Evaluated after the state was written: its line says so.
-        for result in lines:
+        self.reported = any(map(is_final, lines))
+        for result in filterfalse(is_final, lines):
             if complete and result["epoch"] == position.epoch and all(name in result for name in KEPT):
                 self._remember(result)
         self.log.info(f"going on after epoch {position.epoch + 1} step {position.step}")

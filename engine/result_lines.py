@@ -25,9 +25,18 @@ def read_results(path: Path) -> list[Result]:
     return results
 
 
-def drop_results_after(path: Path, epoch: int) -> list[Result]:
-    """Keep the lines of epochs up to `epoch`, and those of none, atomically. Returns what stays."""
-    kept = [result for result in read_results(path) if not _is_later(result, epoch)]
+def is_final(result: Result) -> bool:
+    """Whether a line is the run's end: the chosen epoch on the test list."""
+    return "selected_on" in result
+
+
+def drop_results_after(path: Path, epoch: int, *, ended: bool) -> list[Result]:
+    """Keep the lines of epochs up to `epoch`, and those of none, atomically. Returns what stays.
+
+    A final line stays only where all epochs are trained (`ended`).
+    """
+    found = [result for result in read_results(path) if not _is_later(result, epoch)]
+    kept = [result for result in found if ended or not is_final(result)]
     if path.exists():
         temporary = path.with_name(path.name + ".tmp")
         with open(temporary, "w", encoding="utf-8") as file:

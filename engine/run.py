@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from engine.config import Config, parse_config
-from engine.data import DEFAULT_WORDS, build_evaluation_data, build_training_data, input_spec, report_leaks
+from engine.data import DEFAULT_WORDS, InputSpec, build_evaluation_data, build_training_data, input_spec
 from engine.distributed import World
 from engine.evaluation import build_evaluator, evaluate
 from engine.faults import StoppedBySignal, TrainingStopped, explain
@@ -21,6 +21,7 @@ from engine.model_setup import build_model
 from engine.parameters import parameter_table, parts_of, save_parameters
 from engine.query_bank import build_bank
 from engine.resume import Resumed, find_state
+from engine.selection import Selection
 from engine.stop_request import StopRequest
 from engine.wrapping import wrap
 from modules.dual_encoder import DualEncoder
@@ -96,17 +97,12 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> None:
         if config.do_params:
             _report_parameters(config, model, world, log)
             return
-        train = build_training_data(config, world, spec, log) if config.is_training else None
-        test = build_evaluation_data(config, world, spec, log)
-        if train and world.is_main:
-            report_leaks(train.dataset.examples, test.examples, log)
         model.to(world.device)
-        evaluator = build_evaluator(config, world, test, log)
-        bank = build_bank(config, world, spec) if config.qb_norm else None
-        if train is None:
-            checkpoint = config.init_model
-            evaluate(config, model, evaluator, test, log, epoch=None, checkpoint=checkpoint, bank=bank)
+        if not config.is_training:
+            _evaluate(config, model, world, spec, log)
             return
+        train = build_training_data(config, world, spec, log)
+        selection = Selection(config, world, log, spec=spec, train=train)
         over_ranks = wrap(
             model, world, fsdp=config.fsdp, compiled=config.compile, cached=config.grad_cache > 0
         )
@@ -114,7 +110,15 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> None:
             config, model, train, over_ranks=over_ranks, world=world, log=log, stop=stop, resumed=resumed
         )
         _announce(config, world, fit, log)
-    fit.run(evaluator, test, bank=bank)
+    fit.run(selection)
+
+
+def _evaluate(config: Config, model: DualEncoder, world: World, spec: InputSpec, log: RunLog) -> None:
+    """--do_eval with one checkpoint, or with none: the model as it starts."""
+    test = build_evaluation_data(config, world, spec, log)
+    evaluator = build_evaluator(config, world, test, log)
+    bank = build_bank(config, world, spec) if config.qb_norm else None
+    evaluate(config, model, evaluator, test, log, epoch=None, checkpoint=config.init_model, bank=bank)
 
 
 def _weights_from(config: Config, resumed: Resumed) -> Config:
