@@ -5,6 +5,7 @@ Losses and checkpoints are those of a run without it. A tensor is "whole" where 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ def shard(model: DualEncoder, world: World) -> nn.Module:
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     except ImportError:
         raise ValueError(f"--fsdp: torch {torch.__version__} has no fully_shard, 2.6 has") from None
+    # About operations in place on what a part returns: there are none.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     units: list[nn.Module] = [part for name, part in model.named_children() if name in UNITS]
     for unit in units:

@@ -24,6 +24,7 @@ from engine.optimizer import BertAdam
 from engine.sharding import whole
 from engine.wrapping import average_gradients
 from modules.dual_encoder import DualEncoder
+from modules.numerics import at_least_float32
 
 Batch = dict[str, torch.Tensor]
 Losses = dict[str, torch.Tensor]
@@ -172,7 +173,7 @@ class Trainer:
         """
         totals = self._backward(group)
         self.scaler.unscale_(self.optimizer)
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach().float()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach()
         agreed = self._agree(self._is_finite(totals["loss"], norm), group)
         self.counters.unreadable += agreed.unreadable
         self.rates = self.optimizer.current_lrs()
@@ -194,7 +195,7 @@ class Trainer:
             with self._gradients_stay_here(position + 1 < len(group)):
                 losses = self._one_pass(batch, passes=len(group))
             for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.detach().float() / len(group)
+                totals[name] = totals.get(name, 0.0) + at_least_float32(value.detach()) / len(group)
         if self.grad_cache:
             average_gradients(self.params, self.world)
         return totals

@@ -1,0 +1,264 @@
+"""Do ranks, accumulation, the gradient cache and sharding change the numbers? Largest relative differences.
+
+    python benchmarks/equality.py [--steps 5] [--float32]
+
+Trains tiny models by the real trainer, several steps of 8 clips: in one process, on 2 and 4 ranks (gloo),
+with DDP and with fully_shard, with and without accumulation and gradient cache, each loss by itself. Compares
+with one process: losses and gradient norms of every step, and after the last one weights, optimiser state,
+queues and momentum weights. Differences are relative to the largest number of each tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from engine.distributed import World
+from engine.log import RunLog
+from engine.optimizer import build_optimizer
+from engine.optimizer_state import MOMENTS, optimizer_state
+from engine.sharding import full_state
+from engine.trainer import Agreed, Hooks, Trainer
+from engine.wrapping import wrap
+from modules.dual_encoder import DualEncoder
+from tests.modules import tiny
+
+CLIPS, LIMIT_S = 8, 300
+FINETUNING = {
+    "finetune VTM": {"weight_FTM": 0.0},
+    "finetune FTM": {"weight_VTM": 0.0},
+    "finetune all": {},
+}
+PRETRAINING = {
+    **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},
+    "pretrain all": {},
+}
+CASES = (*FINETUNING, *PRETRAINING)
+# A queue that MLM alone leaves as it began is nothing to compare; a gradient near zero has no direction.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the same steps are computed."""
+
+    ranks: int = 1
+    fsdp: bool = False
+    accumulation: int = 1
+    cache: int = 0
+
+    @property
+    def reference(self) -> Setting:
+        return Setting(accumulation=self.accumulation)
+
+    def __str__(self) -> str:
+        over = "" if self.ranks == 1 else ", fully_shard" if self.fsdp else ", DDP"
+        return f"{self.ranks} rank{'s' if self.ranks > 1 else ''}{over}"
+
+
+SETTINGS = (
+    *(
+        Setting(ranks, accumulation=passes, cache=n)
+        for ranks in (1, 2, 4)
+        for passes in (1, 2)
+        for n in (0, 1)
+    ),
+    *(Setting(2, True, passes, n) for passes in (1, 2) for n in (0, 1)),
+)
+
+
+class _Steps(Dataset[dict[str, Tensor]]):
+    """The clips of one rank, in the order in which the trainer wants them."""
+
+    def __init__(self, setting: Setting, rank: int, steps: int) -> None:
+        self.batches = list(self._batches(setting, rank, steps))
+
+    @staticmethod
+    def _batches(setting: Setting, rank: int, steps: int) -> Iterator[dict[str, Tensor]]:
+        share = CLIPS // setting.accumulation // setting.ranks
+        for step in range(steps):
+            whole = tiny.batch(CLIPS, padded=True, tags=True, seed=step)
+            whole["index"] = torch.arange(CLIPS)
+            for part in range(setting.accumulation):
+                start = part * (CLIPS // setting.accumulation) + rank * share
+                yield {name: rows[start : start + share] for name, rows in whole.items()}
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        return self.batches[number]
+
+
+class _Recorder(Hooks):
+    """Keeps what each step gave."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, Tensor]] = []
+
+    def after_step(self, epoch: int, step: int, agreed: Agreed) -> None:
+        assert not agreed.not_finite
+
+
+class _Recording(Trainer):
+    """A trainer that keeps the losses of every step, averaged over the ranks."""
+
+    def _report(self, losses: dict[str, Tensor], *, epoch: int, step: int) -> None:
+        recorder = self.hooks
+        assert isinstance(recorder, _Recorder)
+        recorder.losses.append({name: self.world.mean(value.detach()) for name, value in losses.items()})
+
+
+def make_model(case: str, dtype: torch.dtype) -> DualEncoder:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {**FINETUNING, **PRETRAINING}[case]
+    model = tiny.retrieval_model(**options) if case in FINETUNING else tiny.pretrain_model(**options)
+    return model.to(dtype)
+
+
+def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Losses, gradient norms and everything that is left after `steps` steps, flat by name."""
+    model = make_model(case, dtype)
+    called = wrap(model, world, fsdp=setting.fsdp, cached=setting.cache > 0)
+    optimizer = build_optimizer(
+        model, lr=1e-3, text_lr=1e-3, coef_lr=1.0, weight_decay=0.1, warmup=0.2, total_steps=steps + 1
+    )
+    recorder = _Recorder()
+    trainer = _Recording(
+        called,
+        optimizer,
+        DataLoader(_Steps(setting, world.rank, steps), batch_size=None),
+        world=world,
+        log=RunLog(Path(), active=False),
+        accumulation=setting.accumulation,
+        grad_cache=setting.cache,
+        n_display=1,
+        hooks=recorder,
+    )
+    trainer.train_epoch(0)
+    result = {f"step {i} {name}": v for i, losses in enumerate(recorder.losses) for name, v in losses.items()}
+    moments = optimizer_state(model, optimizer)
+    result |= {f"{moment} {name}": v for moment in MOMENTS for name, v in moments[moment].items()}
+    return result | {f"state {name}": v for name, v in full_state(model, keep=True).items()}
+
+
+def difference(ours: dict[str, Tensor], expected: dict[str, Tensor], kind: str) -> float:
+    """Largest difference among the tensors whose name begins with `kind`, relative to each one's largest."""
+    assert set(ours) == set(expected)
+    worst = 0.0
+    for name, value in expected.items():
+        if name.startswith(kind) and value.is_floating_point():
+            scale = max(FLOOR, float(value.abs().max()))
+            worst = max(worst, float((ours[name] - value).abs().max()) / scale)
+    return worst
+
+
+def _work(
+    rank: int,
+    folder: str,
+    ranks: int,
+    cases: tuple[str, ...],
+    settings: tuple[Setting, ...],
+    steps: int,
+    dtype: torch.dtype,
+) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
+    try:
+        world = World(rank, ranks, torch.device("cpu"))
+        results = {
+            (case, str(setting), setting.accumulation, setting.cache): train(
+                case, setting, world, steps=steps, dtype=dtype
+            )
+            for setting in settings
+            if setting.ranks == ranks
+            for case in cases
+        }
+        torch.save([[*key, value] for key, value in results.items()], f"{folder}/rank{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def train_on_ranks(
+    ranks: int,
+    *,
+    cases: tuple[str, ...] = CASES,
+    settings: tuple[Setting, ...] = SETTINGS,
+    steps: int,
+    dtype: torch.dtype,
+) -> list[dict[tuple[str, Setting], dict[str, Tensor]]]:
+    """What each of `ranks` processes got, by case and setting. Raises `TimeoutError`."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = mp.spawn(
+            _work, args=(folder, ranks, cases, settings, steps, dtype), nprocs=ranks, join=False
+        )
+        try:
+            end = time.monotonic() + LIMIT_S
+            while not context.join(timeout=1, grace_period=5):
+                if time.monotonic() > end:
+                    raise TimeoutError(f"the ranks did not end within {LIMIT_S} s")
+        finally:
+            for process in context.processes:
+                if process.is_alive():
+                    process.kill()
+        found = []
+        for rank in range(ranks):
+            rows = torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True)
+            names = {(str(s), s.accumulation, s.cache): s for s in SETTINGS}
+            found.append({(row[0], names[tuple(row[1:4])]): row[4] for row in rows})
+        return found
+
+
+def train_alone(
+    *, cases: tuple[str, ...] = CASES, steps: int, dtype: torch.dtype
+) -> dict[tuple[str, Setting], dict[str, Tensor]]:
+    """What one process gets, by case and setting."""
+    world = World(0, 1, torch.device("cpu"))
+    return {
+        (case, setting): train(case, setting, world, steps=steps, dtype=dtype)
+        for setting in SETTINGS
+        if setting.ranks == 1
+        for case in cases
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--float32", action="store_true", help="instead of float64")
+    args = parser.parse_args()
+    dtype = torch.float32 if args.float32 else torch.float64
+    torch.set_num_threads(1)
+    results = train_alone(steps=args.steps, dtype=dtype)
+    for ranks in (2, 4):
+        results |= train_on_ranks(ranks, steps=args.steps, dtype=dtype)[0]
+    kinds = {"losses, gradient norm": "step", "optimiser": "exp_avg", "weights, queues, momentum": "state"}
+    print(f"{str(dtype).removeprefix('torch.')}, {args.steps} steps, {len(CASES)} choices of losses")
+    print("| | passes | cache | " + " | ".join(kinds) + " |")
+    print("| --- | ---: | ---: | " + " | ".join("---:" for _ in kinds) + " |")
+    for setting in SETTINGS:
+        if setting == setting.reference:
+            continue
+        worst = [
+            max(difference(results[c, setting], results[c, setting.reference], kind) for c in CASES)
+            for kind in kinds.values()
+        ]
+        figures = " | ".join(f"{value:.1e}" for value in worst)
+        print(f"| {setting} | {setting.accumulation} | {setting.cache or 'off'} | {figures} |")
+
+
+if __name__ == "__main__":
+    main()
