@@ -39,13 +39,6 @@ FACTORS = {"waiting": 100.0, "queue_filled": 100.0, "memory_bytes": 2.0**-30}
 LOGARITHMIC = ("grad_norm",)
 # Without noise: never smoothed.
 EXACT = ("logit_scale", "queue_age", "queue_filled", "memory_bytes", "skipped_steps", "unreadable_clips")
-    "logit_scale",
-    "queue_age",
-    "queue_filled",
-    "memory_bytes",
-    "skipped_steps",
-    "unreadable_clips",
-)  # without noise: never smoothed
 ACROSS = {"linestyle": (0, (1, 2))}  # dotted: figures of a run that only evaluated
 FROM_ZERO = ("waiting", "queue_filled", "queue_age", "memory_bytes", "clips_per_second")
 AXIS_LABELS = {"step": "step", "epoch": "epochs", "hours": "hours"}
