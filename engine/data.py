@@ -63,6 +63,7 @@ class EvaluationData:
     dataset: str
     examples: Examples
     missing: MissingVideos
+    store: FrameStore
     videos: DataLoader
     captions: DataLoader
 
@@ -196,7 +197,9 @@ def _share(
     _say_how_many_are_cut(dataset, world, log)
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
-    return EvaluationData(name, examples, missing, videos=loaders["videos"], captions=loaders["captions"])
+    return EvaluationData(
+        name, examples, missing, store, videos=loaders["videos"], captions=loaders["captions"]
+    )
 
 
 def _chosen_texts(examples: Examples, texts: str) -> Examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,11 +98,37 @@ def evaluate(
         _write_files(config, features, texts, evaluator, data, about | {"protocol": protocol["name"]}, log)
     extra = {"intervals": measured.intervals, "post_processing": measured.looks_at}
     shown = {name: value for name, value in extra.items() if value}
-    log.result({**about, **counts, "protocol": protocol, **measured.values, **shown})
+    result = {**about, **counts, "protocol": protocol, **measured.values, **shown}
+    log.result(result)
     prefix = "" if split == "test" else f"{split}/"
     scalars = {prefix + name: value for name, value in measured.values.items()}
     log.scalars(scalars, step=0 if epoch is None else epoch)
+    if final and config.report and evaluator.world.is_main:
+        _report(config, result, measured, evaluator.tiles(features), data, log)
     return measured.values
+
+
+def _report(
+    config: Config,
+    result: Mapping[str, Any],
+    measured: Measures,
+    tiles: Tiles,
+    data: EvaluationData,
+    log: RunLog,
+) -> None:
+    """OUTPUT_DIR/report: after the result is written, so that a full disk costs the page alone."""
+    # Drawing takes a second to import, which a run without a report need not wait for.
+    from engine.report import write_report
+
+    page = write_report(
+        Path(config.output_dir) / "report",
+        result={**result, "settings": dataclasses.asdict(config), "missing": list(data.missing.ids)},
+        rankings=measured.rankings,
+        examples=data.examples,
+        tiles=tiles,
+        store=data.store,
+    )
+    log.info(f"report: {page}")
 
 
 def _say(measured: Measures, dataset: str, counts: dict[str, Any], log: RunLog) -> None:
