@@ -1,0 +1,157 @@
+"""Two reports compared: what moved, what is a difference, and p-values that mean what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloaders.examples import Examples
+from engine.bootstrap import paired_bootstrap
+from engine.report import write_report
+from tests.engine.report_inputs import examples, measured, result_of, scores
+from tools.compare_reports import compare, main
+from tools.paired_reports import pair_reports, sentence
+
+
+def write(folder: Path, split: Examples, matrix: np.ndarray, **about: object) -> Path:
+    found, tiles = measured(split, matrix)
+    result = result_of(split, found, **about)
+    write_report(folder / "report", result=result, rankings=found.rankings, examples=split, tiles=tiles)
+    return folder
+
+
+@pytest.fixture
+def split() -> Examples:
+    return examples(60, captions=3)
+
+
+def test_a_better_model_is_said_to_be_better(
+    split: Examples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write(tmp_path / "a", split, scores(split, skill=3.0))
+    b = write(tmp_path / "b", split, scores(split, skill=1.0, seed=1))
+    assert main([str(a), str(b / "report"), "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    difference = found["differences"]["t2v/R@1"]
+    assert difference["value"] == pytest.approx(difference["a"] - difference["b"]) and difference["low"] > 0
+    assert difference["p"] < 0.01
+    shown = capsys.readouterr().out
+    assert f"A's t2v/R@1 is {difference['value']:.1f} points higher (95% +" in shown
+    assert "A is better" in shown and "rank in A <- B" in shown
+    assert found["moved"]["better"] > found["moved"]["worse"]
+    assert sum(found["moved"][key] for key in ("better", "worse", "same")) == 180
+
+
+def test_the_other_way_round_is_the_negative(split: Examples, tmp_path: Path) -> None:
+    a = write(tmp_path / "a", split, scores(split, skill=2.0))
+    b = write(tmp_path / "b", split, scores(split, skill=1.5, seed=1))
+    one, other = (compare(pair_reports(*pair))["differences"] for pair in ((a, b), (b, a)))
+    for name, difference in one.items():
+        assert difference["value"] == pytest.approx(-other[name]["value"])
+        assert difference["low"] == pytest.approx(-other[name]["high"])
+        assert difference["p"] == other[name]["p"]
+
+
+def test_a_report_does_not_differ_from_itself(
+    split: Examples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write(tmp_path / "a", split, scores(split, skill=1.0))
+    assert main([str(a), str(a)]) == 0
+    shown = capsys.readouterr().out
+    assert "No difference shown in t2v/R@1" in shown and "180 the same" in shown and "A is" not in shown
+
+
+def test_the_largest_movers_come_first(split: Examples, tmp_path: Path) -> None:
+    matrix = np.zeros((180, 60), dtype=np.float32)
+    matrix[np.arange(180), split.video_of_caption] = 1
+    worse, slightly = matrix.copy(), 7
+    worse[50] = 2
+    worse[50, split.video_of_caption[50]] = 0  # from 1 to 60
+    worse[slightly, (split.video_of_caption[slightly] + 1) % 60] = 2  # from 1 to 2
+    pair = pair_reports(write(tmp_path / "a", split, worse), write(tmp_path / "b", split, matrix))
+    found = compare(pair, resamples=200)
+    assert [(m["caption"], m["a"], m["b"]) for m in found["worse_in_a"]] == [
+        (split.captions[50], 60.0, 1.0),
+        (split.captions[slightly], 2.0, 1.0),
+    ]
+    assert found["better_in_a"] == [] and found["moved"]["lost_first"] == 2
+
+
+def test_the_order_of_a_split_does_not_matter(split: Examples, tmp_path: Path) -> None:
+    matrix = scores(split, skill=1.0)
+    order = np.random.default_rng(0).permutation(180)
+    shuffled = Examples(split.video_ids, split.captions.take(order), split.video_of_caption[order])
+    pair = pair_reports(write(tmp_path / "a", split, matrix), write(tmp_path / "b", shuffled, matrix[order]))
+    assert compare(pair, resamples=100)["moved"]["same"] == 180
+
+
+def refused(a: Path, b: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    assert main([str(a), str(b), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("compare_reports.py: error: ") and error.count("\n") == 1
+    return error
+
+
+def test_other_splits_are_refused(
+    split: Examples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = scores(split, skill=1.0)
+    a = write(tmp_path / "a", split, matrix)
+    b = write(tmp_path / "b", split, matrix, dataset="other")
+    assert "dataset is toy in" in refused(a, b, capsys)
+    fewer = split.keep_videos(np.arange(60) < 58)
+    c = write(tmp_path / "c", fewer, scores(fewer, skill=1.0))
+    said = refused(a, c, capsys)
+    assert "8 only in A" in said and "--intersect" in said and "only in B" not in said
+
+
+def test_intersect_says_that_the_candidates_differ(
+    split: Examples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write(tmp_path / "a", split, scores(split, skill=1.0))
+    fewer = split.keep_videos(np.arange(60) < 58)
+    c = write(tmp_path / "c", fewer, scores(fewer, skill=1.0))
+    assert main([str(a), str(c), "--intersect"]) == 0
+    shown = capsys.readouterr().out
+    assert "among 60 candidates in A and 58 in B" in shown and "174 captions, 58 videos" in shown
+    other = examples(3, texts=("quite other words",))
+    d = write(tmp_path / "d", other, scores(other, skill=1.0))
+    assert "no query is in both" in refused(c, d, capsys, "--intersect")
+
+
+def test_bad_folders_are_named(split: Examples, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = write(tmp_path / "a", split, scores(split, skill=1.0))
+    assert "no report there" in refused(a, tmp_path / "nothing", capsys)
+    b = write(tmp_path / "b", split, scores(split, skill=1.0))
+    (b / "report" / "report.json").write_text("{", encoding="utf-8")
+    assert "report.json: cannot be read" in refused(a, b, capsys)
+
+
+def test_a_lower_mean_rank_is_better() -> None:
+    difference = {"value": -2.0, "low": -3.0, "high": -1.0, "p": 0.01, "p_shown": "0.01"}
+    assert "lower" in sentence("t2v/MeanR", difference) and "A is better" in sentence("t2v/MeanR", difference)
+    assert "A is worse" in sentence("t2v/R@1", difference)
+
+
+def test_p_values_are_calibrated_under_no_difference() -> None:
+    """Two models of one quality, captions of a video alike: p is under 0.05 in about a twentieth of trials,
+    under 0.5 in about half. Without clusters the share would be a quarter and more."""
+    random = np.random.default_rng(0)
+    trials, videos, captions = 300, 120, 5
+    clusters = np.repeat(np.arange(videos), captions)
+    found, naive = [], []
+    for _ in range(trials):
+        a, b = (
+            np.repeat(random.geometric(0.3, videos), captions) + random.integers(0, 2, videos * captions)
+            for _ in range(2)
+        )
+        a, b = a.astype(float), b.astype(float)
+        found.append(paired_bootstrap(a, b, clusters=clusters, resamples=400, seed=1)["R@1"].p)
+        naive.append(paired_bootstrap(a, b, resamples=400, seed=1)["R@1"].p)
+    share = np.mean(np.array(found) < 0.05)
+    assert 0.02 < share < 0.09, share
+    assert 0.4 < np.mean(np.array(found) < 0.5) < 0.6
+    assert np.mean(np.array(naive) < 0.05) > 0.12
