@@ -10,8 +10,16 @@ from pathlib import Path
 
 import torch
 
+from engine.checkpoint_folder import evaluate_folder
 from engine.config import Config, parse_config
-from engine.data import DEFAULT_WORDS, InputSpec, build_evaluation_data, build_training_data, input_spec
+from engine.data import (
+    DEFAULT_WORDS,
+    TEXT_WORDS,
+    InputSpec,
+    build_evaluation_data,
+    build_training_data,
+    input_spec,
+)
 from engine.distributed import World
 from engine.evaluation import build_evaluator, evaluate
 from engine.faults import StoppedBySignal, TrainingStopped, explain
@@ -29,12 +37,13 @@ from modules.dual_encoder import DualEncoder
 
 def program(name: str, argv: Sequence[str] | None) -> int:
     """Run `name` with `argv`. Returns the exit code: 0 done, or stopped by a signal with all saved; 1 stopped
-    in training; 2 bad input; 128 + n stopped by signal n (130 by Ctrl-C)."""
+    in training, or a file of a folder left out; 2 bad input; 128 + n stopped by signal n (130 by Ctrl-C).
+    """
     _print_any_text()
     try:
         with StopRequest() as stop:
             config, remarks = parse_config(argv, program=name)
-            run(config, remarks, stop=stop)
+            return run(config, remarks, stop=stop)
     except StoppedBySignal as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         return stopped.exit_code
@@ -50,7 +59,6 @@ def program(name: str, argv: Sequence[str] | None) -> int:
             raise
         print(f"{name}: {explanation}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _print_any_text() -> None:
@@ -68,15 +76,15 @@ def _one_line(error: BaseException) -> str:
     return " ".join(lines)
 
 
-def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> None:
-    """One run: pre-training, fine-tuning or evaluation, as `config` says."""
+def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> int:
+    """One run: pre-training, fine-tuning or evaluation, as `config` says. Returns the exit code."""
     world = World.from_environment(config.local_rank)
     log = None
     try:
         log = _open_output(config, world)
         for remark in remarks:
             log.info(remark)
-        _run(config, world, log, stop)
+        return _run(config, world, log, stop)
     except (StoppedBySignal, TrainingStopped) as end:
         if log is not None:
             log.warning(str(end))
@@ -87,8 +95,10 @@ def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> No
         world.close(failed=sys.exc_info()[0] is not None)
 
 
-def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> None:
+def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
     with stop.interruptible("before anything was trained", saved=config.is_training):
+        if _evaluates_folder(config):
+            return evaluate_folder(config, world, log)
         resumed = find_state(config, world, log)
         torch.manual_seed(config.seed)  # the same first weights on every rank
         model = world.main_first(lambda: build_model(_weights_from(config, resumed), log))
@@ -96,11 +106,11 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> None:
         spec = world.main_first(lambda: input_spec(config, model))
         if config.do_params:
             _report_parameters(config, model, world, log)
-            return
+            return 0
         model.to(world.device)
         if not config.is_training:
             _evaluate(config, model, world, spec, log)
-            return
+            return 0
         train = build_training_data(config, world, spec, log)
         selection = Selection(config, world, log, spec=spec, train=train)
         over_ranks = wrap(
@@ -111,6 +121,12 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> None:
         )
         _announce(config, world, fit, log)
     fit.run(selection)
+    return 0
+
+
+def _evaluates_folder(config: Config) -> bool:
+    only_evaluates = config.do_eval and not config.is_training
+    return only_evaluates and config.init_model is not None and Path(config.init_model).expanduser().is_dir()
 
 
 def _evaluate(config: Config, model: DualEncoder, world: World, spec: InputSpec, log: RunLog) -> None:
@@ -174,7 +190,9 @@ def _report_parameters(config: Config, model: DualEncoder, world: World, log: Ru
     """--do_params: a table, and the same in OUTPUT_DIR/parameters.json."""
     if not world.is_main:
         return
-    frames, words = config.max_frames, config.max_words or DEFAULT_WORDS
+    split = "pretrain" if config.do_pretrain else "train"
+    frames = config.max_frames
+    words = config.max_words or TEXT_WORDS.get((config.dataset, split), DEFAULT_WORDS)
     parts = parts_of(model, frames=frames, words=words)
     for line in parameter_table(parts, frames=frames, words=words):
         log.info(line)
