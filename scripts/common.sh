@@ -36,13 +36,13 @@ for argument in "$@"; do
 done
 
 # The flags that the published commands have in common, and those of each job (docs/REPRODUCE.md says which
-# are published and which are inferred).
+# are published and which are inferred). Published rows are the best epoch by R@1 on the test list: --select_on test.
 model=(--max_frames 12 --use_temp --use_frame_fea)
 pretrain=(--do_pretrain --dataset chvtt "${model[@]}" --top_frames 3 --frame_sample random --batch_size 128
     --batch_size_val 128 --contrast_num_negative 1024 --contrast_momentum 0.99 --lr 1e-4 --coef_lr 1e-3
-    --num_thread_reader 8)
+    --num_thread_reader 8 --select_on test)
 finetune=(--do_train "${model[@]}" --frame_sample random --epochs 5 --batch_size 256 --batch_size_val 256
-    --lr 1e-4 --coef_lr 1e-3 --num_thread_reader 8 --n_display 100)
+    --lr 1e-4 --coef_lr 1e-3 --num_thread_reader 8 --n_display 100 --select_on test)
 evaluate=(--do_eval "${model[@]}" --batch_size_val 256 --num_thread_reader 8)
 
 start_from() {  # start_from SCRIPT EPOCH: INIT_MODEL, or else what SCRIPT leaves after EPOCH (counted from 0)

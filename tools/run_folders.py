@@ -13,6 +13,12 @@ from tools.published import COLUMNS, DIRECTIONS
 
 METRICS = tuple(f"{direction}/{column}" for direction in DIRECTIONS for column in COLUMNS)
 CHOOSE_BY = "t2v/R@1"  # METHOD 6: the best is reported
+CHOSEN = {
+    "val": "chosen on the validation list",
+    "held_out": "chosen on held-out training videos",
+    "last": "the last",
+    "test": f"best {CHOOSE_BY} on the test list itself",
+}
 Settings = Mapping[str, Any]
 
 
@@ -37,26 +43,32 @@ class Run:
         return self.folder if training else Path(self.config["init_model"]).parent
 
     def describe(self) -> str:
-        """Folder, seed and epoch, for a footnote."""
+        """Folder, seed, epoch and how that was chosen, for a footnote."""
         seed = "seed unknown" if self.seed is None else f"seed {self.seed}"
         epoch = f"epoch {self.evaluation['epoch']} of {self.epochs}" if self.epochs else "evaluation only"
+        if self.epochs and self.evaluation.get("selected_on") in CHOSEN:
+            epoch += f" ({CHOSEN[self.evaluation['selected_on']]})"
         return f"{self.folder}: {seed}, {epoch}"
 
 
-def read_run(folder: Path, *, epoch: str = "best") -> Run:
-    """Read one output folder; `epoch`: "best" (by t2v/R@1), "last", or a number from 0.
+def read_run(folder: Path, *, epoch: str = "reported") -> Run:
+    """Read one output folder; `epoch`: "reported" (as the run chose; "best" where it does not say), "best"
+    (by t2v/R@1 on the test list), "last", or a number from 0.
 
     Raises `ValueError` naming the file that is missing, unreadable or without the epoch.
     """
     config = read_settings(folder / "config.json")
     training = bool(config["do_train"] or config["do_pretrain"])
-    evaluations = _evaluations(folder / "metrics.jsonl", training=training)
+    evaluations, final = _evaluations(folder / "metrics.jsonl", training=training)
+    epochs = int(config["epochs"]) if final and "epochs" in config else len(evaluations)
     return Run(
         folder=folder,
         config=config,
         trained_by=config if training else settings_beside(config["init_model"]),
-        evaluation=_choose(evaluations, epoch if training else "last", folder=folder),
-        epochs=len(evaluations) if training else 0,
+        evaluation=final
+        if training and final is not None and epoch == "reported"
+        else _choose(evaluations, epoch if training else "last", folder=folder),
+        epochs=epochs if training else 0,
     )
 
 
@@ -78,8 +90,9 @@ def settings_beside(checkpoint: str | None) -> Settings | None:
     return read_settings(path) if path is not None and path.is_file() else None
 
 
-def _evaluations(path: Path, *, training: bool) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that belong to the folder's last run, oldest first.
+def _evaluations(path: Path, *, training: bool) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The lines of metrics.jsonl on the test list that belong to the folder's last run, an epoch each, oldest
+    first; and the one in which the run reports the epoch that it chose.
 
     A run started again in the same folder appends: an epoch that comes a second time makes void what an
     earlier start wrote for it and for later epochs.
@@ -87,20 +100,28 @@ def _evaluations(path: Path, *, training: bool) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a run writes it when it evaluates")
     found: list[dict[str, Any]] = []
+    final: dict[str, Any] | None = None
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         entry = _json(line, where=f"{path} line {number}")
         _check_metrics(entry, where=f"{path} line {number}")
-        if (entry["epoch"] is None) == training:  # someone evaluated in a training run's folder
+        if training and entry["epoch"] is None:  # someone evaluated in a training run's folder
             continue
+        if "selected_on" in entry:
+            final = entry
+            continue
+        final = None  # started again
         if training:
             found = [earlier for earlier in found if earlier["epoch"] < entry["epoch"]]
         found.append(entry)
+    found = [entry for entry in found if entry.get("split", "test") == "test"]
+    if final is not None and all(entry["epoch"] != final["epoch"] for entry in found):
+        found = sorted([*found, final], key=lambda entry: entry["epoch"])
     if not found:
         raise ValueError(f"{path}: holds no evaluation of this run yet")
-    return found
+    return found, final
 
 
 def _json(text: str, *, where: str) -> dict[str, Any]:
@@ -125,7 +146,7 @@ def _check_metrics(entry: Mapping[str, Any], *, where: str) -> None:
 def _choose(evaluations: list[dict[str, Any]], epoch: str, *, folder: Path) -> dict[str, Any]:
     if epoch == "last":
         return evaluations[-1]
-    if epoch == "best":
+    if epoch in ("best", "reported"):
         return max(evaluations, key=lambda entry: entry[CHOOSE_BY])  # the earliest of equals
     for entry in evaluations:
         if entry["epoch"] == int(epoch):

@@ -207,6 +207,40 @@ def test_which_epoch_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         main(["--epoch", "first"])
 
 
+def add_line(folder: Path, value: float, **about: object) -> None:
+    """One more evaluation: the last one of the folder, changed."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    entry = json.loads(lines[-1]) | {"t2v/R@1": value} | about
+    path.write_text("\n".join([*lines, json.dumps(entry)]) + "\n", encoding="utf-8")
+
+
+def test_the_epoch_that_the_run_chose_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT} --select_on test", 40.0, 46.0, 45.0)
+    add_line(folder, 46.0, epoch=1, selected_on="test", selected_epoch=1)
+    assert measured(capsys, folder) == {"finetune_msrvtt": 46.0}
+    assert measured(capsys, folder, "--epoch", "last") == {"finetune_msrvtt": 45.0}
+    printed = collect(capsys, folder)
+    assert "epoch 1 of 5 (best t2v/R@1 on the test list itself)" in printed and "which flatters" in printed
+
+
+def test_lines_of_other_lists_never_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", 90.0)
+    first = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8"))
+    (folder / "metrics.jsonl").write_text(json.dumps(first | {"split": "held_out"}) + "\n", encoding="utf-8")
+    add_line(folder, 80.0, epoch=1, split="held_out")
+    assert "holds no evaluation" in refused(capsys, folder)
+    add_line(folder, 44.0, epoch=0, split="test", selected_on="held_out", selected_epoch=0)
+    for epoch in ("reported", "best", "last", "0"):
+        assert measured(capsys, folder, "--epoch", epoch) == {"finetune_msrvtt": 44.0}
+    assert "epoch 0 of 5 (chosen on held-out training videos)" in collect(capsys, folder)
+    # Started again: what the earlier start reported is void.
+    add_line(folder, 85.0, epoch=0, split="held_out", selected_on=None)
+    path = folder / "metrics.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"selected_on": null, ', ""), encoding="utf-8")
+    assert "holds no evaluation" in refused(capsys, folder)
+
+
 def test_a_run_started_again_counts_once(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", 10.0, 90.0, 91.0)
     add_evaluations(folder, 20.0, 21.0, training=True, first_epoch=1)
