@@ -34,7 +34,8 @@ def _direction(report: Mapping[str, Any], direction: str) -> str:
             rows.append(_row(report, prefix, title, kind="" if form else "plain"))
     if direction == "v2t" and "v2t_any/R@1" in report:
         rows.insert(1, _row(report, "v2t_any", "any caption", kind=""))
-    return f"<h3>{TITLES[direction]}</h3>" + table(("", *COLUMNS), rows)
+    shown = table(("", *COLUMNS), rows)
+    return f'<h3>{TITLES[direction]}</h3><div class="figures">{shown}</div>'
 
 
 def _row(report: Mapping[str, Any], prefix: str, title: str, *, kind: str) -> str:

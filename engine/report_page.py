@@ -23,6 +23,12 @@ SECTIONS = {
     "confusing": "Confusing videos",
     "settings": "Settings",
 }
+CHOSEN = {  # --select_on
+    "val": "the best epoch on the validation list",
+    "held_out": "the best epoch on training videos held out",
+    "last": "the last epoch",
+    "test": "<b>the best epoch on this test list</b>, the published way, which flatters",
+}
 # Shown first and by name; the rest of what is no figure stands under Settings.
 _TOLD = {"dataset", "split", "language", "checkpoint", "checkpoint_sha256", "epoch", "videos", "captions"}
 _TOLD |= {
@@ -34,7 +40,7 @@ _TOLD |= {
     "post_processing",
     "format",
 }
-_TOLD |= {"missing", "equal_captions", "selection", "findings"}
+_TOLD |= {"missing", "equal_captions", "selected_on", "selected_epoch", "findings"}
 
 
 def page(report: Report, plots: Plots, thumbnails: Thumbnails) -> str:
@@ -96,8 +102,8 @@ def _about(report: Report) -> str:
     entries = {
         "Model": text(", ".join(model + parts)),
         "Checkpoint": checkpoint,
-        "Epoch": "" if report.get("epoch") is None else str(report["epoch"]),
-        "Chosen by": text(report.get("selection") or ""),
+        "Epoch": "" if report.get("epoch") is None else str(report["epoch"] + 1),
+        "Chosen": CHOSEN.get(str(report.get("selected_on")), ""),
         "Queries": text(protocol.get("queries", "")),
         "Used": f"{plural(report['videos'], 'video')} of {whole:,}, {plural(report['captions'], 'caption')}",
         "Missing": plural(whole - report["videos"], "video") if whole > report["videos"] else "nothing",
@@ -129,7 +135,7 @@ def _ranks(plots: Plots) -> str:
 
 def _length(report: Report, plots: Plots) -> str:
     groups, unit = report["findings"]["by_length"], report["findings"]["length_unit"]
-    columns = ("R@1", "R@5", "R@10", "MedianR", "MeanR")
+    columns = ("R@1", "R@5", "R@10", "MedianR")
     rows = [
         row(
             [
@@ -146,7 +152,7 @@ def _length(report: Report, plots: Plots) -> str:
 
 
 def _plot(plots: Plots, name: str, alt: str, says: str) -> str:
-    return picture(f"plot-{name}", *plots[name], alt=alt, says=says)
+    return picture(f"plot-{name}", *plots[name], alt=alt, says=says, across=name == "similarity")
 
 
 def _equal(report: Report) -> str:
@@ -237,7 +243,8 @@ def _confusing(report: Report, thumbnails: Thumbnails) -> str:
     said = (
         f"{plural(summary['wrong_first'], 'caption')} put a wrong video first. "
         f"{plural(summary['videos_that_took_one'], 'video')} took such a place; the tenth of the videos that "
-        f"takes most has {share:.0f}% of them. Below each: captions it took."
+        f"takes most has {share:.0f}% of them. Beside each its number of "
+        "them, below it some of the captions that it took."
     )
     clips = []
     for hub in found:
@@ -247,7 +254,7 @@ def _confusing(report: Report, thumbnails: Thumbnails) -> str:
             thumbnails.of(hub["video"]),
             words=hub["caption"],
             language=language,
-            aside=f"wrong first {hub['times']:,}×",
+            aside=f"{hub['times']:,} ×",
         )
         clips.append(f'{shown.removesuffix("</div>")}<ul class="took">{took}</ul></div>')
     return f'<p>{said}</p><div class="clips">{"".join(clips)}</div>'

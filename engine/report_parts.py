@@ -51,11 +51,12 @@ def clip(
     )
 
 
-def picture(name: str, light: bytes, dark: bytes, *, alt: str, says: str) -> str:
-    """A plot that follows the page's colours."""
+def picture(name: str, light: bytes, dark: bytes, *, alt: str, says: str, across: bool = False) -> str:
+    """A plot that follows the page's colours; `across` is one with its caption beside it."""
     sources = [base64.b64encode(data).decode("ascii") for data in (light, dark)]
+    kind = ' class="across"' if across else ""
     return (
-        f'<figure id="{name}"><picture><source media="(prefers-color-scheme: dark)" '
+        f'<figure id="{name}"{kind}><picture><source media="(prefers-color-scheme: dark)" '
         f'srcset="data:image/png;base64,{sources[1]}"><img src="data:image/png;base64,{sources[0]}" '
         f'alt="{text(alt)}"></picture><figcaption>{text(says)}</figcaption></figure>'
     )

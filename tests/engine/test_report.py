@@ -135,6 +135,11 @@ def test_missing_videos_are_a_banner(tmp_path: Path) -> None:
     assert "Not comparable" not in write(tmp_path / "b", split)
 
 
+def test_a_choice_on_the_test_list_is_said(tmp_path: Path) -> None:
+    page = write(tmp_path / "report", examples(5), epoch=2, selected_on="test", selected_epoch=2)
+    assert "which flatters" in page and "<dt>Epoch</dt><dd>3</dd>" in page
+
+
 def test_equal_captions_are_counted_and_ranked(tmp_path: Path) -> None:
     made = ExamplesBuilder()
     for video in range(6):
