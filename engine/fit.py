@@ -84,6 +84,7 @@ class Fit:
         """All epochs that are still to be done, then the chosen one on the test list."""
         first = self.resumed.position
         self._restore_random_state()
+        self.resumed.release()
         try:
             for epoch in range(first.epoch, self.config.epochs):
                 done = first.step if epoch == first.epoch else 0
@@ -119,7 +120,7 @@ class Fit:
     def _report(self, selection: Selection) -> None:
         """The chosen epoch on the test list."""
         epoch, config = self._chosen(), self.config
-        path = checkpoint_path(self.output_dir, epoch)
+        path = self._weights_of(epoch)
         what = f"while evaluating the test list, with the training done and saved; {GO_ON}"
         with self.stop.interruptible(what, saved=True):
             if epoch != config.epochs - 1:
@@ -131,6 +132,12 @@ class Fit:
             f"reported: epoch {epoch + 1} of {config.epochs}, test {CHOOSE_BY} {values[CHOOSE_BY]:.1f}; "
             f"chosen: {describe(config.select_on)}; {path}"
         )
+
+    def _weights_of(self, epoch: int) -> Path:
+        """The file of an epoch's weights. A run that goes on in another folder left the earlier ones behind."""
+        here = checkpoint_path(self.output_dir, epoch)
+        known = [Path(result["checkpoint"]) for result in self.results if result["epoch"] == epoch]
+        return next((path for path in known if not here.is_file()), here)
 
     def _remember(self, result: Result) -> None:
         self.results.append({name: result[name] for name in KEPT})

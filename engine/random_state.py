@@ -9,6 +9,14 @@ import numpy as np
 import torch
 
 
+def seed_streams(seed: int) -> None:
+    """Begin all global streams of this process anew. Nothing here draws from NumPy's and Python's, but what
+    a user adds may."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def random_state(device: torch.device) -> dict[str, Any]:
     """Where torch's (CPU and `device`), NumPy's and Python's global streams stand."""
     numpy: Any = np.random.get_state(legacy=False)

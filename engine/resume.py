@@ -47,7 +47,7 @@ class Resumed:
     """What a run starts from; without a `path`, from the beginning."""
 
     path: Path | None = None
-    state: Mapping[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
 
     @property
     def position(self) -> Position:
@@ -57,6 +57,11 @@ class Resumed:
     def global_step(self) -> int:
         """Optimiser steps of the whole run that are done."""
         return int(self.state["global_step"]) if self.path else 0
+
+    def release(self) -> None:
+        """Let go of the state once it is restored: its file may be deleted, and its disk space freed, only
+        when nothing maps it any more."""
+        self.state.clear()
 
     def own_states(self, output_dir: Path) -> list[Path]:
         """The state files in `output_dir` that are of this run's past."""

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from engine.checkpoint_folder import evaluate_folder
 from engine.config import Config, parse_config
 from engine.data import (
@@ -28,6 +26,7 @@ from engine.log import RunLog
 from engine.model_setup import build_model
 from engine.parameters import parameter_table, parts_of, save_parameters
 from engine.query_bank import build_bank
+from engine.random_state import seed_streams
 from engine.resume import Resumed, find_state
 from engine.selection import Selection
 from engine.stop_request import StopRequest
@@ -100,9 +99,9 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
         if _evaluates_folder(config):
             return evaluate_folder(config, world, log)
         resumed = find_state(config, world, log)
-        torch.manual_seed(config.seed)  # the same first weights on every rank
+        seed_streams(config.seed)  # the same first weights on every rank
         model = world.main_first(lambda: build_model(_weights_from(config, resumed), log))
-        torch.manual_seed(config.seed + 1 + world.rank)  # but not the same dropout
+        seed_streams(config.seed + 1 + world.rank)  # but not the same dropout
         spec = world.main_first(lambda: input_spec(config, model))
         if config.do_params:
             _report_parameters(config, model, world, log)

@@ -48,14 +48,22 @@ def write_state(state: dict[str, Any], path: Path) -> None:
         with open(temporary, "wb") as file:
             try:
                 torch.save({"form": FORM, "version": VERSION, **state}, file)
-            except RuntimeError as error:  # torch's word for a full disk
-                raise OSError(str(error).splitlines()[0][:120]) from error
+            except RuntimeError as error:  # torch's word for a full disk; the system's lies beneath it
+                raise _system_error(error) or error from None
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException) -> OSError | None:
+    """The `OSError` on which `error` came up."""
+    beneath: BaseException | None = error
+    while beneath is not None and not isinstance(beneath, OSError):
+        beneath = beneath.__cause__ or beneath.__context__
+    return beneath
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,171 @@
+"""Toy data, forked runs and comparisons for `kill_training.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+import main_pretrain
+import main_task_retrieval
+from benchmarks import kill_hooks
+from dataloaders.frame_store import FrameStore
+from dataloaders.frame_store_writer import FrameStoreWriter
+from engine.step_records import read_steps
+from engine.training_state import list_states, newest_state, step_of
+from tools import frame2lmdb
+from tools.make_toy_dataset import SIZES, make_toy_dataset
+
+CLIP = {
+    "embed_dim": 64,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+}
+STORES = (
+    ("chvtt", "videoinfo_lmdb", "videoinfo_videos.jsonl"),
+    ("vatex", "vatex_lmdb", "videos.jsonl"),
+    ("msrvtt", "msrvtt_lmdb", "videos.jsonl"),
+)
+# Momentum, four queues that wrap around, masked words and dropout: everything that has a state.
+PRETRAIN = ("--do_pretrain", "--dataset", "chvtt", "--language", "chinese", "--use_temp", "--use_frame_fea")
+FINETUNE = ("--do_train", "--dataset", "msrvtt", "--language", "english", "--use_temp")
+TIMES = ("clips_per_second", "clips_per_second_per_rank", "waiting", "memory_bytes", "seconds")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """The data folder and the flags of the runs on it."""
+
+    data: Path
+    clip: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> Toy:
+        data, clip = folder / "data", folder / "clip.json"
+        make_toy_dataset(data, seed=0, sizes=SIZES["tiny"])
+        for dataset, store, videos in STORES:
+            flags = (
+                "--video_dir",
+                str(data / dataset / "videos"),
+                "--lmdb_path",
+                str(data / dataset / store),
+            )
+            listed = ("--json_path", str(data / dataset / videos), "--num_frames", "12")
+            assert frame2lmdb.main([*flags, *listed, "--num_workers", "1"]) == 0
+        clip.write_text(json.dumps(CLIP), encoding="utf-8")
+        return cls(data, clip)
+
+    def argv(self, out: Path, *flags: str, job: Sequence[str] = ()) -> list[str]:
+        return [
+            *(job or PRETRAIN),
+            *("--output_dir", str(out), "--data_dir", str(self.data), "--clip_model", str(self.clip)),
+            *("--clip_weights", "none", "--pretrained_text", str(self.data / "toy-bert")),
+            *("--max_frames", "4", "--top_frames", "2", "--batch_size", "2", "--epochs", "4"),
+            *("--n_display", "1", "--save_steps", "2", "--contrast_num_negative", "10", "--bootstrap", "0"),
+            *("--select_on", "test", "--no-report", *flags),
+        ]
+
+    def broken_store(self) -> Path:
+        """A copy of the pre-training store in which one clip is cut off."""
+        whole = FrameStore(self.data / "chvtt" / "videoinfo_lmdb")
+        path = self.data / "broken_lmdb"
+        with FrameStoreWriter(path) as writer:
+            for number, video_id in enumerate(whole.video_ids()):
+                jpegs = whole.read_jpegs(video_id, range(whole.num_frames(video_id)))
+                writer.put(video_id, [jpeg[:100] if number == 3 else jpeg for jpeg in jpegs])
+            writer.finish()
+        return path
+
+
+def run_child(out: Path, argv: list[str], pipe: int, fault: Callable[[], None] | None) -> NoReturn:
+    """The life of a forked run: its words go to files in `out`, its phases to `pipe`."""
+    code = 70
+    try:
+        for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+            os.dup2(os.open(out / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
+        torch.set_num_threads(1)
+        if fault is not None:
+            fault()
+        kill_hooks.tell_phases(pipe)
+        main = main_pretrain.main if "--do_pretrain" in argv else main_task_retrieval.main
+        code = main(argv)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def steps_recorded(out: Path) -> int:
+    path = out / "steps.jsonl"
+    records = read_steps(path) if path.exists() else []
+    return records[-1]["step"] if records else 0
+
+
+def resume_step(out: Path) -> int:
+    """The step that --resume auto will go on from."""
+    path, _ = newest_state(out)
+    return step_of(path) if path else 0
+
+
+def difference(out: Path, whole: Path) -> str:
+    """ "bit for bit", or the first thing that is not equal."""
+    for name in ("steps.jsonl", "metrics.jsonl"):
+        if _lines(out / name) != _lines(whole / name):
+            return f"{name} differs"
+    found = _unequal(_state(out), _state(whole), "")
+    return f"{found} differs" if found else "bit for bit"
+
+
+def distance(out: Path, whole: Path) -> float:
+    """Largest difference of a weight, as a share of the largest weight of its tensor."""
+    one, other = _state(out)["model"], _state(whole)["model"]
+    shares = [
+        float((one[n] - t).abs().max() / t.abs().max().clamp_min(1e-12))
+        for n, t in other.items()
+        if t.is_floating_point() and t.numel()
+    ]
+    return max(shares)
+
+
+def all_finite(out: Path) -> str:
+    finite = all(bool(torch.isfinite(tensor).all()) for tensor in _state(out)["model"].values())
+    return "not compared; all weights are finite" if finite else "weights are NOT finite"
+
+
+def remarks(out: Path) -> str:
+    """What a run that went through said of skipped steps and unreadable clips."""
+    lines = (out / "log.txt").read_text(encoding="utf-8").splitlines()
+    said = [line.partition("WARNING ")[2] for line in lines if "skipped epoch" in line]
+    last = json.loads((out / "steps.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    return "; ".join(
+        [*said, f"{last['skipped_steps']} steps skipped, {last['unreadable_clips']} clips replaced"]
+    )
+
+
+def _state(out: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(list_states(out)[0], weights_only=True)
+    return {name: value for name, value in state.items() if name not in ("config", "results")}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [{n: v for n, v in r.items() if n not in TIMES and not n.startswith("checkpoint")} for r in lines]
+
+
+def _unequal(one: Any, other: Any, where: str) -> str | None:
+    if isinstance(one, torch.Tensor):
+        return None if torch.equal(one, other) else where
+    if isinstance(one, dict):
+        pairs = [(f"{where}/{n}", one.get(n), other.get(n)) for n in sorted({*one, *other}, key=str)]
+    elif isinstance(one, list) and len(one) == len(other):
+        pairs = [(f"{where}/{n}", a, b) for n, (a, b) in enumerate(zip(one, other, strict=True))]
+    else:
+        return None if one == other else where
+    return next((found for name, a, b in pairs if (found := _unequal(a, b, name))), None)
