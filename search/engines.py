@@ -5,6 +5,7 @@ D joint width, C candidates.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,17 +51,32 @@ def open_engine(
     Raises `VideoIndexError` for an unknown name or a server that does not answer, `ImportError` saying what
     to install.
     """
+    check_engine(name, options)
     if name == "exact":
         return ExactEngine(features, catalog)
     if name == "faiss":
         from search.faiss_engine import FaissEngine
 
         return FaissEngine.open(folder, features, catalog, options)
-    if name == "qdrant":
-        from search.qdrant_engine import QdrantEngine
+    from search.qdrant_engine import QdrantEngine
 
-        return QdrantEngine.open(folder, features, catalog, options)
-    raise VideoIndexError(f"engine {name!r}: choose from {', '.join(ENGINES)}")
+    return QdrantEngine.open(folder, features, catalog, options)
+
+
+def check_engine(name: str, options: Mapping[str, Any]) -> None:
+    """Raise, before hours of work, what `open_engine` would: an absent library, no url."""
+    if name == "faiss":
+        from search.faiss_engine import kind_for, load_faiss
+
+        load_faiss()
+        kind_for(0, str(options.get("kind", "auto")))
+    elif name == "qdrant":
+        from search.qdrant_engine import check_url, load_qdrant
+
+        load_qdrant()
+        check_url(options)
+    elif name != "exact":
+        raise VideoIndexError(f"engine {name!r}: choose from {', '.join(ENGINES)}")
 
 
 def needs(package: str) -> ImportError:

@@ -23,7 +23,8 @@ FLAT_UP_TO = 100_000
 KINDS = ("auto", "flat", "ivfpq", "hnsw")
 _BLOCK = 16_384
 _LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
-_PROBED_SHARE = 32  # 1 of so many lists is looked into
+_PROBED_SHARE = 16  # 1 of so many lists is looked into
+_ROUNDS = 10  # of k-means
 _TRAINED_ON = 64  # vectors a list that k-means looks at
 _STATE = "state.json"
 
@@ -154,7 +155,7 @@ def _hnsw(faiss: Any, width: int) -> Any:
 def lists_for(rows: int) -> int:
     """Lists of the inverted file: about the root of the rows, as a power of two, enough rows for each."""
     lists = 1
-    while lists * lists * 4 <= rows and lists < 65_536:
+    while lists * lists <= rows and lists < 65_536:
         lists *= 2
     return max(1, min(lists, rows // 40))
 
@@ -165,7 +166,7 @@ def _ivfpq(faiss: Any, sample: np.ndarray, lists: int) -> Any:
     bits = 8 if len(sample) >= 256 else 4
     coarse = faiss.IndexFlatIP(width)
     index = faiss.IndexIVFPQ(coarse, width, lists, parts, bits, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed = 1
+    index.cp.seed, index.cp.niter = 1, _ROUNDS
     index.train(np.ascontiguousarray(sample))
     index.nprobe = max(8, lists // _PROBED_SHARE)
     return index

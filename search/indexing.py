@@ -18,7 +18,14 @@ import torch
 from tqdm import tqdm
 
 from search.clips import Clip, ClipError
-from search.index_format import FAILURES_FILE, IndexSettings, VideoIndexError
+from search.engines import check_engine
+from search.index_format import (
+    FAILURES_FILE,
+    SETTINGS_FILE,
+    IndexSettings,
+    VideoIndexError,
+    read_settings,
+)
 from search.index_writer import Entry, IndexWriter
 from search.sources import FolderSource, Found, Source, StoreSource, record_of
 
@@ -108,16 +115,16 @@ def _settings(
     engine: str | None,
     engine_options: dict[str, object] | None,
 ) -> IndexSettings:
-    from search.index_format import SETTINGS_FILE, read_settings
-
     held = read_settings(index) if (index / SETTINGS_FILE).exists() else None
     options = held.engine_options if held and engine_options is None else engine_options
+    engine = engine or (held.engine if held else "faiss")
+    check_engine(engine, options or {})
     return IndexSettings(
         model=retriever.identity,
         width=retriever.width,
         frames=retriever.frames,
         thumbnails=thumbnails or (held.thumbnails if held else "all"),
-        engine=engine or (held.engine if held else "faiss"),
+        engine=engine,
         engine_options=options,
     )
 

@@ -47,12 +47,10 @@ class QdrantEngine:
         The url ":memory:", or a path, is the client's local mode. Raises `VideoIndexError` where no server
         answers, or no url is given.
         """
-        url = options.get("url")
-        if not url:
-            raise VideoIndexError("engine qdrant: give --url, as http://127.0.0.1:6333")
+        url = check_url(options)
         generation = catalog.meta("generation")
         name = str(options.get("collection") or f"hmmc-{catalog.text('name')[:_HASH_LETTERS]}")
-        engine = cls(_client(str(url), options.get("api_key")), f"{name}-{generation}")
+        engine = cls(_client(url, options.get("api_key")), f"{name}-{generation}")
         try:
             engine._sync(features, catalog)
         except Exception as error:  # the client raises many kinds: no server, no right, no disk
@@ -131,6 +129,13 @@ class QdrantEngine:
             if row in records
         ]
         self._client.upsert(self.collection, points=points, wait=True)
+
+
+def check_url(options: Mapping[str, Any]) -> str:
+    """Where the server is. Raises `VideoIndexError` where `options` do not tell."""
+    if not options.get("url"):
+        raise VideoIndexError("engine qdrant: give --url, as http://127.0.0.1:6333")
+    return str(options["url"])
 
 
 def _client(url: str, api_key: Any) -> Any:
