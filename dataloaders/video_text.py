@@ -153,7 +153,8 @@ class VideoTextDataset(Dataset[Sample]):
 
     def _pair(self, epoch: int, index: int) -> Sample:
         rng = self._rng(epoch, index)
-        sample = self._clip(int(self.examples.video_of_caption[index]), rng) | _number(index)
+        video = int(self.examples.video_of_caption[index])
+        sample = self._clip(video, rng) | _number(index) | {"video": torch.tensor(video)}
         sample |= self._training_text("text", self.examples.captions[index], self._max_words, rng=rng)
         if self._max_tag_words is not None:
             assert self.examples.tags is not None

@@ -79,6 +79,7 @@ def _assemble(config: Config, visual: nn.Module, text: nn.Module, *, logit_scale
             projector_layers=config.projector_layers,
             predictor_layers=config.projector_layers,
             in_batch_negatives=config.negatives == "batch",
+            mask_duplicates=config.mask_duplicates,
         )
     return RetrievalModel(
         visual,
@@ -87,4 +88,5 @@ def _assemble(config: Config, visual: nn.Module, text: nn.Module, *, logit_scale
         weight_VTM=config.weight_VTM_finetune,
         weight_FTM=config.weight_FTM_finetune,
         logit_scale=logit_scale,
+        mask_duplicates=config.mask_duplicates,
     )

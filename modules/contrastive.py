@@ -19,7 +19,8 @@ from modules.numerics import l2_normalize, without_autocast
 class BatchKeys:
     """The keys of this step's clips on all ranks, as negatives in place of a queue (an ablation).
 
-    `keys` [D, M], unit vectors or zeros; `own` [B, M] is True on the keys of a row's own clip, no negatives.
+    `keys` [D, M], unit vectors or zeros; `own` [B, M] is True on the keys of a row's own clip and of
+    its duplicates, no negatives.
     """
 
     keys: Tensor
@@ -34,6 +35,13 @@ class BatchKeys:
         clip_of_key = torch.arange(len(gathered), device=keys.device) // width
         own_clip = torch.arange(clips, device=keys.device) + rank() * clips
         return cls(gathered.T.contiguous(), clip_of_key == own_clip.unsqueeze(1))
+
+    def without(self, same: Tensor | None) -> BatchKeys:
+        """Also without the keys of `same` [B, N]: for each of our clips, those of all ranks to leave out."""
+        if same is None:
+            return self
+        width = self.own.shape[1] // same.shape[1]
+        return BatchKeys(self.keys, self.own | same.repeat_interleave(width, dim=1))
 
 
 Negatives = Tensor | BatchKeys  # a queue [D, M], or this step's keys

@@ -15,22 +15,35 @@ from modules.numerics import l2_normalize, without_autocast
 
 
 @without_autocast
-def video_text_matching(text_embeds: Tensor, video_embeds: Tensor, *, logit_scale: float) -> Tensor:
-    """VTM of fine-tuning: in-batch cross-entropies of s * cos(text, video), both directions; scalar."""
-    return in_batch_cross_entropy(logit_scale * l2_normalize(text_embeds) @ l2_normalize(video_embeds).T)
+def video_text_matching(
+    text_embeds: Tensor, video_embeds: Tensor, *, logit_scale: float, same: Tensor | None = None
+) -> Tensor:
+    """VTM of fine-tuning: in-batch cross-entropies of s * cos(text, video), both directions; scalar.
+
+    `same` [N, N], symmetric, False on its diagonal: pairs that are no negatives of each other.
+    """
+    similarity = logit_scale * l2_normalize(text_embeds) @ l2_normalize(video_embeds).T
+    return in_batch_cross_entropy(_without(similarity, same))
 
 
 @without_autocast
 def frame_text_matching(
-    text_embeds: Tensor, frame_embeds: Tensor, frame_mask: Tensor | None = None, *, logit_scale: float
+    text_embeds: Tensor,
+    frame_embeds: Tensor,
+    frame_mask: Tensor | None = None,
+    *,
+    logit_scale: float,
+    same: Tensor | None = None,
 ) -> Tensor:
     """FTM of fine-tuning: the mean over frame positions of in-batch cross-entropies, both directions; scalar.
 
     `text_embeds` [N, D], `frame_embeds` [N, F, D]. A padded frame is nobody's negative and has no row of
     its own, nor has its text at that position; the mean is over the (clip, position) pairs left.
+    `same` [N, N] as in `video_text_matching`.
     """
     frames = l2_normalize(frame_embeds).transpose(0, 1)
     similarity = logit_scale * l2_normalize(text_embeds) @ frames.transpose(1, 2)  # [F, text, clip]
+    similarity = _without(similarity, same)
     own = similarity.diagonal(dim1=1, dim2=2)  # [F, N]
     if frame_mask is None:
         text_to_frame = similarity.logsumexp(dim=2) - own
@@ -41,6 +54,11 @@ def frame_text_matching(
     text_to_frame = similarity.masked_fill(padded_columns, lowest).logsumexp(dim=2) - own
     both = text_to_frame + similarity.logsumexp(dim=1) - own
     return both.masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)
+
+
+def _without(similarity: Tensor, same: Tensor | None) -> Tensor:
+    """`similarity` [..., N, N] whose pairs in `same` weigh nothing in a softmax."""
+    return similarity if same is None else similarity.masked_fill(same, torch.finfo(similarity.dtype).min)
 
 
 @without_autocast

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modules.contrastive import BatchKeys, Negatives
 from modules.dual_encoder import DualEncoder, Features
+from modules.duplicates import duplicates, own_rows
 from modules.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
 from modules.matching import frame_adjacency_matching, queue_frame_text_matching, queue_video_text_matching
 from modules.momentum import FeatureQueue, momentum_copy, momentum_update
@@ -24,9 +25,10 @@ TAG_QUEUE = "queue_tag_cross_ng"
 FRAME_QUEUE = "queue_frame_cross_ng"
 PROJECTION_QUEUE = "queue_frame_proj_ng"
 
-
 # Texts by the name of their queue, and the masked words that go with them.
 TEXTS = {"text": TITLE_QUEUE, "tag": TAG_QUEUE}
+
+Same = Mapping[str, Tensor | None]  # by text: clips that are no negatives
 
 
 class PretrainModel(DualEncoder):
@@ -37,7 +39,8 @@ class PretrainModel(DualEncoder):
     would train is frozen.
     State names are the published ones, without `t_projector[_k]`, which enter no loss.
     `in_batch_negatives` (an ablation) contrasts with the other clips of the step instead of the queues,
-    which are kept up all the same.
+    which are kept up all the same. Of these, `mask_duplicates` leaves out clips of the same video and, where
+    a text is matched, of the same text; keys in a queue do not tell where they come from.
     """
 
     def __init__(
@@ -58,9 +61,11 @@ class PretrainModel(DualEncoder):
         projector_layers: int = 2,
         predictor_layers: int = 2,
         in_batch_negatives: bool = False,
+        mask_duplicates: bool = False,
     ) -> None:
         super().__init__(visual_encoder, text_encoder)
         self.in_batch_negatives = in_batch_negatives
+        self.mask_duplicates = mask_duplicates
         self.momentum = momentum
         self.temperature = temperature
         self.weights = {
@@ -120,11 +125,12 @@ class PretrainModel(DualEncoder):
         losses: dict[str, Tensor] = {}
         if self.weights["FAM"]:
             keys = {**keys, "projected": self._project_keys(keys["frames"], mask)}
-            losses["FAM"] = self._fam(features, keys, mask)
+            losses["FAM"] = self._fam(features, keys, mask, self._same(batch, None))
+        same = {kind: self._same(batch, kind) for kind in TEXTS if kind in features}
         if self.weights["VTM"]:
-            losses["VTM"] = self._vtm(features, keys)
+            losses["VTM"] = self._vtm(features, keys, same)
         if self.weights["FTM"]:
-            losses["FTM"] = self._ftm(features, keys, mask)
+            losses["FTM"] = self._ftm(features, keys, mask, same)
         if self.weights["MLM"]:
             losses["MLM"] = self._mlm(features, batch)
         if self.training:
@@ -148,12 +154,12 @@ class PretrainModel(DualEncoder):
         self.queue.pushes = int(state["queue_pushes"])
         self.queue.clips = int(state["queue_clips"])
 
-    def _fam(self, query: Features, keys: Features, mask: Tensor | None) -> Tensor:
+    def _fam(self, query: Features, keys: Features, mask: Tensor | None, same: Tensor | None) -> Tensor:
         predictor = nn.Sequential(self.v_projector, self.v_predictor)
         return frame_adjacency_matching(
             _on_real_frames(predictor, query["frames"], mask),
             keys["projected"],
-            queue=self._negatives(PROJECTION_QUEUE, keys["projected"]),
+            queue=_without(self._negatives(PROJECTION_QUEUE, keys["projected"]), same),
             temperature=self.temperature,
             frame_mask=mask,
         )
@@ -162,7 +168,7 @@ class PretrainModel(DualEncoder):
     def _project_keys(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         return _on_real_frames(self.v_projector_k, frames, mask)
 
-    def _vtm(self, query: Features, keys: Features) -> Tensor:
+    def _vtm(self, query: Features, keys: Features, same: Same) -> Tensor:
         video_queue = self._negatives(VIDEO_QUEUE, keys["video"])
         terms = [
             queue_video_text_matching(
@@ -170,8 +176,8 @@ class PretrainModel(DualEncoder):
                 query[kind],
                 keys["video"],
                 keys[kind],
-                video_queue=video_queue,
-                text_queue=self._negatives(TEXTS[kind], keys[kind]),
+                video_queue=_without(video_queue, same[kind]),
+                text_queue=_without(self._negatives(TEXTS[kind], keys[kind]), same[kind]),
                 temperature=self.temperature,
             )
             for kind in TEXTS
@@ -179,7 +185,7 @@ class PretrainModel(DualEncoder):
         ]
         return torch.stack(terms).mean()
 
-    def _ftm(self, query: Features, keys: Features, mask: Tensor | None) -> Tensor:
+    def _ftm(self, query: Features, keys: Features, mask: Tensor | None, same: Same) -> Tensor:
         frame_queue = self._negatives(FRAME_QUEUE, _without_padding(keys["frames"], mask))
         terms = [
             queue_frame_text_matching(
@@ -187,8 +193,8 @@ class PretrainModel(DualEncoder):
                 query[kind],
                 keys["frames"],
                 keys[kind],
-                frame_queue=frame_queue,
-                text_queue=self._negatives(TEXTS[kind], keys[kind]),
+                frame_queue=_without(frame_queue, same[kind]),
+                text_queue=_without(self._negatives(TEXTS[kind], keys[kind]), same[kind]),
                 temperature=self.temperature,
                 frame_mask=mask,
             )
@@ -200,6 +206,12 @@ class PretrainModel(DualEncoder):
     def _negatives(self, queue_name: str, keys: Tensor) -> Negatives:
         """What a loss contrasts with: the queue of that name, or this step's `keys` of the other clips."""
         return BatchKeys.of(keys) if self.in_batch_negatives else self.queue.snapshot(queue_name)
+
+    def _same(self, batch: Mapping[str, Tensor], text: str | None) -> Tensor | None:
+        """Clips of all ranks that are no negatives of each of ours; None where all but its own are."""
+        if not (self.mask_duplicates and self.in_batch_negatives):
+            return None
+        return own_rows(duplicates(batch, text=text), len(batch["frames"]))
 
     def _mlm(self, query: Features, batch: Mapping[str, Tensor]) -> Tensor:
         terms = []
@@ -274,6 +286,11 @@ def _on_real_frames(head: nn.Module, frames: Tensor, mask: Tensor | None) -> Ten
         return rows.unflatten(0, frames.shape[:2])
     rows = head(frames[mask])
     return rows.new_zeros(frames.shape).masked_scatter(mask.unsqueeze(-1), rows)
+
+
+def _without(negatives: Negatives, same: Tensor | None) -> Negatives:
+    """Without each clip's duplicates; a queue does not know them."""
+    return negatives.without(same) if isinstance(negatives, BatchKeys) else negatives
 
 
 def _without_padding(frame_keys: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from modules.dual_encoder import DualEncoder, Features
+from modules.duplicates import duplicates
 from modules.gather import gather, gather_with_grad
 from modules.matching import frame_text_matching, video_text_matching
 from modules.numerics import at_least_float32
@@ -18,7 +19,8 @@ from modules.numerics import at_least_float32
 class RetrievalModel(DualEncoder):
     """Video and text encoders, trained to match texts with whole videos (VTM) and single frames (FTM).
 
-    A loss of weight 0 is not computed, and what only it would train is frozen.
+    A loss of weight 0 is not computed, and what only it would train is frozen. With `mask_duplicates` the
+    clips of one video, and those with one text, are no negatives of each other.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class RetrievalModel(DualEncoder):
         weight_VTM: float = 0.85,
         weight_FTM: float = 0.15,
         logit_scale: float = 100.0,
+        mask_duplicates: bool = False,
     ) -> None:
         super().__init__(visual_encoder, text_encoder)
         self.use_frame_fea = use_frame_fea
         self.weights = {"VTM": weight_VTM, "FTM": weight_FTM if use_frame_fea else 0.0}
         self.logit_scale = logit_scale
+        self.mask_duplicates = mask_duplicates
         if not any(self.weights.values()):
             raise ValueError(
                 "every loss has weight 0: give VTM a weight, or FTM one together with --use_frame_fea"
@@ -55,13 +59,16 @@ class RetrievalModel(DualEncoder):
     def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars "loss" (with gradient), "VTM" and "FTM" over the batch of all ranks, the same on each."""
         whole = {name: gather_with_grad(at_least_float32(rows)) for name, rows in self._used(features)}
+        same = duplicates(batch) if self.mask_duplicates else None
         losses: dict[str, Tensor] = {}
         if self.weights["VTM"]:
-            losses["VTM"] = video_text_matching(whole["text"], whole["video"], logit_scale=self.logit_scale)
+            losses["VTM"] = video_text_matching(
+                whole["text"], whole["video"], logit_scale=self.logit_scale, same=same
+            )
         if self.weights["FTM"]:
             mask = gather(batch["frame_mask"]) if "frame_mask" in batch else None
             losses["FTM"] = frame_text_matching(
-                whole["text"], whole["frames"], mask, logit_scale=self.logit_scale
+                whole["text"], whole["frames"], mask, logit_scale=self.logit_scale, same=same
             )
         return with_total(losses, self.weights)
 
