@@ -8,19 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine.step_records import read_steps
 from tests.e2e.conftest import Toy
 from tests.e2e.test_command_lines import free_port, last_result, launch
 from tests.scripts.slurm_stub import SlurmStub
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 200  # such a run takes about 20
+pytestmark = pytest.mark.timeout(600)
 FLAGS = ("--dataset", "msrvtt", "--language", "english", "--use_temp", "--use_frame_fea")
 OURS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "OUTPUT_DIR", "NPROC", "NNODES")
 
@@ -35,7 +38,7 @@ def started(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for number, command in enumerate(commands):
-            with open(logs / f"printed{number}", "wb") as file:
+            with open(logs / f"printed{number}", "ab") as file:
                 processes.append(
                     subprocess.Popen(
                         command, cwd=ROOT, env=clean, stdout=file, stderr=file, start_new_session=True
@@ -113,3 +116,91 @@ def test_tasks_of_slurm_give_the_run_of_one_launcher(toy: Toy, tmp_path: Path, o
         assert codes(jobs) == [0], printed(tmp_path)
     assert_equal_runs(one_node, tmp_path / "out")
     assert stub.requeued() == []
+
+
+def test_slurm_signals_every_rank_and_the_job_goes_on_from_the_queue(toy: Toy, tmp_path: Path) -> None:
+    stub = SlurmStub(tmp_path / "slurm", tasks=2, tasks_per_node=1)
+    job = {
+        **stub.environment,
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "MASTER_PORT": free_port(),
+        "PYTHON": sys.executable,
+        "OUTPUT_DIR": str(tmp_path / "out"),
+        "DATA_DIR": str(toy.data),
+    }
+    flags = (*toy.flags, *FLAGS, "--epochs", "500")  # more than can be over before the signal comes
+    script = ["bash", str(ROOT / "scripts" / "slurm" / "finetune.sh"), *flags]
+    for start in (1, 2):
+        before = len(steps(tmp_path / "out"))
+        (stub.folder / "pids").unlink(missing_ok=True)
+        with started([script], tmp_path, job) as jobs:
+            wait_until(partial(more_steps_than, before + 1, tmp_path / "out"), tmp_path)
+            # As Slurm does: all processes of the step, but not the batch script.
+            for task in stub.task_pids():
+                for pid in (task, *children(task)):
+                    os.kill(pid, signal.SIGUSR1)
+            assert codes(jobs) == [0], printed(tmp_path)
+        assert "SIGUSR1" in (tmp_path / "out" / "stopped").read_text(encoding="utf-8")
+        assert stub.requeued() == ["4711"] * start
+    assert "going on after epoch" in printed(tmp_path)
+    assert steps(tmp_path / "out") == list(range(1, len(steps(tmp_path / "out")) + 1))
+
+
+def test_torchrun_restarts_by_itself_when_a_rank_dies(toy: Toy, tmp_path: Path, one_node: Path) -> None:
+    output = tmp_path / "out"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max_restarts", "2"),
+        *("--master_port", free_port(), str(ROOT / "main_task_retrieval.py"), "--do_train"),
+        *("--output_dir", str(output), *toy.flags, *FLAGS, "--resume", "auto", "--save_steps", "1"),
+    ]
+    with started([command], tmp_path) as (launcher,):
+        wait_until(lambda: any(output.glob("training_state.*.pt")), tmp_path)
+        os.kill(children(launcher.pid)[-1], signal.SIGKILL)
+        assert codes([launcher]) == [0], printed(tmp_path)
+    assert "going on after epoch 1 step" in printed(tmp_path)
+    assert_equal_runs(one_node, output)
+    assert steps(output) == steps(one_node)
+    assert len((output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_torchrun_hands_sigusr1_on_where_it_is_told_to(toy: Toy, tmp_path: Path) -> None:
+    handled = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    known = subprocess.run([*torchrun, "--help"], capture_output=True, text=True, encoding="utf-8").stdout
+    if "--signals-to-handle" not in known:
+        pytest.skip("this torchrun has no --signals-to-handle")
+    output = tmp_path / "out"
+    command = [
+        *(*torchrun, "--nproc_per_node", "2", "--master_port", free_port(), "--signals-to-handle", handled),
+        *(str(ROOT / "main_task_retrieval.py"), "--do_train", "--output_dir", str(output)),
+        *(*toy.flags, *FLAGS, "--epochs", "500"),
+    ]
+    with started([command], tmp_path) as (launcher,):
+        wait_until(lambda: len(steps(output)) > 1, tmp_path)
+        launcher.send_signal(signal.SIGUSR1)
+        codes([launcher])
+    # What the launcher itself returns says nothing of its ranks.
+    assert "SIGUSR1" in (output / "stopped").read_text(encoding="utf-8"), printed(tmp_path)
+    assert any(output.glob("training_state.*.pt"))
+
+
+def steps(output: Path) -> list[int]:
+    path = output / "steps.jsonl"
+    return [record["step"] for record in read_steps(path)] if path.is_file() else []
+
+
+def more_steps_than(number: int, output: Path) -> bool:
+    return len(steps(output)) > number
+
+
+def wait_until(condition: Callable[[], bool], logs: Path) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, printed(logs)
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the children of a process, oldest first."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return sorted(int(word) for word in listed.stdout.split())
