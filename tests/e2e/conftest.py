@@ -60,6 +60,8 @@ class Toy:
                 "1",
             ),
             *("--contrast_num_negative", "10", "--top_frames", "2"),
+            # Drawing takes seconds: tests of the report ask for it.
+            *("--no-report", "--bootstrap", "0"),
         ]
 
     def run(self, job: str, output: Path, *flags: str) -> int:

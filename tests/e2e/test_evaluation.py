@@ -1,0 +1,69 @@
+"""What an evaluation leaves, through the whole program: report, features, similarity, post-processing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import Toy
+from tools import evaluate_features
+
+FLAGS = ("--dataset", "vatex", "--use_temp", "--use_frame_fea", "--language", "chinese")
+
+
+@pytest.fixture(scope="module")
+def run(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluated")
+    wanted = ("--report", "--bootstrap", "50", "--dsl", "--qb_norm", "--save_similarity")
+    features = ("--save_features", str(out / "features"))
+    assert toy.run("train", out, *FLAGS, *wanted, *features) == 0
+    return out
+
+
+def result(out: Path) -> dict[str, Any]:
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1, "the test list is evaluated once"
+    found: dict[str, Any] = json.loads(lines[0])
+    return found
+
+
+def test_the_result_holds_plain_and_post_processed_figures(run: Path) -> None:
+    found = result(run)
+    assert found["protocol"]["name"] == "several_captions" and found["selected_on"] == "last"
+    for name in ("t2v/R@50", "v2t/mAP", "RSum", "v2t_any/R@1", "dsl/v2t/R@1", "qb_norm_static/t2v/R@1"):
+        assert name in found, name
+    assert set(found["post_processing"]) == {"dsl", "qb_norm_static", "qb_norm_dynamic"}
+    low, high = found["intervals"]["t2v/R@5"]
+    assert low <= found["t2v/R@5"] <= high
+
+
+def test_the_report_is_one_page_without_a_network(run: Path) -> None:
+    page = (run / "report" / "report.html").read_text(encoding="utf-8")
+    assert len(page) < 10_000_000 and "http://" not in page.replace("http://www.w3.org", "")
+    assert 'src="data:image/' in page and "<script src" not in page and "<link" not in page
+    report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
+    found = result(run)
+    assert {name: report[name] for name in found} == found
+    assert report["settings"]["language"] == "chinese" and report["missing"] == []
+    assert len(found["checkpoint_sha256"]) == 64
+
+
+def test_saved_features_give_the_same_figures(run: Path, tmp_path: Path) -> None:
+    assert evaluate_features.main([str(run / "features"), "--json", str(tmp_path / "again.json")]) == 0
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    found = result(run)
+    for name in ("t2v/R@1", "t2v/MeanR", "v2t/R@1", "v2t/mAP", "RSum"):
+        assert again[name] == pytest.approx(found[name]), name
+    similarity = np.load(run / "similarity.npy")
+    assert similarity.shape == (found["captions"], found["videos"])
+
+
+def test_all_captions_of_a_video_as_one_query(toy: Toy, run: Path, tmp_path: Path) -> None:
+    model = ("--init_model", str(run / "pytorch_model.bin.0"), "--protocol", "paragraph")
+    assert toy.run("eval", tmp_path, *FLAGS, *model) == 0
+    found = result(tmp_path)
+    assert found["protocol"]["name"] == "paragraph" and found["captions"] == found["videos"]
