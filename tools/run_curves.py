@@ -61,8 +61,13 @@ def read_curves(folder: Path, *, label: str) -> RunCurves:
 
 def metric_name(entry: Mapping[str, Any], name: str) -> str:
     """A figure's name with what it was measured on: figures of two test sets never share a panel."""
-    about = [str(entry[key]) for key in ("dataset", "language", "split") if entry.get(key)]
-    return f"{' '.join(about)}: {name}"
+    return f"{' '.join(_measured_on(entry))}: {name}"
+
+
+def _measured_on(entry: Mapping[str, Any]) -> list[str]:
+    """Data set, language, and the split where it is not the test split."""
+    about = [str(entry["dataset"]), str(entry["language"])]
+    return about if entry.get("split", "test") == "test" else [*about, str(entry["split"])]
 
 
 def _position(record: Record, ends: Mapping[int, Record]) -> tuple[float, float | None, float | None]:
@@ -127,5 +132,8 @@ def _evaluations(path: Path) -> list[dict[str, Any]]:
 
 def _stays(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Whether `earlier` is still good once `entry` has been written: other data, or an epoch before."""
-    same = all(earlier.get(key) == entry.get(key) for key in ("dataset", "language", "split"))
-    return not same or earlier["epoch"] is None or earlier["epoch"] < entry["epoch"]
+    return (
+        _measured_on(earlier) != _measured_on(entry)
+        or earlier["epoch"] is None
+        or earlier["epoch"] < entry["epoch"]
+    )

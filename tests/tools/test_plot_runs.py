@@ -107,6 +107,14 @@ def test_an_epoch_evaluated_again_replaces_the_first(tmp_path: Path) -> None:
     assert read.evaluated["msrvtt english: t2v/R@1"] == 3
 
 
+def test_splits_have_panels_of_their_own_and_test_is_the_usual_one(tmp_path: Path) -> None:
+    lines = [evaluation(0, 1), {**evaluation(0, 2), "split": "val"}, {**evaluation(1, 3), "split": "test"}]
+    write(tmp_path / "a" / "metrics.jsonl", lines)
+    curves = read_curves(tmp_path / "a", label="a").curves
+    assert [p.value for p in curves["msrvtt english: t2v/R@1"]] == [1, 3]
+    assert [p.value for p in curves["msrvtt english val: t2v/R@1"]] == [2]
+
+
 def test_a_loss_that_was_not_finite_is_a_gap(tmp_path: Path) -> None:
     write(tmp_path / "a" / "steps.jsonl", [{"step": 1, "epoch": 0, "loss": None}])
     (point,) = read_curves(tmp_path / "a", label="a").curves["loss"]
