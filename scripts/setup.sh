@@ -15,7 +15,7 @@ python=${PYTHON:-python3}
     exit 2
 }
 stamp=".venv/installed-$(basename "$requirements")"
-wanted=$(cat requirements.txt "$requirements")
+wanted=$(cat requirements*.txt) # they include each other
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     echo "setup: installing $requirements into .venv"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
