@@ -158,7 +158,11 @@ def rank_histogram(ranks: np.ndarray, *, candidates: int) -> list[Finding]:
     group = np.searchsorted(edges, ranks)
     counts = np.bincount(group, minlength=len(edges))
     return [
-        {"above": int(edges[i - 1]) if i else 0, "to": int(edge), "percent": 100.0 * count / len(ranks)}
+        {
+            "above": int(edges[i - 1]) if i else 0,
+            "to": min(int(edge), candidates),
+            "percent": 100.0 * count / len(ranks),
+        }
         for i, (edge, count) in enumerate(zip(edges.tolist(), counts.tolist(), strict=True))
     ]
 

@@ -40,6 +40,9 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]]) -> Draw:
         axes.plot(chance, 100 * chance / last, color=_FAINT, lw=1, ls="--", label="chance")
         if last > 1:
             axes.set_xscale("log")
+            ticks = [k * 10**power for power in range(7) for k in (1, 2, 5) if k * 10**power <= last]
+            axes.set_xticks(ticks if last < 300 else ticks[::3])
+            axes.minorticks_off()
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.set(xlabel="K", ylabel="R@K (%)", ylim=(0, 102))
         axes.legend(frameon=False, labelcolor="linecolor", loc="lower right")
