@@ -134,7 +134,7 @@ class Fit:
         )
 
     def _weights_of(self, epoch: int) -> Path:
-        """The file of an epoch's weights. A run that goes on in another folder left the earlier ones behind."""
+        """The file of an epoch's weights; a run that went on in another folder left earlier ones behind."""
         here = checkpoint_path(self.output_dir, epoch)
         known = [Path(result["checkpoint"]) for result in self.results if result["epoch"] == epoch]
         return next((path for path in known if not here.is_file()), here)
