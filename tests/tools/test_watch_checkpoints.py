@@ -1,0 +1,61 @@
+"""tools/watch_checkpoints.py: its settings and messages; tests/e2e/test_selection.py runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config import parse_config
+from tools.run_folders import read_settings
+from tools.watch_checkpoints import evaluation_config, main
+
+
+def settings_of(folder: Path, program: str, *flags: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    config, _ = parse_config(["--output_dir", str(folder), *flags], program=program)
+    config.save(folder / "config.json")
+    return folder
+
+
+def test_settings_are_those_of_the_run_and_flags_win(tmp_path: Path) -> None:
+    run = ("--do_train", "--dataset", "msrvtt", "--language", "english", "--use_temp", "--top_frames", "2")
+    folder = settings_of(
+        tmp_path, "main_task_retrieval.py", *run, "--lr", "1e-5", "--wandb", "--freeze", "text"
+    )
+    config = evaluation_config(
+        read_settings(folder / "config.json"), ["--batch_size_val", "7"], output_dir=folder / "watched"
+    )
+    assert config.do_eval and not config.is_training and config.output_dir == str(folder / "watched")
+    assert (config.dataset, config.language, config.use_temp, config.top_frames) == (
+        "msrvtt",
+        "english",
+        True,
+        2,
+    )
+    assert config.batch_size_val == 7 and not config.wandb and config.freeze == ""
+    config = evaluation_config(
+        read_settings(folder / "config.json"), ["--top_frames", "1"], output_dir=folder / "watched"
+    )
+    assert config.top_frames == 1
+
+
+@pytest.mark.parametrize(("language", "dataset"), [("english", "msrvtt"), ("chinese", "vatex")])
+def test_pre_training_is_watched_where_it_is_tested(language: str, dataset: str, tmp_path: Path) -> None:
+    folder = settings_of(
+        tmp_path, "main_pretrain.py", "--do_pretrain", "--language", language, "--use_frame_fea"
+    )
+    config = evaluation_config(read_settings(folder / "config.json"), [], output_dir=folder / "watched")
+    assert config.test_dataset == dataset and config.use_frame_fea and config.language == language
+
+
+def test_what_is_no_training_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "config.json: no such file" in capsys.readouterr().err
+    settings_of(tmp_path, "main_task_retrieval.py", "--do_eval", "--dataset", "vatex")
+    assert main([str(tmp_path)]) == 2
+    assert "not the folder of a training run" in capsys.readouterr().err
+    settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"do_train": True}), encoding="utf-8")
+    assert main([str(tmp_path), "--once"]) == 0  # nothing there yet
