@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
@@ -177,6 +178,14 @@ def _leave_signals_to_the_parent() -> None:
             os._exit(0)
 
     signal.signal(signal.SIGTERM, on_second_sigterm)
+
+
+def end_workers() -> None:
+    """End the loader processes of this process: at its exit Python would ask each only once, and wait."""
+    for child in multiprocessing.active_children():
+        while child.is_alive():
+            child.terminate()
+            child.join(0.1)
 
 
 def warn_if_shared_memory_is_short(sample_bytes: int, *, batch_size: int, num_workers: int) -> bool:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataloaders.loader import end_workers
 from engine.checkpoint_folder import evaluate_folder
 from engine.config import Config, parse_config
 from engine.data import (
@@ -91,6 +92,7 @@ def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> in
     finally:
         if log is not None:
             log.close()
+        end_workers()
         world.close(failed=sys.exc_info()[0] is not None)
 
 

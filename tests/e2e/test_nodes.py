@@ -128,7 +128,8 @@ def test_slurm_signals_every_rank_and_the_job_goes_on_from_the_queue(toy: Toy, t
         "OUTPUT_DIR": str(tmp_path / "out"),
         "DATA_DIR": str(toy.data),
     }
-    flags = (*toy.flags, *FLAGS, "--epochs", "500")  # more than can be over before the signal comes
+    # More epochs than can be over before the signal comes.
+    flags = (*toy.flags, *FLAGS, "--epochs", "500", "--num_thread_reader", "1")
     script = ["bash", str(ROOT / "scripts" / "slurm" / "finetune.sh"), *flags]
     for start in (1, 2):
         before = len(steps(tmp_path / "out"))
