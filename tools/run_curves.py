@@ -124,10 +124,16 @@ def _evaluations(path: Path) -> list[dict[str, Any]]:
             entry = None
         if not isinstance(entry, dict) or any(key not in entry for key in METRIC_KEYS):
             raise ValueError(f"{path} line {number}: not an evaluation with {', '.join(METRIC_KEYS)}")
+        if "selected_on" in entry and any(_same_epoch(kept, entry) for kept in found):
+            continue  # the epoch that the run reports, evaluated again
         if entry["epoch"] is not None:
             found = [kept for kept in found if _stays(kept, entry)]
         found.append(entry)
     return found
+
+
+def _same_epoch(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    return _measured_on(earlier) == _measured_on(entry) and earlier["epoch"] == entry["epoch"]
 
 
 def _stays(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:

@@ -53,13 +53,21 @@ def test_what_a_run_leaves(toy: Toy, tmp_path: Path, results: Results) -> None:
     assert names == {
         *("config.json", "log.txt", "metrics.jsonl", "steps.jsonl"),
         *("pytorch_model.bin.0", "pytorch_model.bin.1", "training_state.9.pt", "training_state.18.pt"),
+        "best.json",
     }
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["epochs"] == 2 and config["dataset"] == "msrvtt"
     log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
-    for said in ("image tower", "lr 1.00e-04", "batch 4 = 1 ranks", "fp32 on cpu", "clips/s", "best t2v/R@1"):
+    for said in (
+        "image tower",
+        "lr 1.00e-04",
+        "batch 4 = 1 ranks",
+        "fp32 on cpu",
+        "clips/s",
+        "reported: epoch 2 of 2",
+    ):
         assert said in log
-    assert [r["epoch"] for r in results(tmp_path / "out")] == [0, 1]
+    assert [r["epoch"] for r in results(tmp_path / "out")] == [1]  # --select_on last
     assert any("tfevents" in path.name for path in logdir.iterdir())
 
 
@@ -134,3 +142,7 @@ def test_parameters_only(toy: Toy, tmp_path: Path) -> None:
     assert main([*flags, "--dataset", "msrvtt", "--language", "english", "--use_temp"]) == 0
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "image tower" in log and "temporal transformer" in log and "in all" in log
+    written = json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))
+    assert (written["frames"], written["words"]) == (4, 32) and written["parts"][-1]["name"] == "in all"
+    assert main([*flags, "--dataset", "chvtt", "--data_dir", "nowhere"]) == 0  # no annotation is read
+    assert json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))["words"] == 15

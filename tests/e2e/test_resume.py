@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import engine.fit
+import engine.selection
 from engine.saving import Saving
 from engine.trainer import Agreed
 from tests.e2e.conftest import Toy
@@ -19,7 +19,7 @@ from tests.e2e.conftest import Toy
 # Masked words, dropout, momentum, queues that wrap around; and the in-batch losses with accumulation.
 PRETRAIN = ("pretrain", "--dataset", "chvtt", "--language", "chinese", "--use_temp", "--use_frame_fea")
 TRAIN = ("train", "--dataset", "vatex", "--language", "chinese", "--gradient_accumulation_steps", "2")
-SAVING = ("--epochs", "2", "--save_steps", "2", "--num_thread_reader", "1")
+SAVING = ("--epochs", "2", "--save_steps", "2", "--num_thread_reader", "1", "--select_on", "test")
 TIMES = ("clips_per_second", "clips_per_second_per_rank", "waiting", "memory_bytes", "seconds")
 
 
@@ -109,7 +109,7 @@ def test_killed_while_evaluating(
 ) -> None:
     """Its training is saved: the epoch is evaluated again, and only once is it recorded."""
     job, flags, never_stopped, steps = whole
-    original = engine.fit.evaluate
+    original = engine.selection.evaluate
 
     def dies(*args: Any, **kwargs: Any) -> Any:
         original(*args, **kwargs) if after else None
@@ -117,10 +117,10 @@ def test_killed_while_evaluating(
 
     for after in (False, True):  # before its line is written, and just after
         out = tmp_path / str(after)
-        monkeypatch.setattr(engine.fit, "evaluate", dies)
+        monkeypatch.setattr(engine.selection, "evaluate", dies)
         with pytest.raises(Killed):
             toy.run(job, out, *flags)
-        monkeypatch.setattr(engine.fit, "evaluate", original)
+        monkeypatch.setattr(engine.selection, "evaluate", original)
         with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write('{"epoch": 1, "t2v')
         assert toy.run(job, out, *flags, "--resume", "auto") == 0

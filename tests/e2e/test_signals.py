@@ -18,7 +18,7 @@ from engine.trainer import Trainer
 from tests.e2e.conftest import Toy
 from tests.e2e.test_resume import assert_same_run, records
 
-FLAGS = ("--dataset", "msrvtt", "--language", "english", "--epochs", "2")
+FLAGS = ("--dataset", "msrvtt", "--language", "english", "--epochs", "2", "--select_on", "test")
 
 
 def before(owner: Any, name: str, act: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
