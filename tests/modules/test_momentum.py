@@ -111,3 +111,26 @@ def test_momentum_moves_parameters_and_leaves_buffers() -> None:
     ):
         assert torch.allclose(new, 0.9 * old + 0.1 * target)
     assert torch.equal(key_module[1].running_mean, before[1].running_mean)  # type: ignore[arg-type]
+
+
+def test_a_key_that_is_not_finite_enters_as_no_key() -> None:
+    owner, queue = make_queue(4)
+    given = clips(1, 2, 3)
+    given["clips"][1, 0] = torch.nan
+    given["frames"][2, 1] = torch.inf
+    queue.push(given)
+    lengths = queue.snapshot("clips").norm(dim=0), queue.snapshot("frames").norm(dim=0).view(4, FRAMES)
+    torch.testing.assert_close(lengths[0][:3], torch.tensor([1.0, 0, 1]))
+    torch.testing.assert_close(lengths[1][2], torch.tensor([1.0, 0, 1]))
+    assert all(torch.isfinite(value).all() for value in owner.state_dict().values())
+    assert owner.get_buffer("queue_ptr").tolist() == [3]
+
+
+def test_counts_what_came_in_since_the_start() -> None:
+    """Ages in pushes; a queue of 8 holds clips of the last 3 pushes of 3."""
+    _, queue = make_queue(8)
+    found = [(queue.age, queue.filled)]
+    for start in range(0, 15, 3):
+        queue.push(clips(start, start + 1, start + 2))
+        found.append((queue.age, queue.filled))
+    assert found == [(0, 0.0), (1, 3 / 8), (2, 6 / 8), (3, 1.0), (3, 1.0), (3, 1.0)]

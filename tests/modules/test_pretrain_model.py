@@ -174,3 +174,27 @@ def test_batch_statistics_are_those_of_real_frames() -> None:
     model(batch)
     for name, expected in alone.named_buffers():
         assert torch.allclose(model.v_projector.get_buffer(name), expected, atol=1e-6), name
+
+
+def test_a_clip_that_is_not_finite_spoils_only_its_own_step() -> None:
+    model = tiny.pretrain_model()
+    bad = tiny.batch(4)
+    bad["frames"] = bad["frames"].float() / 255
+    bad["frames"][1, 0, 0, 0, 0] = torch.nan
+    assert not torch.isfinite(model(bad)["loss"])
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    losses = model(tiny.batch(4, seed=2))
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"])
+    assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(model).values())
+
+
+def test_figures_to_watch_go_on_after_a_restart() -> None:
+    model, resumed = tiny.pretrain_model(), tiny.pretrain_model()  # a queue of 6
+    assert model.watch() == {"logit_scale": pytest.approx(1 / 0.07), "queue_age": 0.0, "queue_filled": 0.0}
+    for seed in (1, 2, 3):
+        model(tiny.batch(4, seed=seed))
+    assert model.watch()["queue_age"] == 2.0 and model.watch()["queue_filled"] == 1.0
+    assert model.extra_state() == {"queue_pushes": 3, "queue_clips": 12}
+    resumed.load_extra_state(model.extra_state())
+    assert resumed.watch() == model.watch()

@@ -25,3 +25,17 @@ def test_one_process_is_plain_batchnorm() -> None:
     assert torch.equal(ours(rows), plain(rows))
     assert list(ours.state_dict()) == list(plain.state_dict())
     assert torch.equal(ours.eval()(rows), plain.eval()(rows))
+
+
+def test_a_batch_that_is_not_finite_leaves_the_running_statistics() -> None:
+    """Channel by channel: a bad value in one of them does not spoil what the others learn."""
+    norm, rows = SyncBatchNorm1d(3), torch.randn(6, 3)
+    norm(rows)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    bad = rows.clone()
+    bad[2, 1] = torch.nan
+    norm(bad)
+    for name in ("running_mean", "running_var"):
+        after = norm.state_dict()[name]
+        assert torch.isfinite(after).all() and after[1] == before[name][1]
+        assert after[0] != before[name][0]
