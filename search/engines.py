@@ -26,6 +26,10 @@ class CandidateEngine(Protocol):
         """Rows [C], int64, for `query` [D]: the best `count` of each view; may hold removed rows."""
         ...
 
+    def update(self, features: FeatureRows, catalog: Catalog) -> bool:
+        """Take up what was written since; False where it has to be opened anew."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -33,11 +37,14 @@ class ExactEngine:
     """Every row is a candidate: exhaustive, needs no library, right for some thousand videos."""
 
     def __init__(self, features: FeatureRows, catalog: Catalog) -> None:
-        self._catalog = catalog
         self._rows = np.asarray(catalog.live_rows(), dtype=np.int64)
 
     def candidates(self, query: np.ndarray, count: int) -> np.ndarray:
         return self._rows
+
+    def update(self, features: FeatureRows, catalog: Catalog) -> bool:
+        self._rows = np.asarray(catalog.live_rows(), dtype=np.int64)
+        return True
 
     def close(self) -> None:
         """Nothing is held."""

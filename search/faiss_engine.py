@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class FaissEngine:
         self._indexes = dict(indexes)
         self.kind = kind
         self.generation = generation
+        self._lock = threading.Lock()  # FAISS may be searched by many threads, but not while it grows
 
     @classmethod
     def open(
@@ -93,13 +95,22 @@ class FaissEngine:
             for view in VIEWS:
                 self._indexes[view].add(np.ascontiguousarray(views[view]))
 
+    def update(self, features: FeatureRows, catalog: Catalog) -> bool:
+        """Add the rows since; False where rows were renumbered."""
+        if catalog.meta("generation") != self.generation:
+            return False
+        with self._lock:
+            self._add(features)
+        return True
+
     def candidates(self, query: np.ndarray, count: int) -> np.ndarray:
         """The best `count` rows of each view, int64."""
         wanted = min(count, self.rows)
         if not wanted:
             return np.zeros(0, dtype=np.int64)
         line = np.ascontiguousarray(query[None], dtype=np.float32)
-        found = [self._indexes[view].search(line, wanted)[1][0] for view in VIEWS]
+        with self._lock:
+            found = [self._indexes[view].search(line, wanted)[1][0] for view in VIEWS]
         rows = np.concatenate(found)
         return np.unique(rows[rows >= 0])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,25 @@ from search.catalog import Catalog
 from search.engines import CandidateEngine, open_engine
 from search.index_format import DTYPE, VideoIndexError, VideoRecord, feature_paths, read_settings
 from search.rows import FeatureRows
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An index at one moment: `alive` [R] is False on rows of removed videos, None where there are none."""
+
+    features: FeatureRows
+    alive: np.ndarray | None
+    generation: int
+    version: int
+
+    @property
+    def videos(self) -> int:
+        return self.features.rows if self.alive is None else int(self.alive.sum())
+
+    def living(self, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` that hold a video."""
+        known = rows[rows < self.features.rows]
+        return known if self.alive is None else known[self.alive[known]]
 
 
 class VideoIndex:
@@ -36,12 +56,7 @@ class VideoIndex:
         self._engine_options = {**(self.settings.engine_options or {}), **({"url": url} if url else {})}
         self._engine: CandidateEngine | None = None
         self._lock = threading.RLock()
-        self._version = -1
-        self.generation = 0
-        self._count = 0
-        self._alive: np.ndarray | None = None  # bool [R]; None: no row was removed
-        self.features = FeatureRows.empty(self.settings.width, self.settings.frames)
-        self.refresh()
+        self._snapshot = self._take_snapshot()
 
     def __enter__(self) -> VideoIndex:
         return self
@@ -57,31 +72,47 @@ class VideoIndex:
         self.catalog.close()
 
     def __len__(self) -> int:
-        return self._count
+        return self._snapshot.videos
 
     def __contains__(self, video_id: object) -> bool:
         return isinstance(video_id, str) and self.catalog.find(video_id) is not None
 
+    @property
+    def features(self) -> FeatureRows:
+        """All rows, those of removed videos too."""
+        return self._snapshot.features
+
+    def snapshot(self) -> Snapshot:
+        """What there is now; it stays as it is while others write."""
+        self.refresh()
+        return self._snapshot
+
     def refresh(self) -> bool:
         """Take up what was written since; whether there was anything."""
-        numbers = self.catalog.snapshot()
         with self._lock:
-            if numbers.get("version", 0) == self._version:
+            if self.catalog.meta("version") == self._snapshot.version:
                 return False
-            self.features = map_features(
-                self.folder, numbers, width=self.settings.width, frames=self.settings.frames
-            )
-            self.generation = numbers.get("generation", 0)
-            self._count = self.catalog.count()
-            self._alive = None
-            if self._count < self.features.rows:
-                self._alive = np.zeros(self.features.rows, dtype=bool)
-                self._alive[[row for row in self.catalog.live_rows() if row < self.features.rows]] = True
-            self._version = numbers.get("version", 0)
-            if self._engine is not None:
-                self._engine.close()
-                self._engine = None
+            self._snapshot = self._take_snapshot()
+            if self._engine is not None and not self._engine.update(self.features, self.catalog):
+                self._engine = None  # another thread may still be searching with it
             return True
+
+    def _take_snapshot(self) -> Snapshot:
+        while True:
+            numbers = self.catalog.snapshot()
+            try:
+                features = map_features(
+                    self.folder, numbers, width=self.settings.width, frames=self.settings.frames
+                )
+            except VideoIndexError:
+                if self.catalog.meta("generation") == numbers.get("generation", 0):
+                    raise
+                continue  # compacted just now: the files of the old generation are gone
+            alive = None
+            if self.catalog.count() < features.rows:
+                alive = np.zeros(features.rows, dtype=bool)
+                alive[[row for row in self.catalog.live_rows() if row < features.rows]] = True
+            return Snapshot(features, alive, numbers.get("generation", 0), numbers.get("version", 0))
 
     @property
     def engine(self) -> CandidateEngine:
@@ -101,11 +132,6 @@ class VideoIndex:
     def records(self) -> Iterator[VideoRecord]:
         """All videos, in the order in which they came in."""
         return (record for _, record in self.catalog.records())
-
-    def alive(self, rows: np.ndarray) -> np.ndarray:
-        """Those of `rows` that hold a video."""
-        known = rows[rows < self.features.rows]
-        return known if self._alive is None else known[self._alive[known]]
 
     def records_of(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
         """The records of rows, without those that were removed."""

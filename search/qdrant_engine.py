@@ -34,9 +34,10 @@ def load_qdrant() -> Any:
 class QdrantEngine:
     """A collection with the views of all videos of an index."""
 
-    def __init__(self, client: Any, collection: str) -> None:
+    def __init__(self, client: Any, collection: str, *, generation: int) -> None:
         self._client = client
         self.collection = collection
+        self._generation = generation
 
     @classmethod
     def open(
@@ -50,7 +51,7 @@ class QdrantEngine:
         url = check_url(options)
         generation = catalog.meta("generation")
         name = str(options.get("collection") or f"hmmc-{catalog.text('name')[:_HASH_LETTERS]}")
-        engine = cls(_client(url, options.get("api_key")), f"{name}-{generation}")
+        engine = cls(_client(url, options.get("api_key")), f"{name}-{generation}", generation=generation)
         try:
             engine._sync(features, catalog)
         except Exception as error:  # the client raises many kinds: no server, no right, no disk
@@ -71,6 +72,13 @@ class QdrantEngine:
             rows |= {int(point.id) for point in answer.points}
         return np.asarray(sorted(rows), dtype=np.int64)
 
+    def update(self, features: FeatureRows, catalog: Catalog) -> bool:
+        """Send the rows since; False where rows were renumbered."""
+        if catalog.meta("generation") != self._generation:
+            return False
+        self._sync(features, catalog)
+        return True
+
     def close(self) -> None:
         """Let go of the connection; the collection stays."""
         self._client.close()
@@ -78,16 +86,25 @@ class QdrantEngine:
     def _sync(self, features: FeatureRows, catalog: Catalog) -> None:
         """Make the points those of the index: new rows in, removed rows out."""
         self._make_collection(features.video.shape[1])
-        here, there = set(catalog.live_rows()), self._rows_there()
+        rows = [row for row in catalog.live_rows() if row < features.rows]
+        if self._is_current(rows):
+            return
+        here, there = set(rows), self._rows_there()
         gone = sorted(there - here)
         if gone:
             models = load_qdrant().models
             for start in range(0, len(gone), _BATCH):
                 selector = models.PointIdsList(points=gone[start : start + _BATCH])
                 self._client.delete(self.collection, points_selector=selector, wait=True)
-        new = sorted(row for row in here - there if row < features.rows)
+        new = sorted(here - there)
         for start in range(0, len(new), _BATCH):
             self._upload(new[start : start + _BATCH], features, catalog)
+
+    def _is_current(self, rows: list[int]) -> bool:
+        """Whether the server has just these rows: removals come first, then new ones in order."""
+        if self._client.count(self.collection, exact=True).count != len(rows):
+            return False
+        return not rows or bool(self._client.retrieve(self.collection, ids=rows[-1:], with_payload=False))
 
     def _make_collection(self, width: int) -> None:
         if self._client.collection_exists(self.collection):

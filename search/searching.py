@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search.index_folder import VideoIndex
+from search.index_folder import Snapshot, VideoIndex
 from search.index_format import VideoRecord
 from search.results import Hit, Moment
 from search.scoring import Scores, best_frames, score_rows
@@ -29,23 +29,27 @@ def find(
     `candidates` of each view are scored exactly, more where `top` is large or many rows were removed.
     """
     for _ in range(_ATTEMPTS):
-        index.refresh()
-        generation = index.generation
-        hits = _find(index, query, top, top_frames, frame_weight, candidates)
+        now = index.snapshot()
+        hits = _find(index, now, query, top, top_frames, frame_weight, candidates)
         # Compacting gives rows to other videos; where it came between, look again.
-        if index.catalog.meta("generation") == generation:
+        if index.catalog.meta("generation") == now.generation:
             break
     return hits
 
 
 def _find(
-    index: VideoIndex, query: np.ndarray, top: int, top_frames: int, frame_weight: float, candidates: int
+    index: VideoIndex,
+    now: Snapshot,
+    query: np.ndarray,
+    top: int,
+    top_frames: int,
+    frame_weight: float,
+    candidates: int,
 ) -> tuple[Hit, ...]:
-    features = index.features
     # Removed rows still come up in FAISS: room for them, up to twice the number.
-    room = min(features.rows - len(index), max(candidates, 4 * top))
-    rows = index.alive(index.engine.candidates(query, max(candidates, 4 * top) + room))
-    scores = score_rows(features, rows, query, top=top, top_frames=top_frames, frame_weight=frame_weight)
+    room = min(now.features.rows - now.videos, max(candidates, 4 * top))
+    rows = now.living(index.engine.candidates(query, max(candidates, 4 * top) + room))
+    scores = score_rows(now.features, rows, query, top=top, top_frames=top_frames, frame_weight=frame_weight)
     records = index.records_of(scores.rows.tolist())
     return tuple(
         _hit(scores, place, records, top_frames=top_frames)

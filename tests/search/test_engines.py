@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,21 @@ def test_an_empty_index_finds_nothing(tmp_path: Path) -> None:
     with IndexWriter(tmp_path / "index", settings()) as writer:
         writer.finish()
     assert ids(tmp_path / "index") == [[]] * 40
+
+
+@pytest.mark.parametrize("engine", ["exact", "faiss", "qdrant"])
+def test_an_open_engine_takes_up_changes_while_threads_search(engine: str, tmp_path: Path) -> None:
+    modules = {"faiss": "faiss", "qdrant": "qdrant_client"}
+    if engine in modules:
+        pytest.importorskip(modules[engine], reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 100, engine="exact")
+    with VideoIndex(folder, engine=engine, url=":memory:") as index, ThreadPoolExecutor(4) as threads:
+        for seed in range(1, 5):
+            searches = [threads.submit(find, index, query, **OPTIONS) for query in queries(10)]
+            fill(folder, 40, seed=seed, engine="exact")
+            with IndexWriter(folder) as writer:
+                writer.remove([f"{seed}-0", f"0-{seed}"])
+            assert all(len(search.result()) == 10 for search in searches)
+        found = [[hit.video_id for hit in find(index, query, **OPTIONS)] for query in queries()]
+        assert len(index) == 100 + 4 * 38
+    assert found == ids(folder, engine="exact")
