@@ -111,9 +111,12 @@ def sample_scores(tiles: Tiles, video_of_caption: np.ndarray, *, seed: int = 0) 
     videos, first = np.unique(video_of_caption, return_index=True)
     chosen = np.sort(random.choice(len(videos), min(PAIRS, len(videos)), replace=False))
     captions = torch.from_numpy(first[chosen]).to(tiles.device)
-    columns = [
-        tiles.scores(captions[: tiles.height], tiles.video_tile(v, v + 1)) for v in videos[chosen].tolist()
-    ]
+    columns = []
+    for start in range(0, tiles.num_videos, tiles.width):
+        inside = [v - start for v in videos[chosen].tolist() if start <= v < start + tiles.width]
+        if inside:
+            tile = tiles.video_tile(start, min(start + tiles.width, tiles.num_videos))
+            columns.append(tiles.scores(captions, tile)[:, inside])
     return torch.cat(columns, dim=1).float().cpu().numpy()
 
 

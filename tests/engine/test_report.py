@@ -17,7 +17,9 @@ from dataloaders.examples import Examples, ExamplesBuilder
 from dataloaders.frame_store import FrameStore
 from engine.report import write_report
 from engine.report_frames import SIDE, thumbnail
+from engine.report_plots import sample_scores
 from engine.report_queries import read_queries
+from engine.score_tiles import MatrixTiles
 from tests.engine.report_inputs import CHINESE, examples, measured, result_of, scores
 
 FILES = {
@@ -197,6 +199,14 @@ def test_thumbnails_are_small_and_never_larger_than_the_picture() -> None:
         data = base64.b64decode(thumbnail(np.zeros(shape, dtype=np.uint8)).split(",")[1])
         picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None and max(picture.shape[:2]) == side
+
+
+def test_the_heat_map_shows_right_pairs_on_the_diagonal() -> None:
+    split = examples(150, captions=2)
+    matrix = scores(split, skill=100)
+    shown = sample_scores(MatrixTiles(matrix, tile=(64, 64)), split.video_of_caption)
+    assert shown.shape == (48, 48) and (shown.argmax(axis=1) == np.arange(48)).all()
+    assert np.isin(shown, matrix).all()
 
 
 def test_one_caption_and_one_video(tmp_path: Path) -> None:
