@@ -29,7 +29,7 @@ def assert_same(first: dict[str, Any], second: dict[str, Any], *, but: set[str] 
         assert torch.equal(first[key], second[key]), key
 
 
-PAIR_KEYS = {"frames", "frame_mask", "text_ids", "text_mask", "index", "replaced"}
+PAIR_KEYS = {"frames", "frame_mask", "text_ids", "text_mask", "index", "video", "replaced"}
 MLM_KEYS = {"text_mlm_ids", "text_mlm_labels"}
 TAG_KEYS = {"tag_ids", "tag_mask", "tag_mlm_ids", "tag_mlm_labels"}
 
@@ -48,7 +48,7 @@ def test_keys_types_and_shapes_are_the_documented_ones(settings: dict[str, Any],
     data = dataset(toy_examples(videos=3, captions_each=2, tags=True), **settings)
     sample = data[1]
     assert set(sample) == keys
-    shapes = {"frames": (F, 3, S, S), "frame_mask": (F,), "index": (), "replaced": ()}
+    shapes = {"frames": (F, 3, S, S), "frame_mask": (F,), "index": (), "video": (), "replaced": ()}
     types = {"frames": torch.uint8, "frame_mask": torch.bool}
     for key, value in sample.items():
         words = 5 if key.startswith("tag") else W
@@ -138,9 +138,9 @@ def test_an_unreadable_video_is_replaced_by_the_next_one() -> None:
     data = dataset(examples, store, frame_sample="random", mlm=True)
     for index in (3, 5, 6, 8):
         sample = data[(1, index)]
-        assert sample["replaced"] == 1 and sample["index"] == 9
+        assert sample["replaced"] == 1 and sample["index"] == 9 and sample["video"] == 3
         assert_same(sample, data[(1, 9)], but={"replaced"})
-    assert data[(1, 2)]["replaced"] == 0
+    assert data[(1, 2)]["replaced"] == 0 and data[(1, 2)]["video"] == 0
     assert store.reads.count("v1") == 2, "three captions of one unreadable video cost one try"
 
 
