@@ -1,0 +1,93 @@
+"""--grad_checkpointing: the same gradients, fewer kept activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modules.dual_encoder import DualEncoder
+from modules.grad_checkpointing import checkpoint_activations
+from modules.retrieval_model import RetrievalModel
+from modules.text_encoder import ChineseTextEncoder
+from tests.modules import tiny
+
+
+def chinese(folder: Path) -> DualEncoder:
+    """A model with a small BERT that has dropout."""
+    from transformers import BertConfig
+
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    BertConfig(vocab_size=99, max_position_embeddings=16, **small).save_pretrained(folder)
+    visual, _ = tiny.encoders()
+    text = ChineseTextEncoder(folder, embed_dim=visual.embed_dim, pretrained=False)
+    return RetrievalModel(visual, text, use_frame_fea=True, logit_scale=5.0).train()
+
+
+MODELS: dict[str, Callable[[Path], DualEncoder]] = {
+    "fine-tuning": lambda folder: tiny.retrieval_model(),
+    "pre-training": lambda folder: tiny.pretrain_model(),
+    "Chinese": chinese,
+}
+
+
+def kept_bytes_and_gradients(model: nn.Module, batch: dict[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
+    """Bytes that the graph keeps from the forward pass, each tensor once and no weights; gradients."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # an address that is given again would be counted as the same tensor
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor.detach())
+        return tensor
+
+    torch.manual_seed(3)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(batch)["loss"]
+    size = sum(kept.values())  # what is recomputed in the backward pass is not kept
+    loss.backward()
+    return size, tiny.gradients(model)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_same_gradients_and_less_is_kept(kind: str, tmp_path: Path) -> None:
+    plain = MODELS[kind](tmp_path).double()
+    saving = MODELS[kind](tmp_path).double()
+    saving.load_state_dict(plain.state_dict())
+    checkpoint_activations(saving)
+    batch = tiny.batch(4, padded=True, tags=kind == "pre-training")
+    size, expected = kept_bytes_and_gradients(plain, batch)
+    smaller, gradients = kept_bytes_and_gradients(saving, batch)
+    assert set(gradients) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-10, atol=1e-12, msg=name)
+    assert smaller < 0.7 * size
+
+
+def test_the_temporal_transformer_by_itself() -> None:
+    temporal = tiny.encoders()[0].temporal_transformer.double()
+    frames = torch.randn(2, tiny.FRAMES, 32, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(2, tiny.FRAMES, dtype=torch.bool)
+    (expected,) = torch.autograd.grad(temporal(frames, mask).square().sum(), frames)
+    temporal.grad_checkpointing = True
+    (gradient,) = torch.autograd.grad(temporal(frames, mask).square().sum(), frames)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_tower_that_cannot_is_refused_by_name() -> None:
+    model = tiny.retrieval_model()
+    model.visual_encoder.visual = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="--grad_checkpointing: an image tower of type Linear"):
+        checkpoint_activations(model)
