@@ -17,10 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.modules import tiny
 
 RANKS, CLIPS, LIMIT_S = 2, 4, 120
-RETRIEVAL = {"finetune VTM": {"weight_FTM": 0.0}, "finetune FTM": {"weight_VTM": 0.0}}
+RETRIEVAL: dict[str, dict[str, Any]] = {
+    "finetune VTM": {"weight_FTM": 0.0},
+    "finetune FTM": {"weight_VTM": 0.0},
+    "finetune without duplicates": {"mask_duplicates": True},
+}
 PRETRAINING = {
     **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},
     "pretrain all": {},
+    "pretrain without duplicates": {"in_batch_negatives": True, "mask_duplicates": True},
 }
 CASES = [*RETRIEVAL, *PRETRAINING]
 
@@ -31,19 +36,38 @@ def make_model(case: str) -> nn.Module:
     return model.double()
 
 
+def clips(seed: int) -> dict[str, Tensor]:
+    """Clips 0 and 2 show one video, clips 1 and 3 have one caption: each pair over two ranks."""
+    whole = tiny.batch(CLIPS, padded=True, tags=True, seed=seed)
+    whole["text_ids"][3] = whole["text_ids"][1]
+    return whole | {"video": torch.tensor([5, 1, 5, 2])}
+
+
 def two_steps(model: nn.Module, rank: int, ranks: int) -> dict[str, Any]:
     """Gradients of both steps, losses and state after them, on this rank's share of the clips."""
-    share = slice(rank * CLIPS // ranks, (rank + 1) * CLIPS // ranks)
     result: dict[str, Any] = {"losses": [], "gradients": []}
     for seed in (1, 2):
-        whole = tiny.batch(CLIPS, padded=True, tags=True, seed=seed)
         model.zero_grad()
-        losses = model({key: value[share] for key, value in whole.items()})
+        losses = model(share(clips(seed), rank, ranks))
         losses["loss"].backward()
         result["losses"].append({name: value.detach() for name, value in losses.items()})
         result["gradients"].append(tiny.gradients(getattr(model, "module", model)))
     result["state"] = getattr(model, "module", model).state_dict()
     return result
+
+
+def share(whole: dict[str, Tensor], rank: int, ranks: int) -> dict[str, Tensor]:
+    own = slice(rank * CLIPS // ranks, (rank + 1) * CLIPS // ranks)
+    return {key: value[own] for key, value in whole.items()}
+
+
+def step_with_a_bad_clip(rank: int) -> dict[str, Tensor]:
+    """The state after a step in which the last clip, on the last rank, is not finite."""
+    model, whole = make_model("pretrain all"), clips(1)
+    whole["frames"] = whole["frames"].double()
+    whole["frames"][-1] = torch.nan
+    model(share(whole, rank, RANKS))
+    return model.state_dict()
 
 
 def work(rank: int, folder: str) -> None:
@@ -55,6 +79,7 @@ def work(rank: int, folder: str) -> None:
             case: two_steps(DistributedDataParallel(make_model(case), broadcast_buffers=False), rank, RANKS)
             for case in CASES
         }
+        results["bad clip"] = step_with_a_bad_clip(rank)
         torch.save(results, f"{folder}/rank{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -102,3 +127,13 @@ def test_queues_statistics_and_key_branch_are_equal_on_all_ranks(
     first, second = (rank[case]["state"] for rank in two_ranks)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert_same(first, two_steps(make_model(case), 0, 1)["state"])
+
+
+def test_a_bad_clip_of_one_rank_is_no_key_on_any(two_ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["bad clip"] for rank in two_ranks)
+    before = make_model("pretrain all").state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.isfinite(value).all() for value in first.values())
+    assert first["queue_v_cross_ng"][:, :CLIPS].any(dim=0).tolist() == [True, True, True, False]
+    statistics = [name for name in first if name.startswith("v_projector.") and "running" in name]
+    assert statistics and all(torch.equal(first[name], before[name]) for name in statistics)
