@@ -27,11 +27,12 @@ THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 80
 
 
 class ClipError(ValueError):
-    """A file gives no clip; `reason` is the class of the fault as in a frame store's failures."""
+    """A file gives no clip; `reason` is the class of the fault, as in a frame store's failures."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
+        self.message = message
 
 
 @dataclass(frozen=True)

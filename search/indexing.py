@@ -191,8 +191,8 @@ class _Run:
             return False
         try:
             digest = self._source.digest(found)
-        except ValueError as error:
-            self._report.fail(found.video_id, "unreadable", str(error))
+        except ClipError as error:
+            self._report.fail(found.video_id, error.reason, error.message)
             return False
         if digest != record.digest:
             return True
@@ -209,7 +209,7 @@ class _Run:
         for found, clip in clips:
             bar.update()
             if isinstance(clip, ClipError):
-                self._report.fail(found.video_id, clip.reason, str(clip))
+                self._report.fail(found.video_id, clip.reason, clip.message)
             else:
                 batch.append((found, clip))
             if len(batch) == self._batch:
@@ -229,7 +229,7 @@ class _Run:
             try:
                 digest = self._source.digest(found)
             except ClipError as error:
-                self._report.fail(found.video_id, error.reason, str(error))
+                self._report.fail(found.video_id, error.reason, error.message)
                 continue
             record = record_of(self._source, found, digest=digest, clip=clip)
             jpegs = clip.thumbnails(self._writer.settings.thumbnails)

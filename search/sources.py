@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from dataloaders.frame_store import FrameStore
+from dataloaders.frame_store_format import FrameStoreError
 from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
 from search.index_format import VideoRecord
 from tools.sample_video import run_job
@@ -47,7 +48,7 @@ class Source(Protocol):
         ...
 
     def digest(self, found: Found) -> str:
-        """SHA-256 of a video's contents."""
+        """SHA-256 of a video's contents. Raises `ClipError`."""
         ...
 
     def clips(
@@ -135,9 +136,14 @@ class StoreSource:
 
     def digest(self, found: Found) -> str:
         """Of the manifest and the frames."""
-        digest = hashlib.sha256(json.dumps(self._store.manifest(found.video_id), sort_keys=True).encode())
-        for jpeg in self._store.read_jpegs(found.video_id, np.arange(self._store.num_frames(found.video_id))):
-            digest.update(jpeg)
+        manifest = self._store.manifest(found.video_id)
+        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
+        try:
+            count = self._store.num_frames(found.video_id)
+            for jpeg in self._store.read_jpegs(found.video_id, np.arange(count)):
+                digest.update(jpeg)
+        except FrameStoreError as error:
+            raise ClipError("unreadable", str(error)) from None
         return digest.hexdigest()
 
     def clips(
