@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ RETRIEVAL: dict[str, dict[str, Any]] = {
     "finetune FTM": {"weight_VTM": 0.0},
     "finetune without duplicates": {"mask_duplicates": True},
 }
-PRETRAINING = {
+PRETRAINING: dict[str, dict[str, Any]] = {
     **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},
     "pretrain all": {},
     "pretrain without duplicates": {"in_batch_negatives": True, "mask_duplicates": True},
@@ -104,7 +105,7 @@ def assert_same(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert set(ours) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(
-            ours[name], value, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+            ours[name], value, rtol=1e-10, atol=1e-10, msg=partial("{}: {}".format, name)
         )
 
 
