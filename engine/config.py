@@ -306,6 +306,8 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
         remarks = [] if on_gpu else ["--enable_amp: no GPU here, training in " + values["precision"]]
     config = Config(**values)
     check_config(config, program=program)
+    if config.mask_duplicates and config.do_pretrain and config.negatives == "queue":
+        remarks.append("--mask_duplicates has no effect: keys in a queue do not tell where they come from")
     remarks += [
         f"--{item.name} has no effect any more ({item.metadata['help']})"
         for item in dataclasses.fields(Config)

@@ -187,6 +187,13 @@ def test_enable_amp_means_fp16_on_gpus_unless_precision_says_otherwise(
     assert len(remarks) == (0 if on_gpu else 1)
 
 
+def test_masking_duplicates_needs_negatives_of_the_batch() -> None:
+    flags = ["--do_pretrain", "--output_dir", "out", "--mask_duplicates"]
+    assert "no effect" in parse_config(flags, program="main_pretrain.py")[1][0]
+    assert parse_config([*flags, "--negatives", "batch"], program="main_pretrain.py")[1] == []
+    assert parse_config([*TRAIN, "--mask_duplicates"], program="main_task_retrieval.py")[1] == []
+
+
 def test_nothing_to_do_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing to do"):
         parse("--output_dir", "out")
