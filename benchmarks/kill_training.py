@@ -31,7 +31,13 @@ from benchmarks.kill_setup import Toy, difference, resume_step, steps_recorded  
 
 STEPS_AN_EPOCH = 6
 SAVE_STEPS = 2
-PHASES = ("start", "step", "save", "evaluate", "between epochs")
+WHERE = {
+    "start": "while starting",
+    "step": "between and in steps",
+    "save": "while a state is written",
+    "evaluate": "while evaluating",
+    "between epochs": "after an evaluation",
+}
 RUN_LIMIT_S = 240.0
 
 
@@ -140,7 +146,7 @@ class Stories:
         odd = [answer for answer in equal if answer != "bit for bit"]
         shutil.rmtree(out)
         return Outcome(
-            f"kill -9, {phase}: {hit} times",
+            f"kill -9, {WHERE[phase]}: {hit} times",
             f"went on by --resume auto, {chains} run{'s' if chains > 1 else ''} in all",
             f"{max(redone)} steps at most, {sum(redone) / len(redone):.1f} on average",
             odd[0] if odd else "bit for bit",
@@ -205,7 +211,7 @@ class Stories:
 
 
 def stories(toy: Stories) -> Iterator[Outcome]:
-    for phase in PHASES:
+    for phase in WHERE:
         yield toy.killed_in(phase)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         yield toy.signalled(number)
