@@ -38,7 +38,7 @@ from engine.wrapping import wrap
 from modules.dual_encoder import DualEncoder
 from tests.modules import tiny
 
-CLIPS, LIMIT_S = 8, 300
+CLIPS, LIMIT_S = 8, 900
 FINETUNING = {
     "finetune VTM": {"weight_FTM": 0.0},
     "finetune FTM": {"weight_VTM": 0.0},

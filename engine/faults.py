@@ -32,9 +32,17 @@ class StoppedBySignal(BaseException):
         self.exit_code = exit_code
 
 
-def explain(error: RuntimeError) -> str | None:
+MORE_MEMORY = "lower --num_thread_reader, or give the container more shared memory (docker run --shm-size)"
+
+
+def explain(error: Exception) -> str | None:
     """One line on an error of torch that has its cause outside of the program; None for any other."""
     text = str(error)
+    if isinstance(error, (ConnectionError, EOFError)):
+        # Killed while it handed a batch over: torch then sees the broken connection before the dead process.
+        return (
+            f"stopped: loader process ended while it sent a batch, perhaps Killed for memory: {MORE_MEMORY}"
+        )
     if isinstance(error, torch.OutOfMemoryError):
         return (
             "stopped: no memory left on the device; give --grad_checkpointing, --grad_cache N (clips encoded "
@@ -53,7 +61,4 @@ def _lost_worker(text: str) -> str | None:
     if not found:
         return None
     how = found[2].split(".")[0]
-    return (
-        f"stopped: loader process {found[1].strip()} {how}; most often memory ran out: lower "
-        "--num_thread_reader, or give the container more shared memory (docker run --shm-size)"
-    )
+    return f"stopped: loader process {found[1].strip()} {how}; most often memory ran out: {MORE_MEMORY}"

@@ -50,15 +50,15 @@ def program(name: str, argv: Sequence[str] | None) -> int:
     except TrainingStopped as error:
         print(f"{name}: stopped: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:
         explanation = explain(error)
         if explanation is None:
             raise
         print(f"{name}: {explanation}", file=sys.stderr)
         return 1
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
 
 
 def _print_any_text() -> None:

@@ -129,3 +129,9 @@ def test_faults_from_outside_are_one_line(error: RuntimeError, said: str) -> Non
 
 def test_our_own_errors_are_left_alone() -> None:
     assert explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_loader_process_that_ends_while_it_sends_is_named(error: Exception) -> None:
+    line = explain(error)
+    assert line is not None and line.startswith("stopped: loader process") and "\n" not in line
