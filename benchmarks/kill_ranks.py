@@ -90,7 +90,8 @@ def _under_torchrun(toy: Stories, whole: Path) -> Iterator[Outcome]:
         happened = f"torchrun ended the job after {seconds:.1f} s with exit code {code}"
         equal = "-"
         if restarts:
-            happened = f"restarted by itself and went through, exit code {code}"
+            through = "and went through" if code == 0 else "and did NOT go through"
+            happened = f"restarted by itself {through}, exit code {code}"
             equal = difference(out, whole)
         name = f"kill -9 of one of two ranks, torchrun --max-restarts {restarts}"
         yield Outcome(name, happened, f"what followed step {saved}", equal)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,7 +41,7 @@ class World:
         if size > 1 and not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
             try:
-                dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+                dist.init_process_group(backend, **_meeting(rank, size, environ), timeout=TIMEOUT)
             except dist.DistError as error:  # a port in use, a machine that does not answer
                 raise ValueError(f"rank {rank} cannot meet the others: {error}") from None
         return cls(rank, size, device)
@@ -113,6 +115,47 @@ class World:
         """
         if dist.is_initialized() and not (failed and self.device.type == "cuda"):
             dist.destroy_process_group()
+
+
+def _meeting(rank: int, size: int, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Where the ranks meet, for `init_process_group`.
+
+    torchrun keeps one store over its restarts, in which the addresses of dead processes still stand: a rank
+    that looks before another has overwritten its own would call the dead. So each start gets a place of its
+    own in the store. The launcher's count of restarts does not name it: nodes may count differently.
+    """
+    if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {"rank": rank, "world_size": size}
+    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=TIMEOUT))
+    name = agree_on_start(store, rank, size)
+    return {"store": dist.PrefixStore(name, store), "rank": rank, "world_size": size}
+
+
+def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
+    """A name that the ranks of this start share and no earlier one had, whatever those left in `store`.
+
+    Each rank calls by a number drawn anew; rank 0 answers every call that stands there until all have taken
+    the answer, so that it does no harm to answer the dead.
+    """
+    own = secrets.token_hex(8)
+    if rank:
+        store.set(f"call {rank}", own)
+        name = store.get(f"answer to {own}").decode()
+        store.set(f"{name} taken by {rank}", "")
+        return name
+    name = f"start {own}"
+    waiting = set(range(1, size))
+    end = time.monotonic() + TIMEOUT.total_seconds()
+    while waiting:
+        for other in list(waiting):
+            if store.check([f"call {other}"]):
+                store.set(f"answer to {store.get(f'call {other}').decode()}", name)
+            if store.check([f"{name} taken by {other}"]):
+                waiting.remove(other)
+        if time.monotonic() > end:
+            raise ValueError(f"rank 0 cannot meet the others: no word from ranks {sorted(waiting)[:8]}")
+        time.sleep(0.01)
+    return name
 
 
 def _device(local_rank: int) -> torch.device:

@@ -11,6 +11,7 @@ LOST_RANK = "stopped: another rank ended, which says why"
 _CLOSED = (
     "Connection closed by peer",
     "Connection reset by peer",
+    "connectFullMesh failed",  # gone before all had met
     "Broken pipe",
     "failed to recv, got 0 bytes",  # rank 0's store is gone
 )

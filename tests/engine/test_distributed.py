@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from engine.distributed import World
+from engine.distributed import World, agree_on_start
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +69,16 @@ def test_two_ranks() -> None:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     mp.start_processes(_on_two_ranks, args=(port,), nprocs=2, start_method="spawn")
+
+
+def test_every_start_has_a_name_of_its_own_in_a_store_that_keeps_the_dead() -> None:
+    """torchrun's restarts share one store: what an earlier start left must not be taken for this one's."""
+    store = dist.HashStore()
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as ranks:
+            # Rank 0 first: it meets the calls of the dead before those of the living.
+            found = [ranks.submit(agree_on_start, store, rank, 3) for rank in range(3)]
+            names.append({future.result(timeout=30) for future in found})
+    assert all(len(shared) == 1 for shared in names)
+    assert len(set().union(*names)) == 3
