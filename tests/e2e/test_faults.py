@@ -142,5 +142,5 @@ def test_a_killed_loader_process_is_one_line(
     flags = ("--num_thread_reader", "1", "--epochs", "9")
     assert toy.run("train", tmp_path, *FLAGS, *flags) == 1
     line = last_line(capsys)
-    # Whether torch sees the dead process or its broken pipe first is a race; the unit tests have each wording.
+    # What torch sees first, the dead process or its broken pipe, is a race; unit tests have each wording.
     assert "stopped: loader process" in line and "--num_thread_reader" in line
