@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import datetime
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -115,6 +118,22 @@ class World:
         """
         if dist.is_initialized() and not (failed and self.device.type == "cuda"):
             dist.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process; as one of several ranks without taking the interpreter apart.
+
+    A group's threads outlive `destroy_process_group` while anything holds the group: DDP does, and torch's
+    caches of device meshes. One that drops its last tensor while Python shuts down wants an interpreter
+    that is gone, and the process aborts (SIGABRT) with all its work done.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads any more
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _meeting(rank: int, size: int, environ: Mapping[str, str]) -> dict[str, Any]:

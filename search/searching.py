@@ -31,8 +31,9 @@ def find(
     for _ in range(_ATTEMPTS):
         now = index.snapshot()
         hits = _find(index, now, query, top, top_frames, frame_weight, candidates)
-        # Compacting gives rows to other videos; where it came between, look again.
-        if index.catalog.meta("generation") == now.generation:
+        # Compacting gives rows to other videos, and what was removed meanwhile leaves gaps: then look again.
+        whole = len(hits) >= min(top, len(index))
+        if whole and index.catalog.meta("generation") == now.generation:
             break
     return hits
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from engine.distributed import World, agree_on_start
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +50,6 @@ def test_each_rank_uses_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def _on_two_ranks(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     environ = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    import os
-
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": folder})
     world = World.from_environment(None, environ=environ)
     assert world.broadcast({"from": rank}) == {"from": 0}
@@ -82,3 +86,34 @@ def test_every_start_has_a_name_of_its_own_in_a_store_that_keeps_the_dead() -> N
             names.append({future.result(timeout=30) for future in found})
     assert all(len(shared) == 1 for shared in names)
     assert len(set().union(*names)) == 3
+
+
+ENDS = """
+import atexit, os
+from engine.distributed import end_process
+
+atexit.register(print, "last words")
+
+
+class Kept:
+    def __del__(self):  # what Python would call while it takes itself apart
+        os.write(1, b"taken apart\\n")
+
+
+kept = Kept()
+print("done", end=" ")
+end_process(3)
+"""
+
+
+@pytest.mark.parametrize(("ranks", "taken_apart"), [("1", True), ("2", False)])
+def test_a_rank_ends_with_its_code_and_last_words_but_does_not_take_the_interpreter_apart(
+    ranks: str, taken_apart: bool
+) -> None:
+    environ = {**os.environ, "WORLD_SIZE": ranks}
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS], env=environ, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 3, ended.stderr
+    assert "done last words" in ended.stdout
+    assert ("taken apart" in ended.stdout) == taken_apart
