@@ -4,8 +4,9 @@
 
 Trains tiny models by the real trainer, several steps of 8 clips: in one process, on 2 and 4 ranks (gloo),
 with DDP and with fully_shard, with and without accumulation and gradient cache, each loss by itself. Compares
-with one process: losses and gradient norms of every step, and after the last one weights, optimiser state,
-queues and momentum weights. Differences are relative to the largest number of each tensor.
+with one process: losses, gradient norms and gradients of every step, and after the last one optimiser state,
+queues, momentum weights and weights. Differences are relative to the largest number of each tensor. Beside a
+float32 table stands how far one process in float32 is from float64: what rounding alone does.
 """
 
 from __future__ import annotations
@@ -49,8 +50,20 @@ PRETRAINING = {
     "pretrain all": {},
 }
 CASES = (*FINETUNING, *PRETRAINING)
-# A queue that MLM alone leaves as it began is nothing to compare; a gradient near zero has no direction.
+KINDS = {
+    "losses, gradient norm": ("step",),
+    "gradients": ("gradient",),
+    "optimiser": MOMENTS,
+    "queues": ("queue",),
+    "momentum weights": ("momentum",),
+    "weights": ("weight",),
+}
+# Tensors much smaller than the others of their kind are measured by a part of the kind's largest number.
 FLOOR = 1e-3
+# By all of it where the gradient is zero but for rounding: BatchNorm takes away what these biases add.
+NO_GRADIENT = frozenset(
+    ("v_projector.linear_hidden.1.bias", "v_predictor.linear_hidden.1.bias", "v_projector.linear_out.bias")
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +151,17 @@ def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch
     optimizer = build_optimizer(
         model, lr=1e-3, text_lr=1e-3, coef_lr=1.0, weight_decay=0.1, warmup=0.2, total_steps=steps + 1
     )
+    gradients: dict[str, Tensor] = {}
+
+    def keep_gradients(*_: object) -> None:
+        step = len(recorder.losses)
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                whole = parameter.grad.full_tensor() if fsdp else parameter.grad
+                gradients[f"gradient {step} {name}"] = whole.clone()
+
+    fsdp = setting.fsdp
+    optimizer.register_step_pre_hook(keep_gradients)
     recorder = _Recorder()
     trainer = _Recording(
         called,
@@ -154,17 +178,29 @@ def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch
     result = {f"step {i} {name}": v for i, losses in enumerate(recorder.losses) for name, v in losses.items()}
     moments = optimizer_state(model, optimizer)
     result |= {f"{moment} {name}": v for moment in MOMENTS for name, v in moments[moment].items()}
-    return result | {f"state {name}": v for name, v in full_state(model, keep=True).items()}
+    state = full_state(model, keep=True)
+    return result | gradients | {f"{kind_of(name)} {name}": v for name, v in state.items()}
 
 
-def difference(ours: dict[str, Tensor], expected: dict[str, Tensor], kind: str) -> float:
-    """Largest difference among the tensors whose name begins with `kind`, relative to each one's largest."""
+def kind_of(name: str) -> str:
+    """Whether an entry of a model's state is a queue, of a momentum encoder, or another weight."""
+    if name.startswith("queue"):
+        return "queue"
+    return "momentum" if name.partition(".")[0].endswith("_k") else "weight"
+
+
+def difference(ours: dict[str, Tensor], expected: dict[str, Tensor], *kinds: str) -> float:
+    """Largest difference among tensors whose first word is one of `kinds`, relative to each one's largest."""
     assert set(ours) == set(expected)
     worst = 0.0
-    for name, value in expected.items():
-        if name.startswith(kind) and value.is_floating_point():
-            scale = max(FLOOR, float(value.abs().max()))
-            worst = max(worst, float((ours[name] - value).abs().max()) / scale)
+    for kind in kinds:
+        named = {n: v for n, v in expected.items() if n.split()[0] == kind and v.is_floating_point()}
+        sizes = {name: float(value.abs().max()) for name, value in named.items()}
+        largest = max(sizes.values(), default=0.0)
+        for name, value in named.items():
+            apart = float((ours[name].double() - value.double()).abs().max())
+            floor = largest if name.split()[-1] in NO_GRADIENT else FLOOR * largest
+            worst = max(worst, apart / max(sizes[name], floor) if apart else 0.0)
     return worst
 
 
@@ -248,19 +284,30 @@ def main() -> None:
     results = train_alone(steps=args.steps, dtype=dtype)
     for ranks in (2, 4):
         results |= train_on_ranks(ranks, steps=args.steps, dtype=dtype)[0]
-    kinds = {"losses, gradient norm": "step", "optimiser": "exp_avg", "weights, queues, momentum": "state"}
     print(f"{str(dtype).removeprefix('torch.')}, {args.steps} steps, {len(CASES)} choices of losses")
-    print("| | passes | cache | " + " | ".join(kinds) + " |")
-    print("| --- | ---: | ---: | " + " | ".join("---:" for _ in kinds) + " |")
+    print("| | passes | cache | " + " | ".join(KINDS) + " |")
+    print("| --- | ---: | ---: | " + " | ".join("---:" for _ in KINDS) + " |")
+    if args.float32:
+        exact = train_alone(steps=args.steps, dtype=torch.float64)
+        for setting in (s for s in SETTINGS if s == s.reference and s.ranks == 1):
+            _print_row("1 rank, from float64", setting, results, {c: exact[c, setting] for c in CASES})
     for setting in SETTINGS:
-        if setting == setting.reference:
-            continue
-        worst = [
-            max(difference(results[c, setting], results[c, setting.reference], kind) for c in CASES)
-            for kind in kinds.values()
-        ]
-        figures = " | ".join(f"{value:.1e}" for value in worst)
-        print(f"| {setting} | {setting.accumulation} | {setting.cache or 'off'} | {figures} |")
+        if setting != setting.reference:
+            expected = {c: results[c, setting.reference] for c in CASES}
+            _print_row(str(setting), setting, results, expected)
+
+
+def _print_row(
+    name: str,
+    setting: Setting,
+    results: dict[tuple[str, Setting], dict[str, Tensor]],
+    expected: dict[str, dict[str, Tensor]],
+) -> None:
+    worst = [
+        max(difference(results[c, setting], expected[c], *kinds) for c in CASES) for kinds in KINDS.values()
+    ]
+    figures = " | ".join(f"{value:.1e}" for value in worst)
+    print(f"| {name} | {setting.accumulation} | {setting.cache or 'off'} | {figures} |")
 
 
 if __name__ == "__main__":

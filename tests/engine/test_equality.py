@@ -1,4 +1,4 @@
-"""Ranks, accumulation, the gradient cache and sharding do not change the numbers (float64, gloo)."""
+"""Ranks, accumulation, the gradient cache and sharding do not change the numbers (gloo)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.equality import SETTINGS, Setting, difference, train_alone, train_on_ranks
+from benchmarks.equality import (
+    KINDS,
+    NO_GRADIENT,
+    SETTINGS,
+    Setting,
+    difference,
+    train_alone,
+    train_on_ranks,
+)
 
 CASES = ("finetune all", "pretrain all")  # each loss by itself: tests/modules/test_over_ranks.py
 STEPS, TOLERANCE = 3, 1e-9
+STEPS_32, TOLERANCE_32 = 2, 1e-5  # further steps begin at weights that have drifted apart by rounding
+OTHERS = [s for s in SETTINGS if s != s.reference]
 Results = dict[tuple[str, Setting], dict[str, Tensor]]
 
 
@@ -23,13 +33,45 @@ def results() -> Results:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("setting", [s for s in SETTINGS if s != s.reference], ids=repr)
+@pytest.mark.parametrize("setting", OTHERS, ids=repr)
 def test_same_numbers_as_one_process(setting: Setting, case: str, results: Results) -> None:
     expected, ours = results[case, setting.reference], results[case, setting]
     assert sum(name.startswith("step") for name in expected) > 2 * STEPS  # every loss of every step
-    for kind in ("step", "exp_avg", "state"):
-        assert any(name.startswith(kind) for name in expected)
-        assert difference(ours, expected, kind) < TOLERANCE
+    assert sum(name.startswith("gradient") for name in expected) > 20 * STEPS
+    for kinds in KINDS.values():
+        assert difference(ours, expected, *kinds) < TOLERANCE, kinds
+
+
+def test_biases_before_batch_norm_have_no_gradient(results: Results) -> None:
+    """Why they may be set aside: what float32 gives them is rounding."""
+    gradients = {n: v.abs().max() for n, v in results["pretrain all", Setting()].items() if "gradient 2" in n}
+    none = {name.split()[-1] for name, size in gradients.items() if size < 1e-12 * max(gradients.values())}
+    assert none == NO_GRADIENT
+
+
+@pytest.fixture(scope="module")
+def results_32() -> Results:
+    torch.set_num_threads(1)
+    found: Results = train_alone(cases=CASES, steps=STEPS_32, dtype=torch.float32)
+    return found | train_on_ranks(2, cases=CASES, steps=STEPS_32, dtype=torch.float32)[0]
+
+
+@pytest.fixture(scope="module")
+def exact() -> Results:
+    return train_alone(cases=CASES, steps=STEPS_32, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("setting", [s for s in OTHERS if s.ranks <= 2], ids=repr)
+def test_same_numbers_in_float32(setting: Setting, case: str, results_32: Results, exact: Results) -> None:
+    expected, ours = results_32[case, setting.reference], results_32[case, setting]
+    for kind, kinds in KINDS.items():
+        if kind != "weights":
+            assert difference(ours, expected, *kinds) < TOLERANCE_32, kind
+    # Adam makes a whole step of a gradient that is only rounding: weights are about as far apart as one
+    # process in float32 is from float64.
+    rounding = difference(expected, exact[case, setting.reference], *KINDS["weights"])
+    assert difference(ours, expected, *KINDS["weights"]) < 3 * rounding
 
 
 def test_one_process_moves_away_from_where_it_began(results: Results) -> None:
@@ -39,7 +81,7 @@ def test_one_process_moves_away_from_where_it_began(results: Results) -> None:
         three = results["pretrain all", setting]
         assert (
             difference(
-                once["pretrain all", setting], {k: three[k] for k in once["pretrain all", setting]}, "state"
+                once["pretrain all", setting], {k: three[k] for k in once["pretrain all", setting]}, "weight"
             )
             > 1e-3
         )
@@ -51,6 +93,6 @@ def test_ranks_stay_bit_equal_over_fifty_steps() -> None:
         2, cases=("pretrain all",), settings=(Setting(2),), steps=50, dtype=torch.float32
     )
     one, other = (rank["pretrain all", Setting(2)] for rank in (first, second))
-    assert set(one) == set(other) and "state queue_frame_cross_ng" in one
+    assert set(one) == set(other) and "queue queue_frame_cross_ng" in one
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-    assert int(one["state queue_ptr"]) == 50 * 8 % 6
+    assert int(one["queue queue_ptr"]) == 50 * 8 % 6
