@@ -25,6 +25,10 @@ def checkpoint_activations(model: DualEncoder) -> None:
     text: Any = model.text_encoder
     if isinstance(text, ChineseTextEncoder):
         bert: Any = text.chinese_encoder
-        bert.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        options = {"use_reentrant": False}
+        if hasattr(bert, "activation_checkpointing_enable"):  # what transformers 5 calls it by now
+            bert.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:
+            bert.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     else:
         text.transformer.grad_checkpointing = True
