@@ -10,7 +10,9 @@ import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
+import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -23,6 +25,7 @@ from fastapi import FastAPI
 from demo.cards import EMPTY_INDEX, NOTHING_YET, error_html, results_html
 from demo.closed_files import close_files, uploaded
 from search import QueryError, Retriever, SearchResults, VideoIndex
+from search.clips import ClipError
 from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS
 
 MAX_SHOWN = 100  # cards of one answer
@@ -102,25 +105,24 @@ def make_page(index: VideoIndex, retriever: Retriever, text: PageText) -> gr.Blo
             go = gr.Button("Search", variant="primary", scale=1, min_width=90, elem_id="go")
         with gr.Row(elem_classes="examples"):
             examples = [gr.Button(words, size="sm") for words in text.examples or EXAMPLES[language]]
-        with gr.Accordion("Picture, clip, settings", open=False, elem_id="more"):
-            with gr.Row():
-                with gr.Column(min_width=240):
-                    exclude = gr.Textbox(
-                        label="Not",
-                        placeholder="what the video should not show",
-                        max_length=MAX_QUERY_CHARACTERS,
-                        elem_id="exclude",
-                    )
-                    top = gr.Slider(1, MAX_SHOWN, value=SHOWN, step=1, label="Videos to show", elem_id="top")
+        exclude = gr.Textbox(
+            placeholder="but not: what the video should not show",
+            show_label=False,
+            container=False,
+            max_length=MAX_QUERY_CHARACTERS,
+            elem_id="exclude",
+        )
+        with gr.Row(elem_classes="more"):
+            with gr.Accordion("Picture or clip", open=False, elem_id="more-files"):
                 upload = gr.File(
-                    label="Search by a picture or a clip, alone or with words",
+                    label="To search by, alone or with words",
                     file_types=["image", "video"],
                     type="filepath",
-                    height=150,
-                    min_width=240,
+                    height=140,
                     elem_id="upload",
                 )
-            with gr.Row():
+            with gr.Accordion("Settings", open=False, elem_id="more-settings"):
+                top = gr.Slider(1, MAX_SHOWN, value=SHOWN, step=1, label="Videos to show", elem_id="top")
                 frame_weight = gr.Number(
                     retriever.frame_weight,
                     label="Frame weight",
@@ -128,7 +130,6 @@ def make_page(index: VideoIndex, retriever: Retriever, text: PageText) -> gr.Blo
                     minimum=0,
                     maximum=MAX_FRAME_WEIGHT,
                     step=0.1,
-                    min_width=240,
                 )
                 top_frames = gr.Slider(
                     1,
@@ -137,7 +138,6 @@ def make_page(index: VideoIndex, retriever: Retriever, text: PageText) -> gr.Blo
                     step=1,
                     label="Top frames",
                     info="how many frames of a video count",
-                    min_width=240,
                 )
         results = gr.HTML(
             EMPTY_INDEX if not len(index) else NOTHING_YET,
@@ -158,7 +158,7 @@ def make_page(index: VideoIndex, retriever: Retriever, text: PageText) -> gr.Blo
             ask(answers.search, everything, results, **limits)
         for button in examples:
             words = str(button.value)
-            button.click(_says(words), None, [query, upload], show_progress="hidden", **limits).then(
+            button.click(None, None, [query, upload], js=f"() => [{json.dumps(words)}, null]").then(
                 answers.search, everything, results, **limits
             )
         results.select(answers.similar, settings, results, **limits)
@@ -211,6 +211,10 @@ class Answers:
         try:
             found, title = answer()
             return results_html(found, title=title, videos=len(self._index))
+        except ClipError as error:
+            name = Path(upload).name if isinstance(upload, str) else "the file"
+            why = _without_folders(error.message, upload).removeprefix(f"{name}: ")
+            return error_html(f"{name}: no picture or clip that can be read ({why})")
         except ValueError as error:
             return error_html(_without_folders(str(error), upload, self._index.folder))
         except Exception:
@@ -226,7 +230,7 @@ def _text(value: Any, name: str) -> str:
 
 def _settings(top: Any, frame_weight: Any, top_frames: Any) -> dict[str, Any]:
     for value, name in ((top, "videos to show"), (frame_weight, "frame weight"), (top_frames, "top frames")):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise QueryError(f"{name}: give a number")
     if not 1 <= top <= MAX_SHOWN:
         raise QueryError(f"videos to show: give a number from 1 to {MAX_SHOWN}")
@@ -247,10 +251,6 @@ def _without_folders(message: str, *paths: Any) -> str:
     return message
 
 
-def _says(words: str) -> Callable[[], tuple[str, None]]:
-    return lambda: (words, None)
-
-
 def _intro(videos: int, language: str, remark: str) -> str:
     told = f"{videos:,} video{'s' if videos != 1 else ''}, searched in {_LANGUAGES[language]}"
     return f'<div class="intro"><h1>Video search</h1><p>{told}</p></div>' + (
@@ -259,6 +259,18 @@ def _intro(videos: int, language: str, remark: str) -> str:
 
 
 def _theme() -> gr.themes.Base:
-    """Gradio's own looks with the fonts of the system: nothing is fetched."""
+    """Gradio's own looks with the fonts of the system, for nothing is fetched, and more contrast."""
     fonts = ["system-ui", "Noto Sans", "Noto Sans CJK SC", "Noto Sans SC", "sans-serif"]
-    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Default(
+        primary_hue="blue", neutral_hue="zinc", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
+    return theme.set(
+        body_text_color_subdued="*neutral_500",
+        block_info_text_color="*neutral_500",
+        input_placeholder_color="*neutral_500",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_large_text_size="*text_md",
+    )

@@ -14,7 +14,8 @@ MAY_IMPORT = {
     "engine": {"engine", "modules", "dataloaders"},
     # Of tools only what decodes videos: `SEARCH_USES`.
     "search": {"search", "engine", "modules", "dataloaders", "tools"},
-    "tools": {"tools", "search", "engine", "modules", "dataloaders"},
+    "demo": {"demo", "search", "engine", "modules", "dataloaders"},
+    "tools": {"tools", "demo", "search", "engine", "modules", "dataloaders"},
 }
 SEARCH_USES = {
     *("tools.sample_video", "tools.video_sampling", "tools.video_list", "tools.video_extensions"),
@@ -48,7 +49,7 @@ def test_search_takes_the_decoding_of_videos_from_the_tools_and_nothing_else() -
 
 def test_every_file_is_named_in_the_architecture() -> None:
     page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    for package in ("modules", "dataloaders", "engine", "search"):
+    for package in ("modules", "dataloaders", "engine", "search", "demo"):
         for path in (ROOT / package).glob("*.py"):
             assert path.name in page or path.name == "__init__.py", f"{package}/{path.name}"
 

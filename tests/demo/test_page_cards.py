@@ -1,0 +1,120 @@
+"""The HTML of results: everything from outside is escaped, what cannot be played is not offered."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+
+from demo.cards import card_html, clock, error_html, remarks_html, results_html
+from search import Hit, SearchResults
+from search.results import Moment
+
+NAMES = [
+    "<img src=x onerror=alert(1)>.mp4",
+    "\"quoted\" 'name' & more.mp4",
+    "holiday/50% off? #1.mp4",
+    "${1+1}{{7*7}}`.mp4",
+    "../../etc/passwd",
+    "红色的三角形 向右移动.mp4",
+    "x" * 300,
+]
+
+
+def hit(name: str = "a.mp4", **changes: object) -> Hit:
+    values: dict[str, object] = {
+        "video_id": name,
+        "score": 0.5,
+        "video_score": 0.3,
+        "frame_score": 0.2,
+        "moment": 61.25,
+        "frame": 3,
+        "moments": (Moment(3, 61.25, 0.4), Moment(1, None, 0.3), Moment(0, 2.5, 0.1)),
+        "path": "/videos/a.mp4",
+        "duration": 90.0,
+        "missing": False,
+    }
+    return Hit(**{**values, **changes})  # type: ignore[arg-type]
+
+
+class Tags(HTMLParser):
+    """The tags and the texts of a page, as a browser reads them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def first(self, attribute: str) -> dict[str, str | None]:
+        return next(attributes for _, attributes in self.tags if attribute in attributes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_becomes_html(name: str) -> None:
+    plain, page = Tags(card_html(hit(), 1)), Tags(card_html(hit(name), 1))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+    assert [set(attributes) for _, attributes in page.tags] == [set(a) for _, a in plain.tags]
+    assert name in page.texts
+    assert page.first("data-similar")["data-similar"] == name
+    address = str(page.first("data-play")["data-play"])
+    assert unquote(address) == f"/video/{name}" and address.count("/") == 2 and "?" not in address
+
+
+def test_a_card_plays_from_the_best_moment_and_knows_the_others() -> None:
+    page = Tags(card_html(hit(), 4))
+    shot = page.first("data-play")
+    assert shot["data-second"] == "61.250" and json.loads(str(shot["data-moments"])) == [61.25, 2.5]
+    assert shot["aria-label"] == "play a.mp4 from 1:01"
+    assert page.first("src")["src"] == "/thumbnail/a.mp4?frame=3"
+    assert {"4", "1:01", "0.500", "a.mp4"} <= set(page.texts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"), [({"missing": True}, "missing: the file is gone"), ({"path": None}, "no file")]
+)
+def test_what_has_no_file_is_shown_and_not_played(changes: dict[str, object], why: str) -> None:
+    page = Tags(card_html(hit(**changes), 1))
+    assert any(text.startswith(why) for text in page.texts)
+    assert not any("data-play" in attributes for _, attributes in page.tags)
+    assert page.first("src")["src"] == "/thumbnail/a.mp4?frame=3" and page.first("data-similar")
+
+
+def test_a_moment_that_is_not_known_plays_from_the_start() -> None:
+    page = Tags(card_html(hit(moment=None, moments=()), 1))
+    assert page.first("data-play")["data-second"] == "0.000"
+    assert "0:00" not in page.texts and page.first("aria-label")["aria-label"] == "play a.mp4"
+
+
+def test_results_tell_their_number_and_remarks() -> None:
+    found = SearchResults((hit(), hit("b.mp4")), ("the <b>query</b> is odd",), 0.123)
+    page = Tags(results_html(found, title="<i>dog</i>", videos=1200))
+    assert {"<i>dog</i>", "2 of 1,200 videos, 0.12 s", "The <b>query</b> is odd"} <= set(page.texts)
+    assert [tag for tag, _ in page.tags].count("li") == 2
+
+
+def test_nothing_found_is_said_in_words() -> None:
+    nothing = SearchResults(())
+    assert "The index is empty" in results_html(nothing, title="dog", videos=0)
+    assert "No other video" in results_html(nothing, title="dog", videos=1)
+
+
+def test_messages_are_escaped() -> None:
+    assert "<script" not in error_html("<script>x</script>") + remarks_html(["<script>"])
+    assert 'role="alert"' in error_html("x") and 'role="status"' in remarks_html(["x"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.0, "0:00"), (3.99, "0:03"), (61.25, "1:01"), (3723.5, "1:02:03"), (-0.1, "0:00"), (None, "")],
+)
+def test_seconds_as_players_show_them(seconds: float | None, shown: str) -> None:
+    assert clock(seconds) == shown

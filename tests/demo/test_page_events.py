@@ -1,0 +1,156 @@
+"""The functions behind the page's events, called as anybody can: wrong arguments give one line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("gradio", reason="needs requirements-search.txt")
+
+import gradio as gr
+
+from demo.page import Answers
+from search import Retriever, VideoIndex
+from search.indexing import index_videos
+from tests.search.conftest import COLOURS, coloured, write_model
+
+SETTINGS = (12, 1.0, 2)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    folder = tmp_path_factory.mktemp("page")
+    retriever = Retriever.from_checkpoint(write_model(folder / "model"), device="cpu")
+    (folder / "videos").mkdir()
+    for name, colour in COLOURS.items():
+        coloured(folder / "videos" / f"{name}.mp4", colour)
+    index_videos(retriever, folder / "index", video_dir=folder / "videos", engine="exact")
+    with VideoIndex(folder / "index") as index:
+        yield Answers(index, retriever)
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    return folder
+
+
+def event(data: Any) -> gr.EventData:
+    return gr.EventData(None, data)
+
+
+def names(html: str) -> list[str]:
+    return re.findall(r'data-similar="([^"]*)"', html)
+
+
+def error(html: str) -> str:
+    """The message, where nothing else is shown."""
+    found = re.fullmatch(r'<p class="error" role="alert">([^<]*)</p>', html)
+    assert found, html
+    return found.group(1)
+
+
+def test_words_find_videos(answers: Answers) -> None:
+    html = answers.search("a red picture", "", None, *SETTINGS)
+    assert sorted(names(html)) == sorted(f"{name}.mp4" for name in COLOURS)
+    assert "4 of 4 videos" in html and "<h2>a red picture</h2>" in html
+    assert len(names(answers.search("a red picture", None, None, 2, 0.0, 1))) == 2
+
+
+def test_what_is_not_wanted_is_told_and_changes_the_scores(answers: Answers) -> None:
+    plain = answers.search("a dog", "", None, *SETTINGS)
+    without = answers.search("a dog", " snow ", None, *SETTINGS)
+    assert "a dog, not snow" in without
+    scores = re.compile(r'title="score">([^<]*)<')
+    assert scores.findall(plain) != scores.findall(without)
+
+
+def test_remarks_are_shown(answers: Answers) -> None:
+    assert "The model was trained on English texts" in answers.search("一只狗", "", None, *SETTINGS)
+
+
+def test_an_uploaded_picture_or_clip_is_a_query(answers: Answers, uploads: Path) -> None:
+    cv2.imwrite(str(uploads / "blue.png"), np.full((48, 64, 3), (220, 40, 20), np.uint8))
+    coloured(uploads / "red.mp4", COLOURS["red"])
+    assert "<h2>blue.png</h2>" in answers.search("", "", str(uploads / "blue.png"), *SETTINGS)
+    html = answers.search(None, "", str(uploads / "red.mp4"), *SETTINGS)
+    assert names(html)[0] == "red.mp4"
+    assert "<h2>a dog + red.mp4</h2>" in answers.search("a dog", "", str(uploads / "red.mp4"), *SETTINGS)
+
+
+def test_uploads_that_are_neither_get_a_line_without_folders(answers: Answers, uploads: Path) -> None:
+    with zipfile.ZipFile(uploads / "clip.mp4", "w") as archive:
+        archive.writestr("a.txt", "text")
+    (uploads / "picture.png").write_bytes(b"no picture")
+    for name in ("clip.mp4", "picture.png"):
+        message = error(answers.search("", "", str(uploads / name), *SETTINGS))
+        assert message.startswith(f"{name[0].upper()}{name[1:]}: no picture or clip that can be read")
+        assert str(uploads) not in message
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "{uploads}/../secret.png", "{uploads}", "{uploads}/gone"])
+def test_only_uploaded_files_are_read(answers: Answers, uploads: Path, path: str) -> None:
+    cv2.imwrite(str(uploads.parent / "secret.png"), np.zeros((8, 8, 3), np.uint8))
+    (uploads / "link.png").symlink_to(uploads.parent / "secret.png")
+    for name in (path.format(uploads=uploads), str(uploads / "link.png")):
+        assert "upload it again" in error(answers.search("", "", name, *SETTINGS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("", "", None, *SETTINGS), "The query is empty"),
+        (("  \u0000 ", "", None, *SETTINGS), "The query is empty"),
+        (("", "snow", None, *SETTINGS), "The query is empty"),
+        (("a" * 1001, "", None, *SETTINGS), "give at most 1,000"),
+        (("a dog", "b" * 1001, None, *SETTINGS), "give at most 1,000"),
+        ((7, "", None, *SETTINGS), "The query must be a text"),
+        (("a dog", ["x"], None, *SETTINGS), "The text to exclude must be a text"),
+        (("a dog", "", None, 101, 1.0, 2), "from 1 to 100"),
+        (("a dog", "", None, 0, 1.0, 2), "from 1 to 100"),
+        (("a dog", "", None, float("nan"), 1.0, 2), "Videos to show: give a number"),
+        (("a dog", "", None, "12", 1.0, 2), "Videos to show: give a number"),
+        (("a dog", "", None, 12, -1.0, 2), "Frame weight -1"),
+        (("a dog", "", None, 12, float("inf"), 2), "Frame weight: give a number"),
+        (("a dog", "", None, 12, None, 2), "Frame weight: give a number"),
+        (("a dog", "", None, 12, 1.0, 0), "Top frames 0"),
+        (("a dog", "", None, 12, 1.0, float("nan")), "Top frames: give"),
+        (("a dog", "", None, 12, 1.0, True), "Top frames: give a number"),
+    ],
+)
+def test_wrong_arguments_get_one_line(answers: Answers, arguments: tuple[Any, ...], message: str) -> None:
+    assert message in error(answers.search(*arguments))
+
+
+def test_similar_videos(answers: Answers) -> None:
+    html = answers.similar(*SETTINGS, event({"id": "red.mp4"}))
+    assert len(names(html)) == 3 and "red.mp4" not in names(html) and "<h2>Like red.mp4</h2>" in html
+
+
+@pytest.mark.parametrize(
+    "data", [None, "red.mp4", {}, {"id": None}, {"id": 3}, {"id": "../red.mp4"}, {"id": "x" * 10**5}]
+)
+def test_unknown_videos_get_one_line(answers: Answers, data: Any) -> None:
+    assert "not in the index any more" in error(answers.similar(*SETTINGS, event(data)))
+
+
+def test_faults_of_ours_are_logged_and_not_shown(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("at /some/secret/place")
+
+    monkeypatch.setattr(answers._retriever, "search", broken)
+    with caplog.at_level(logging.ERROR):
+        assert "secret" not in error(answers.search("a dog", "", None, *SETTINGS))
+    assert "at /some/secret/place" in caplog.text

@@ -1,0 +1,223 @@
+"""A page in the browser to search your own videos with, and the JSON API beside it; one process, one model.
+
+    python tools/demo.py INDEX [--port 7860]      an index made by tools/search.py index
+    python tools/demo.py --toy [--language chinese]   toy videos, and a toy model trained for a minute
+
+Only this computer can open the page unless --host says otherwise. docs/SEARCH.md says more.
+Exit code: 2 wrong usage, told in one line; 128 + signal: stopped (Ctrl-C: 130).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
+
+from demo.limits import LOOPBACK_HOSTS, Limits
+from demo.toy_index import FOLDER, LANGUAGES, ToyDemo, prepare
+from search import Retriever, VideoIndex
+from search.engines import ENGINES
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+PORT = 7860
+_PACKAGES = {
+    "gradio": "gradio",
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+}
+_SECONDS_TO_END = 2  # that open connections may take when the program ends
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        prog="demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("index", type=Path, nargs="?", metavar="INDEX", help="folder that tools/search.py index made")
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this computer only)")
+    add("--port", type=_port, default=PORT, help=f"default {PORT}; 0: any free one")
+    add(
+        "--allow_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name of this server",
+    )
+    add("--init_model", type=Path, help="where the index's checkpoint is now")
+    add("--engine", choices=ENGINES, help="what finds candidates [as the index was made]")
+    add("--url", help="of the Qdrant server, as http://127.0.0.1:6333")
+    toy = parser.add_argument_group("toy demo")
+    toy.add_argument("--toy", action="store_true", help="make toy videos, a toy model and their index first")
+    toy.add_argument("--language", choices=LANGUAGES, help="of the toy model (default english)")
+    toy.add_argument("--out", type=Path, help="where it is kept (default runs/toy_demo here)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program on `argv`; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        _check(arguments)
+        _need_libraries()
+        with _listen(arguments.host, arguments.port) as listening:
+            _serve(arguments, listening)
+        return 128 + signal.SIGINT
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (ValueError, OSError, ImportError) as error:
+        _say(f"demo.py: {error}")
+        return 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.toy and arguments.index:
+        raise ValueError(f"--toy makes its own index; leave {arguments.index} out, or --toy")
+    if not arguments.toy and not arguments.index:
+        raise ValueError("which index? Name one that tools/search.py index made, or give --toy")
+    if not arguments.toy and (arguments.out or arguments.language):
+        raise ValueError("--out and --language belong to --toy; the index knows its own model")
+
+
+def _need_libraries() -> None:
+    """Raise `ImportError` of one line where a library is absent."""
+    for name, package in _PACKAGES.items():
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(f"this needs the package {package}: pip install -r requirements-search.txt")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises `OSError` where the name or the port cannot be had."""
+    try:
+        if not host:
+            raise OSError("empty")
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        raise OSError(f"--host {host}: no such address; 127.0.0.1 is this computer") from None
+    listening = socket.socket(family)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise OSError(
+            f"--port {port}: cannot listen there on {host} ({error.strerror}); --port 0 takes a free one"
+        ) from None
+    return listening
+
+
+def _serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
+    """Answer until a signal comes."""
+    toy = _toy(arguments) if arguments.toy else None
+    folder = toy.index if toy else arguments.index
+    with (
+        VideoIndex(folder, engine=arguments.engine, url=arguments.url) as index,
+        tempfile.TemporaryDirectory(prefix="hmmc-demo-") as uploads,
+    ):
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}  # before the import
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        from demo.app import create_app
+        from demo.page import PageText, mount_page
+
+        retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
+        index.check_model(retriever.identity)
+        _ = index.engine  # opened now: what is wrong with it is told before the first query
+        host, port = listening.getsockname()[:2]
+        limits = Limits(hosts=_names(arguments, host))
+        app = create_app(index, retriever, limits)
+        text = PageText(toy.examples, toy.remark) if toy else PageText()
+        mount_page(app, index, retriever, text, max_file_size=limits.upload_bytes)
+        _run(app, listening, lambda: _tell_address(arguments.host, host, port, videos=len(index)))
+
+
+def _run(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve `app`; `ready` is called when it answers."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+    Server(config).run(sockets=[listening])
+
+
+def _toy(arguments: argparse.Namespace) -> ToyDemo:
+    toy = prepare(arguments.out or FOLDER, arguments.language or "english", say=_say)
+    _say(f"toy model, on the captions of these videos, which it never saw: {toy.figures}")
+    return toy
+
+
+def _names(arguments: argparse.Namespace, host: str) -> tuple[str, ...]:
+    """By which names, in the Host header, the server is asked for pages."""
+    names = [*LOOPBACK_HOSTS, *arguments.allow_host]
+    if not _is_loopback(host):
+        names.append(arguments.host)
+    if host in ("0.0.0.0", "::"):  # all addresses of this machine
+        name = socket.gethostname()
+        names.append(name)
+        with contextlib.suppress(OSError):
+            names += [str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+    return tuple(dict.fromkeys(_in_address(name) for name in names))
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
+def _in_address(name: str) -> str:
+    """IPv6 addresses stand in brackets."""
+    return f"[{name}]" if ":" in name and not name.startswith("[") else name.lower()
+
+
+def _tell_address(named: str, host: str, port: int, *, videos: int) -> None:
+    if not _is_loopback(host):
+        _say(f"warning: --host {named}: everybody who reaches port {port} can search and watch the videos")
+    shown = _in_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
+    _say(f"{videos:,} videos; open http://{shown}:{port}/ (Ctrl-C ends)")
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text}")
+    return int(text)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
