@@ -6,7 +6,7 @@
 
 Settings are those of OUTPUT_DIR/config.json; flags of main_task_retrieval.py win over them. Results go to
 OUTPUT_DIR/watched/metrics.jsonl, a table of all to the log at the end. A checkpoint that was watched before
-is not evaluated again. Exit code: 0 done, 1 a file could not be evaluated, 2 bad input.
+is not evaluated again. Exit code: 0 done, 1 a file could not be evaluated, 2 bad input, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def _watch(args: argparse.Namespace, config: Config, *, epochs: int) -> int:
         while not _look(series, args.run, epochs) and not args.once:
             time.sleep(args.every)
     except KeyboardInterrupt:
-        log.info("stopped by Ctrl-C")
+        log.info("stopped by Ctrl-C; the same command goes on")
+        return 130
     finally:
         for line in series.table():
             log.info(line)

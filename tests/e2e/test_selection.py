@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 import engine.data
 import engine.selection
 from tests.e2e.conftest import Toy
+from tests.e2e.test_command_lines import TIME_LIMIT, free_port, launch
 from tools import watch_checkpoints
 
 Results = Callable[[Path], list[dict[str, Any]]]
@@ -212,3 +216,37 @@ def test_watching_a_run_that_ended(trained: Path, results: Results, reads: list[
     assert watch_checkpoints.main([str(trained), "--once"]) == 0
     assert reads == [] and len(results(trained / "watched")) == 2
     assert (trained / "watched" / "log.txt").read_text(encoding="utf-8").count("pytorch_model.bin.1 ") >= 2
+
+
+def test_ctrl_c_ends_watching_with_the_table(
+    trained: Path, tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("training_state.*", "watched"))
+    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    (run / "config.json").write_text(json.dumps({**settings, "epochs": 3}), encoding="utf-8")
+    monkeypatch.setattr(watch_checkpoints.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert watch_checkpoints.main([str(run)]) == 130
+    assert [line["epoch"] for line in results(run / "watched")] == [0, 1]
+    log = (run / "watched" / "log.txt").read_text(encoding="utf-8")
+    _, table = log.split("stopped by Ctrl-C")
+    assert "pytorch_model.bin.0 " in table and "pytorch_model.bin.1 " in table
+
+
+@pytest.mark.timeout(TIME_LIMIT)
+@pytest.mark.parametrize("sharded", [(), ("--fsdp",)], ids=["ddp", "fsdp"])
+def test_two_ranks_choose_as_one(
+    sharded: tuple[str, ...], toy: Toy, tmp_path: Path, results: Results
+) -> None:
+    flags = (*FLAGS, *HELD, "--select_on", "held_out")
+    assert toy.run("train", tmp_path / "one", *flags) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    program = "main_task_retrieval.py --do_train"
+    launch([*torchrun, "--master_port", free_port()], program, toy, tmp_path / "two", *flags, *sharded)
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    assert [line["split"] for line in two] == ["held_out", "held_out", "test"]
+    for ours, expected in zip(two, one, strict=True):
+        ranks = {name: value for name, value in expected.items() if "/" in name}
+        assert {name: ours[name] for name in ranks} == pytest.approx(ranks, rel=1e-3)
+    assert best(tmp_path / "two")["epoch"] == best(tmp_path / "one")["epoch"]
+    assert two[-1]["selected_epoch"] == one[-1]["selected_epoch"]
