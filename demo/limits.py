@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS, MAX_TOP
+from search.query import MAX_QUERY_CHARACTERS
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -29,21 +29,20 @@ class Limits:
     hosts: tuple[str, ...] = LOOPBACK_HOSTS
 
     query_characters: int = MAX_QUERY_CHARACTERS
-    top: int = MAX_TOP
-    frame_weight: float = MAX_FRAME_WEIGHT
-    top_frames: int = 1000
     excluded_texts: int = 10
 
     upload_bytes: int = 64 << 20  # of each file
     body_bytes: int = (64 << 20) + (1 << 20)  # of a whole request, whatever route it is for
     body_seconds: float = 300.0  # in which a request must have been sent
     decode_seconds: float = 30.0  # that decoding an uploaded clip may take
-    picture_pixels: int = 50_000_000
+    clip_seconds: float = 3600.0  # of an uploaded clip
+    pixels: int = 50_000_000  # of an uploaded picture, or of a frame of a clip
 
     search_rate: Rate = Rate(5.0, 30)  # searches and uploads
     other_rate: Rate = Rate(100.0, 1000)  # thumbnails, pieces of videos, files of the page
     clients: int = 10_000  # addresses whose rates are remembered
 
     encodings: int = 1  # model calls at once
-    uploads: int = 2  # requests with a body of files at once
-    waiting: int = 16  # requests that may wait for either; more are told to come back
+    waiting: int = 16  # requests that may wait for the model; more are told to come back
+    uploads: int = 16  # large requests that arrive, or are decoded, at once
+    client_uploads: int = 4  # of them from one client

@@ -1,0 +1,273 @@
+"""The routes of the JSON API. Work with the model, SQLite and files is done in threads.
+
+What a route does with wrong input is said by its documentation at /openapi.json.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi import Path as PathParameter
+from fastapi import Query as QueryParameter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from demo.decoding import ClipDecoder, UploadError, WithUploads, decode_picture
+from demo.errors import search_errors
+from demo.limits import Limits
+from demo.media import MediaFiles, jpeg_response, video_response
+from demo.schemas import (
+    MAX_FRAME,
+    HealthAnswer,
+    HitAnswer,
+    Query,
+    Ranking,
+    SearchAnswer,
+    VideoAnswer,
+    errors,
+)
+from demo.turns import Turns
+from demo.uploads import SearchForm, read_form, saved
+from search import Retriever, SearchResults, VideoIndex, VideoRecord
+
+logger = logging.getLogger(__name__)
+
+Done = TypeVar("Done")
+VideoId = Annotated[
+    str, PathParameter(description="Id of a video, as holiday/beach.mp4; slashes may be sent as they are")
+]
+Frame = Annotated[
+    int | None, QueryParameter(ge=0, le=MAX_FRAME, description="Number of a frame; the middle one by default")
+]
+_FILE = {"type": "string", "format": "binary"}
+
+
+class Api:
+    """The routes over one index and one model."""
+
+    def __init__(self, index: VideoIndex, retriever: Retriever, limits: Limits, decoder: ClipDecoder) -> None:
+        self._index = index
+        self._retriever = retriever
+        self._limits = limits
+        self._decoder = decoder
+        self._media = MediaFiles()
+        self._turns = Turns(limits.encodings, waiting=limits.waiting, what="searches")
+        self._engine = str(index.info()["engine"])
+
+    def router(self) -> APIRouter:
+        """All routes."""
+        router = APIRouter()
+        get: dict[str, Any] = {"methods": ["GET"]}
+        add = router.add_api_route
+        add("/search", self.search, **get, response_model=SearchAnswer, responses=errors(503))
+        add(
+            "/search",
+            self.search_form,
+            methods=["POST"],
+            response_model=SearchAnswer,
+            responses=errors(408, 413, 415, 503),
+            openapi_extra={"requestBody": _form_body()},
+        )
+        add(
+            "/similar/{video_id:path}",
+            self.similar,
+            **get,
+            response_model=SearchAnswer,
+            responses=errors(404, 503),
+        )
+        add(
+            "/videos/{video_id:path}",
+            self.video,
+            **get,
+            response_model=VideoAnswer,
+            responses=errors(404, 503),
+        )
+        media: dict[str, Any] = {"response_class": Response, "include_in_schema": True}
+        add(
+            "/video/{video_id:path}",
+            self.video_file,
+            methods=["GET"],
+            responses={200: _content("video/*"), 206: _content("video/*"), **errors(404, 416, 503)},
+            **media,
+        )
+        add("/video/{video_id:path}", self.video_file, methods=["HEAD"], include_in_schema=False)
+        add(
+            "/thumbnail/{video_id:path}",
+            self.thumbnail,
+            methods=["GET"],
+            responses={200: _content("image/jpeg"), **errors(404, 503)},
+            **media,
+        )
+        add("/health", self.health, **get, response_model=HealthAnswer, responses=errors(503))
+        return router
+
+    # Searching
+
+    async def search(self, query: Annotated[Query, QueryParameter()]) -> SearchAnswer:
+        """Videos that show what `q` says."""
+        return await self._search(query, self._retriever, {})
+
+    async def search_form(self, request: Request) -> SearchAnswer:
+        """Videos that show what a text says, a picture or a clip shows, or all that are given."""
+        form = await read_form(request, self._limits)
+        try:
+            self._check_texts(form.query)
+            retriever = await run_in_threadpool(self._decoded, form)
+            return await self._search(form.query, retriever, {name: Path(name) for name in form.files})
+        finally:
+            await form.close()
+
+    async def similar(self, video_id: VideoId, ranking: Annotated[Ranking, QueryParameter()]) -> SearchAnswer:
+        """Videos like one of the index."""
+
+        def work() -> SearchResults:
+            self._index.refresh()
+            self._known(video_id)
+            return self._retriever.similar(self._index, video_id, **ranking.model_dump())
+
+        return await self._answer(work)
+
+    async def _search(self, query: Query, retriever: Retriever, files: dict[str, Any]) -> SearchAnswer:
+        self._check_texts(query)
+        text = query.q
+        if files and not (text or "").strip():
+            text = None
+
+        def work() -> SearchResults:
+            settings = query.model_dump(exclude={"q", "exclude"})
+            return retriever.search(self._index, text, exclude=query.exclude, **files, **settings)
+
+        return await self._answer(work)
+
+    def _check_texts(self, query: Query) -> None:
+        most = self._limits.query_characters
+        for name, text in (("q", query.q or ""), *(("not", text) for text in query.exclude)):
+            if len(text) > most:
+                raise HTTPException(400, f"{name}: has {len(text):,} characters; give at most {most:,}")
+        if len(query.exclude) > self._limits.excluded_texts:
+            raise HTTPException(400, f"not: give at most {self._limits.excluded_texts} texts")
+
+    def _decoded(self, form: SearchForm) -> Retriever:
+        """A retriever that has the form's files in it."""
+        retriever = self._retriever
+        try:
+            with saved(form.files) as paths:
+                picture = clip = None
+                if "image" in paths:
+                    picture = decode_picture(paths["image"], pixels=self._limits.pixels)
+                if "video" in paths:
+                    clip = self._decoder.decode(
+                        paths["video"], frames=retriever.frames, size=retriever.image_size
+                    )
+        except UploadError as error:
+            raise HTTPException(error.status, str(error)) from None
+        return WithUploads(retriever, picture=picture, clip=clip) if form.files else retriever
+
+    async def _answer(self, work: Callable[[], SearchResults]) -> SearchAnswer:
+        async with self._turns:
+            found = await self._in_thread(work)
+        hits = found.to_json(paths=False)
+        for told, hit in zip(hits["hits"], found.hits, strict=True):
+            told["video_url"] = None if hit.path is None or hit.missing else url_of("video", hit.video_id)
+            told["thumbnail_url"] = self._thumbnail_url(hit.video_id, hit.frame)
+        return SearchAnswer.model_construct(
+            hits=[HitAnswer.model_validate(told) for told in hits["hits"]],
+            remarks=hits["remarks"],
+            seconds=hits["seconds"],
+        )
+
+    # Videos
+
+    async def video(self, video_id: VideoId) -> VideoAnswer:
+        """What is known of a video."""
+
+        def work() -> VideoAnswer:
+            record = self._known(video_id)
+            there = record.path is not None and Path(record.path).is_file()
+            return VideoAnswer(
+                video_id=record.video_id,
+                duration=record.duration,
+                bytes=record.size,
+                sha256=record.digest,
+                times=list(record.times),
+                missing=record.path is not None and not there,
+                video_url=url_of("video", video_id) if there else None,
+                thumbnail_url=self._thumbnail_url(video_id),
+            )
+
+        return await self._in_thread(work)
+
+    async def video_file(self, video_id: VideoId, request: Request) -> Response:
+        """The file of a video; one range of bytes of it where the header Range asks for that."""
+        record = await self._in_thread(lambda: self._known(video_id))
+        return await video_response(self._media, record, request.headers, head=request.method == "HEAD")
+
+    async def thumbnail(self, video_id: VideoId, request: Request, frame: Frame = None) -> Response:
+        """A small JPEG of the frame nearest to `frame`."""
+
+        def work() -> bytes | None:
+            self._known(video_id)
+            return self._index.thumbnail(video_id, frame=frame)
+
+        jpeg = await self._in_thread(work)
+        if jpeg is None:
+            raise HTTPException(404, "the index has no thumbnail of this video")
+        return jpeg_response(jpeg, request.headers)
+
+    async def health(self) -> HealthAnswer:
+        """Whether the server works, and what it serves."""
+
+        def work() -> HealthAnswer:
+            self._index.refresh()
+            config = self._retriever.config
+            return HealthAnswer(
+                videos=len(self._index),
+                language=config.language,
+                engine=self._engine,
+                frames=self._retriever.frames,
+                width=self._retriever.width,
+                frame_weight=self._retriever.frame_weight,
+                top_frames=config.top_frames,
+            )
+
+        return await self._in_thread(work)
+
+    def _known(self, video_id: str) -> VideoRecord:
+        record = self._index.record(video_id)
+        if record is None:
+            raise HTTPException(404, f"video {video_id[:80]!r}: not in the index")
+        return record
+
+    def _thumbnail_url(self, video_id: str, frame: int | None = None) -> str | None:
+        if self._index.settings.thumbnails == "none":
+            return None
+        return url_of("thumbnail", video_id) + ("" if frame is None else f"?frame={frame}")
+
+    async def _in_thread(self, work: Callable[[], Done]) -> Done:
+        def guarded() -> Done:
+            with search_errors():
+                return work()
+
+        return await run_in_threadpool(guarded)
+
+
+def url_of(kind: str, video_id: str) -> str:
+    """The path of a video's address on this server, quoted."""
+    return f"/{kind}/{quote(video_id, safe='/')}"
+
+
+def _content(kind: str) -> dict[str, Any]:
+    return {"content": {kind: {"schema": _FILE}}, "description": "The bytes"}
+
+
+def _form_body() -> dict[str, Any]:
+    """The documentation of the form: the fields of `Query` and two files."""
+    fields = dict(Query.model_json_schema(by_alias=True)["properties"])
+    files: Sequence[tuple[str, str]] = (("image", "A picture"), ("video", "A clip"))
+    fields |= {name: {**_FILE, "description": f"{what} as the query"} for name, what in files}
+    return {"content": {"multipart/form-data": {"schema": {"type": "object", "properties": fields}}}}

@@ -1,0 +1,137 @@
+"""What the API takes and answers, as pydantic models, from which the OpenAPI page is made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS, MAX_TOP
+
+MAX_TOP_FRAMES = 1000
+MAX_FRAME = 1000
+HINTS = {
+    "top": f"give a whole number from 1 to {MAX_TOP:,}",
+    "frame_weight": f"give a number from 0 to {MAX_FRAME_WEIGHT:g}",
+    "top_frames": f"give a whole number from 1 to {MAX_TOP_FRAMES:,}",
+    "frame": f"give a whole number from 0 to {MAX_FRAME:,}",
+    "q": f"give a text of at most {MAX_QUERY_CHARACTERS:,} characters",
+    "not": f"give texts of at most {MAX_QUERY_CHARACTERS:,} characters",
+}
+
+Top = Annotated[int, Field(ge=1, le=MAX_TOP, description="Videos to answer with")]
+FrameWeight = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=MAX_FRAME_WEIGHT,
+        allow_inf_nan=False,
+        description="What the best frames count beside the whole video; by default as in evaluation",
+    ),
+]
+TopFrames = Annotated[
+    int | None,
+    Field(ge=1, le=MAX_TOP_FRAMES, description="Frames of a video that count; by default as in evaluation"),
+]
+
+
+class Ranking(BaseModel):
+    """How videos are ranked."""
+
+    top: Top = 10
+    frame_weight: FrameWeight = None
+    top_frames: TopFrames = None
+
+
+class Query(Ranking):
+    """What to search for."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    q: str | None = Field(
+        None, description=f"What the video should show; at most {MAX_QUERY_CHARACTERS:,} characters"
+    )
+    exclude: list[str] = Field(
+        default_factory=list, alias="not", description="What it should not show; again and again"
+    )
+
+
+class MomentAnswer(BaseModel):
+    """A frame that matches."""
+
+    frame: int = Field(description="Its number among the frames that the model saw")
+    seconds: float | None = Field(description="Its time in the video; null where not known")
+    score: float = Field(description="Its cosine with the query")
+
+
+class HitAnswer(BaseModel):
+    """A video that was found."""
+
+    video_id: str
+    score: float = Field(description="video_score + frame_weight x frame_score")
+    video_score: float = Field(description="Cosine of the query with the whole video")
+    frame_score: float = Field(description="Mean cosine with the top_frames best frames")
+    moment: float | None = Field(description="Seconds of the best frame")
+    frame: int = Field(description="Number of the best frame")
+    moments: list[MomentAnswer] = Field(description="All frames that counted, best first")
+    duration: float | None = Field(description="Seconds of the video")
+    missing: bool = Field(description="The file was deleted or moved after indexing")
+    video_url: str | None = Field(description="Where the file is; null where there is none (now)")
+    thumbnail_url: str | None = Field(description="A JPEG of the best frame; null where none are kept")
+
+
+class SearchAnswer(BaseModel):
+    """What a search found."""
+
+    hits: list[HitAnswer] = Field(description="Best first")
+    remarks: list[str] = Field(description="To show to the user, as a text cut off")
+    seconds: float = Field(description="That the search took")
+
+
+class VideoAnswer(BaseModel):
+    """What is known of a video."""
+
+    video_id: str
+    duration: float | None = Field(description="Seconds")
+    bytes: int = Field(description="Size of the file, or of the stored frames, when it was indexed")
+    sha256: str = Field(description="Of the contents")
+    times: list[float | None] = Field(description="Seconds of the frames that the model saw")
+    missing: bool = Field(description="The file was deleted or moved after indexing")
+    video_url: str | None
+    thumbnail_url: str | None
+
+
+class HealthAnswer(BaseModel):
+    """The server works, and this is what it serves."""
+
+    status: str = "ok"
+    videos: int
+    language: str = Field(description="Of the model: english or chinese")
+    engine: str = Field(description="What finds candidates")
+    frames: int = Field(description="Frames of a video that the model saw")
+    width: int = Field(description="Of the vectors")
+    frame_weight: float = Field(description="The default")
+    top_frames: int = Field(description="The default")
+
+
+class ErrorAnswer(BaseModel):
+    """Any error."""
+
+    error: str = Field(description="One line, which names the parameter and what would be right")
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for its documentation."""
+    meaning = {
+        400: "A wrong value",
+        404: "No such video, or no file of it",
+        408: "The request took too long to arrive",
+        413: "Too large",
+        415: "Not a picture or video that can be read, or no form",
+        416: "No such range",
+        429: "Too many requests; Retry-After tells when",
+        503: "Index or engine away, or too many requests at once; Retry-After tells when",
+    }
+    return {
+        status: {"model": ErrorAnswer, "description": meaning[status]} for status in (400, *statuses, 429)
+    }
