@@ -201,7 +201,7 @@ def _tell_address(named: str, host: str, port: int, *, videos: int) -> None:
     if not _is_loopback(host):
         _say(f"warning: --host {named}: everybody who reaches port {port} can search and watch the videos")
     shown = _in_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
-    _say(f"{videos:,} videos; open http://{shown}:{port}/ (Ctrl-C ends)")
+    _say(f"{videos:,} video{'s' if videos != 1 else ''}; open http://{shown}:{port}/ (Ctrl-C ends)")
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,145 @@
+"""The toy demo from nothing: whole or not there, shared by starts, and honest about its steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from demo import toy_index
+from demo.toy_index import LANGUAGES, READY_FILE, Scale, prepare
+from search import Retriever, VideoIndex
+from search.writer_lock import lock_index
+
+SMALL = Scale(size="tiny", epochs=1, batch=4)
+
+
+@pytest.mark.timeout(240)
+def test_a_toy_demo_is_made_from_nothing_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    demo = prepare(tmp_path / "demo", "chinese", scale=SMALL, say=lines.append)
+    steps = [line.split("s: ")[1] for line in lines if line.startswith("toy demo")]
+    assert steps == [
+        "drawing toy videos",
+        "text encoder",
+        "frame store",
+        "training, chinese",
+        "index",
+        "ready",
+    ]
+    assert any("epoch 1/1 step" in line for line in lines)
+    with VideoIndex(demo.index) as index:
+        assert len(index) == 6  # the test videos of the size "tiny"
+        found = Retriever.for_index(index, device="cpu").search(index, demo.examples[0])
+        assert len(found) == 6 and not found.remarks and not any(hit.missing for hit in found)
+    assert 1 <= len(demo.examples) <= 5 and demo.figures.startswith("R@1 ")
+    assert "toy model" in demo.remark
+
+    monkeypatch.setattr(toy_index._Preparation, "run", None)
+    assert prepare(tmp_path / "demo", "chinese", scale=SMALL) == demo
+
+
+class Steps:
+    """The preparation without its programs: it notes them, and stops in one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[str] = []
+        self.stop_in = ""
+        steps = self
+
+        def program(self: toy_index._Preparation, name: str, *arguments: str | Path) -> None:
+            steps.ran.append(Path(name).stem)
+            product = arguments[[str(a) for a in arguments].index(_PRODUCT[name]) + 1]
+            Path(product).mkdir(parents=True)
+            if steps.stop_in == Path(name).stem:
+                raise KeyboardInterrupt
+            _fill(name, Path(product))
+
+        monkeypatch.setattr(toy_index._Preparation, "_program", program)
+        monkeypatch.setattr(
+            toy_index._Preparation, "_ready_bert", lambda self: (self.data / "toy-bert-ready").mkdir()
+        )
+
+
+def _ready_bert(self: toy_index._Preparation) -> None:
+    (self.data / "toy-bert-ready").mkdir()
+
+
+_PRODUCT = {
+    "tools/make_toy_dataset.py": "--out",
+    "tools/frame2lmdb.py": "--lmdb_path",
+    "main_task_retrieval.py": "--output_dir",
+    "tools/search.py": "--out",
+}
+
+
+def _fill(name: str, product: Path) -> None:
+    """What the later steps read of a step's product."""
+    if name.endswith("make_toy_dataset.py"):
+        videos = product / "vatex" / "videos"
+        videos.mkdir(parents=True)
+        (videos / "a.mp4").write_bytes(b"video")
+        (product / "vatex" / "test_list.txt").write_text("a\n", encoding="utf-8")
+        captions = {"a": {"enCap": ["a long caption", "short"], "chCap": ["长长的句子", "短"]}}
+        (product / "vatex" / "vatex_data.json").write_text(json.dumps(captions), encoding="utf-8")
+    if name == "main_task_retrieval.py":
+        line = {f"t2v/{name}": 50.0 for name in ("R@1", "R@5", "R@10")}
+        (product / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    if name.endswith("search.py"):
+        (product / "index.json").write_text("{}", encoding="utf-8")
+
+
+@pytest.mark.parametrize("cut", ["make_toy_dataset", "frame2lmdb", "main_task_retrieval", "search"])
+def test_what_was_cut_off_is_done_anew_and_the_rest_is_kept(
+    cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(monkeypatch)
+    steps.stop_in = cut
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path, say=lambda _: None)
+    assert not (tmp_path / "english" / READY_FILE).exists()
+    before, steps.ran, steps.stop_in = steps.ran, [], ""
+    demo = prepare(tmp_path, say=lambda _: None)
+    assert demo.examples == ("short",) and demo.figures == "R@1 50, R@5 50, R@10 50"
+    assert [*before[:-1], *steps.ran] == ["make_toy_dataset", "frame2lmdb", "main_task_retrieval", "search"]
+
+
+def test_languages_share_videos_and_not_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    found = [prepare(tmp_path, language, say=lambda _: None) for language in LANGUAGES]
+    assert [demo.examples for demo in found] == [("short",), ("短",)]
+    assert steps.ran[4:] == ["main_task_retrieval", "search"]
+    assert found[0].index != found[1].index
+
+
+def test_another_recipe_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    prepare(tmp_path, say=lambda _: None)
+    (tmp_path / "english" / "index" / "old").touch()
+    steps.ran = []
+    prepare(tmp_path, scale=Scale(epochs=1), say=lambda _: None)
+    assert steps.ran == ["main_task_retrieval", "search"]
+    assert not (tmp_path / "english" / "index" / "old").exists()
+
+
+def test_an_index_that_was_deleted_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+    demo = prepare(tmp_path, say=lambda _: None)
+    (demo.index / "index.json").unlink()
+    demo.index.rmdir()
+    steps.ran = []
+    assert prepare(tmp_path, say=lambda _: None) == demo and steps.ran == ["search"]
+
+
+def test_two_do_not_prepare_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Steps(monkeypatch)
+    with lock_index(tmp_path), pytest.raises(ValueError, match="another process prepares this folder"):
+        prepare(tmp_path, say=lambda _: None)
+
+
+def test_a_step_that_fails_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"make_toy_dataset\.py ended with 2: .*invalid choice: 'huge'"):
+        prepare(tmp_path, scale=Scale(size="huge"), say=lambda _: None)
