@@ -1,8 +1,4 @@
-"""The page: a search box, an upload, settings and results, made with gradio and mounted beside the API.
-
-Events of a gradio page are an open endpoint, so that all that they bring is checked here, by the limits of
-`search/query.py`.
-"""
+"""The page: a search box, an upload, settings and results, made with gradio and mounted beside the API."""
 
 from __future__ import annotations
 
@@ -11,9 +7,7 @@ import os
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import json
-import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -22,13 +16,13 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from demo.cards import EMPTY_INDEX, NOTHING_YET, error_html, results_html
-from demo.closed_files import close_files, uploaded
-from search import QueryError, Retriever, SearchResults, VideoIndex
-from search.clips import ClipError
+from demo.answers import MAX_SHOWN, Answers
+from demo.cards import EMPTY_INDEX, NOTHING_YET
+from demo.closed_files import close_files
+from demo.limits import Limits
+from search import Retriever, VideoIndex
 from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS
 
-MAX_SHOWN = 100  # cards of one answer
 SHOWN = 12
 _HERE = Path(__file__).resolve().parent
 _LANGUAGES = {"english": "English", "chinese": "Chinese"}
@@ -48,8 +42,6 @@ _ON_LOAD = """element.addEventListener("click", (event) => {
   if (button) trigger("select", { id: button.dataset.similar });
 });"""
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class PageText:
@@ -60,11 +52,13 @@ class PageText:
 
 
 def mount_page(
-    app: FastAPI, index: VideoIndex, retriever: Retriever, text: PageText | None = None, *, max_file_size: int
+    app: FastAPI, index: VideoIndex, retriever: Retriever, text: PageText | None = None
 ) -> FastAPI:
-    """`app` with the page at "/". `max_file_size`: bytes of an upload."""
-    blocks = make_page(index, retriever, text or PageText())
-    # Not the other way round: a route that is added after "/" is mounted would never be reached.
+    """`app`, which `create_app` made, with the page at "/"."""
+    limits: Limits = app.state.limits
+    answers = Answers(index, retriever, app.state.decoder, limits)
+    blocks = make_page(answers, text or PageText())
+    # Last of all: a route that is added after "/" is mounted would never be reached.
     mounted = gr.mount_gradio_app(
         app,
         blocks,
@@ -72,7 +66,7 @@ def mount_page(
         footer_links=[],
         run_history=False,
         show_error=False,
-        max_file_size=max_file_size,
+        max_file_size=limits.upload_bytes,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
@@ -85,10 +79,10 @@ def mount_page(
     return mounted
 
 
-def make_page(index: VideoIndex, retriever: Retriever, text: PageText) -> gr.Blocks:
+def make_page(answers: Answers, text: PageText) -> gr.Blocks:
     """The page as gradio blocks."""
+    index, retriever = answers.index, answers.retriever
     language = retriever.config.language
-    answers = Answers(index, retriever)
     with gr.Blocks(title="Video search", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.HTML(_intro(len(index), language, text.remark))
         with gr.Row(elem_classes="ask"):
@@ -164,91 +158,6 @@ def make_page(index: VideoIndex, retriever: Retriever, text: PageText) -> gr.Blo
         results.select(answers.similar, settings, results, **limits)
     blocks.queue(max_size=_QUEUED, api_open=False, default_concurrency_limit=_AT_ONCE)
     return blocks
-
-
-class Answers:
-    """The functions behind the events. They return HTML, whatever they are given."""
-
-    def __init__(self, index: VideoIndex, retriever: Retriever) -> None:
-        self._index = index
-        self._retriever = retriever
-
-    def search(
-        self, text: Any, exclude: Any, upload: Any, top: Any, frame_weight: Any, top_frames: Any
-    ) -> str:
-        """Results for a text, an uploaded file, or both."""
-
-        def answer() -> tuple[SearchResults, str]:
-            words = _text(text, "query")
-            settings = _settings(top, frame_weight, top_frames)
-            file = uploaded(upload)
-            title = " + ".join(part for part in (words, file.name if file else "") if part)
-            if not title:
-                raise QueryError("the query is empty; give a text, a picture or a clip")
-            unwanted = _text(exclude, "text to exclude")
-            kind: dict[str, Any] = {} if file is None else {_kind(file): file}
-            found = self._retriever.search(
-                self._index, words or None, exclude=unwanted or None, **kind, **settings
-            )
-            return found, title + (f", not {unwanted}" if unwanted else "")
-
-        return self._html(answer, upload)
-
-    def similar(self, top: Any, frame_weight: Any, top_frames: Any, event: gr.EventData) -> str:
-        """Results like a video of the index."""
-
-        def answer() -> tuple[SearchResults, str]:
-            data = event._data
-            video_id = data.get("id") if isinstance(data, dict) else None
-            if not isinstance(video_id, str) or video_id not in self._index:
-                raise QueryError("this video is not in the index any more; search again")
-            found = self._retriever.similar(self._index, video_id, **_settings(top, frame_weight, top_frames))
-            return found, f"Like {video_id}"
-
-        return self._html(answer)
-
-    def _html(self, answer: Callable[[], tuple[SearchResults, str]], upload: Any = None) -> str:
-        try:
-            found, title = answer()
-            return results_html(found, title=title, videos=len(self._index))
-        except ClipError as error:
-            name = Path(upload).name if isinstance(upload, str) else "the file"
-            why = _without_folders(error.message, upload).removeprefix(f"{name}: ")
-            return error_html(f"{name}: no picture or clip that can be read ({why})")
-        except ValueError as error:
-            return error_html(_without_folders(str(error), upload, self._index.folder))
-        except Exception:
-            logger.exception("a search failed")
-            return error_html("something went wrong here; the terminal of the program says what")
-
-
-def _text(value: Any, name: str) -> str:
-    if value is not None and not isinstance(value, str):
-        raise QueryError(f"the {name} must be a text")
-    return (value or "").strip() if value and value.strip() else ""
-
-
-def _settings(top: Any, frame_weight: Any, top_frames: Any) -> dict[str, Any]:
-    for value, name in ((top, "videos to show"), (frame_weight, "frame weight"), (top_frames, "top frames")):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise QueryError(f"{name}: give a number")
-    if not 1 <= top <= MAX_SHOWN:
-        raise QueryError(f"videos to show: give a number from 1 to {MAX_SHOWN}")
-    return {"top": int(top), "frame_weight": float(frame_weight), "top_frames": int(top_frames)}
-
-
-def _kind(file: Path) -> str:
-    """ "image" or "video"."""
-    return "image" if file.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif") else "video"
-
-
-def _without_folders(message: str, *paths: Any) -> str:
-    """A message that tells nobody where files lie."""
-    for path in paths:
-        if path:
-            message = message.replace(str(Path(path).resolve()), Path(path).name)
-            message = message.replace(str(path), Path(path).name)
-    return message
 
 
 def _intro(videos: int, language: str, remark: str) -> str:

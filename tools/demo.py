@@ -146,7 +146,7 @@ def _serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
         limits = Limits(hosts=_names(arguments, host))
         app = create_app(index, retriever, limits)
         text = PageText(toy.examples, toy.remark) if toy else PageText()
-        mount_page(app, index, retriever, text, max_file_size=limits.upload_bytes)
+        mount_page(app, index, retriever, text)
         _run(app, listening, lambda: _tell_address(arguments.host, host, port, videos=len(index)))
 
 

@@ -17,8 +17,10 @@ pytest.importorskip("gradio", reason="needs requirements-search.txt")
 
 import gradio as gr
 
-from demo.page import Answers
-from search import Retriever, VideoIndex
+from demo.answers import Answers
+from demo.decoding import ClipDecoder, ClipLimits
+from demo.limits import Limits
+from search import Retriever, VideoIndex, VideoIndexError
 from search.indexing import index_videos
 from tests.search.conftest import COLOURS, coloured, write_model
 
@@ -33,8 +35,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
     for name, colour in COLOURS.items():
         coloured(folder / "videos" / f"{name}.mp4", colour)
     index_videos(retriever, folder / "index", video_dir=folder / "videos", engine="exact")
+    decoder = ClipDecoder(ClipLimits(seconds=60, pixels=10_000), timeout=30)
     with VideoIndex(folder / "index") as index:
-        yield Answers(index, retriever)
+        yield Answers(index, retriever, decoder, Limits(pixels=10_000))
+    decoder.close()
 
 
 @pytest.fixture
@@ -92,10 +96,17 @@ def test_uploads_that_are_neither_get_a_line_without_folders(answers: Answers, u
     with zipfile.ZipFile(uploads / "clip.mp4", "w") as archive:
         archive.writestr("a.txt", "text")
     (uploads / "picture.png").write_bytes(b"no picture")
-    for name in ("clip.mp4", "picture.png"):
+    (uploads / "list.m3u8").write_text("#EXTM3U\nfile:///etc/hostname\n", encoding="utf-8")
+    cv2.imwrite(str(uploads / "large.png"), np.zeros((200, 200, 3), np.uint8))
+    expected = {
+        "clip.mp4": "not a video by its contents",
+        "picture.png": "not a picture by its contents",
+        "list.m3u8": "not a video by its contents",
+        "large.png": "200 x 200 pixels; give at most 10,000",
+    }
+    for name, why in expected.items():
         message = error(answers.search("", "", str(uploads / name), *SETTINGS))
-        assert message.startswith(f"{name[0].upper()}{name[1:]}: no picture or clip that can be read")
-        assert str(uploads) not in message
+        assert message.startswith(f"The upload {name}: {why}") and str(uploads) not in message
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "{uploads}/../secret.png", "{uploads}", "{uploads}/gone"])
@@ -147,10 +158,13 @@ def test_unknown_videos_get_one_line(answers: Answers, data: Any) -> None:
 def test_faults_of_ours_are_logged_and_not_shown(
     answers: Answers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("at /some/secret/place")
+    for kind in (RuntimeError, VideoIndexError):
 
-    monkeypatch.setattr(answers._retriever, "search", broken)
-    with caplog.at_level(logging.ERROR):
-        assert "secret" not in error(answers.search("a dog", "", None, *SETTINGS))
-    assert "at /some/secret/place" in caplog.text
+        def broken(*_: Any, fault: type[Exception] = kind, **__: Any) -> None:
+            raise fault("at /some/secret/place")
+
+        monkeypatch.setattr(answers.retriever, "search", broken)
+        caplog.clear()
+        with caplog.at_level(logging.ERROR):
+            assert "secret" not in error(answers.search("a dog", "", None, *SETTINGS))
+        assert "at /some/secret/place" in caplog.text
