@@ -1,0 +1,361 @@
+"""What every request passes: hosts, rates, sizes and times of bodies, headers, gradio's closed routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, HTTPException
+from fastapi.testclient import TestClient
+
+from demo.app import create_app
+from demo.gate import Gate
+from demo.gradio_routes import is_closed, is_costly
+from demo.limits import Limits, Rate
+from demo.rates import Buckets, Large, client_of
+from demo.turns import Turns
+from search import Retriever
+from tests.demo.conftest import FREE, LIMITS, Served
+from tests.demo.conftest import client_of as make_client
+from tests.demo.test_api import error_of
+
+GIB = 1 << 30
+FORM = [(b"content-type", b"multipart/form-data; boundary=x")]
+START = b'--x\r\nContent-Disposition: form-data; name="video"; filename="a.mp4"\r\n\r\n'
+
+
+class Client:
+    """Sends one request to an app, piece by piece, and keeps what comes back."""
+
+    def __init__(self, app: Any, path: str = "/search", *, method: str = "POST", query: bytes = b"") -> None:
+        self._app = app
+        self._path = path
+        self._method = method
+        self._query = query
+        self.pieces = 0
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+
+    async def send(
+        self,
+        headers: list[tuple[bytes, bytes]],
+        body: Callable[[int], bytes | None],
+        *,
+        address: str = "1.2.3.4",
+    ) -> Client:
+        """`body(n)` is the nth piece; None: nothing comes any more, without an end."""
+        scope = {
+            "type": "http",
+            "method": self._method,
+            "path": self._path,
+            "raw_path": self._path.encode(),
+            "query_string": self._query,
+            "headers": [(b"host", b"localhost:7860"), *headers],
+            "client": (address, 1),
+            "server": ("127.0.0.1", 7860),
+            "scheme": "http",
+            "http_version": "1.1",
+            "root_path": "",
+        }
+
+        async def receive() -> dict[str, Any]:
+            data = body(self.pieces)
+            self.pieces += 1
+            if data is None:
+                await asyncio.sleep(60)
+            return {"type": "http.request", "body": data, "more_body": bool(data)}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                assert not self.status
+                self.status, self.headers = message["status"], dict(message["headers"])
+            else:
+                self.body += message.get("body", b"")
+
+        await self._app(scope, receive, send)
+        return self
+
+
+@pytest.fixture(scope="module")
+def app(served: Served, retriever: Retriever) -> FastAPI:
+    return create_app(served.index, retriever, LIMITS)
+
+
+def test_two_gigabytes_are_refused_before_they_are_sent(app: FastAPI) -> None:
+    length = [(b"content-length", str(2 * GIB).encode())]
+    client = asyncio.run(Client(app).send(FORM + length, lambda n: START))
+    assert client.status == 413 and client.pieces == 0
+    assert client.body == b'{"error":"the request is too large; send at most 65 MiB"}'
+    assert client.headers[b"connection"] == b"close"
+
+
+@pytest.mark.parametrize("path", ["/search", "/gradio_api/upload", "/gradio_api/queue/join"])
+@pytest.mark.parametrize("length", [[(b"transfer-encoding", b"chunked")], [(b"content-length", b"10")], []])
+def test_bytes_are_counted_whatever_the_length_says(
+    path: str, length: list[tuple[bytes, bytes]], served: Served, retriever: Retriever
+) -> None:
+    async def reader(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        raise AssertionError("the body ended")
+
+    limits = Limits(body_bytes=1 << 20)
+    ours = path == "/search"
+    gate = create_app(served.index, retriever, limits) if ours else Gate(reader, limits=limits)
+    chunk = bytes(64 << 10)
+    client = asyncio.run(Client(gate, path).send(FORM + length, lambda n: chunk if n else START))
+    assert client.status == 413 and b"send at most 1 MiB" in client.body
+    assert client.pieces <= 18
+
+
+@pytest.mark.parametrize("length", [b"-1", b"abc", b"1e3", b"9" * 5000, b"\xb2"])
+def test_odd_lengths(length: bytes, app: FastAPI) -> None:
+    client = asyncio.run(Client(app).send([*FORM, (b"content-length", length)], lambda n: b""))
+    assert client.status == (413 if length.isdigit() else 400) and client.pieces == 0
+
+
+def test_a_body_that_does_not_come_is_given_up(served: Served, retriever: Retriever) -> None:
+    app = create_app(served.index, retriever, Limits(body_seconds=0.2))
+    started = time.monotonic()
+    client = asyncio.run(Client(app).send(FORM, lambda n: None if n else START))
+    assert client.status == 408 and b"took too long" in client.body
+    assert time.monotonic() - started < 10
+
+
+def test_few_large_requests_at_once(served: Served, retriever: Retriever) -> None:
+    app = create_app(served.index, retriever, Limits(uploads=3, client_uploads=2, body_seconds=0.5))
+    large = [(b"content-length", b"2000000")]
+
+    async def several() -> list[int]:
+        addresses = ["1.1.1.1"] * 3 + ["2.2.2.2"] * 2
+        clients = [
+            Client(app).send(FORM + large, lambda n: None if n else START, address=address)
+            for address in addresses
+        ]
+        return [client.status for client in await asyncio.gather(*clients)]
+
+    assert asyncio.run(several()) == [408, 408, 503, 408, 503]
+    assert asyncio.run(several()) == [408, 408, 503, 408, 503]  # all places are free again
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *(
+            ("localhost", 200),
+            ("LocalHost:7860", 200),
+            ("127.0.0.1:80", 200),
+            ("[::1]:7860", 200),
+            ("[::1]", 200),
+        ),
+        *(("evil.example", 400), ("localhost.evil.example", 400), ("", 400), ("127.0.0.1.nip.io:7860", 400)),
+        *(("localhost:evil", 400), ("localhost@evil.example", 400), ("::1", 400), ("videos.lan:7860", 400)),
+    ],
+)
+def test_other_names_of_the_host_are_not_answered(host: str, status: int, client: TestClient) -> None:
+    answer = client.get("/health", headers={"Host": host})
+    assert answer.status_code == status
+    if status == 400:
+        assert "does not answer to that name" in answer.json()["error"]
+
+
+def test_more_hosts_can_be_allowed(served: Served, retriever: Retriever) -> None:
+    for hosts in (("videos.LAN",), ("*",)):
+        with make_client(served, retriever, Limits(hosts=hosts)) as client:
+            assert client.get("/health", headers={"Host": "Videos.lan:80"}).status_code == 200
+
+
+def test_searches_are_rated_by_client(served: Served, retriever: Retriever) -> None:
+    limits = Limits(search_rate=Rate(0.001, 3), other_rate=Rate(0.001, 5))
+    with make_client(served, retriever, limits) as client:
+        assert [client.get("/search?q=a").status_code for _ in range(4)] == [200, 200, 200, 429]
+        refused = client.get(
+            "/similar/red.mp4", headers={"X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9"}
+        )
+        assert "too many requests" in error_of(refused, 429)
+        assert 900 <= int(refused.headers["retry-after"]) <= 1000
+        codes = [client.get("/thumbnail/red.mp4").status_code for _ in range(6)]
+        assert codes == [200] * 5 + [429]
+
+
+def test_buckets_fill_again_and_forget() -> None:
+    now = 0.0
+    buckets = Buckets(Rate(2.0, 2), clients=3, clock=lambda: now)
+    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0.5]
+    now = 0.5
+    assert [buckets.take("a") for _ in range(2)] == [0, 0.5]
+    now = 1000.0
+    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0.5]
+    for client in "bcdefg":
+        buckets.take(client)
+    assert len(buckets) == 3 and buckets.take("a") == 0
+
+
+def test_what_is_one_client() -> None:
+    assert client_of("::ffff:1.2.3.4") == client_of("1.2.3.4") == "1.2.3.4"
+    assert client_of("2001:db8::1") == client_of("2001:db8::ffff") != client_of("2001:db8:1::1")
+    assert client_of("fe80::1%eth0") == client_of("fe80::2") and client_of("socket") == "socket"
+
+
+def test_large_requests_are_counted() -> None:
+    large = Large(most=2, most_each=1)
+    assert [large.enter(client) for client in "aabc"] == [True, False, True, False]
+    large.leave("a")
+    assert large.enter("c") and len(large) == 2
+
+
+def test_turns_let_few_in_and_few_wait() -> None:
+    async def several() -> tuple[int, int]:
+        turns = Turns(2, waiting=3, what="searches")
+        inside = most = 0
+
+        async def one() -> bool:
+            nonlocal inside, most
+            try:
+                async with turns:
+                    inside += 1
+                    most = max(most, inside)
+                    await asyncio.sleep(0.01)
+                    inside -= 1
+            except HTTPException as error:
+                assert error.status_code == 503 and "too many searches" in str(error.detail)
+                return False
+            return True
+
+        done = await asyncio.gather(*(one() for _ in range(9)))
+        return sum(done), most
+
+    assert asyncio.run(several()) == (5, 2)
+
+
+def test_a_queue_that_is_full_is_503(served: Served, retriever: Retriever) -> None:
+    app = create_app(served.index, retriever, Limits(waiting=0))
+    real = retriever.query_vector
+
+    def slow(*arguments: Any, **settings: Any) -> Any:
+        time.sleep(0.3)
+        return real(*arguments, **settings)
+
+    async def two() -> list[int]:
+        clients = [Client(app, method="GET", query=b"q=a") for _ in range(2)]
+        return sorted([c.status for c in await asyncio.gather(*(c.send([], lambda n: b"") for c in clients))])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retriever, "query_vector", slow, raising=False)
+        assert asyncio.run(two()) == [200, 503]
+
+
+def test_headers_of_every_answer(client: TestClient) -> None:
+    for path in ("/health", "/video/red.mp4", "/thumbnail/red.mp4", "/nothing", "/search"):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "SAMEORIGIN"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert ("content-security-policy" in headers) == (path != "/nothing")
+    crossed = client.get("/health", headers={"Origin": "http://evil.example"})
+    assert "access-control-allow-origin" not in crossed.headers
+    assert client.options("/search", headers={"Origin": "http://evil.example"}).status_code == 405
+
+
+@pytest.fixture
+def upload_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    pytest.importorskip("gradio", reason="needs requirements-search.txt")
+    folder = tmp_path / "gradio"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    yield folder
+
+
+def test_gradio_serves_uploads_and_no_other_files(upload_folder: Path, tmp_path: Path) -> None:
+    (upload_folder / "a.png").write_bytes(b"x")
+    secret = tmp_path / "secret.txt"
+    secret.write_text("x", encoding="utf-8")
+    (upload_folder / "link").symlink_to(secret)
+    for prefix in ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/file/"):
+        assert not is_closed(f"{prefix}{upload_folder}/a.png")
+        for other in (
+            secret,
+            f"{upload_folder}/../secret.txt",
+            f"{upload_folder}/link",
+            f"{upload_folder}x/a.png",
+            "docs/SEARCH.md",
+            "http://evil.example/a",
+            f"{secret}\0.png",
+            "",
+        ):
+            assert is_closed(f"{prefix}{other}"), other
+
+
+def test_gradio_routes() -> None:
+    for path in (
+        *(
+            "/gradio_api/proxy=http://a",
+            "/gradio_api/component_server",
+            "/gradio_api/vibe-code/",
+            "/dev/reload",
+        ),
+        *(
+            "/gradio_api/run/predict",
+            "/gradio_api/call/x",
+            "/gradio_api/stream/a/close",
+            "/monitoring/summary",
+        ),
+        *("/gradio_api/runs", "/gradio_api/deep_link", "/gradio_api/info", "/login", "/gradio_api/api/x"),
+    ):
+        assert is_closed(path), path
+    for path in (
+        *("/", "/config", "/theme.css", "/assets/index.js", "/static/img/logo.svg", "/gradio_api/upload"),
+        *("/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/heartbeat/x", "/video/file=a.mp4"),
+        *("/thumbnail/runs/a.mp4", "/videos/proxy=x", "/similar/login", "/runsheet"),
+    ):
+        assert not is_closed(path), path
+    costly = ("/search", "/similar/a", "/gradio_api/queue/join", "/gradio_api/upload")
+    assert all(is_costly(path) for path in costly)
+    assert not any(is_costly(path) for path in ("/", "/video/search", "/gradio_api/queue/data", "/searching"))
+
+
+def test_what_is_mounted_is_behind_the_gate(
+    upload_folder: Path, served: Served, retriever: Retriever, tmp_path: Path
+) -> None:
+    gradio = pytest.importorskip("gradio", reason="needs requirements-search.txt")
+    secret = Path(os.getcwd(), "README.md")
+    with gradio.Blocks(analytics_enabled=False) as blocks:
+        gradio.HTML("page")
+    app = gradio.mount_gradio_app(create_app(served.index, retriever, LIMITS), blocks, path="/")
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        page = client.get("/")
+        assert page.status_code == 200 and page.headers["x-frame-options"] == "SAMEORIGIN"
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+        assert error_of(client.get(f"/gradio_api/file={secret}"), 404) == "not found"
+        assert client.get("/health").json()["videos"] == 4
+        assert error_of(client.delete("/search"), 405)
+        assert error_of(client.get("/video/unknown"), 404)
+        (path,) = client.post("/gradio_api/upload", files={"files": ("a.png", b"picture")}).json()
+        assert client.get(f"/gradio_api/file={path}").content == b"picture"
+
+
+def test_websockets_are_closed(app: FastAPI) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    def connect() -> Awaitable[None]:
+        return app({"type": "websocket", "path": "/search", "headers": []}, receive, send)
+
+    with contextlib.suppress(RuntimeError):
+        asyncio.run(_done(connect()))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+async def _done(work: Awaitable[None]) -> None:
+    await work
