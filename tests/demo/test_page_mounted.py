@@ -1,4 +1,4 @@
-"""The page as clients reach it without a browser: no file but uploads, no address fetched, no open functions."""
+"""The page as clients reach it without a browser: only uploads are read, nothing is fetched or called."""
 
 from __future__ import annotations
 
@@ -64,11 +64,10 @@ def client(tmp_path_factory: pytest.TempPathFactory, uploads: Path) -> Iterator[
     (folder / "videos").mkdir()
     coloured(folder / "videos" / "red.mp4", COLOURS["red"])
     index_videos(retriever, folder / "index", video_dir=folder / "videos", engine="exact")
-    with (
-        VideoIndex(folder / "index") as index,
-        serve(mount_page(create_app(index, retriever), index, retriever)) as at,
-    ):
-        yield Client(at)
+    with VideoIndex(folder / "index") as index:
+        app = mount_page(create_app(index, retriever), index, retriever)
+        with serve(app) as address:
+            yield Client(address)
 
 
 def file_data(path: str, **more: str) -> dict[str, Any]:
