@@ -49,7 +49,7 @@ def card_html(hit: Hit, place: int) -> str:
             f'aria-label="{escape(label)}">{picture}<span class="go" aria-hidden="true"></span></button>'
         )
     else:
-        why = "missing: the file is gone" if hit.missing else "no file: only its frames are stored"
+        why = "file is missing" if hit.missing else "only frames are stored"
         picture = f'<div class="shot">{picture}<span class="gone">{why}</span></div>'
     return (
         f'<li class="card{"" if playable else " absent"}">{picture}'

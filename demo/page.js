@@ -95,6 +95,7 @@
     }
     dialog.screen.replaceChildren(video);
     dialog.showModal();
+    video.focus(); // so that the space bar pauses
   };
 
   document.addEventListener("click", (event) => {

@@ -55,8 +55,8 @@ class ToyDemo:
     def remark(self) -> str:
         """What the page says of the model."""
         return (
-            "This is a toy model, trained for a minute on drawn clips. It knows coloured squares, triangles "
-            "and rings that move, turn, grow or change, and no other things."
+            "This is a toy model, trained for a minute. It knows coloured squares, triangles and rings that "
+            "move, turn, grow or change, and nothing else."
         )
 
 

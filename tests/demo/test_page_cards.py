@@ -79,7 +79,7 @@ def test_a_card_plays_from_the_best_moment_and_knows_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"), [({"missing": True}, "missing: the file is gone"), ({"path": None}, "no file")]
+    ("changes", "why"), [({"missing": True}, "file is missing"), ({"path": None}, "only frames")]
 )
 def test_what_has_no_file_is_shown_and_not_played(changes: dict[str, object], why: str) -> None:
     page = Tags(card_html(hit(**changes), 1))
