@@ -13,6 +13,7 @@ import math
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demo.errors import error_response
@@ -77,6 +78,8 @@ class Gate:
         answer = _Answer(send, body)
         try:
             await self._app(scope, body.receive, answer.send)
+        except ClientDisconnect:
+            return
         except Exception:
             if answer.started:
                 raise

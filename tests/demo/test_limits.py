@@ -21,7 +21,7 @@ from demo.limits import Limits, Rate
 from demo.rates import Buckets, Large, client_of
 from demo.turns import Turns
 from search import Retriever
-from tests.demo.conftest import FREE, LIMITS, Served
+from tests.demo.conftest import LIMITS, Served
 from tests.demo.conftest import client_of as make_client
 from tests.demo.test_api import error_of
 
