@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from demo.app import create_app
-from search import Retriever, VideoIndexError
+from search import Retriever, VideoIndex, VideoIndexError
 from tests.demo.conftest import LIMITS, ODD_ID, Served, client_of
 from tests.search.conftest import write_model
 
@@ -243,3 +243,14 @@ def test_an_engine_that_is_away_is_503(
             response = client.get(path)
             assert "cannot be reached; try again" in error_of(response, 503)
             assert response.headers["retry-after"] == "10" and "secret" not in response.text
+
+
+def test_a_qdrant_server_that_is_away_is_503(served: Served, retriever: Retriever) -> None:
+    pytest.importorskip("qdrant_client", reason="needs requirements-search.txt")
+    with VideoIndex(served.index.folder, engine="qdrant", url="http://127.0.0.1:1") as index:
+        away = Served(index, served.videos, served.folder)
+        with client_of(away, retriever, LIMITS) as client:
+            assert "cannot be reached" in error_of(client.get("/search?q=a"), 503)
+            health = client.get("/health").json()
+            assert health["engine"] == "qdrant" and health["videos"] == 4
+            assert client.get("/video/red.mp4").status_code == 200
