@@ -5,7 +5,7 @@ What a route does with wrong input is said by its documentation at /openapi.json
 
 from __future__ import annotations
 
-import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -35,8 +35,6 @@ from demo.turns import Turns
 from demo.uploads import SearchForm, read_form, saved
 from search import Retriever, SearchResults, VideoIndex, VideoRecord
 
-logger = logging.getLogger(__name__)
-
 Done = TypeVar("Done")
 VideoId = Annotated[
     str, PathParameter(description="Id of a video, as holiday/beach.mp4; slashes may be sent as they are")
@@ -56,6 +54,7 @@ class Api:
         self._limits = limits
         self._decoder = decoder
         self._media = MediaFiles()
+        self._picture_turn = threading.Lock()
         self._turns = Turns(limits.encodings, waiting=limits.waiting, what="searches")
         self._engine = str(index.info()["engine"])
 
@@ -154,19 +153,20 @@ class Api:
 
     def _decoded(self, form: SearchForm) -> Retriever:
         """A retriever that has the form's files in it."""
-        retriever = self._retriever
+        model, pixels = self._retriever, self._limits.pixels
+        if not form.files:
+            return model
         try:
             with saved(form.files) as paths:
                 picture = clip = None
-                if "image" in paths:
-                    picture = decode_picture(paths["image"], pixels=self._limits.pixels)
                 if "video" in paths:
-                    clip = self._decoder.decode(
-                        paths["video"], frames=retriever.frames, size=retriever.image_size
-                    )
+                    clip = self._decoder.decode(paths["video"], frames=model.frames, size=model.image_size)
+                with self._picture_turn:  # one large picture in memory at a time
+                    if "image" in paths:
+                        picture = decode_picture(paths["image"], pixels=pixels)
+                    return WithUploads(model, picture=picture, clip=clip)
         except UploadError as error:
             raise HTTPException(error.status, str(error)) from None
-        return WithUploads(retriever, picture=picture, clip=clip) if form.files else retriever
 
     async def _answer(self, work: Callable[[], SearchResults]) -> SearchAnswer:
         async with self._turns:

@@ -5,6 +5,7 @@ F frames of a clip, S pixels a side.
 
 from __future__ import annotations
 
+import io
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from dataloaders.transforms import resize_and_crop
 from search import Retriever
 from search.clips import Clip, ClipError, clip_of_job, picture_of_file, video_job
 from search.retriever import EncodedVideo
@@ -24,6 +26,7 @@ from tools.worker_pool import Fault, Output, WorkerPool
 PICTURES = "JPEG, PNG, WebP or BMP"
 CLIPS = "MP4, MOV, WebM, MKV, AVI, MPEG, Ogg, FLV, WMV or GIF"
 _PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+MAX_ASPECT = 50
 _HEAD = 512  # bytes that tell the kind of a file
 _TS_PACKET = 188
 
@@ -56,15 +59,32 @@ def run_limited_job(task: _LimitedJob) -> Output:
     try:
         with av.open(str(task.job.path)) as container:
             stream = container.streams.video[0]
-            pixels = stream.width * stream.height
+            width, height = stream.width, stream.height
             seconds = (container.duration or 0) / av.time_base
     except (av.FFmpegError, IndexError, ValueError, OSError):
         return VideoError("unopenable", "no video stream"), []
-    if pixels > task.limits.pixels:
-        return VideoError("too large", f"{pixels:,} pixels; give at most {task.limits.pixels:,}"), []
+    fault = _shape_fault(width, height, task.limits.pixels)
+    if fault:
+        return VideoError("too large", fault), []
     if seconds > task.limits.seconds:
         return VideoError("too large", f"{seconds:,.0f} s; give at most {task.limits.seconds:,.0f} s"), []
-    return run_job(task.job)
+    answer, jpegs = run_job(task.job)
+    for jpeg in jpegs:  # frames may be larger than the file says at its start
+        with Image.open(io.BytesIO(jpeg)) as frame:
+            fault = _shape_fault(*frame.size, task.limits.pixels)
+        if fault:
+            return VideoError("too large", fault), []
+    return answer, jpegs
+
+
+def _shape_fault(width: int, height: int, pixels: int) -> str | None:
+    """What is wrong with a size: the model's input is cut from the picture made small or large enough, so
+    that a line of a million pixels would become a picture of many gigabytes."""
+    if width * height > pixels:
+        return f"{width} x {height} pixels; give at most {pixels:,}"
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        return f"{width} x {height} pixels; give one side at most {MAX_ASPECT} times the other"
+    return None
 
 
 class ClipDecoder:
@@ -137,8 +157,9 @@ def decode_picture(path: Path, *, pixels: int) -> np.ndarray:
         raise UploadError(413, f"image: too many pixels; give at most {pixels:,}") from None
     except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError):
         raise UploadError(415, f"image: not a picture by its contents; send {PICTURES}") from None
-    if width * height > pixels:
-        raise UploadError(413, f"image: {width} x {height} pixels; give at most {pixels:,}")
+    fault = _shape_fault(width, height, pixels)
+    if fault:
+        raise UploadError(413, f"image: {fault}")
     try:
         return picture_of_file(path)
     except ClipError:
@@ -150,12 +171,13 @@ class WithUploads(Retriever):
 
     def __init__(self, retriever: Retriever, *, picture: np.ndarray | None, clip: Clip | None) -> None:
         self.__dict__.update(vars(retriever))  # the same model
-        self._picture = picture
+        # Made small now: a search may have to wait for its turn.
+        self._picture = None if picture is None else resize_and_crop([picture], self.image_size)
         self._clip = clip
 
     def encode_image(self, path: Any) -> np.ndarray:
         assert self._picture is not None
-        return self.encode_picture(self._picture)
+        return self.encode_clips(self._picture[None])[1][0, 0]
 
     def encode_video(self, path: Any) -> EncodedVideo:
         assert self._clip is not None

@@ -117,6 +117,12 @@ def test_a_form_without_files(client: TestClient) -> None:
             413,
             "image: 8000 x 7000 pixels; give at most",
         ),
+        (
+            "image",
+            png(1, 900_000, zlib.compress(bytes(4 * 900_000))),
+            413,
+            "image: 1 x 900000 pixels; give one",
+        ),
         ("image", png(0, 0), 415, "image: "),
         ("image", png(4, 4, b"no zlib"), 415, "image: "),
         ("video", archive(), 415, "video: not a video by its contents; send MP4"),
@@ -147,7 +153,7 @@ def test_clips_have_limits_of_length_size_and_time(served: Served, retriever: Re
     data = {"video": ("a.mp4", (served.videos / "red.mp4").read_bytes())}
     for limits, message in (
         (Limits(clip_seconds=0.5, search_rate=FREE), "video: 2 s; give at most 0 s"),
-        (Limits(pixels=100, search_rate=FREE), "video: 3,072 pixels; give at most 100"),
+        (Limits(pixels=100, search_rate=FREE), "video: 64 x 48 pixels; give at most 100"),
         (Limits(upload_bytes=1000, search_rate=FREE), "video: the file is too large; send at most"),
     ):
         with client_of(served, retriever, limits) as client:
@@ -259,3 +265,11 @@ def test_texts_are_checked_before_files_are_decoded(
 
 def test_the_defaults_are_those_of_the_documentation() -> None:
     assert Limits().upload_bytes == 64 << 20 and LIMITS.upload_bytes == Limits().upload_bytes
+
+
+def test_frames_are_measured_after_decoding_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, line = cv2.imencode(".jpg", np.zeros((2, 2000, 3), np.uint8))
+    monkeypatch.setattr(decoding, "run_job", lambda job: ({}, [line.tobytes()]))
+    task = decoding._LimitedJob(video_job(served.videos / "red.mp4"), ClipLimits(60, 10**6))
+    error, jpegs = run_limited_job(task)
+    assert error.message == "2000 x 2 pixels; give one side at most 50 times the other" and jpegs == []
