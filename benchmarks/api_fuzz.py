@@ -329,6 +329,7 @@ def files() -> dict[str, bytes]:
         clip = coloured(Path(folder, "a.mp4"), COLOURS["red"], frames=10).read_bytes()
     picture = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     pictures = {kind: cv2.imencode(f".{kind}", picture)[1].tobytes() for kind in ("png", "jpg", "webp")}
+    pictures["line"] = cv2.imencode(".png", np.zeros((1, 500_000, 3), np.uint8))[1].tobytes()
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("a", "b" * 10_000)
