@@ -110,7 +110,7 @@ class Browser:
         self.type(words)
         self.press("ENTER")
         wait_for(
-            lambda: words in self.run(_TEXT, ".heading h2") or bool(self.all(".error")),
+            lambda: words in self.run(_TEXT, ".heading h2") or bool(self.all("#results .error")),
             what=f"answer to {words}",
         )
 

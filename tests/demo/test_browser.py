@@ -177,14 +177,14 @@ def test_uploads_that_are_no_clip_get_a_line(page: Browser, tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "zip.mp4", "w") as archive:
         archive.writestr("a.txt", "text")
     page.upload(tmp_path / "zip.mp4")
-    assert page.text(".error").startswith("The upload zip.mp4: not a video by its contents")
+    assert page.text("#results .error").startswith("The upload zip.mp4: not a video by its contents")
     page.search("a dog")
-    assert "zip.mp4" in page.text(".error")  # it is still there, until it is taken out
+    assert "zip.mp4" in page.text("#results .error")  # it is still there, until it is taken out
 
 
 def test_empty_queries_and_other_languages_are_told(page: Browser) -> None:
     page.press("ENTER")
-    assert page.text(".error") == "The query is empty; give a text, a picture or a clip"
+    assert page.text("#results .error") == "The query is empty; give a text, a picture or a clip"
     page.search("一只狗")
     assert "trained on English" in page.text("#results .remark") and len(page.all(".card")) == 8
 

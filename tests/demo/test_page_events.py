@@ -20,6 +20,7 @@ import gradio as gr
 from demo.answers import Answers
 from demo.decoding import ClipDecoder, ClipLimits
 from demo.limits import Limits
+from demo.page import PageText, make_page
 from search import Retriever, VideoIndex, VideoIndexError
 from search.indexing import index_videos
 from tests.search.conftest import COLOURS, coloured, write_model
@@ -168,3 +169,13 @@ def test_faults_of_ours_are_logged_and_not_shown(
         with caplog.at_level(logging.ERROR):
             assert "secret" not in error(answers.search("a dog", "", None, *SETTINGS))
         assert "at /some/secret/place" in caplog.text
+
+
+def test_an_empty_index_says_so(answers: Answers, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    index_videos(answers.retriever, tmp_path / "index", video_dir=tmp_path / "videos", engine="exact")
+    with VideoIndex(tmp_path / "index") as index:
+        empty = Answers(index, answers.retriever, answers._decoder, answers._limits)
+        assert "The index is empty" in empty.search("a dog", "", None, *SETTINGS)
+        shown = [block.get_config().get("value") for block in make_page(empty, PageText()).blocks.values()]
+        assert any("The index is empty" in str(value) for value in shown)
