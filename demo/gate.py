@@ -173,7 +173,10 @@ def _with_headers(send: Send, path: str) -> Send:
 
 
 def _client(scope: Scope) -> str:
-    return client_of(scope["client"][0] if scope.get("client") else "")
+    host, port = scope.get("client") or ("", 0)
+    # uvicorn, unless told not to, puts what X-Forwarded-For says there, with port 0. Whatever it says is one
+    # client, or everybody could be a new one with each request.
+    return client_of(host) if port else "forwarded"
 
 
 def _is_large(headers: Headers) -> bool:

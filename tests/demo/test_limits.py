@@ -185,6 +185,24 @@ def test_searches_are_rated_by_client(served: Served, retriever: Retriever) -> N
         assert codes == [200] * 5 + [429]
 
 
+def test_addresses_that_a_header_told_are_one_client(served: Served, retriever: Retriever) -> None:
+    """As uvicorn gives them to the app: port 0."""
+    app = create_app(served.index, retriever, Limits(other_rate=Rate(0.001, 2)))
+
+    async def status(number: int) -> int:
+        scope_of = ProxyHeadersMiddleware(app, trusted_hosts="*")
+        client = Client(scope_of, "/health", method="GET")
+        return (await client.send([(b"x-forwarded-for", b"9.9.9.%d" % number)], lambda n: b"")).status
+
+    async def several() -> list[int]:
+        return [await status(number) for number in range(3)]
+
+    pytest.importorskip("uvicorn", reason="needs requirements-search.txt")
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+    assert asyncio.run(several()) == [200, 200, 429]
+
+
 def test_buckets_fill_again_and_forget() -> None:
     now = 0.0
     buckets = Buckets(Rate(2.0, 2), clients=3, clock=lambda: now)
