@@ -267,12 +267,13 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         meta = item.metadata
         group = groups.setdefault(meta["group"], None) or parser.add_argument_group(meta["group"])
         groups[meta["group"]] = group
+        text = meta["help"].replace("%", "%%")  # argparse fills in what follows a percent sign
         default = PROGRAMS[program].get(item.name, item.default)
         names = (f"--{item.name}", *meta["aliases"])
         if isinstance(default, bool):
             # What is on by default, or by a script's own flags, can be switched off: --no-use_temp.
             action = argparse.BooleanOptionalAction if default or meta["group"] == "model" else "store_true"
-            group.add_argument(*names, dest=item.name, action=action, default=default, help=meta["help"])
+            group.add_argument(*names, dest=item.name, action=action, default=default, help=text)
             continue
         shown = "" if default in (None, "") else f" [{default}]"
         group.add_argument(
@@ -283,7 +284,7 @@ def build_parser(program: str) -> argparse.ArgumentParser:
             choices=meta["choices"],
             required=item.name == "output_dir",
             metavar=None if meta["choices"] else item.name.upper(),
-            help=meta["help"] + shown,
+            help=text + shown,
         )
     return parser
 
