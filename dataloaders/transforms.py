@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 BICUBIC = v2.InterpolationMode.BICUBIC
 # Wide enough for three standard deviations of the strongest blur (sigma 2) to both sides.
 BLUR_KERNEL = 13
+MAX_ASPECT = 16
 
 
 def to_tensors(frames: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
@@ -36,6 +37,11 @@ def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
 
 
 def _resize_and_crop(images: Tensor, size: int) -> Tensor:
+    height, width = images.shape[-2:]
+    longest = MAX_ASPECT * min(height, width)
+    if max(height, width) > longest:
+        # Of a line the ends are cut off first: one pixel by 900,000 would be resized to 135 GB.
+        images = F.center_crop(images, [min(height, longest), min(width, longest)])
     resized = F.resize(images, [size], interpolation=BICUBIC, antialias=True)
     return F.center_crop(resized, [size, size])
 

@@ -6,8 +6,7 @@ What a route does with wrong input is said by its documentation at /openapi.json
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -128,8 +127,7 @@ class Api:
         def work() -> SearchResults:
             self._index.refresh()
             self._known(video_id)
-            with _changing():
-                return self._retriever.similar(self._index, video_id, **ranking.model_dump())
+            return self._retriever.similar(self._index, video_id, **ranking.model_dump())
 
         return await self._answer(work)
 
@@ -214,8 +212,7 @@ class Api:
 
         def work() -> bytes | None:
             self._known(video_id)
-            with _changing():
-                return self._index.thumbnail(video_id, frame=frame)
+            return self._index.thumbnail(video_id, frame=frame)
 
         jpeg = await self._in_thread(work)
         if jpeg is None:
@@ -257,15 +254,6 @@ class Api:
                 return work()
 
         return await run_in_threadpool(guarded)
-
-
-@contextmanager
-def _changing() -> Iterator[None]:
-    """A row that another process wrote or removed between two looks at it."""
-    try:
-        yield
-    except IndexError:
-        raise HTTPException(503, "the index is just being changed; try again", {"Retry-After": "1"}) from None
 
 
 def url_of(kind: str, video_id: str) -> str:

@@ -144,19 +144,16 @@ class Catalog:
 
     def thumbnail(self, row: int, frame: int | None) -> bytes | None:
         """The thumbnail of a row nearest to `frame`, or the middle one."""
-        places = self._rows(
-            "SELECT place FROM thumbnails WHERE place >= ? AND place < ? ORDER BY place",
-            (row * _PLACES, (row + 1) * _PLACES),
-        )
-        if not places:
-            return None
-        frames = [place - row * _PLACES for (place,) in places]
-        nearest = (
-            frames[len(frames) // 2] if frame is None else min(frames, key=lambda other: abs(other - frame))
-        )
-        return bytes(
-            self._rows("SELECT jpeg FROM thumbnails WHERE place = ?", (row * _PLACES + nearest,))[0][0]
-        )
+        first, end = row * _PLACES, (row + 1) * _PLACES
+        of_row = "FROM thumbnails WHERE place >= ? AND place < ?"
+        # In one statement: another process may remove the video between two.
+        if frame is None:
+            middle = f"LIMIT 1 OFFSET (SELECT COUNT(*) / 2 {of_row})"
+            found = self._rows(f"SELECT jpeg {of_row} ORDER BY place {middle}", (first, end, first, end))
+        else:
+            nearest = "ORDER BY ABS(place - ?), place LIMIT 1"
+            found = self._rows(f"SELECT jpeg {of_row} {nearest}", (first, end, first + frame))
+        return bytes(found[0][0]) if found else None
 
     # Changes, inside a `transaction`
 

@@ -139,10 +139,14 @@ class VideoIndex:
 
     def vector(self, video_id: str) -> np.ndarray:
         """The video embed [D], float32. Raises `VideoIndexError` where the index does not hold the video."""
-        found = self.catalog.find(video_id)
-        if found is None:
-            raise VideoIndexError(f"{self.folder}: no video {video_id!r} in the index")
-        return np.asarray(self.features.video[found[0]], dtype=np.float32)
+        while True:
+            now = self.snapshot()
+            found = self.catalog.find(video_id)
+            if found is None:
+                raise VideoIndexError(f"{self.folder}: no video {video_id!r} in the index")
+            # Where rows were added or moved between the two, look again.
+            if found[0] < now.features.rows and self.catalog.meta("generation") == now.generation:
+                return np.asarray(now.features.video[found[0]], dtype=np.float32)
 
     def thumbnail(self, video_id: str, *, frame: int | None = None) -> bytes | None:
         """A JPEG of a video, the nearest to `frame` (`Hit.frame`), else of its middle; None without any."""

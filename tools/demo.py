@@ -42,6 +42,7 @@ _PACKAGES = {
     "python_multipart": "python-multipart",
 }
 _SECONDS_TO_END = 2  # that open connections may take when the program ends
+_CONNECTIONS = 512  # more are answered with status 503
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -164,6 +165,8 @@ def _run(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> N
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whoever runs it behind a proxy limits rates there
+        limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
     Server(config).run(sockets=[listening])

@@ -26,6 +26,16 @@ def test_resize_is_clips_preparation(height: int, width: int) -> None:
     assert difference.max() <= 2
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 900_000), (900_000, 1), (2, 34)])
+def test_of_a_line_the_middle_is_seen_and_the_rest_not_resized(height: int, width: int) -> None:
+    """At 224 pixels the first would take 135 GB."""
+    line = np.zeros((height, width, 3), dtype=np.uint8)
+    middle = slice((max(height, width) - 8) // 2, (max(height, width) + 8) // 2)
+    line[(middle if height > width else slice(None)), (middle if width > height else slice(None))] = 77
+    clip = resize_and_crop([line], 64)
+    assert clip.shape == (1, 3, 64, 64) and (clip == 77).all()
+
+
 def test_channels_stay_rgb() -> None:
     red = np.zeros((40, 60, 3), dtype=np.uint8)
     red[..., 0] = 200

@@ -254,15 +254,3 @@ def test_a_qdrant_server_that_is_away_is_503(served: Served, retriever: Retrieve
             health = client.get("/health").json()
             assert health["engine"] == "qdrant" and health["videos"] == 4
             assert client.get("/video/red.mp4").status_code == 200
-
-
-@pytest.mark.parametrize(("route", "method"), [("thumbnail", "thumbnail"), ("similar", "vector")])
-def test_a_row_that_is_just_written_or_removed(
-    route: str, method: str, served: Served, client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def gone(*_: object, **__: object) -> None:
-        raise IndexError
-
-    monkeypatch.setattr(VideoIndex, method, gone)
-    answer = client.get(f"/{route}/red.mp4")
-    assert "just being changed" in error_of(answer, 503) and answer.headers["retry-after"] == "1"

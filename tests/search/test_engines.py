@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,33 @@ def test_an_open_engine_takes_up_changes_while_threads_search(engine: str, tmp_p
         found = [[hit.video_id for hit in find(index, query, **OPTIONS)] for query in queries()]
         assert len(index) == 100 + 4 * 38
     assert found == ids(folder, engine="exact")
+
+
+def test_vectors_stay_those_of_their_videos_while_rows_are_added_and_moved(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "index", 60, engine="exact")
+    kept = [f"0-{number}" for number in range(50, 60)]
+    done = threading.Event()
+
+    def look(index: VideoIndex) -> int:
+        looks = 0
+        while not (done.is_set() and looks):
+            for name, vector in expected.items():
+                np.testing.assert_array_equal(index.vector(name), vector)
+            looks += 1
+        return looks
+
+    with VideoIndex(folder) as index, ThreadPoolExecutor(2) as threads:
+        expected = {name: index.vector(name) for name in kept}
+        lookers = [threads.submit(look, index) for _ in range(2)]
+        try:
+            with IndexWriter(folder) as writer:
+                writer.remove([f"0-{number}" for number in range(50)])
+                writer.compact()  # rows move
+            for seed in range(1, 5):
+                fill(folder, 10, seed=seed)
+        finally:
+            done.set()
+        assert all(looker.result() for looker in lookers)
+        assert index.snapshot().generation > 0
+        with pytest.raises(VideoIndexError, match="no video '0-1' in the index"):
+            index.vector("0-1")
