@@ -65,7 +65,10 @@ def clip_of_file(path: Path, *, frames: int, size: int) -> Clip:
     if not path.is_file():
         raise ClipError("missing", f"no such file: {path}")
     answer, jpegs = run_job(video_job(path))
-    return clip_of_job(answer, jpegs, frames=frames, size=size)
+    try:
+        return clip_of_job(answer, jpegs, frames=frames, size=size)
+    except ClipError as error:
+        raise ClipError(error.reason, f"{path}: {error.message}") from None
 
 
 def clip_of_job(answer: Any, jpegs: Sequence[bytes], *, frames: int, size: int) -> Clip:

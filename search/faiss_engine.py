@@ -21,6 +21,7 @@ from search.index_format import ENGINE_FOLDER, VideoIndexError
 from search.rows import FeatureRows
 
 FLAT_UP_TO = 100_000
+_PQ_FROM = 256  # vectors that a code of 8 bits must be trained on
 KINDS = ("auto", "flat", "ivfpq", "hnsw")
 _BLOCK = 16_384
 _LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
@@ -42,10 +43,11 @@ def load_faiss() -> Any:
 class FaissEngine:
     """FAISS indexes of the views of all rows, in memory; `save` keeps them in the index folder."""
 
-    def __init__(self, indexes: Mapping[str, Any], *, kind: str, generation: int) -> None:
+    def __init__(self, indexes: Mapping[str, Any], *, kind: str, generation: int, name: str) -> None:
         self._indexes = dict(indexes)
         self.kind = kind
         self.generation = generation
+        self._name = name  # of the catalogue: one that was made again has other videos in its rows
         self._lock = threading.Lock()  # FAISS may be searched by many threads, but not while it grows
 
     @classmethod
@@ -55,20 +57,21 @@ class FaissEngine:
         """What was saved, with the rows since added; or new, where nothing fits."""
         kind = kind_for(features.rows, str(options.get("kind", "auto")))
         generation = catalog.meta("generation")
-        engine = cls._load(folder / ENGINE_FOLDER, kind=kind, generation=generation)
+        name = catalog.text("name")
+        engine = cls._load(folder / ENGINE_FOLDER, kind=kind, generation=generation, name=name)
         if engine is None or engine.rows > features.rows or engine.width != features.video.shape[1]:
-            engine = cls({}, kind=kind, generation=generation)
+            engine = cls({}, kind=kind, generation=generation, name=name)
         engine._add(features)
         return engine
 
     @classmethod
-    def _load(cls, folder: Path, *, kind: str, generation: int) -> FaissEngine | None:
+    def _load(cls, folder: Path, *, kind: str, generation: int, name: str) -> FaissEngine | None:
         faiss = load_faiss()
         try:
             state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if (state.get("kind"), state.get("generation")) != (kind, generation):
+        if (state.get("kind"), state.get("generation"), state.get("name")) != (kind, generation, name):
             return None
         try:
             indexes = {view: faiss.read_index(str(folder / state["files"][view])) for view in VIEWS}
@@ -76,7 +79,7 @@ class FaissEngine:
             return None
         if len({index.ntotal for index in indexes.values()}) != 1:
             return None
-        return cls(indexes, kind=kind, generation=generation)
+        return cls(indexes, kind=kind, generation=generation, name=name)
 
     @property
     def rows(self) -> int:
@@ -123,7 +126,13 @@ class FaissEngine:
         files = {view: f"{view}-{self.generation}-{self.rows}-{self.kind}.index" for view in VIEWS}
         for view, name in files.items():
             _write_index(self._indexes[view], place / name)
-        state = {"kind": self.kind, "generation": self.generation, "rows": self.rows, "files": files}
+        state = {
+            "name": self._name,
+            "kind": self.kind,
+            "generation": self.generation,
+            "rows": self.rows,
+            "files": files,
+        }
         temporary = place / (_STATE + ".tmp")
         temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")
         os.replace(temporary, place / _STATE)
@@ -140,9 +149,9 @@ def kind_for(rows: int, kind: str) -> str:
     """The kind of index for so many rows: as asked, or by size. Raises `VideoIndexError` for others."""
     if kind not in KINDS:
         raise VideoIndexError(f"--index_kind {kind}: choose from {', '.join(KINDS)}")
-    if kind != "auto":
-        return kind
-    return "flat" if rows <= FLAT_UP_TO else "ivfpq"
+    if kind == "auto":
+        return "flat" if rows <= FLAT_UP_TO else "ivfpq"
+    return "flat" if kind == "ivfpq" and rows < _PQ_FROM else kind
 
 
 def _new_indexes(features: FeatureRows, kind: str) -> dict[str, Any]:
@@ -174,9 +183,8 @@ def lists_for(rows: int) -> int:
 def _ivfpq(faiss: Any, sample: np.ndarray, lists: int) -> Any:
     width = sample.shape[1]
     parts = next(width // size for size in (4, 2, 1) if width % size == 0)
-    bits = 8 if len(sample) >= 256 else 4
     coarse = faiss.IndexFlatIP(width)
-    index = faiss.IndexIVFPQ(coarse, width, lists, parts, bits, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFPQ(coarse, width, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed, index.cp.niter = 1, _ROUNDS
     index.train(np.ascontiguousarray(sample))
     index.nprobe = max(8, lists // _PROBED_SHARE)

@@ -51,8 +51,10 @@ class VideoIndex:
     ) -> None:
         self.folder = Path(folder)
         self.settings = read_settings(self.folder)
-        self.catalog = Catalog(self.folder)
         self._engine_name = engine or self.settings.engine
+        if url and self._engine_name != "qdrant":
+            raise VideoIndexError(f"--url is for --engine qdrant; the engine is {self._engine_name}")
+        self.catalog = Catalog(self.folder)
         self._engine_options = {**(self.settings.engine_options or {}), **({"url": url} if url else {})}
         self._engine: CandidateEngine | None = None
         self._lock = threading.RLock()
@@ -93,8 +95,9 @@ class VideoIndex:
             if self.catalog.meta("version") == self._snapshot.version:
                 return False
             self._snapshot = self._take_snapshot()
-            if self._engine is not None and not self._engine.update(self.features, self.catalog):
-                self._engine = None  # another thread may still be searching with it
+            engine, self._engine = self._engine, None  # opened anew where it cannot take up what is new
+            if engine is not None and engine.update(self.features, self.catalog):
+                self._engine = engine  # else another thread may still be searching with it: not closed
             return True
 
     def _take_snapshot(self) -> Snapshot:

@@ -20,6 +20,7 @@ from search.engines import open_engine
 from search.index_folder import differing, map_features
 from search.index_format import (
     DTYPE,
+    LOCK_FILE,
     SETTINGS_FILE,
     IndexSettings,
     VideoIndexError,
@@ -202,17 +203,17 @@ def _open_for_appending(folder: Path, generation: int) -> list[io.FileIO]:
 
 
 def _make_folder(folder: Path, *, create: bool) -> None:
+    if not create and not (folder / SETTINGS_FILE).exists():
+        raise VideoIndexError(f"{folder}: no index there; tools/search.py index makes one")
     if folder.is_dir():
         foreign = not (folder / SETTINGS_FILE).exists() and any(
-            path.name != "writer.lock" and not path.name.endswith(".tmp") for path in folder.iterdir()
+            path.name != LOCK_FILE and not path.name.endswith(".tmp") for path in folder.iterdir()
         )
         if foreign:
             raise VideoIndexError(f"{folder}: holds other files and no index; give a new or empty folder")
         return
     if folder.exists():
         raise VideoIndexError(f"{folder}: is a file; give a folder")
-    if not create:
-        raise VideoIndexError(f"{folder}: no index there; tools/search.py index makes one")
     folder.mkdir(parents=True)
 
 

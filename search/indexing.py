@@ -24,6 +24,7 @@ from search.index_format import (
     SETTINGS_FILE,
     IndexSettings,
     VideoIndexError,
+    VideoRecord,
     read_settings,
 )
 from search.index_writer import Entry, IndexWriter
@@ -118,6 +119,9 @@ def _settings(
     held = read_settings(index) if (index / SETTINGS_FILE).exists() else None
     options = held.engine_options if held and engine_options is None else engine_options
     engine = engine or (held.engine if held else "faiss")
+    for name, flag, owner in (("url", "--url", "qdrant"), ("kind", "--index_kind", "faiss")):
+        if name in (engine_options or {}) and engine != owner:
+            raise ValueError(f"{flag} is for --engine {owner}; the engine is {engine}")
     check_engine(engine, options or {})
     return IndexSettings(
         model=retriever.identity,
@@ -153,6 +157,8 @@ class _Run:
     def run(self, *, prune: bool) -> IndexReport:
         listed = self._source.list()
         self._report.found = len(listed)
+        for start, message in self._source.unread:
+            self._report.fail(start or ".", "unreadable folder", message)
         wanted = [found for found in self._progress(listed, "looking for changes") if self._is_wanted(found)]
         for batch in self._batches(wanted):
             self._add(batch)
@@ -242,9 +248,15 @@ class _Run:
         gone = [
             record.video_id
             for _, record in self._writer.catalog.records()
-            if record.source == self._source.name and record.video_id not in there
+            if record.source == self._source.name
+            and record.video_id not in there
+            and not self._is_hidden(record)
         ]
         self._report.removed = self._writer.remove(gone)
+
+    def _is_hidden(self, record: VideoRecord) -> bool:
+        """Whether a video may still be there, in a folder that could not be read."""
+        return any(record.video_id.startswith(start) for start, _ in self._source.unread)
 
 
 def remove_videos(index: Path, video_ids: list[str]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,12 +244,12 @@ class Retriever:
         """The videos most like one of the index, without itself. Raises `VideoIndexError` for unknown ids."""
         check_top(top)
         started = time.perf_counter()
-        opened = _opened(index)
-        query = _unit(torch.from_numpy(opened.vector(video_id)))
-        found = self._find(
-            opened, query, top=top + 1, frame_weight=frame_weight, top_frames=top_frames,
-            candidates=candidates, remarks=(), started=started,
-        )  # fmt: skip
+        with _opened(index) as opened:
+            query = _unit(torch.from_numpy(opened.vector(video_id)))
+            found = self._find(
+                opened, query, top=top + 1, frame_weight=frame_weight, top_frames=top_frames,
+                candidates=candidates, remarks=(), started=started,
+            )  # fmt: skip
         hits = tuple(hit for hit in found.hits if hit.video_id != video_id)[:top]
         return SearchResults(hits, found.remarks, found.seconds)
 
@@ -294,8 +295,7 @@ class Retriever:
         remarks: tuple[str, ...],
         started: float,
     ) -> SearchResults:
-        opened = _opened(index)
-        try:
+        with _opened(index) as opened:
             opened.check_model(self.identity)
             hits = find(
                 opened,
@@ -305,9 +305,6 @@ class Retriever:
                 frame_weight=check_frame_weight(self.frame_weight if frame_weight is None else frame_weight),
                 candidates=candidates,
             )
-        finally:
-            if opened is not index:
-                opened.close()
         return SearchResults(hits, remarks, time.perf_counter() - started)
 
     def index_folder(
@@ -319,8 +316,9 @@ class Retriever:
         return index_videos(self, Path(index), video_dir=Path(videos), **options)
 
 
-def _opened(index: VideoIndex | str | os.PathLike[str]) -> VideoIndex:
-    return index if isinstance(index, VideoIndex) else VideoIndex(index)
+def _opened(index: VideoIndex | str | os.PathLike[str]) -> AbstractContextManager[VideoIndex]:
+    """The index; closed at the end where it was opened here."""
+    return nullcontext(index) if isinstance(index, VideoIndex) else VideoIndex(index)
 
 
 def _unit(vectors: Tensor) -> np.ndarray:

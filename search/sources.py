@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Source(Protocol):
     """A place with videos."""
 
     name: str
+    unread: list[tuple[str, str]]
+    """After `list`: folders of it that could not be read, by the start of their ids, and why."""
 
     def list(self) -> list[Found]:
         """All videos, by id."""
@@ -69,12 +72,14 @@ class FolderSource:
             raise ValueError(f"{folder}: no such folder of videos (--video_dir)")
         self.folder = folder.resolve()
         self.name = str(self.folder)
+        self.unread: list[tuple[str, str]] = []
         self._workers = workers
         self._timeout = timeout
 
     def list(self) -> list[Found]:
         found, extensions = [], set(video_extensions())
-        for place, folders, names in os.walk(self.folder):
+        self.unread.clear()
+        for place, folders, names in os.walk(self.folder, onerror=self._skip):
             folders.sort()
             for name in sorted(names):
                 if name.rpartition(".")[2].lower() in extensions and not name.startswith("."):
@@ -83,19 +88,30 @@ class FolderSource:
                         status = path.stat()
                     except OSError:  # gone since, or a link to nothing
                         continue
+                    if not stat.S_ISREG(status.st_mode):  # a pipe would keep its reader waiting
+                        continue
                     video_id = path.relative_to(self.folder).as_posix()
                     found.append(Found(video_id, path, status.st_size, status.st_mtime_ns))
         return found
 
+    def _skip(self, error: OSError) -> None:
+        folder = Path(error.filename).relative_to(self.folder).as_posix()
+        self.unread.append(("" if folder == "." else f"{folder}/", error.strerror or "cannot be read"))
+
     def digest(self, found: Found) -> str:
+        """Of the file, which must still be the one that was listed."""
         assert found.path is not None
         digest = hashlib.sha256()
         try:
             with open(found.path, "rb") as file:
                 while data := file.read(_READ):
                     digest.update(data)
+                status = os.fstat(file.fileno())
         except OSError as error:
             raise ClipError("unreadable", f"{found.path}: {error.strerror}") from None
+        if (status.st_size, status.st_mtime_ns) != (found.size, found.mtime_ns):
+            # Its frames may be those of before, and with this digest would be kept for ever.
+            raise ClipError("changed", f"{found.path}: was written to meanwhile; index again")
         return digest.hexdigest()
 
     def clips(
@@ -125,6 +141,7 @@ class StoreSource:
         self._store = FrameStore(store)
         self._files = VideoFolder(videos) if videos is not None else None
         self.name = str(store.resolve())
+        self.unread: list[tuple[str, str]] = []
 
     def list(self) -> list[Found]:
         found = []

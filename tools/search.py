@@ -31,6 +31,7 @@ from search.engines import ENGINES
 from search.faiss_engine import KINDS
 from search.indexing import THUMBNAILS, index_videos, remove_videos
 from tools.build_report import StopSignals
+from tools.flag_values import positive, seconds
 
 _MODEL_FLAGS = (
     *("clip_model", "pretrained_text", "language", "use_temp", "use_frame_fea", "top_frames"),
@@ -61,9 +62,9 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     add("--store", type=Path, help="frame store (tools/frame2lmdb.py) to index instead of files")
     add("--out", type=Path, required=True, help="folder of the index")
     add("--prune", action="store_true", help="remove videos that the folder or store no longer has")
-    add("--num_workers", type=_positive, default=os.cpu_count() or 1, help="decoders (default: all cores)")
-    add("--batch_size", type=_positive, default=8, help="clips encoded, and committed, at once (default 8)")
-    add("--timeout", type=float, default=300.0, help="seconds a video may take (default 300)")
+    add("--num_workers", type=positive, default=os.cpu_count() or 1, help="decoders (default: all cores)")
+    add("--batch_size", type=positive, default=8, help="clips encoded, and committed, at once (default 8)")
+    add("--timeout", type=seconds, default=300.0, help="seconds a video may take (default 300)")
     add("--thumbnails", choices=THUMBNAILS, help="small pictures to keep of a video (default: all frames)")
     add("--index_kind", choices=KINDS, help="FAISS index (default auto: flat up to 100,000 videos, ivfpq)")
     _add_engine(parser)
@@ -76,7 +77,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     for name in ("use_temp", "use_frame_fea", "legacy_special_tokens"):
         model.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
     for name in ("top_frames", "temporal_layers", "max_frames", "max_words"):
-        model.add_argument(f"--{name}", type=_positive)
+        model.add_argument(f"--{name}", type=positive)
 
 
 def _add_query(parser: argparse.ArgumentParser) -> None:
@@ -97,12 +98,6 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, help="what finds candidates (default faiss)")
     parser.add_argument("--url", help="of the Qdrant server, as http://127.0.0.1:6333")
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -177,7 +172,9 @@ def table(found: SearchResults) -> str:
         return "nothing found: the index is empty"
     lines = [f"{'':>3} {'score':>6}  {'best moment':>11}  video"]
     for place, hit in enumerate(found.hits, start=1):
-        lines.append(f"{place:>3} {hit.score:6.3f}  {clock(hit.moment):>11}  {hit.video_id}{_where(hit)}")
+        lines.append(
+            f"{place:>3} {hit.score:6.3f}  {clock(hit.moment):>11}  {_shown(hit.video_id)}{_where(hit)}"
+        )
     return "\n".join(lines)
 
 
@@ -190,6 +187,11 @@ def clock(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     rest = f"{tenths / 10:04.1f}"
     return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
+
+
+def _shown(name: str) -> str:
+    """A name on one line, and without what a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def _where(hit: Hit) -> str:

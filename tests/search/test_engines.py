@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from search import VideoIndex, VideoIndexError
-from search.engines import open_engine
+from search.engines import ExactEngine, open_engine
 from search.index_writer import IndexWriter
 from search.searching import find
 from tests.search.synthetic import WIDTH, features, fill, settings, unit
@@ -63,6 +63,41 @@ def test_what_came_in_after_the_last_save_is_found_too(tmp_path: Path) -> None:
     folder = fill(tmp_path / "index", 300)
     fill(folder, 100, seed=1, finish=False)  # as after a kill
     assert same(ids(folder), ids(folder, engine="exact")) >= 0.99
+
+
+def test_so_few_videos_that_no_quantiser_can_be_trained(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 5, engine_options={"kind": "ivfpq"})
+    assert ids(folder) == ids(folder, engine="exact")
+    fill(folder, 295, seed=1, engine_options={"kind": "ivfpq"})
+    assert next((folder / "faiss").glob("sum-*-ivfpq.index"))
+
+
+def test_faiss_files_of_a_catalogue_that_was_lost_are_not_used(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 300)
+    (folder / "catalog.sqlite").unlink()
+    fill(folder, 400, seed=1)  # other videos in the same rows
+    assert same(ids(folder), ids(folder, engine="exact")) >= 0.99
+
+
+def test_an_engine_that_could_not_take_up_changes_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fill(tmp_path / "index", 20, engine="exact")
+
+    def away(*_: object) -> bool:
+        raise ConnectionError("no server")
+
+    with VideoIndex(folder) as index:
+        assert len(find(index, queries(1)[0], **OPTIONS)) == 10
+        fill(folder, 380, seed=1, engine="exact")
+        with monkeypatch.context() as patch:
+            patch.setattr(ExactEngine, "update", away)
+            with pytest.raises(ConnectionError):
+                index.refresh()
+        found = [[hit.video_id for hit in find(index, query, **OPTIONS)] for query in queries()]
+    assert found == ids(folder)
 
 
 @pytest.mark.parametrize("harm", ["cut", "remove", "nonsense"])
@@ -146,7 +181,8 @@ def test_an_absent_library_is_named_with_what_to_install(
 
     monkeypatch.delitem(sys.modules, package, raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
-    with VideoIndex(folder, engine=engine, url="http://127.0.0.1:9") as index:  # noqa: SIM117
+    url = "http://127.0.0.1:9" if engine == "qdrant" else None
+    with VideoIndex(folder, engine=engine, url=url) as index:  # noqa: SIM117
         with pytest.raises(ImportError, match="pip install -r requirements-search.txt"):
             find(index, queries(1)[0], **OPTIONS)
 
@@ -164,7 +200,8 @@ def test_an_open_engine_takes_up_changes_while_threads_search(engine: str, tmp_p
     if engine in modules:
         pytest.importorskip(modules[engine], reason="needs requirements-search.txt")
     folder = fill(tmp_path / "index", 100, engine="exact")
-    with VideoIndex(folder, engine=engine, url=":memory:") as index, ThreadPoolExecutor(4) as threads:
+    url = ":memory:" if engine == "qdrant" else None
+    with VideoIndex(folder, engine=engine, url=url) as index, ThreadPoolExecutor(4) as threads:
         for seed in range(1, 5):
             searches = [threads.submit(find, index, query, **OPTIONS) for query in queries(10)]
             fill(folder, 40, seed=seed, engine="exact")

@@ -18,6 +18,7 @@ import pytest
 from search import Retriever, VideoIndex, VideoIndexError
 from search.index_writer import IndexWriter
 from search.indexing import IndexReport, index_videos, remove_videos
+from search.sources import FolderSource
 from tests.search.conftest import COLOURS, coloured
 from tests.search.synthetic import features, fill, record, settings
 from tools import frame2lmdb
@@ -68,6 +69,7 @@ def test_files_that_give_no_frames_are_named(retriever: Retriever, videos: Path,
     (videos / "empty.mkv").touch()
     (videos / "gone.mp4").symlink_to(tmp_path / "nowhere")
     Path(os.fsdecode(os.fsencode(videos) + b"/\xff.mp4")).write_bytes(b"x")
+    os.mkfifo(videos / "pipe.mp4")  # would keep its reader waiting
     report = run(retriever, tmp_path / "index", video_dir=videos)
     assert report.added == 4 and sum(report.failed.values()) == 3
     lines = (tmp_path / "index" / "failures.jsonl").read_text(encoding="utf-8").splitlines()
@@ -100,6 +102,47 @@ def test_a_frame_store_gives_the_features_of_its_files(
             assert record.times == files.record(f"{name}.mp4").times  # type: ignore[union-attr]
             assert both.record(name).path == str((videos / f"{name}.mp4").resolve())  # type: ignore[union-attr]
     assert not any(hit.missing for hit in retriever.search(tmp_path / "frames", "a dog"))
+
+
+def test_a_video_that_is_written_to_meanwhile_is_taken_the_next_time(
+    retriever: Retriever, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = FolderSource.clips
+
+    def clips(self: FolderSource, *wanted: Any, **options: Any) -> Any:
+        for found, clip in real(self, *wanted, **options):
+            if found.video_id == "red.mp4":  # as by a download that goes on
+                coloured(videos / "red.mp4", COLOURS["blue"], frames=30)
+            yield found, clip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderSource, "clips", clips)
+        report = run(retriever, tmp_path / "index", video_dir=videos)
+    assert report.added == 3 and report.failed == {"changed": 1}
+    assert counts(run(retriever, tmp_path / "index", video_dir=videos)) == (1, 0, 3, 0)
+    with VideoIndex(tmp_path / "index") as index:
+        now = retriever.encode_video(videos / "red.mp4").video
+        np.testing.assert_allclose(index.vector("red.mp4"), now, atol=2e-3)
+
+
+def test_videos_of_a_folder_that_cannot_be_read_are_not_pruned(
+    retriever: Retriever, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(retriever, tmp_path / "index", video_dir=videos)
+    (videos / "red.mp4").unlink()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:  # the tests may run as root, who can read everything
+        if Path(path).name == "more":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = run(retriever, tmp_path / "index", video_dir=videos, prune=True)
+    assert counts(report) == (0, 0, 2, 1)
+    assert report.failures == [("more/", "unreadable folder", "Permission denied")]
+    with VideoIndex(tmp_path / "index") as index:
+        assert "more/grey.mp4" in index and "red.mp4" not in index
 
 
 def test_the_same_id_from_two_folders_is_refused(retriever: Retriever, videos: Path, tmp_path: Path) -> None:
@@ -179,6 +222,10 @@ def test_folders_that_are_no_index(retriever: Retriever, videos: Path, tmp_path:
         VideoIndex(tmp_path / "absent")
     with pytest.raises(VideoIndexError, match="no index there"):
         remove_videos(tmp_path / "absent", ["a"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(VideoIndexError, match="no index there"):
+        remove_videos(tmp_path / "empty", ["a"])
+    assert not list((tmp_path / "empty").iterdir())
     with pytest.raises(VideoIndexError, match="holds other files and no index"):
         run(retriever, videos, video_dir=videos)
     folder = fill(tmp_path / "index", 5, engine="exact")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from search import Hit, SearchResults
 from search.index_writer import IndexWriter
 from tests.search.conftest import COLOURS, coloured, write_model
 from tools import search
-from tools.search import clock
+from tools.search import clock, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,6 +72,7 @@ def test_what_the_model_may_not_know_is_noted(made: Path, capsys: pytest.Capture
         (["--video", "absent.mp4"], "absent.mp4"),
         (["a dog", "--init_model", "absent.bin"], "absent.bin: no such file"),
         (["a dog", "--engine", "qdrant"], "give --url"),
+        (["a dog", "--url", "http://127.0.0.1:9"], "--url is for --engine qdrant"),
     ],
 )
 def test_wrong_queries_are_told_in_one_line(
@@ -93,6 +95,31 @@ def test_an_index_of_another_model_is_refused(
     assert "made by another model" in capsys.readouterr().err
     assert search.main(index_flags(made, "--max_frames", "3")) == 2
     assert "max_frames 4 there, 3 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--index_kind", "flat"], "--index_kind is for --engine faiss; the engine is exact"),
+        (["--url", "http://127.0.0.1:9"], "--url is for --engine qdrant; the engine is exact"),
+        (["--timeout", "0"], "--timeout: must be more than 0 seconds, not 0"),
+        (["--batch_size", "many"], "--batch_size: must be a whole number, at least 1, not many"),
+    ],
+)
+def test_wrong_flags_of_index_are_named(
+    flags: list[str], message: str, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = search.main(index_flags(made, *flags))
+    except SystemExit as end:
+        code = int(end.code or 0)
+    assert code == 2 and message in capsys.readouterr().err
+
+
+def test_names_cannot_write_to_the_terminal() -> None:
+    hit = Hit("new\nline \x1b[31m\u202e狗 é.mp4", 1.0, 1.0, 0.0, 0.0, 0, (), None, None, False)
+    shown = table(SearchResults((hit,)))
+    assert shown.count("\n") == 1 and shown.endswith("new\\nline \\x1b[31m\\u202e狗 é.mp4")
 
 
 def test_removing_and_indexing_again(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
