@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import uuid
@@ -41,6 +42,7 @@ class Catalog:
             self._db = self._connect(mode)
         except sqlite3.OperationalError:
             self._db = self._connect("ro")  # a read-only folder
+        self._file = self._identity()
         self._lock = threading.RLock()
         if create:
             with self._errors():
@@ -94,7 +96,19 @@ class Catalog:
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock, self._errors():
+            if self._identity() != self._file:  # else an open file would answer for ever for a deleted index
+                raise VideoIndexError(
+                    f"{self.path}: was moved, deleted or made anew since it was opened; open the index again"
+                )
             return self._db.execute(statement, values).fetchall()
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Which file lies there; None: none."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     # What is there
 

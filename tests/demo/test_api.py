@@ -208,6 +208,16 @@ def test_what_others_index_meanwhile_is_found(own: Served, retriever: Retriever)
         assert client.get("/health").json()["videos"] == 5
 
 
+def test_an_index_that_is_deleted_is_503_and_no_video_of_it_is_served(
+    own: Served, retriever: Retriever, caplog: pytest.LogCaptureFixture
+) -> None:
+    with client_of(own, retriever, LIMITS) as client:
+        (own.folder / "index").rename(own.folder / "trash")
+        for path in ("/health", "/search?q=a", "/similar/red.mp4", "/videos/red.mp4", "/video/red.mp4"):
+            assert "cannot be reached" in error_of(client.get(path), 503), path
+        assert "open the index again" in caplog.text
+
+
 def test_errors_of_the_program_are_one_line_without_a_traceback(
     served: Served, retriever: Retriever, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -240,6 +240,21 @@ def test_folders_that_are_no_index(retriever: Retriever, videos: Path, tmp_path:
         VideoIndex(folder)
 
 
+def test_an_open_index_does_not_answer_for_one_that_was_deleted_or_made_anew(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "index", 20, engine="exact")
+    with VideoIndex(folder) as index:
+        folder.rename(tmp_path / "elsewhere")
+        for look in (index.refresh, lambda: index.record("0-1"), lambda: index.thumbnail("0-1")):
+            with pytest.raises(VideoIndexError, match="moved, deleted or made anew .* open the index again"):
+                look()
+        fill(folder, 5, seed=1, engine="exact")
+        with pytest.raises(VideoIndexError, match="made anew"):
+            index.snapshot()
+        shutil.rmtree(folder)
+        (tmp_path / "elsewhere").rename(folder)  # a disk that was away for a moment
+        assert index.record("0-1") is not None and not index.refresh()
+
+
 def test_an_open_index_takes_up_what_is_written(tmp_path: Path) -> None:
     folder = fill(tmp_path / "index", 20, engine="exact")
     with VideoIndex(folder) as index:
