@@ -25,7 +25,8 @@ _PQ_FROM = 256  # vectors that a code of 8 bits must be trained on
 KINDS = ("auto", "flat", "ivfpq", "hnsw")
 _BLOCK = 16_384
 _LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
-_PROBED_SHARE = 16  # 1 of so many lists is looked into
+_SCANNED = 2_000_000  # codes of a view that a query is compared with: all lists are probed up to there
+_CODED = 3  # codes are inexact: so many times the candidates that are wanted
 _ROUNDS = 10  # of k-means
 _TRAINED_ON = 64  # vectors a list that k-means looks at
 _STATE = "state.json"
@@ -97,6 +98,9 @@ class FaissEngine:
             views = features.views(start, min(start + _BLOCK, features.rows))
             for view in VIEWS:
                 self._indexes[view].add(np.ascontiguousarray(views[view]))
+        if self.kind == "ivfpq":
+            for index in self._indexes.values():
+                index.nprobe = probes_for(self.rows, index.nlist)
 
     def update(self, features: FeatureRows, catalog: Catalog) -> bool:
         """Add the rows since; False where rows were renumbered."""
@@ -108,7 +112,7 @@ class FaissEngine:
 
     def candidates(self, query: np.ndarray, count: int) -> np.ndarray:
         """The best `count` rows of each view, int64."""
-        wanted = min(count, self.rows)
+        wanted = min(count * (_CODED if self.kind == "ivfpq" else 1), self.rows)
         if not wanted:
             return np.zeros(0, dtype=np.int64)
         line = np.ascontiguousarray(query[None], dtype=np.float32)
@@ -180,6 +184,15 @@ def lists_for(rows: int) -> int:
     return max(1, min(lists, rows // 40))
 
 
+def probes_for(rows: int, lists: int) -> int:
+    """Lists that a query looks into: all, until scanning all codes takes too long.
+
+    A query is not close to what it finds, which therefore lies in many lists: with 1 of 16 probed, of the
+    synthetic videos of `benchmarks/search.py` less than half were found.
+    """
+    return max(8, lists * _SCANNED // max(rows, _SCANNED))
+
+
 def _ivfpq(faiss: Any, sample: np.ndarray, lists: int) -> Any:
     width = sample.shape[1]
     parts = next(width // size for size in (4, 2, 1) if width % size == 0)
@@ -187,7 +200,6 @@ def _ivfpq(faiss: Any, sample: np.ndarray, lists: int) -> Any:
     index = faiss.IndexIVFPQ(coarse, width, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed, index.cp.niter = 1, _ROUNDS
     index.train(np.ascontiguousarray(sample))
-    index.nprobe = max(8, lists // _PROBED_SHARE)
     return index
 
 

@@ -214,6 +214,15 @@ def test_an_open_engine_takes_up_changes_while_threads_search(engine: str, tmp_p
     assert found == ids(folder, engine="exact")
 
 
+def test_all_lists_are_probed_up_to_two_million_videos(tmp_path: Path) -> None:
+    assert [probes_for(rows, 1024) for rows in (300, 10**6, 2 * 10**6)] == [1024] * 3
+    assert probes_for(8 * 10**6, 4096) == 1024
+    faiss = pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 300, engine_options={"kind": "ivfpq"})
+    index = faiss.read_index(str(next((folder / "faiss").glob("sum-*-ivfpq.index"))))
+    assert index.nprobe >= index.nlist > 1
+
+
 def test_vectors_stay_those_of_their_videos_while_rows_are_added_and_moved(tmp_path: Path) -> None:
     folder = fill(tmp_path / "index", 60, engine="exact")
     kept = [f"0-{number}" for number in range(50, 60)]
