@@ -14,6 +14,7 @@ import pytest
 
 from search import VideoIndex, VideoIndexError
 from search.engines import ExactEngine, open_engine
+from search.faiss_engine import probes_for
 from search.index_writer import IndexWriter
 from search.searching import find
 from tests.search.synthetic import WIDTH, features, fill, settings, unit
