@@ -6,7 +6,9 @@ R rows, D joint width. A point a row, with the named vectors of `FeatureRows.vie
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,12 @@ def load_qdrant() -> Any:
 class QdrantEngine:
     """A collection with the views of all videos of an index."""
 
-    def __init__(self, client: Any, collection: str, *, generation: int) -> None:
+    def __init__(self, client: Any, collection: str, *, generation: int, local: bool) -> None:
         self._client = client
         self.collection = collection
         self._generation = generation
+        # The client's local mode must not be searched while it grows; a server sees to that itself.
+        self._alone: AbstractContextManager[Any] = threading.Lock() if local else nullcontext()
 
     @classmethod
     def open(
@@ -51,7 +55,8 @@ class QdrantEngine:
         url = check_url(options)
         generation = catalog.meta("generation")
         name = str(options.get("collection") or f"hmmc-{catalog.text('name')[:_HASH_LETTERS]}")
-        engine = cls(_client(url, options.get("api_key")), f"{name}-{generation}", generation=generation)
+        client = _client(url, options.get("api_key"))
+        engine = cls(client, f"{name}-{generation}", generation=generation, local=not _is_server(url))
         try:
             engine._sync(features, catalog)
         except Exception as error:  # the client raises many kinds: no server, no right, no disk
@@ -66,9 +71,10 @@ class QdrantEngine:
         vector = query.astype(np.float32).tolist()
         rows: set[int] = set()
         for view in VIEWS:
-            answer = self._client.query_points(
-                self.collection, query=vector, using=view, limit=count, with_payload=False
-            )
+            with self._alone:
+                answer = self._client.query_points(
+                    self.collection, query=vector, using=view, limit=count, with_payload=False
+                )
             rows |= {int(point.id) for point in answer.points}
         return np.asarray(sorted(rows), dtype=np.int64)
 
@@ -76,7 +82,8 @@ class QdrantEngine:
         """Send the rows since; False where rows were renumbered."""
         if catalog.meta("generation") != self._generation:
             return False
-        self._sync(features, catalog)
+        with self._alone:
+            self._sync(features, catalog)
         return True
 
     def close(self) -> None:
@@ -159,9 +166,13 @@ def _client(url: str, api_key: Any) -> Any:
     client = load_qdrant().QdrantClient
     if url == ":memory:":
         return client(location=":memory:")
-    if "://" in url:
+    if _is_server(url):
         return client(url=url, api_key=api_key, timeout=_TIMEOUT, check_compatibility=False)
     return client(path=url)
+
+
+def _is_server(url: str) -> bool:
+    return "://" in url
 
 
 def _line(error: Exception) -> str:
