@@ -226,7 +226,12 @@ def test_ctrl_c_ends_watching_with_the_table(
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
     (run / "config.json").write_text(json.dumps({**settings, "epochs": 3}), encoding="utf-8")
     monkeypatch.setattr(watch_checkpoints.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGINT))
-    assert watch_checkpoints.main([str(run)]) == 130
+    # Python's own handler, which it does not install where the tests run in the background of a shell.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert watch_checkpoints.main([str(run)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [line["epoch"] for line in results(run / "watched")] == [0, 1]
     log = (run / "watched" / "log.txt").read_text(encoding="utf-8")
     _, table = log.split("stopped by Ctrl-C")
