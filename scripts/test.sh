@@ -7,5 +7,10 @@ export PATH="$PWD/.venv/bin:$PATH"
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 ruff check .
 ruff format --check .
-mypy
+# Types are checked while the tests run: a test waits for its processes more than it computes.
+found=$(mktemp)
+trap 'rm -f "$found"' EXIT
+mypy > "$found" 2>&1 &
+types=$!
 python -m pytest "$@"
+wait "$types" || { cat "$found" >&2; exit 1; }
