@@ -154,10 +154,9 @@ def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch
         step = len(recorder.losses)
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                whole = parameter.grad.full_tensor() if fsdp else parameter.grad
+                whole = parameter.grad.full_tensor() if setting.fsdp else parameter.grad
                 gradients[f"gradient {step} {name}"] = whole.clone()
 
-    fsdp = setting.fsdp
     optimizer.register_step_pre_hook(keep_gradients)
     recorder = _Recorder()
     trainer = _Recording(

@@ -109,6 +109,7 @@ class Api:
 
     async def search(self, query: Annotated[Query, QueryParameter()]) -> SearchAnswer:
         """Videos that show what `q` says."""
+        self._check_texts(query)
         return await self._search(query, self._retriever, {})
 
     async def search_form(self, request: Request) -> SearchAnswer:
@@ -132,7 +133,6 @@ class Api:
         return await self._answer(work)
 
     async def _search(self, query: Query, retriever: Retriever, files: dict[str, Any]) -> SearchAnswer:
-        self._check_texts(query)
         text = query.q
         if files and not (text or "").strip():
             text = None
@@ -188,15 +188,14 @@ class Api:
 
         def work() -> VideoAnswer:
             record = self._known(video_id)
-            there = record.path is not None and Path(record.path).is_file()
             return VideoAnswer(
                 video_id=record.video_id,
                 duration=record.duration,
                 bytes=record.size,
                 sha256=record.digest,
                 times=list(record.times),
-                missing=record.path is not None and not there,
-                video_url=url_of("video", video_id) if there else None,
+                missing=record.is_missing,
+                video_url=url_of("video", video_id) if record.has_file else None,
                 thumbnail_url=self._thumbnail_url(video_id),
             )
 

@@ -78,8 +78,7 @@ def run_limited_job(task: _LimitedJob) -> Output:
 
 
 def _shape_fault(width: int, height: int, pixels: int) -> str | None:
-    """What is wrong with a size: the model's input is cut from the picture made small or large enough, so
-    that a line of a million pixels would become a picture of many gigabytes."""
+    """What is wrong with a size: too much to unpack, or a line, of which the model would see the middle."""
     if width * height > pixels:
         return f"{width} x {height} pixels; give at most {pixels:,}"
     if max(width, height) > MAX_ASPECT * min(width, height):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.whole_files import write_whole
 from search.index_format import VideoIndexError
 from search.writer_lock import lock_index
 
@@ -127,7 +128,7 @@ class _Preparation:
         self._step("index", self.place / "index", self._index)
         examples, figures = self._examples(), self._figures()
         found = {"recipe": self.recipe, "examples": examples, "figures": figures}
-        _write(self.place / READY_FILE, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+        write_whole(self.place / READY_FILE, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
         self._tell("ready")
         return ToyDemo(self.place / "index", self.language, tuple(examples), figures)
 
@@ -137,7 +138,7 @@ class _Preparation:
         if not note.is_file() or note.read_text(encoding="utf-8") != wanted:
             shutil.rmtree(self.place, ignore_errors=True)
             self.place.mkdir(parents=True)
-            _write(note, wanted)
+            write_whole(note, wanted)
 
     def _step(self, name: str, product: Path, work: Callable[[], None]) -> None:
         mark = product.with_name(f"{product.name}.done")
@@ -147,7 +148,7 @@ class _Preparation:
         shutil.rmtree(product, ignore_errors=True)
         self._tell(name)
         work()
-        _write(mark, "")
+        write_whole(mark, "")
 
     def _draw(self) -> None:
         size = ("--seed", str(SEED), "--size", self.scale.size)
@@ -165,7 +166,7 @@ class _Preparation:
         shutil.copytree(made, ready)
         config = json.loads((made / "config.json").read_text(encoding="utf-8"))
         config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        _write(ready / "config.json", json.dumps(config, indent=1) + "\n")
+        write_whole(ready / "config.json", json.dumps(config, indent=1) + "\n")
         weights = load_file(made / "model.safetensors")
         for name, weight in weights.items():
             if weight.ndim == 2 and "embeddings" not in name:
@@ -268,9 +269,3 @@ class _Preparation:
         if code:
             told = next((line for line in reversed(last) if line), "no output")
             raise ValueError(f"{program} ended with {code}: {told}")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from engine.list_presence import check_test_list
 from engine.log import RunLog
 from engine.query_bank import build_bank
 from engine.result_lines import Result
+from engine.whole_files import write_whole
 from modules.dual_encoder import DualEncoder
 
 CHOOSE_BY = "t2v/R@1"
@@ -148,13 +148,8 @@ def write_best(output_dir: Path, *, epoch: int, value: float, select_on: str) ->
         "split": "test" if select_on == "last" else select_on,
         "selected_on": select_on,
     }
-    path = output_dir / "best.json"
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    write_whole(output_dir / "best.json", text, durable=True)
 
 
 def _refuse_trained_on(chosen_on: Examples, train: Examples) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.whole_files import write_whole
 from search.catalog import Catalog
 from search.engines import VIEWS, needs
 from search.index_format import ENGINE_FOLDER, VideoIndexError
@@ -137,9 +138,7 @@ class FaissEngine:
             "rows": self.rows,
             "files": files,
         }
-        temporary = place / (_STATE + ".tmp")
-        temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")
-        os.replace(temporary, place / _STATE)
+        write_whole(place / _STATE, json.dumps(state) + "\n")
         for path in place.iterdir():
             if path.name not in (_STATE, *files.values()):
                 path.unlink(missing_ok=True)

@@ -7,10 +7,11 @@ folder is compacted, which starts the next generation of feature files.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from engine.whole_files import write_whole
 
 FORMAT = 1
 SETTINGS_FILE = "index.json"
@@ -43,6 +44,16 @@ class VideoRecord:
     duration: float | None
     times: tuple[float | None, ...]
 
+    @property
+    def has_file(self) -> bool:
+        """Whether its file is there now."""
+        return self.path is not None and Path(self.path).is_file()
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it was made of a file that is not there now."""
+        return self.path is not None and not self.has_file
+
 
 @dataclass(frozen=True)
 class IndexSettings:
@@ -61,12 +72,8 @@ class IndexSettings:
 
     def save(self, folder: Path) -> None:
         """Write index.json under a temporary name, force it to disk, rename it."""
-        temporary = folder / (SETTINGS_FILE + ".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / SETTINGS_FILE)
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
+        write_whole(folder / SETTINGS_FILE, text, durable=True)
 
 
 def read_settings(folder: Path) -> IndexSettings:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
+from engine.whole_files import write_whole
 from search.clips import Clip, ClipError
 from search.engines import check_engine
 from search.index_format import (
@@ -185,7 +186,7 @@ class _Run:
         if held is None:
             return True
         record = held[1]
-        if record.source != self._source.name and record.path is not None and Path(record.path).is_file():
+        if record.source != self._source.name and record.has_file:
             message = f"the index has a video of this id from {record.source}"
             self._report.fail(found.video_id, "same id", message)
             return False
@@ -279,6 +280,4 @@ def _write_failures(path: Path, report: IndexReport) -> None:
         json.dumps({"video_id": video_id, "reason": reason, "message": message}) + "\n"
         for video_id, reason, message in report.failures
     ]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(lines))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -76,5 +75,5 @@ def _hit(scores: Scores, place: int, records: Mapping[int, VideoRecord], *, top_
         moments=moments,
         path=record.path,
         duration=record.duration,
-        missing=record.path is not None and not Path(record.path).is_file(),
+        missing=record.is_missing,
     )

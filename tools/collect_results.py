@@ -10,7 +10,6 @@ Without a folder the published tables alone are printed. Exit code: 0 done, 2 wr
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from engine.whole_files import write_whole
 from tools.published import Published, load_published
 from tools.result_formats import FORMATS
 from tools.result_records import Record, own_records, published_records
@@ -177,9 +177,7 @@ def _write(text: str, path: Path | None) -> None:
     if path is None:
         print(text)
         return
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.whole_files import write_whole
 from tools.data_report import say
 from tools.paired_reports import Pair, differences, movement, movers, pair_reports, sentence
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = compare(pair, resamples=arguments.resamples, seed=arguments.seed)
         say(lines(found))
         if arguments.json:
-            _write(arguments.json, found)
+            write_whole(arguments.json, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"compare_reports.py: error: {error}", file=sys.stderr)
         return 2
@@ -122,12 +122,6 @@ def _mover(entry: dict[str, Any]) -> str:
 
 def _rank(rank: float) -> str:
     return f"{rank:,.0f}" if math.floor(rank) == rank else f"{rank:,.1f}"
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

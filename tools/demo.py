@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script
 from demo.limits import LOOPBACK_HOSTS, Limits
 from demo.toy_index import FOLDER, LANGUAGES, ToyDemo, prepare
 from search import Retriever, VideoIndex
-from search.engines import ENGINES
+from search.engines import ENGINES, needs
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -103,7 +103,7 @@ def _need_libraries() -> None:
     """Raise `ImportError` of one line where a library is absent."""
     for name, package in _PACKAGES.items():
         if importlib.util.find_spec(name) is None:
-            raise ImportError(f"this needs the package {package}: pip install -r requirements-search.txt")
+            raise needs(package)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -141,11 +141,9 @@ def _serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
         from demo.page import PageText, mount_page
 
         retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
-        index.check_model(retriever.identity)
-        _ = index.engine  # opened now: what is wrong with it is told before the first query
         host, port = listening.getsockname()[:2]
-        limits = Limits(hosts=_names(arguments, host))
-        app = create_app(index, retriever, limits)
+        app = create_app(index, retriever, Limits(hosts=_names(arguments, host)))
+        _ = index.engine  # opened now: what is wrong with it is told before the first query
         text = PageText(toy.examples, toy.remark) if toy else PageText()
         mount_page(app, index, retriever, text)
         _run(app, listening, lambda: _tell_address(arguments.host, host, port, videos=len(index)))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +31,7 @@ from engine.features import Features, check_features
 from engine.measures import Bank, Measures, measure
 from engine.metrics import format_metrics, protocol_of
 from engine.score_tiles import MatrixTiles, ScoreTiles, Tiles
+from engine.whole_files import write_whole
 from tools.data_report import say
 from tools.feature_inputs import as_tensor, owners, read_array, read_features, read_ids
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"note: {remark}", file=sys.stderr)
         say(table(result, measured))
         if arguments.json:
-            _write(arguments.json, result)
+            write_whole(arguments.json, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"evaluate_features.py: error: {error}", file=sys.stderr)
         return 2
@@ -210,12 +210,6 @@ def table(result: dict[str, Any], measured: Measures) -> list[str]:
         lines += [f"{name} {line}" for line in format_metrics(shown)]
         lines.append(f"  ({sentence})")
     return lines
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

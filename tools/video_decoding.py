@@ -17,6 +17,7 @@ from typing import cast
 
 import av
 import numpy as np
+from av import library_versions
 from av.container import InputContainer
 
 from tools.pictures import Encoded, Picture, display_matrix, rotation_of
@@ -99,7 +100,7 @@ def _is_cover(stream: av.VideoStream) -> bool:
 
 
 def _describe(sample: Sample, container: InputContainer, stream: av.VideoStream) -> None:
-    version = ".".join(map(str, av.library_versions["libavcodec"]))
+    version = ".".join(map(str, library_versions["libavcodec"]))
     sample.decoder = f"PyAV {av.__version__}, libavcodec {version}"
     sample.codec = codec_of(stream)
     sample.fps = round(float(stream.average_rate), 4) if stream.average_rate else None
