@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.distributed import end_process
+from engine.distributed.world import end_process
 from engine.run import program
 
 

@@ -24,9 +24,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.checkpoint import State, load_state, read_state, save_state
-from tests.engine.published import filled, full_size
-from tests.engine.test_checkpoint import published_model
+from engine.checkpoint.weights import State, load_state, read_state, save_state
+from tests.engine.checkpoint.published import filled, full_size
+from tests.engine.checkpoint.test_weights import published_model
 
 FILES = (("english", "ft"), ("english", "pt/bird"), ("chinese", "ft"), ("chinese", "pt/bird"))
 

@@ -29,13 +29,13 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.distributed import World
-from engine.log import RunLog
-from engine.optimizer import build_optimizer
-from engine.optimizer_state import MOMENTS, optimizer_state
-from engine.sharding import full_state
-from engine.trainer import Agreed, Hooks, Trainer
-from engine.wrapping import wrap
+from engine.checkpoint.optimizer_state import MOMENTS, optimizer_state
+from engine.distributed.sharding import full_state
+from engine.distributed.world import World
+from engine.distributed.wrapping import wrap
+from engine.logs.run_log import RunLog
+from engine.training.optimizer import build_optimizer
+from engine.training.trainer import Agreed, Hooks, Trainer
 from modules.dual_encoder import DualEncoder
 from tests.modules import tiny
 

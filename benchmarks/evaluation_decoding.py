@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dataloaders.examples import ExamplesBuilder
 from dataloaders.loader import ShardSampler, build_loader
 from dataloaders.video_text import VideoTextDataset
-from engine.distributed import World
-from engine.evaluator import Evaluator
-from engine.features import Features
-from engine.log import RunLog
+from engine.distributed.world import World
+from engine.evaluation.encode import Evaluator
+from engine.evaluation.features import Features
+from engine.logs.run_log import RunLog
 
 FRAMES, SIDE, WIDTH, VOCABULARY, WORDS = 12, 224, 64, 512, 12
 

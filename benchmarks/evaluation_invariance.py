@@ -24,9 +24,9 @@ from benchmarks.evaluation_decoding import FRAMES, SIDE, WORDS, CountingStore, S
 from dataloaders.examples import Examples, PackedStrings
 from dataloaders.loader import ShardSampler, build_loader
 from dataloaders.video_text import VideoTextDataset
-from engine.distributed import World
-from engine.evaluator import Evaluator
-from engine.log import RunLog
+from engine.distributed.world import World
+from engine.evaluation.encode import Evaluator
+from engine.logs.run_log import RunLog
 
 VIDEOS, CAPTIONS = 150, 450
 COMPARED = ("t2v", "v2t", "v2t_any")

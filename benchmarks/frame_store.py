@@ -29,11 +29,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.frame_store_writer import FrameStoreWriter
-from tools.sample_video import Job, Settings, run_job
-from tools.video_list import VideoFolder
-from tools.video_sampling import VideoError, Window
-from tools.worker_pool import Fault, Output, WorkerPool
+from dataloaders.frame_store.writer import FrameStoreWriter
+from video.listing import VideoFolder
+from video.sample import Job, Settings, run_job
+from video.sampling import VideoError, Window
+from video.worker_pool import Fault, Output, WorkerPool
 
 FRAMES = 30
 SECONDS = 15

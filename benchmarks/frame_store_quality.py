@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.frame_store import decode_jpeg
+from dataloaders.frame_store.reader import decode_jpeg
 from dataloaders.transforms import resize_and_crop
-from modules.clip_towers import build_clip, clip_image_size
-from tools.pictures import PictureEncoder
-from tools.video_decoding import sample_with_pyav
-from tools.video_sampling import Window
+from modules.backbones.clip_towers import build_clip, clip_image_size
+from video.decoding import sample_with_pyav
+from video.pictures import PictureEncoder
+from video.sampling import Window
 
 FRAMES = 8
 SETTINGS = ((0, 95), (0, 75), (256, 95), (256, 85), (256, 75), (224, 95), (224, 75))
@@ -60,7 +60,7 @@ def main() -> None:
     torch.manual_seed(0)
     clip = build_clip(args.clip_model).eval()
     if args.clip_weights != "none":
-        from modules.clip_weights import load_clip_weights
+        from modules.backbones.clip_weights import load_clip_weights
 
         load_clip_weights(clip, args.clip_weights, name=args.clip_model)
     size = clip_image_size(clip)

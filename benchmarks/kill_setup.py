@@ -15,10 +15,10 @@ import torch
 import main_pretrain
 import main_task_retrieval
 from benchmarks import kill_hooks
-from dataloaders.frame_store import FrameStore
-from dataloaders.frame_store_writer import FrameStoreWriter
-from engine.step_records import read_steps
-from engine.training_state import list_states, newest_state, step_of
+from dataloaders.frame_store.reader import FrameStore
+from dataloaders.frame_store.writer import FrameStoreWriter
+from engine.checkpoint.states import list_states, newest_state, step_of
+from engine.logs.steps_jsonl import read_steps
 from tools import frame2lmdb
 from tools.make_toy_dataset import SIZES, make_toy_dataset
 

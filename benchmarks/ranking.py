@@ -22,10 +22,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.features import Features
-from engine.metrics import all_metrics
-from engine.ranking import Rankings, rank
-from modules.matching import retrieval_similarity
+from engine.evaluation.features import Features
+from engine.evaluation.metrics import all_metrics
+from engine.evaluation.ranking import Rankings, rank
+from modules.losses.matching import retrieval_similarity
 
 CAPTIONS, VIDEOS = 150_000, 100_000
 COMPARED = 4_000_000  # pairs that are also ranked by the whole matrix

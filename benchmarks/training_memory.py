@@ -24,14 +24,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.grad_cache import cached_backward
-from engine.optimizer import build_optimizer
-from modules.clip_towers import build_clip, clip_embed_dim, clip_image_size
+from engine.training.grad_cache import cached_backward
+from engine.training.optimizer import build_optimizer
+from modules.backbones.clip_towers import build_clip, clip_embed_dim, clip_image_size
+from modules.backbones.text_encoder import ClipTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.grad_checkpointing import checkpoint_activations
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
-from modules.text_encoder import ClipTextEncoder
 from modules.video_encoder import VideoEncoder
 
 WORDS, MASKED = 32, 5

@@ -22,9 +22,9 @@ from dataloaders.frame_sampling import (
     dynamic_length,
     sample_frame_indices,
 )
-from dataloaders.frame_store import FrameStoreError
+from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.token_masking import mask_tokens
-from dataloaders.tokenizer import Tokenizer
+from dataloaders.tokenization import Tokenizer
 from dataloaders.transforms import FrameAugmentation, resize_and_crop
 
 logger = logging.getLogger(__name__)

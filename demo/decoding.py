@@ -19,9 +19,9 @@ from dataloaders.transforms import resize_and_crop
 from search import Retriever
 from search.clips import Clip, ClipError, clip_of_job, picture_of_file, video_job
 from search.retriever import EncodedVideo
-from tools.sample_video import Job, run_job
-from tools.video_sampling import VideoError
-from tools.worker_pool import Fault, Output, WorkerPool
+from video.sample import Job, run_job
+from video.sampling import VideoError
+from video.worker_pool import Fault, Output, WorkerPool
 
 PICTURES = "JPEG, PNG, WebP or BMP"
 CLIPS = "MP4, MOV, WebM, MKV, AVI, MPEG, Ogg, FLV, WMV or GIF"

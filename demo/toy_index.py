@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.whole_files import write_whole
+from common.atomic_files import write_whole
 from search.index_format import VideoIndexError
 from search.writer_lock import lock_index
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from dataloaders import layout
+from dataloaders.datasets import registry as layout
 from engine.config_checks import check_config
 
 LANGUAGES = {name: spec.languages for name, spec in layout.DATASETS.items()}

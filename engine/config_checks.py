@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dataloaders.layout import DATASETS
+from dataloaders.datasets.registry import DATASETS
 
 if TYPE_CHECKING:
     from engine.config import Config

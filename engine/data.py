@@ -9,20 +9,21 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from dataloaders.availability import MissingVideos, exclude_missing, match_store_ids
+from dataloaders.datasets.held_out import hold_out
+from dataloaders.datasets.known_splits import describe_split, leaks, name_mismatch
+from dataloaders.datasets.protocols import apply_protocol
+from dataloaders.datasets.registry import VALIDATION, SplitFiles, default_files, read_examples
+from dataloaders.datasets.splits import MissingVideos, exclude_missing, match_store_ids
 from dataloaders.examples import Examples
-from dataloaders.frame_store import FrameStore
-from dataloaders.held_out import hold_out
-from dataloaders.known_splits import describe_split, leaks, name_mismatch
-from dataloaders.layout import VALIDATION, SplitFiles, default_files, read_examples
+from dataloaders.frame_store.reader import FrameStore
 from dataloaders.loader import EpochSampler, ShardSampler, build_loader
-from dataloaders.tokenizer import ChineseTokenizer, ClipTokenizer, Tokenizer
+from dataloaders.tokenization import Tokenizer
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
-from engine.distributed import World
-from engine.log import RunLog
-from engine.protocols import apply_protocol
-from modules.clip_towers import clip_image_size
+from engine.distributed.world import World
+from engine.logs.run_log import RunLog
+from modules.backbones.clip_towers import clip_image_size
+from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer
 from modules.dual_encoder import DualEncoder
 
 # Tokens of a text where the published code fixes them (METHOD 2), else `--max_words` or 32.

@@ -6,17 +6,17 @@ from typing import Any
 
 from torch import nn
 
-from engine.checkpoint import load_state, read_state
+from engine.checkpoint.weights import load_state, read_state
 from engine.config import Config
-from engine.log import RunLog
-from modules.clip_towers import build_clip, clip_embed_dim, fixed_logit_scale, frame_position_std
-from modules.clip_weights import load_clip_weights
+from engine.logs.run_log import RunLog
+from modules.backbones.clip_towers import build_clip, clip_embed_dim, fixed_logit_scale, frame_position_std
+from modules.backbones.clip_weights import load_clip_weights
+from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze, nothing_learns
 from modules.grad_checkpointing import checkpoint_activations
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
-from modules.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.video_encoder import VideoEncoder
 
 

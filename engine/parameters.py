@@ -16,8 +16,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.checkpoint import group_of
-from modules.clip_towers import clip_image_size
+from engine.checkpoint.weights import group_of
+from modules.backbones.clip_towers import clip_image_size
 from modules.dual_encoder import DualEncoder
 from modules.pretrain_model import PretrainModel
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataloaders.loader import end_workers
-from engine.checkpoint_folder import evaluate_folder
+from engine.checkpoint.random_state import seed_streams
+from engine.checkpoint.resume import Resumed, find_state
 from engine.config import Config, parse_config
 from engine.data import (
     DEFAULT_WORDS,
@@ -19,19 +20,18 @@ from engine.data import (
     build_training_data,
     input_spec,
 )
-from engine.distributed import World
-from engine.evaluation import build_evaluator, evaluate
-from engine.faults import StoppedBySignal, TrainingStopped, explain
-from engine.fit import Fit
-from engine.log import RunLog
+from engine.distributed.world import World
+from engine.distributed.wrapping import wrap
+from engine.evaluation.evaluate import build_evaluator, evaluate
+from engine.evaluation.folder import evaluate_folder
+from engine.evaluation.query_bank import build_bank
+from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from engine.parameters import parameter_table, parts_of, save_parameters
-from engine.query_bank import build_bank
-from engine.random_state import seed_streams
-from engine.resume import Resumed, find_state
-from engine.selection import Selection
-from engine.stop_request import StopRequest
-from engine.wrapping import wrap
+from engine.process.errors import StoppedBySignal, TrainingStopped, explain
+from engine.process.signals import StopRequest
+from engine.training.fit import Fit
+from engine.training.selection import Selection
 from modules.dual_encoder import DualEncoder
 
 

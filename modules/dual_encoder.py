@@ -15,7 +15,7 @@ Features = dict[str, Tensor]
 class DualEncoder(nn.Module):
     """Two encoders side by side; models add their losses. Evaluation needs nothing else.
 
-    A training step has two parts, so that clips can be encoded a few at a time (`engine/grad_cache.py`):
+    A training step has two parts, so that clips can be encoded a few at a time (`grad_cache.py`):
     `encode` and `encode_keys` work clip by clip, `losses` on the features of all clips of this rank.
     """
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
-from modules.text_encoder import ChineseTextEncoder
 
 
 def freeze(model: DualEncoder, part: str, layers: int | None = None) -> None:

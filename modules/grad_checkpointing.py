@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
-from modules.text_encoder import ChineseTextEncoder
 
 
 def checkpoint_activations(model: DualEncoder) -> None:

@@ -10,11 +10,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from modules.contrastive import BatchKeys, Negatives
 from modules.dual_encoder import DualEncoder, Features
-from modules.duplicates import duplicates, own_rows
-from modules.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
-from modules.matching import frame_adjacency_matching, queue_frame_text_matching, queue_video_text_matching
+from modules.losses.contrastive import BatchKeys, Negatives
+from modules.losses.duplicates import duplicates, own_rows
+from modules.losses.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
+from modules.losses.matching import (
+    frame_adjacency_matching,
+    queue_frame_text_matching,
+    queue_video_text_matching,
+)
 from modules.momentum import FeatureQueue, momentum_copy, momentum_update
 from modules.projector import Projector
 from modules.retrieval_model import with_total

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from modules.dual_encoder import DualEncoder, Features
-from modules.duplicates import duplicates
 from modules.gather import gather, gather_with_grad
-from modules.matching import frame_text_matching, video_text_matching
+from modules.losses.duplicates import duplicates
+from modules.losses.matching import frame_text_matching, video_text_matching
 from modules.numerics import at_least_float32
 
 

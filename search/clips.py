@@ -16,11 +16,11 @@ import numpy as np
 from torch import Tensor
 
 from dataloaders.frame_sampling import sample_frame_indices
-from dataloaders.frame_store import FrameStore, decode_jpeg
-from dataloaders.frame_store_format import FrameStoreError
+from dataloaders.frame_store.format import FrameStoreError
+from dataloaders.frame_store.reader import FrameStore, decode_jpeg
 from dataloaders.transforms import resize_and_crop
-from tools.sample_video import Job, Settings, run_job
-from tools.video_sampling import VideoError, Window
+from video.sample import Job, Settings, run_job
+from video.sampling import VideoError, Window
 
 STORE_SETTINGS = Settings()  # as tools/frame2lmdb.py makes stores unless told otherwise
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 80

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.whole_files import write_whole
+from common.atomic_files import write_whole
 from search.catalog import Catalog
 from search.engines import VIEWS, needs
 from search.index_format import ENGINE_FOLDER, VideoIndexError

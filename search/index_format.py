@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.whole_files import write_whole
+from common.atomic_files import write_whole
 
 FORMAT = 1
 SETTINGS_FILE = "index.json"

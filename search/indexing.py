@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from engine.whole_files import write_whole
+from common.atomic_files import write_whole
 from search.clips import Clip, ClipError
 from search.engines import check_engine
 from search.index_format import (

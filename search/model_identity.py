@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.config import Config
 from engine.config_checks import check_config
-from engine.feature_files import file_digest
+from engine.evaluation.feature_files import file_digest
 
 CONFIG_FILE = "config.json"
 # What the features of a video, and of a text, depend on besides the weights.

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataloaders.tokenizer import Tokenizer
+from dataloaders.tokenization import Tokenizer
 from dataloaders.transforms import resize_and_crop
 from engine.config import Config
 from engine.data import DEFAULT_WORDS, TEXT_WORDS, input_spec
-from engine.log import RunLog
+from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from modules.dual_encoder import DualEncoder
 from modules.numerics import l2_normalize

@@ -17,14 +17,14 @@ from typing import Protocol
 
 import numpy as np
 
-from dataloaders.frame_store import FrameStore
-from dataloaders.frame_store_format import FrameStoreError
+from dataloaders.frame_store.format import FrameStoreError
+from dataloaders.frame_store.reader import FrameStore
 from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
 from search.index_format import VideoRecord
-from tools.sample_video import run_job
-from tools.video_extensions import video_extensions
-from tools.video_list import VideoFolder
-from tools.worker_pool import Fault, WorkerPool
+from video.listing import VideoFolder
+from video.sample import run_job
+from video.video_extensions import video_extensions
+from video.worker_pool import Fault, WorkerPool
 
 _READ = 1 << 20
 

@@ -17,13 +17,13 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.availability import match_store_ids
+from dataloaders.datasets.registry import DATASETS, SPLITS, SplitFiles, default_files, read_examples
+from dataloaders.datasets.splits import match_store_ids
 from dataloaders.examples import Examples
-from dataloaders.frame_store import FrameStore, FrameStoreError
-from dataloaders.layout import DATASETS, SPLITS, SplitFiles, default_files, read_examples
-from tools import store_checks, text_checks
-from tools.clip_overlap import Span, spans_of_ids, spans_of_msrvtt
-from tools.data_report import Report, say
+from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+from tools.doctor import store_checks, text_checks
+from tools.doctor.clip_overlap import Span, spans_of_ids, spans_of_msrvtt
+from tools.doctor.report import Report, say
 
 TRAINING, HELD_OUT = ("pretrain", "train"), ("val", "test")
 

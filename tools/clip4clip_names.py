@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from engine.checkpoint import State
+from engine.checkpoint.weights import State
 
 FRAME_POSITIONS = 48  # rows of our table; theirs has as many as CLIP has word positions
 _POSITIONS = "frame_position_embeddings.weight"

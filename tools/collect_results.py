@@ -17,12 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from engine.whole_files import write_whole
-from tools.published import Published, load_published
-from tools.result_formats import FORMATS
-from tools.result_records import Record, own_records, published_records
-from tools.row_matching import Unplaced, check_row, departures, find_row, size_problem
-from tools.run_folders import Run, read_run
+from common.atomic_files import write_whole
+from tools.results.published import Published, load_published
+from tools.results.result_formats import FORMATS
+from tools.results.result_records import Record, own_records, published_records
+from tools.results.row_matching import Unplaced, check_row, departures, find_row, size_problem
+from tools.results.run_folders import Run, read_run
 
 _EPOCH_NOTES = {
     "reported": "the epoch that each run chose (--select_on, see its line); where a run does not say, the "

@@ -20,8 +20,8 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.whole_files import write_whole
-from tools.data_report import say
+from common.atomic_files import write_whole
+from tools.doctor.report import say
 from tools.paired_reports import Pair, differences, movement, movers, pair_reports, sentence
 
 RESAMPLES = 10_000

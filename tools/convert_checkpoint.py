@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from engine.checkpoint import ENCODER_GROUPS, State, count_by_group, group_of, read_state, save_state
+from engine.checkpoint.weights import ENCODER_GROUPS, State, count_by_group, group_of, read_state, save_state
 from tools.clip4clip_names import from_clip4clip, is_clip4clip
 
 

@@ -21,10 +21,10 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dataloaders.annotation_files import name_some, read_id_list
-from dataloaders.known_splits import identify
-from dataloaders.vatex import CAPTION_KEYS, read_entries
-from tools.data_report import say
+from dataloaders.datasets.files import name_some, read_id_list
+from dataloaders.datasets.known_splits import identify
+from dataloaders.datasets.vatex import CAPTION_KEYS, read_entries
+from tools.doctor.report import say
 
 Merged = dict[str, dict[str, list[str]]]
 

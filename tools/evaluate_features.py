@@ -26,13 +26,13 @@ import torch
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.feature_files import FeatureSet, file_digest, load_features
-from engine.features import Features, check_features
-from engine.measures import Bank, Measures, measure
-from engine.metrics import format_metrics, protocol_of
-from engine.score_tiles import MatrixTiles, ScoreTiles, Tiles
-from engine.whole_files import write_whole
-from tools.data_report import say
+from common.atomic_files import write_whole
+from engine.evaluation.compute_metrics import Bank, Measures, measure
+from engine.evaluation.feature_files import FeatureSet, file_digest, load_features
+from engine.evaluation.features import Features, check_features
+from engine.evaluation.metrics import format_metrics, protocol_of
+from engine.evaluation.similarity import MatrixTiles, ScoreTiles, Tiles
+from tools.doctor.report import say
 from tools.feature_inputs import as_tensor, owners, read_array, read_features, read_ids
 
 LOGIT_SCALE = 100.0  # of features; ranks do not depend on it

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.features import NAMED, Features
+from engine.evaluation.features import NAMED, Features
 
 
 def read_array(path: Path, *, axes: int, flag: str) -> np.ndarray:

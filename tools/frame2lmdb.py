@@ -18,12 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from dataloaders.frame_store_format import FrameStoreWriteError
-from tools import store_commands
-from tools.build_store import BuildOptions, BuildResult, build
-from tools.flag_values import not_negative, positive, seconds, share_below_half
-from tools.sample_video import Settings
-from tools.sharding import parse_shard, shard_of_environment
+from dataloaders.frame_store.format import FrameStoreWriteError
+from tools.store import commands as store_commands
+from tools.store.build import BuildOptions, BuildResult, build
+from tools.store.flag_values import not_negative, positive, seconds, share_below_half
+from tools.store.shards import parse_shard, shard_of_environment
+from video.sample import Settings
 
 _BROKEN_PIPE = 141  # 128 + SIGPIPE, which not every system has
 _SLACK_HELP = """how far, as part of their distance, frames of videos of 3000 frames and more may move to

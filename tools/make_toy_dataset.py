@@ -23,9 +23,9 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.toy_annotations import Clip, DatasetPlan, Sizes, write_chvtt, write_msrvtt, write_vatex
-from tools.toy_bert import write_toy_bert
-from tools.toy_drawing import write_clip
+from tools.toy.annotations import Clip, DatasetPlan, Sizes, write_chvtt, write_msrvtt, write_vatex
+from tools.toy.bert import write_toy_bert
+from tools.toy.drawing import write_clip
 
 SIZES = {
     "tiny": Sizes(

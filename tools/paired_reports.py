@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.bootstrap import paired_bootstrap
-from engine.metrics import RECALL_AT
-from engine.report_queries import FILE as QUERIES
-from engine.report_queries import Key, Queries, read_queries
+from engine.evaluation.bootstrap import paired_bootstrap
+from engine.evaluation.metrics import RECALL_AT
+from engine.report.queries import FILE as QUERIES
+from engine.report.queries import Key, Queries, read_queries
 
 SAME = ("dataset", "split", "language")  # what must agree between reports
 SURE = 0.05

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from tools.run_curves import AXES, RunCurves, read_curves
+from tools.curves.run_curves import AXES, RunCurves, read_curves
 
 FORMATS = ("png", "svg", "pdf")
 FIGURES = ("R@1", "R@5", "R@10", "MedianR", "MeanR")  # of evaluations, unless --only names others
@@ -123,7 +123,7 @@ def _labels(named: Sequence[tuple[str | None, Path]]) -> list[str]:
 
 def _write_picture(runs: list[RunCurves], args: argparse.Namespace) -> None:
     # Imported when something is to be drawn: matplotlib takes a second.
-    from tools.curve_figure import draw_runs, drawable_labels, save_figure
+    from tools.curves.curve_figure import draw_runs, drawable_labels, save_figure
 
     names = _panels(runs, args.only)
     for run in runs:

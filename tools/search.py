@@ -30,8 +30,8 @@ from search import Hit, Retriever, SearchResults, VideoIndex
 from search.engines import ENGINES
 from search.faiss_engine import KINDS
 from search.indexing import THUMBNAILS, index_videos, remove_videos
-from tools.build_report import StopSignals
-from tools.flag_values import positive, seconds
+from tools.store.flag_values import positive, seconds
+from tools.store.progress import StopSignals
 
 _MODEL_FLAGS = (
     *("clip_model", "pretrained_text", "language", "use_temp", "use_frame_fea", "top_frames"),

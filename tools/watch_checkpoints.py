@@ -22,13 +22,13 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.checkpoint_folder import CheckpointFolder, epoch_of, list_checkpoints
 from engine.config import PROGRAMS, Config, parse_config
-from engine.distributed import World
-from engine.feature_files import file_digest
-from engine.log import RunLog
-from engine.result_lines import read_results
-from tools.run_folders import Settings, read_settings
+from engine.distributed.world import World
+from engine.evaluation.feature_files import file_digest
+from engine.evaluation.folder import CheckpointFolder, epoch_of, list_checkpoints
+from engine.logs.metrics_jsonl import read_results
+from engine.logs.run_log import RunLog
+from tools.results.run_folders import Settings, read_settings
 
 PROGRAM = "main_task_retrieval.py"
 # What makes a training run; an evaluation has its own, or none.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.layout import DATASETS, default_files
+from dataloaders.datasets.registry import DATASETS, default_files
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "DATA.md").read_text(encoding="utf-8")
 SPLITS = [(dataset, split) for dataset, spec in DATASETS.items() for split in spec.splits]

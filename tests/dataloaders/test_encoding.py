@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, warnings
 from pathlib import Path
-from dataloaders.layout import SPLITS, default_files, read_examples
-from dataloaders.tokenizer import ChineseTokenizer, ClipTokenizer
+from dataloaders.datasets.registry import SPLITS, default_files, read_examples
+from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer
 
 warnings.filterwarnings("error", category=EncodingWarning, module=r"dataloaders\\.")
 folder = Path(sys.argv[1])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dataloaders.token_masking import mask_tokens
-from dataloaders.tokenizer import frame_ids
+from modules.backbones.tokenizers import frame_ids
 
 START, END, MASK, VOCABULARY = 98, 99, 97, 100
 

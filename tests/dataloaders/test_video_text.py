@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dataloaders.examples import Examples
-from dataloaders.frame_store import FrameStoreError
+from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.video_text import MAX_UNREADABLE, VideoTextDataset
 from tests.dataloaders.toy import ListStore, WordTokenizer, toy_examples
 

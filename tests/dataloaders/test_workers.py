@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dataloaders.examples import PackedStrings
-from dataloaders.frame_store import FrameStore
+from dataloaders.frame_store.reader import FrameStore
 from dataloaders.loader import EpochSampler, ShardSampler, build_loader, start_worker
 from dataloaders.video_text import VideoTextDataset
 from tests.dataloaders.toy import WordTokenizer, toy_examples, write_store
@@ -95,7 +95,7 @@ def test_one_store_in_two_datasets_of_a_process(store_path: Path, tmp_path: Path
 
 
 def test_frames_enter_as_rgb(tmp_path: Path) -> None:
-    from dataloaders.frame_store_writer import FrameStoreWriter
+    from dataloaders.frame_store.writer import FrameStoreWriter
 
     blue = np.zeros((32, 32, 3), dtype=np.uint8)
     blue[..., 0] = 255  # OpenCV's order

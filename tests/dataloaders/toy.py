@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from dataloaders.examples import Examples, ExamplesBuilder
-from dataloaders.frame_store import FrameStoreError
-from dataloaders.frame_store_writer import FrameStoreWriter
-from dataloaders.tokenizer import frame_ids
+from dataloaders.frame_store.reader import FrameStoreError
+from dataloaders.frame_store.writer import FrameStoreWriter
+from modules.backbones.tokenizers import frame_ids
 
 REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 

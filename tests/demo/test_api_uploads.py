@@ -24,7 +24,7 @@ from search import Retriever
 from search.clips import video_job
 from tests.demo.conftest import FREE, LIMITS, Served, client_of
 from tests.demo.test_api import error_of
-from tools.worker_pool import WorkerPool
+from video.worker_pool import WorkerPool
 
 
 def picture(extension: str = ".png", side: int = 64) -> bytes:

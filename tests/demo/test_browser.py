@@ -20,7 +20,7 @@ from demo.page import PageText, mount_page
 from search import Retriever, VideoIndex
 from search.indexing import index_videos
 from tests.search.conftest import COLOURS, coloured, write_model
-from tools.toy_bert import write_toy_bert
+from tools.toy.bert import write_toy_bert
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 ODD = "<img src=x onerror=document.title='bad'> ${1+1} {{2}} & \"50%\" #1.mp4"

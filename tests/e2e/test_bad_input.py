@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders.frame_store import FrameStore
-from dataloaders.frame_store_writer import FrameStoreWriter
+from dataloaders.frame_store.reader import FrameStore
+from dataloaders.frame_store.writer import FrameStoreWriter
 from tests.e2e.conftest import Toy
 
 MSRVTT = ("--dataset", "msrvtt", "--language", "english")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-import engine.state_keeper
-from dataloaders.frame_store import FrameStore
-from dataloaders.frame_store_writer import FrameStoreWriter
-from engine.trainer import Trainer
+import engine.checkpoint.state_keeper
+from dataloaders.frame_store.reader import FrameStore
+from dataloaders.frame_store.writer import FrameStoreWriter
+from engine.training.trainer import Trainer
 from modules.retrieval_model import RetrievalModel
 from tests.e2e.conftest import Toy
 from tests.e2e.test_resume import assert_same_run, records
@@ -114,7 +114,7 @@ def test_a_full_disk_ends_the_run_with_the_last_state_intact(
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
 
     with monkeypatch.context() as patch:
-        before(engine.state_keeper, "write_state", limit, patch)
+        before(engine.checkpoint.state_keeper, "write_state", limit, patch)
         try:
             assert toy.run("train", tmp_path, *FLAGS, "--save_steps", "3") == 1
         finally:

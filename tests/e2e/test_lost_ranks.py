@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.frame_store import FrameStore
-from dataloaders.frame_store_writer import FrameStoreWriter
+from dataloaders.frame_store.reader import FrameStore
+from dataloaders.frame_store.writer import FrameStoreWriter
 from tests.e2e.conftest import Toy
 from tests.e2e.test_command_lines import free_port
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.step_records import read_steps
+from engine.logs.steps_jsonl import read_steps
 from tests.e2e.conftest import Toy
 from tests.e2e.test_command_lines import free_port, last_result, launch
 from tests.scripts.slurm_stub import SlurmStub

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-import engine.selection
-from engine.saving import Saving
-from engine.trainer import Agreed
+import engine.training.selection
+from engine.checkpoint.state_writer import Saving
+from engine.training.trainer import Agreed
 from tests.e2e.conftest import Toy
 
 # Masked words, dropout, momentum, queues that wrap around; and the in-batch losses with accumulation.
@@ -109,7 +109,7 @@ def test_killed_while_evaluating(
 ) -> None:
     """Its training is saved: the epoch is evaluated again, and only once is it recorded."""
     job, flags, never_stopped, steps = whole
-    original = engine.selection.evaluate
+    original = engine.training.selection.evaluate
 
     def dies(*args: Any, **kwargs: Any) -> Any:
         original(*args, **kwargs) if after else None
@@ -117,10 +117,10 @@ def test_killed_while_evaluating(
 
     for after in (False, True):  # before its line is written, and just after
         out = tmp_path / str(after)
-        monkeypatch.setattr(engine.selection, "evaluate", dies)
+        monkeypatch.setattr(engine.training.selection, "evaluate", dies)
         with pytest.raises(Killed):
             toy.run(job, out, *flags)
-        monkeypatch.setattr(engine.selection, "evaluate", original)
+        monkeypatch.setattr(engine.training.selection, "evaluate", original)
         with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write('{"epoch": 1, "t2v')
         assert toy.run(job, out, *flags, "--resume", "auto") == 0

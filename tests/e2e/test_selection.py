@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import engine.data
-import engine.selection
+import engine.training.selection
 from tests.e2e.conftest import Toy
 from tests.e2e.test_command_lines import TIME_LIMIT, free_port, launch
 from tools import watch_checkpoints
@@ -29,7 +29,7 @@ HELD = ("--held_out", "0.4", "--batch_size", "2")
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is read and evaluated, in order: splits of annotations, and evaluations by split."""
     seen: list[str] = []
-    read, evaluate = engine.data.read_examples, engine.selection.evaluate
+    read, evaluate = engine.data.read_examples, engine.training.selection.evaluate
 
     def spied_read(dataset: str, split: str, **kwargs: Any) -> Any:
         seen.append(f"read {split}")
@@ -40,7 +40,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return evaluate(*args, **kwargs)
 
     monkeypatch.setattr(engine.data, "read_examples", spied_read)
-    monkeypatch.setattr(engine.selection, "evaluate", spied_evaluate)
+    monkeypatch.setattr(engine.training.selection, "evaluate", spied_evaluate)
     return seen
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import engine.run
-from engine.evaluator import Evaluator
-from engine.trainer import Trainer
+from engine.evaluation.encode import Evaluator
+from engine.training.trainer import Trainer
 from tests.e2e.conftest import Toy
 from tests.e2e.test_resume import assert_same_run, records
 

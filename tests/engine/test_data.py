@@ -7,7 +7,7 @@ import torch
 
 from engine.config import parse_config
 from engine.data import batch_per_rank
-from engine.distributed import World
+from engine.distributed.world import World
 
 
 def per_rank(batch: int, *, ranks: int, passes: int = 1, examples: int = 1000) -> int:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from engine.parameters import parameter_table, parts_of, save_parameters
-from modules.clip_towers import build_clip, clip_embed_dim
+from modules.backbones.clip_towers import build_clip, clip_embed_dim
+from modules.backbones.text_encoder import ClipTextEncoder
 from modules.retrieval_model import RetrievalModel
-from modules.text_encoder import ClipTextEncoder
 from modules.video_encoder import VideoEncoder
 from tests.modules import tiny
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.optimizer import build_optimizer
-from modules.masked_lm import IGNORED_LABEL, masked_lm_loss
-from modules.matching import retrieval_similarity
+from engine.training.optimizer import build_optimizer
+from modules.losses.masked_lm import IGNORED_LABEL, masked_lm_loss
+from modules.losses.matching import retrieval_similarity
 from modules.numerics import l2_normalize
 from tests.golden import recipe
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
-from modules.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.video_encoder import VideoEncoder
 
 FOLDER = Path(__file__).parent
@@ -102,7 +102,7 @@ def video() -> Tensor:
 
 def encoders(language: str, folder: Path) -> tuple[VideoEncoder, nn.Module]:
     """Encoders of the golden sizes; `folder` takes the configuration files that they are built from."""
-    from modules.clip_towers import build_clip
+    from modules.backbones.clip_towers import build_clip
 
     path = folder / "golden_clip.json"
     path.write_text(json.dumps(clip_json()), encoding="utf-8")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from engine.optimizer import parameter_groups
+from engine.training.optimizer import parameter_groups
+from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze, nothing_learns
 from modules.retrieval_model import RetrievalModel
-from modules.text_encoder import ChineseTextEncoder
 from tests.modules import tiny
 
 PARTS = {"image": "visual_encoder.visual.", "text": "text_encoder."}

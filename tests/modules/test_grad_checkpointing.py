@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.grad_checkpointing import checkpoint_activations
 from modules.retrieval_model import RetrievalModel
-from modules.text_encoder import ChineseTextEncoder
 from tests.modules import tiny
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.matching import frame_text_matching, video_text_matching
+from modules.losses.matching import frame_text_matching, video_text_matching
 from tests.modules import tiny
 
 

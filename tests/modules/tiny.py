@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.clip_towers import build_clip, clip_embed_dim
+from modules.backbones.clip_towers import build_clip, clip_embed_dim
+from modules.backbones.text_encoder import ClipTextEncoder
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
-from modules.text_encoder import ClipTextEncoder
 from modules.video_encoder import VideoEncoder
 
 CLIP_CONFIG = str(Path(__file__).parent / "tiny_clip.json")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import Config, parse_config
-from tools.published import load_published
+from tools.results.published import load_published
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = load_published().rows

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint import save_state
+from engine.checkpoint.weights import save_state
 from engine.config import Config
-from engine.log import RunLog
+from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from search import Retriever
-from tests.video_fixtures import write_video
+from tests.video.fixtures import write_video
 
 SMALL_CLIP = {
     "embed_dim": 64,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.matching import retrieval_similarity
+from modules.losses.matching import retrieval_similarity
 from search import QueryError, Retriever, VideoIndex, VideoIndexError
 from search.clips import ClipError
 from tests.search.conftest import COLOURS, coloured, write_model

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.matching import retrieval_similarity
+from modules.losses.matching import retrieval_similarity
 from search import scoring
 from search.rows import FeatureRows
 from search.scoring import score_rows

@@ -17,9 +17,9 @@ import pytest
 
 from tests.dataloaders.toy import REALDATA, write_json, write_lines
 from tools.check_data import main
-from tools.clip_overlap import Span, overlapping_pairs, shared_sources, spans_of_ids
-from tools.store_checks import spread
-from tools.text_checks import strangeness
+from tools.doctor.clip_overlap import Span, overlapping_pairs, shared_sources, spans_of_ids
+from tools.doctor.store_checks import spread
+from tools.doctor.text_checks import strangeness
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ import pytest
 
 from engine.config import parse_config
 from tools.collect_results import main
-from tools.published import COLUMNS, DIRECTIONS, load_published
-from tools.run_folders import read_run
+from tools.results.published import COLUMNS, DIRECTIONS, load_published
+from tools.results.run_folders import read_run
 
 PUBLISHED = load_published()
 MODEL = "--use_temp --use_frame_fea --max_frames 12"

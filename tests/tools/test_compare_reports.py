@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dataloaders.examples import Examples
-from engine.bootstrap import paired_bootstrap
-from engine.report import write_report
-from tests.engine.report_inputs import examples, measured, result_of, scores
+from engine.evaluation.bootstrap import paired_bootstrap
+from engine.report.report import write_report
+from tests.engine.report.inputs import examples, measured, result_of, scores
 from tools.compare_reports import compare, main
 from tools.paired_reports import pair_reports, sentence
 

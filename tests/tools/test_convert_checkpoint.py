@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.checkpoint import group_of, load_state, read_state, save_state
-from tests.engine.published import filled, full_size, golden_shapes
+from engine.checkpoint.weights import group_of, load_state, read_state, save_state
+from tests.engine.checkpoint.published import filled, full_size, golden_shapes
 from tests.golden import recipe
 from tests.modules import tiny
 from tools.convert_checkpoint import convert, main

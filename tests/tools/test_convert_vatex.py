@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dataloaders.vatex import read_split
+from dataloaders.datasets.vatex import read_split
 from tests.dataloaders.toy import write_json
 from tools.convert_vatex import main, merge
 

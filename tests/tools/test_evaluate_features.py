@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.feature_files import FeatureSet, save_features
-from engine.metrics import all_metrics
-from engine.ranking import rank
-from tests.engine.naive_ranking import random_features, whole_matrix
+from engine.evaluation.feature_files import FeatureSet, save_features
+from engine.evaluation.metrics import all_metrics
+from engine.evaluation.ranking import rank
+from tests.engine.evaluation.naive_ranking import random_features, whole_matrix
 from tools.evaluate_features import main
 
 OWNERS = np.array([0, 1, 1, 2, 3, 3, 3, 0])

@@ -11,13 +11,13 @@ import av
 import numpy as np
 import pytest
 
-from dataloaders.layout import default_files, read_examples
+from dataloaders.datasets.registry import default_files, read_examples
 from tools.make_toy_dataset import SIZES, main, make_toy_dataset
-from tools.toy_annotations import Sizes, _scenes
-from tools.toy_bert import toy_vocabulary
-from tools.toy_captions import EVENTS, LANGUAGES, WORDS, make_captions, make_tag, used_characters
-from tools.toy_drawing import draw_clip, write_clip
-from tools.toy_scenes import BACKGROUNDS, COLOURS, KINDS, SHAPES, make_scenes, scene_groups, split_world
+from tools.toy.annotations import Sizes, _scenes
+from tools.toy.bert import toy_vocabulary
+from tools.toy.captions import EVENTS, LANGUAGES, WORDS, make_captions, make_tag, used_characters
+from tools.toy.drawing import draw_clip, write_clip
+from tools.toy.scenes import BACKGROUNDS, COLOURS, KINDS, SHAPES, make_scenes, scene_groups, split_world
 
 SEED = 3
 TINY = SIZES["tiny"]

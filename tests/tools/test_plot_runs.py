@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from tools import plot_fonts, plot_runs
-from tools.curve_figure import draw_runs, drawable_labels, smoothed, styles
-from tools.run_curves import Point, read_curves
+from tools import plot_runs
+from tools.curves import plot_fonts
+from tools.curves.curve_figure import draw_runs, drawable_labels, smoothed, styles
+from tools.curves.run_curves import Point, read_curves
 
 PER_EPOCH = 4
 

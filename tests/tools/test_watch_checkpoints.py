@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import parse_config
-from tools.run_folders import read_settings
+from tools.results.run_folders import read_settings
 from tools.watch_checkpoints import evaluation_config, main
 
 

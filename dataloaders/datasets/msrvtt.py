@@ -1,0 +1,87 @@
+"""MSR-VTT annotation files -> Examples (METHOD 7).
+
+`MSRVTT_data.json` holds {"sentences": [{"video_id", "caption"}, ...], "videos": [...]} for all videos; a
+CSV lists the videos of a split (`MSRVTT_train.9k.csv`, `MSRVTT_train.7k.csv`, `MSRVTT_test.full.csv`:
+column video_id) or its pairs (`MSRVTT_JSFUSION_test.csv`: columns video_id and sentence). An empty caption
+is kept: start and end token. `videos` has each video's split in the official division of the data set:
+{"video_id", "split": "train" | "validate" | "test"}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dataloaders.datasets.files import FilePath, csv_columns, read_csv, read_json, require_all
+from dataloaders.examples import Examples, ExamplesBuilder
+
+
+def read_captions_of_list(annotations: FilePath, list_csv: FilePath) -> Examples:
+    """Every caption in `annotations` of every video that `list_csv` lists, in the order of the annotations.
+
+    A video listed twice counts once. Raises ValueError naming the file when it is missing, empty or of
+    another form, and when listed videos have no captions (counted, first five named).
+    """
+    wanted = dict.fromkeys(video_id for _, (video_id,) in read_csv(list_csv, ["video_id"]))
+    builder = ExamplesBuilder()
+    for video_id, caption in _sentences(annotations, _content(annotations)):
+        if video_id in wanted:
+            builder.add(video_id, caption)
+    examples = builder.build()
+    require_all(annotations, list(wanted), examples.video_ids, listed_in=list_csv)
+    return examples
+
+
+def read_test(annotations: FilePath | None, list_csv: FilePath) -> Examples:
+    """The test split: the pairs of `list_csv` where it has a column `sentence`, else all captions of its
+    videos.
+
+    In a CSV of pairs a video that comes again gets one more caption; the annotations are not read then.
+    """
+    if "sentence" not in csv_columns(list_csv):
+        if annotations is None:
+            raise ValueError(f"{list_csv}: has no column 'sentence', so MSRVTT_data.json is needed too")
+        return read_captions_of_list(annotations, list_csv)
+    builder = ExamplesBuilder()
+    for _, (video_id, sentence) in read_csv(list_csv, ["video_id", "sentence"]):
+        builder.add(video_id, sentence)
+    return builder.build()
+
+
+def read_validation(annotations: FilePath) -> Examples:
+    """Every caption of the official validation videos, those whose `split` in `annotations` is "validate".
+
+    Raises ValueError naming the file where no video is one, or one has no captions.
+    """
+    content = _content(annotations)
+    videos = content.get("videos")
+    entries = [video for video in videos if isinstance(video, dict)] if isinstance(videos, list) else []
+    wanted = dict.fromkeys(str(v.get("video_id")) for v in entries if v.get("split") == "validate")
+    if not wanted:
+        raise ValueError(
+            f"{annotations}: no entry of 'videos' has the split 'validate'; --select_on held_out needs none"
+        )
+    builder = ExamplesBuilder()
+    for video_id, caption in _sentences(annotations, content):
+        if video_id in wanted:
+            builder.add(video_id, caption)
+    examples = builder.build()
+    require_all(annotations, list(wanted), examples.video_ids, listed_in=annotations)
+    return examples
+
+
+def _content(path: FilePath) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("sentences"), list):
+        raise ValueError(f"{path}: must be a JSON object with a list 'sentences' of {{video_id, caption}}")
+    return content
+
+
+def _sentences(path: FilePath, content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(video id, caption) of every sentence of the annotation file."""
+    for number, sentence in enumerate(content["sentences"]):
+        entry = sentence if isinstance(sentence, dict) else {}
+        video_id, caption = entry.get("video_id"), entry.get("caption")
+        if not isinstance(video_id, str) or not isinstance(caption, str):
+            raise ValueError(f"{path}: sentences[{number}] must hold the strings 'video_id' and 'caption'")
+        yield video_id, caption

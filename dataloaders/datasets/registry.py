@@ -1,0 +1,183 @@
+"""Where each data set's files lie under `--data_dir`, and which reader takes them.
+
+A new data set is one reader file and one entry of DATASETS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataloaders.datasets import chvtt, msrvtt, vatex
+from dataloaders.datasets.files import csv_columns, read_csv, read_id_list
+from dataloaders.examples import Examples
+
+SPLITS = ("pretrain", "train", "val", "test")
+VALIDATION = "validation"  # no split of its own where `DatasetSpec.validation` is None
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Files of one split. `list` is None where the annotations alone say which videos belong to it."""
+
+    annotations: Path
+    list: Path | None
+    store: Path
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """File names of a split under its data set's folder, and the reader that turns them into examples."""
+
+    annotations: str
+    list: str | None
+    store: str
+    read: Callable[[SplitFiles, str], Examples]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """`validation` is the list on which --select_on val chooses a checkpoint: never the test list."""
+
+    languages: tuple[str, ...]
+    splits: Mapping[str, SplitSpec]
+    validation: SplitSpec | None = None
+
+
+def _list_of(files: SplitFiles) -> Path:
+    if files.list is None:
+        raise ValueError(
+            f"{files.annotations}: a file that lists the videos of the split is needed beside it"
+        )
+    return files.list
+
+
+def _msrvtt(list_csv: str, read: Callable[[Path, Path], Examples]) -> SplitSpec:
+    return SplitSpec(
+        "MSRVTT_data.json", list_csv, "msrvtt_lmdb", lambda files, _: read(files.annotations, _list_of(files))
+    )
+
+
+def _vatex(id_list: str) -> SplitSpec:
+    return SplitSpec(
+        "vatex_data.json",
+        id_list,
+        "vatex_lmdb",
+        lambda files, language: vatex.read_split(files.annotations, _list_of(files), language=language),
+    )
+
+
+def _chvtt_queries(query_data: str, *, first_only: bool) -> SplitSpec:
+    return SplitSpec(
+        query_data,
+        None,
+        "query_lmdb",
+        lambda files, language: chvtt.read_queries(
+            files.annotations, language=language, first_only=first_only
+        ),
+    )
+
+
+_MSRVTT_TRAIN = _msrvtt("MSRVTT_train.9k.csv", msrvtt.read_captions_of_list)
+_MSRVTT_TEST = _msrvtt("MSRVTT_JSFUSION_test.csv", msrvtt.read_test)
+_MSRVTT_VALIDATION = SplitSpec(
+    "MSRVTT_data.json", None, "msrvtt_lmdb", lambda files, _: msrvtt.read_validation(files.annotations)
+)
+_VATEX_VAL = _vatex("val_list.txt")
+_CHVTT_VAL = _chvtt_queries("query_data_val_bilingual.json", first_only=True)
+
+DATASETS: Mapping[str, DatasetSpec] = {
+    # Between the published training and test videos there is no "val" split: the test set serves. The
+    # official division of the data set has one, inside of the usual training lists.
+    "msrvtt": DatasetSpec(
+        ("english",),
+        {"pretrain": _MSRVTT_TRAIN, "train": _MSRVTT_TRAIN, "val": _MSRVTT_TEST, "test": _MSRVTT_TEST},
+        validation=_MSRVTT_VALIDATION,
+    ),
+    "vatex": DatasetSpec(
+        ("english", "chinese"),
+        {
+            "pretrain": _vatex("train_list.txt"),
+            "train": _vatex("train_list.txt"),
+            "val": _VATEX_VAL,
+            "test": _vatex("test_list.txt"),
+        },
+        validation=_VATEX_VAL,
+    ),
+    "chvtt": DatasetSpec(
+        ("english", "chinese"),
+        {
+            "pretrain": SplitSpec(
+                "videoinfo_bilingual.json",
+                None,
+                "videoinfo_lmdb",
+                lambda files, language: chvtt.read_pretrain(files.annotations, language=language),
+            ),
+            "train": _chvtt_queries("query_data_train_bilingual.json", first_only=False),
+            "val": _CHVTT_VAL,
+            "test": _CHVTT_VAL,
+        },
+    ),
+}
+
+
+def default_files(data_dir: Path | str, dataset: str, split: str) -> SplitFiles:
+    """The split's files at their default places, `data_dir`/`dataset`/...; nothing is opened.
+
+    Raises ValueError for `VALIDATION` of a data set that has no such list.
+    """
+    spec = _split_spec(dataset, split)
+    folder = Path(data_dir) / dataset
+    return SplitFiles(
+        annotations=folder / spec.annotations,
+        list=None if spec.list is None else folder / spec.list,
+        store=folder / spec.store,
+    )
+
+
+def read_test_ids(dataset: str, files: SplitFiles) -> list[str] | None:
+    """The ids that a test list names, without any caption; None where ids and captions are one file.
+
+    Raises ValueError naming a file that is absent or empty.
+    """
+    if files.list is None:
+        _require_file(files.annotations)
+        return None
+    if dataset == "msrvtt":
+        ids = [video_id for _, (video_id,) in read_csv(files.list, ["video_id"])]
+        captions_too = "sentence" in csv_columns(files.list)
+    else:
+        ids, captions_too = read_id_list(files.list), False
+    if not captions_too:
+        _require_file(files.annotations)
+    return list(dict.fromkeys(ids))
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+
+
+def read_examples(dataset: str, split: str, *, language: str, files: SplitFiles) -> Examples:
+    """Read one split of one data set. Raises ValueError for an unknown name, a language that the data set
+    lacks, and whatever is wrong with a file (naming it)."""
+    spec = _split_spec(dataset, split)
+    languages = DATASETS[dataset].languages
+    if language not in languages:
+        raise ValueError(f"--language {language}: {dataset} has captions in {' and '.join(languages)} only")
+    return spec.read(files, language)
+
+
+def _split_spec(dataset: str, split: str) -> SplitSpec:
+    if dataset not in DATASETS:
+        raise ValueError(f"--dataset {dataset}: choose from {', '.join(DATASETS)}")
+    if split == VALIDATION:
+        validation = DATASETS[dataset].validation
+        if validation is None:
+            raise ValueError(
+                f"--select_on val: {dataset} has no validation list; --select_on held_out needs none"
+            )
+        return validation
+    assert split in SPLITS, split
+    return DATASETS[dataset].splits[split]

@@ -1,0 +1,90 @@
+"""VATEX annotation files -> Examples (METHOD 7).
+
+Two forms of annotations are read: the merged {video_id: {"enCap": [...], "chCap": [...]}}, and the official
+release's [{"videoID", "enCap", "chCap"}, ...]; a file of one language has one of the two keys only
+(`tools/convert_vatex.py` merges several). A text file lists the ids of a split, one a line. An empty caption
+is kept: start and end token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dataloaders.datasets.files import FilePath, name_some, read_id_list, read_json, require_all
+from dataloaders.examples import Examples, ExamplesBuilder
+
+CAPTION_KEYS = {"english": "enCap", "chinese": "chCap"}
+
+
+def read_split(annotations: FilePath, id_list: FilePath, *, language: str) -> Examples:
+    """Every caption in `language` of every listed video, in the order of the list.
+
+    An id listed twice counts once. Raises ValueError naming the file when it is missing, empty or of
+    another form, the id whose captions are no strings, and listed ids without annotations or without
+    captions in `language` (counted, five named).
+    """
+    key = CAPTION_KEYS[language]
+    wanted = read_id_list(id_list)
+    captions_of = dict(read_entries(annotations))
+    require_all(annotations, wanted, captions_of, listed_in=id_list)
+    _require_language(annotations, wanted, captions_of, language=language, listed_in=id_list)
+    builder = ExamplesBuilder()
+    for video_id in wanted:
+        for caption in _captions(annotations, video_id, captions_of[video_id], key=key):
+            builder.add(video_id, caption)
+    return builder.build()
+
+
+def read_entries(path: FilePath) -> Iterator[tuple[str, Any]]:
+    """(video id, its annotations) of a file in either form.
+
+    Raises ValueError naming the file for another form, and for an id met twice in the list form.
+    """
+    content = read_json(path)
+    if isinstance(content, dict):
+        yield from content.items()
+        return
+    if not isinstance(content, list):
+        raise ValueError(
+            f"{path}: must be a JSON object keyed by video id, or a list of {{videoID, enCap, chCap}}"
+        )
+    seen: set[str] = set()
+    for number, entry in enumerate(content):
+        video_id = entry.get("videoID") if isinstance(entry, dict) else None
+        if not isinstance(video_id, str):
+            raise ValueError(f"{path}: entry {number} has no string 'videoID'")
+        if video_id in seen:
+            raise ValueError(f"{path}: video {video_id} comes twice")
+        seen.add(video_id)
+        yield video_id, entry
+
+
+def _require_language(
+    path: FilePath, wanted: list[str], captions_of: dict[str, Any], *, language: str, listed_in: FilePath
+) -> None:
+    """Raise ValueError where listed videos have no caption in `language`.
+
+    The release has Chinese captions of its training and validation videos only, and none in the files of
+    the English test set.
+    """
+    key = CAPTION_KEYS[language]
+    without = [
+        video_id
+        for video_id in wanted
+        if isinstance(captions_of[video_id], dict) and not captions_of[video_id].get(key)
+    ]
+    if without:
+        raise ValueError(
+            f"{path}: {len(without)} of the {len(wanted)} videos in {listed_in} have no {language} captions"
+            f" ({key}): {name_some(without)}; tools/convert_vatex.py --covered lists those that have"
+        )
+
+
+def _captions(path: FilePath, video_id: str, entry: Any, *, key: str) -> list[str]:
+    captions = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(captions, list) or not captions:
+        raise ValueError(f"{path}: video {video_id} has no list {key!r} of captions")
+    if not all(isinstance(caption, str) for caption in captions):
+        raise ValueError(f"{path}: video {video_id} has a caption in {key!r} that is not a string")
+    return captions

@@ -1,0 +1,294 @@
+"""Write a frame store: whole videos at a time, never half of one, whatever stops the process.
+
+Legend: n stored frames of a video. The keys and records are described in `frame_store_format`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lmdb
+
+from dataloaders.frame_store.environment import check_length
+from dataloaders.frame_store.format import (
+    DATA_FILE,
+    METADATA_FILE,
+    STATE_KEY,
+    FrameStoreError,
+    FrameStoreWriteError,
+    check_video_id,
+    differences,
+    frame_key,
+    from_json,
+    to_json,
+    video_key,
+)
+from dataloaders.frame_store.lock import lock_folder, unlock_folder
+
+FORMAT_VERSION = 1
+_FIRST_MAP = 64 << 20
+_LARGEST_STEP = 4 << 30
+_BATCH_BYTES = 32 << 20
+# A finished file is rewritten where more than this share of it is free pages.
+_WORTH_COMPACTING = 0.05
+
+_MEND = "build it again with --overwrite"
+
+Item = tuple[bytes, "bytes | memoryview"]
+
+
+class FrameStoreWriter:
+    """Writes videos into the LMDB environment in folder `path`, made where absent; a finished one grows.
+
+    A context manager. `put` gathers videos; every `batch_bytes` they are committed together with the state,
+    so that what the file holds is always a whole number of videos and a state that counts them. Leaving the
+    block normally marks the store complete and writes `metadata.json`; leaving it by an exception keeps what
+    is committed and leaves the store marked incomplete, which readers refuse.
+
+    `settings`: what all videos of a store share; a store made with others is refused. `expected`: the number
+    of videos that the store will hold when complete. `map_size`: where the map starts, in bytes; it grows by
+    itself. `overwrite`: remove what the folder's store holds first. Raises `FrameStoreError` where the store
+    cannot be written: another process writes to it, it has other settings or no manifest, the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        settings: dict[str, Any] | None = None,
+        expected: int | None = None,
+        map_size: int = _FIRST_MAP,
+        batch_bytes: int = _BATCH_BYTES,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self._batch_bytes = batch_bytes
+        self._pending: dict[str, list[Item]] = {}
+        self._pending_bytes = 0
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.path)
+        self._env: lmdb.Environment | None = None
+        try:
+            if overwrite:
+                remove_store(self.path)
+            self._env = self._open(map_size)
+            self._state = self._read_state(settings)
+            if expected is not None or not self._state["complete"]:
+                self.expect(expected)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, map_size: int) -> lmdb.Environment:
+        # LMDB's own lock file is not needed: this object's lock keeps other writers out, readers take none.
+        options: dict[str, Any] = {
+            "subdir": True,
+            "lock": False,
+            "readahead": False,
+            "meminit": False,
+            "mode": 0o644,
+        }
+        try:
+            env = lmdb.open(str(self.path), map_size=map_size, **options)
+        except lmdb.Error as error:
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise FrameStoreWriteError(f"frame store {self.path}: {_cause(error, self.path)}") from error
+            raise self._error(f"cannot be opened for writing: {error}") from error
+        check_length(env, self.path)
+        return env
+
+    def _error(self, message: str) -> FrameStoreError:
+        return FrameStoreError(f"frame store {self.path}: {message}")
+
+    @property
+    def _open_env(self) -> lmdb.Environment:
+        assert self._env is not None, "the writer is closed"
+        return self._env
+
+    def _read_state(self, settings: dict[str, Any] | None) -> dict[str, Any]:
+        try:
+            with self._open_env.begin() as txn:
+                found, entries = from_json(txn.get(STATE_KEY)), txn.stat()["entries"]
+        except (lmdb.Error, ValueError) as error:
+            raise self._error(f"its state record: the file is damaged ({error}); {_MEND}") from None
+        if found is None:
+            if entries:
+                raise self._error(
+                    "holds frames but no manifest, so that it cannot be added to; choose another"
+                )
+            state = {"format": FORMAT_VERSION, "videos": 0, "frames": 0, "failed": 0, "complete": False}
+            return {**state, "settings": settings or {}}
+        if settings is not None and settings != found["settings"]:
+            there = differences(found["settings"], settings)
+            raise self._error(f"made with other settings: {there}; choose another, or overwrite it")
+        return found
+
+    def expect(self, expected: int | None) -> None:
+        """Mark the store incomplete until `finish`, with `expected` videos in all (None: not known)."""
+        self._state.update(complete=False, expected=expected)
+        self._write([(STATE_KEY, to_json(self._state))])
+
+    def __enter__(self) -> FrameStoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        self.close()
+
+    def __contains__(self, video_id: object) -> bool:
+        if not isinstance(video_id, str):
+            return False
+        with self._open_env.begin() as txn:
+            return video_id in self._pending or txn.get(video_key(video_id)) is not None
+
+    def record(self, video_id: str) -> dict[str, Any] | None:
+        """What is noted of a video that is committed; None where it is not."""
+        try:
+            with self._open_env.begin() as txn:
+                return from_json(txn.get(video_key(video_id)))
+        except (lmdb.Error, ValueError) as error:
+            raise self._error(f"video {video_id!r}: the file is damaged ({error}); {_MEND}") from None
+
+    @property
+    def videos(self) -> int:
+        """The number of videos committed so far."""
+        return int(self._state["videos"])
+
+    def put(
+        self,
+        video_id: str,
+        jpegs: Sequence[bytes | memoryview],
+        *,
+        record: dict[str, Any] | None = None,
+    ) -> None:
+        """Store a video's frames (JPEGs, at least one) with `record` as its manifest.
+
+        Raises `ValueError` on an id that cannot be a key, on a video that is there already and on no frames.
+        """
+        check_video_id(video_id)
+        if not jpegs:
+            raise ValueError(f"video {video_id!r}: no frames to store")
+        if video_id in self:
+            raise ValueError(f"video {video_id!r}: already in the frame store {self.path}")
+        items: list[Item] = [(frame_key(video_id, index), jpeg) for index, jpeg in enumerate(jpegs)]
+        items.append((video_key(video_id), to_json({**(record or {}), "frames": len(jpegs)})))
+        self._pending[video_id] = items
+        self._pending_bytes += sum(len(value) for _, value in items)
+        if self._pending_bytes >= self._batch_bytes:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make all videos put so far durable."""
+        if not self._pending:
+            return
+        self._state["complete"] = False
+        state = dict(self._state)
+        state["videos"] += len(self._pending)
+        state["frames"] += sum(len(items) - 1 for items in self._pending.values())
+        self._write([item for items in self._pending.values() for item in items], state=state)
+        self._state = state
+        self._pending, self._pending_bytes = {}, 0
+
+    def _write(self, items: list[Item], *, state: dict[str, Any] | None = None) -> None:
+        """Write `items` and the state in one transaction, with a larger map where the map is too small."""
+        if state is not None:
+            items = [*items, (STATE_KEY, to_json(state))]
+        while True:
+            try:
+                with self._open_env.begin(write=True) as txn:
+                    for key, value in items:
+                        txn.put(key, value)
+                return
+            except lmdb.MapFullError:
+                self._grow(sum(len(value) for _, value in items))
+            except (lmdb.Error, OSError) as error:
+                stored = f"the {self.videos} videos stored so far are kept"
+                cause = _cause(error, self.path, needed=sum(len(value) for _, value in items))
+                message = f"frame store {self.path}: cannot be written to: {cause}; {stored}"
+                raise FrameStoreWriteError(message) from error
+
+    def _grow(self, needed: int) -> None:
+        size = self._open_env.info()["map_size"]
+        step = max(min(size, _LARGEST_STEP), 2 * needed)
+        try:
+            self._open_env.set_mapsize(size + step)
+        except (lmdb.Error, MemoryError) as error:
+            raise FrameStoreWriteError(
+                f"frame store {self.path}: no address space for a map of {size + step} bytes ({error}); "
+                f"raise `ulimit -v`; the {self.videos} videos stored so far are kept"
+            ) from error
+
+    def finish(self, *, failed: int = 0) -> None:
+        """Commit, mark the store complete, drop free pages, and write `metadata.json`.
+
+        `failed` is the number of videos that were to be stored and could not.
+        """
+        self.commit()
+        self._state.update(complete=True, expected=self._state["videos"], failed=failed)
+        self._write([], state=self._state)
+        self._compact()
+        write_metadata(self.path, videos=self.videos)
+
+    def _compact(self) -> None:
+        """Rewrite the file without its free pages, where they are many and the disk has room for a copy."""
+        with self._open_env.begin() as txn:
+            stat = txn.stat()
+        used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        pages = self._open_env.info()["last_pgno"] + 1
+        if pages - used < max(_WORTH_COMPACTING * pages, 64):
+            return
+        copy = self.path / "compact.tmp"
+        shutil.rmtree(copy, ignore_errors=True)
+        if shutil.disk_usage(self.path).free < used * stat["psize"] * 1.1:
+            return
+        copy.mkdir()
+        try:
+            self._open_env.copy(str(copy), compact=True)
+            with open(copy / DATA_FILE, "rb+") as file:
+                os.fsync(file.fileno())
+        except (lmdb.Error, OSError):  # no room after all, as under a quota: the store is whole as it is
+            shutil.rmtree(copy, ignore_errors=True)
+            return
+        self._open_env.close()
+        os.replace(copy / DATA_FILE, self.path / DATA_FILE)
+        shutil.rmtree(copy, ignore_errors=True)
+        self._env = self._open(_FIRST_MAP)
+
+    def close(self) -> None:
+        """Close the store; videos that were not committed are not kept."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+        unlock_folder(self.path, self._lock)
+        self._lock = None
+
+
+def remove_store(path: Path) -> None:
+    """Remove the files of the store in folder `path`, and nothing else."""
+    for name in (DATA_FILE, "lock.mdb", METADATA_FILE):
+        (path / name).unlink(missing_ok=True)
+
+
+def write_metadata(path: Path, *, videos: int) -> None:
+    """Write the published `metadata.json` beside a store: its number of videos."""
+    temporary = path / f"{METADATA_FILE}.tmp"
+    temporary.write_text(json.dumps({"length": videos}) + "\n", encoding="utf-8")
+    temporary.replace(path / METADATA_FILE)
+
+
+def _cause(error: Exception, path: Path, *, needed: int = 0) -> str:
+    """What stopped a write of `needed` bytes. LMDB calls a write that was cut short an input/output error."""
+    text = str(error)
+    full = isinstance(error, lmdb.DiskError) or os.strerror(errno.ENOSPC) in text
+    full = full or shutil.disk_usage(path).free < needed
+    return f"the disk is full ({text}); free space and run the command again" if full else text

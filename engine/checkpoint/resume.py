@@ -1,0 +1,167 @@
+"""--resume: which state a run goes on from, whether it may, and what is restored."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloaders.examples import Examples, PackedStrings
+from engine.checkpoint.states import list_states, newest_state, read_state_file, step_of
+from engine.config import Config
+from engine.distributed.world import World
+from engine.logs.run_log import RunLog
+
+# Settings that may differ from the saved run's: they change no number of the training, or say where the same
+# things lie. Training data are compared by their content instead.
+FREE = frozenset(
+    (
+        *("output_dir", "resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
+        *("n_display", "logdir", "wandb", "local_rank", "num_thread_reader", "batch_size_val", "cache_dir"),
+        *("data_dir", "train_annotations", "train_list", "train_store", "allow_missing"),
+        *("eval_annotations", "eval_list", "eval_store", "clip_weights", "init_model", "enable_amp"),
+        *("do_eval", "do_params", "bootstrap", "report", "dsl", "dsl_temperature", "top_frames"),
+        *("qb_norm", "qb_beta", "qb_bank", "save_features", "save_similarity"),
+        *("cross_model", "lr_decay", "n_gpu", "world_size", "rank", "fp16_opt_level"),
+    )
+)
+# The same mathematics, but not the same bits.
+NOT_EXACT = ("fsdp", "compile", "grad_cache", "grad_checkpointing")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: `step` optimiser steps of epoch `epoch` are done, skipped ones among them."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run starts from; without a `path`, from the beginning."""
+
+    path: Path | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def position(self) -> Position:
+        return Position(**self.state["position"]) if self.path else Position()
+
+    @property
+    def global_step(self) -> int:
+        """Optimiser steps of the whole run that are done."""
+        return int(self.state["global_step"]) if self.path else 0
+
+    def release(self) -> None:
+        """Let go of the state once it is restored: its file may be deleted, and its disk space freed, only
+        when nothing maps it any more."""
+        self.state.clear()
+
+    def own_states(self, output_dir: Path) -> list[Path]:
+        """The state files in `output_dir` that are of this run's past."""
+        if self.path is None or self.path.resolve().parent != output_dir.resolve():
+            return []
+        return [path for path in list_states(output_dir) if step_of(path) <= self.global_step]
+
+
+def find_state(config: Config, world: World, log: RunLog) -> Resumed:
+    """The state that --resume asks for. Collective: rank 0 looks, all read.
+
+    `auto`: the newest whole one of OUTPUT_DIR, or none, with a word on each broken one. Raises `ValueError`
+    where a path has none, or settings differ that change the numbers.
+    """
+    if config.resume is None or not config.is_training:
+        return Resumed()
+    path, problem = world.broadcast(_choose(config, log) if world.is_main else None)
+    if problem:
+        raise ValueError(problem)
+    if path is None:
+        return Resumed()
+    state = read_state_file(path)
+    for remark in compare_settings(config, state["config"], path=path):
+        log.warning(remark)
+    if state["world_size"] != world.size:
+        log.warning(
+            f"{path}: saved by {state['world_size']} ranks, going on with {world.size}: weights, optimiser, "
+            "queues and the order of samples go on exactly; dropout draws other numbers"
+        )
+    return Resumed(path, state)
+
+
+def _choose(config: Config, log: RunLog) -> tuple[Path | None, str | None]:
+    """(the file to go on from, or what is wrong); neither where `auto` finds nothing."""
+    assert config.resume is not None
+    auto = config.resume == "auto"
+    given = Path(config.output_dir if auto else config.resume).expanduser()
+    if not auto and not given.is_dir():
+        try:
+            read_state_file(given, thorough=True)
+        except ValueError as error:
+            return None, f"--resume {config.resume}: {error}"
+        return given, None
+    path, problems = newest_state(given)
+    for problem in problems:
+        log.warning(f"{problem}; trying the one before")
+    if path is None and not auto:
+        return None, f"--resume {config.resume}: no training state in this folder can be read"
+    log.info(f"going on from {path}" if path else f"--resume auto: no training state in {given}, starts anew")
+    return path, None
+
+
+def compare_settings(config: Config, saved: Mapping[str, Any], *, path: Path) -> list[str]:
+    """Remarks on settings after which the run goes on, but not bit by bit.
+
+    Raises `ValueError` naming each flag that has to be as it was, with both values.
+    """
+    now = dataclasses.asdict(config)
+    # A flag that an older version did not have is left out.
+    changed = [name for name in now if name in saved and now[name] != saved[name] and name not in FREE]
+    refused = [name for name in changed if name not in NOT_EXACT]
+    if refused:
+        values = ", ".join(f"--{name} {now[name]} (was {saved[name]})" for name in refused)
+        raise ValueError(f"--resume: settings differ from those of {path}: {values}")
+    return [
+        f"--{name} {now[name]} (was {saved[name]}): the same mathematics, but no longer bit by bit"
+        for name in changed
+    ]
+
+
+def compare_data(now: Mapping[str, Any], resumed: Resumed) -> None:
+    """Raise `ValueError` where the training examples are not those of the saved run."""
+    if resumed.path is None:
+        return
+    saved = resumed.state["data"]
+    if now["examples"] != saved["examples"]:
+        raise ValueError(
+            f"--resume: {now['examples']:,} training examples, {resumed.path} was made with "
+            f"{saved['examples']:,}; give the same --dataset, --data_dir and training files"
+        )
+    if now["sha256"] != saved["sha256"]:
+        raise ValueError(
+            f"--resume: the training texts or videos are not those of {resumed.path}, though as many; give "
+            "the same training files"
+        )
+
+
+def describe_data(examples: Examples) -> dict[str, Any]:
+    """Number and hash of the training examples: what each is, in their order, wherever the files lie."""
+    digest = hashlib.sha256()
+    for strings in (examples.video_ids, examples.captions, examples.tags):
+        _add_strings(digest, strings)
+    digest.update(np.ascontiguousarray(examples.video_of_caption).tobytes())
+    if examples.durations is not None:  # they decide on --frame_sample_len dynamic
+        digest.update(np.ascontiguousarray(examples.durations).tobytes())
+    return {"examples": examples.num_captions, "sha256": digest.hexdigest()}
+
+
+def _add_strings(digest: hashlib._Hash, strings: PackedStrings | None) -> None:
+    for text in strings or ():
+        encoded = text.encode("utf-8")
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    digest.update(b"\xff" * 8)

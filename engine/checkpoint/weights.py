@@ -1,0 +1,217 @@
+"""Checkpoints and models: load by name with a report, whole parts or none (METHOD 8).
+
+`engine/checkpoint/files.py` reads and writes the files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from engine.checkpoint.files import State, checkpoint_path, read_state, save_state
+
+__all__ = [
+    "ENCODER_GROUPS",
+    "LoadReport",
+    "State",
+    "checkpoint_path",
+    "count_by_group",
+    "group_of",
+    "load_state",
+    "read_state",
+    "save_state",
+]
+
+# First match decides. What a name belongs to, in the words of the loading report.
+GROUPS = (
+    ("visual_encoder.visual.", "image tower"),
+    ("visual_encoder.", "temporal transformer"),
+    ("text_encoder.", "text encoder"),
+    ("visual_encoder_k.", "momentum copies"),
+    ("text_encoder_k.", "momentum copies"),
+    ("v_projector_k.", "momentum copies"),
+    ("t_projector", "text projectors (in no loss)"),
+    ("v_projector.", "projector and predictor"),
+    ("v_predictor.", "projector and predictor"),
+    ("cls.", "masked-word head"),
+    ("queue_", "queues"),
+)
+ENCODER_GROUPS = ("image tower", "temporal transformer", "text encoder")
+_FRESH = {
+    "momentum copies": "start as copies of the encoders",
+    "projector and predictor": "start from random weights",
+    "masked-word head": "starts from random weights",
+    "queues": "start empty of keys, as noise",
+}
+
+
+def group_of(name: str) -> str:
+    """The part of the model that a published parameter name belongs to."""
+    if name.endswith(".position_ids"):
+        return "position numbers (a constant)"
+    return next((group for prefix, group in GROUPS if name.startswith(prefix)), "unknown")
+
+
+def count_by_group(names: Iterable[str]) -> str:
+    """Tensors of each group, as "image tower 152, text encoder 149"."""
+    counts = Counter(map(group_of, names))
+    return ", ".join(f"{group} {count}" for group, count in counts.items())
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each name.
+
+    `left_out`: the model has no place for it; `missing`: not in the file; `misshapen`: of another shape;
+    `fresh`: of a part that the file does not have whole and that starts anew.
+    """
+
+    path: str
+    loaded: tuple[str, ...]
+    left_out: tuple[str, ...]
+    missing: tuple[str, ...]
+    misshapen: tuple[str, ...]
+    fresh: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """One line a kind, in tensors by group, then what follows from it."""
+        kinds = [("loaded", self.loaded), ("left out", self.left_out)]
+        kinds += [("not in the file", self.missing), ("of another shape", self.misshapen)]
+        lines = [f"{kind}: {count_by_group(names)}" for kind, names in kinds if names]
+        unknown = [name for name in self.left_out if group_of(name) == "unknown"]
+        if unknown:
+            lines.append(f"unknown names{_examples(unknown)}")
+        for group in dict.fromkeys(map(group_of, self.fresh)):
+            lines.append(f"{group}: not whole in the file; {_FRESH.get(group, 'start anew')}")
+        # Of an encoder that the model has, nothing is left out.
+        if any(group_of(name) == "temporal transformer" for name in self.left_out):
+            lines.append("it was trained with --use_temp, this run is without: video features will differ")
+        return [f"{self.path}: {line}" for line in lines]
+
+
+def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str) -> LoadReport:
+    """Copy into `model`, in its dtype, what fits by name and shape. `path`: the file, for report and errors.
+
+    Encoders load whole, with nothing left over, or `ValueError` is raised: training would go on from random
+    weights. So it is for a weight to be loaded that is not finite, or no floating-point number. Each other
+    part (momentum copies, projector, predictor, head, queues) loads whole or starts anew, momentum copies as
+    copies of the encoders.
+    """
+    own = model.state_dict()
+    state = _with_tied_names(state, own)
+    report = _compare(state, own, path=path)
+    _refuse_half_an_encoder(report, state, own)
+    _refuse_bad_numbers(report, state, own)
+    model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
+    _start_momentum_copies(model, report)
+    return report
+
+
+def _with_tied_names(state: Mapping[str, torch.Tensor], own: State) -> Mapping[str, torch.Tensor]:
+    """`state` with both names of a tensor that the model has under two: some writers keep only one."""
+    given = {tensor.data_ptr(): name for name, tensor in own.items() if name in state and tensor.numel()}
+    lacking = {
+        name: given[t.data_ptr()] for name, t in own.items() if name not in state and t.data_ptr() in given
+    }
+    return {**state, **{name: state[twin] for name, twin in lacking.items()}}
+
+
+def _compare(state: Mapping[str, torch.Tensor], own: State, *, path: str) -> LoadReport:
+    fits = {name: name in state and state[name].shape == tensor.shape for name, tensor in own.items()}
+    broken = {_part(name) for name, fit in fits.items() if not fit and not _may_be_partial(name, state)}
+    # Keys of another projector than the one that starts anew would be no momentum copy of it.
+    broken |= {f"{part}_k" for part in broken} & {_part(name) for name in own}
+    fresh = tuple(name for name in own if _part(name) in broken or not fits[name])
+    return LoadReport(
+        path=path,
+        loaded=tuple(name for name in own if name not in set(fresh)),
+        left_out=tuple(name for name in state if name not in own),
+        missing=tuple(name for name in own if name not in state),
+        misshapen=tuple(name for name in own if name in state and not fits[name]),
+        fresh=tuple(name for name in fresh if group_of(name) not in ENCODER_GROUPS),
+    )
+
+
+def _part(name: str) -> str:
+    """What loads whole or not at all: a module of the model, or all queues with their pointer."""
+    return "queue" if name.startswith("queue_") else name.split(".")[0]
+
+
+def _may_be_partial(name: str, state: Mapping[str, torch.Tensor]) -> bool:
+    """A run without some loss has no queue for it: the queues that it has are good without that one."""
+    return name.startswith("queue_") and name not in state and "queue_ptr" in state
+
+
+def _refuse_half_an_encoder(report: LoadReport, state: Mapping[str, torch.Tensor], own: State) -> None:
+    """Raise when the file cannot give all weights of the model's encoders, or has more of them."""
+    missing = [name for name in report.missing if group_of(name) in ENCODER_GROUPS]
+    misshapen = [name for name in report.misshapen if group_of(name) in ENCODER_GROUPS]
+    used = {group_of(name) for name in report.loaded if group_of(name) in ENCODER_GROUPS}
+    surplus = [name for name in report.left_out if group_of(name) in used]
+    if not missing and not misshapen and not surplus:
+        return
+    total = sum(group_of(name) in ENCODER_GROUPS for name in own)
+    lacking = f"{len(missing)} of {total} encoder weights missing" + _examples(missing)
+    differing = f"{len(misshapen)} of another shape" + _examples(misshapen)
+    homeless = f"{len(surplus)} that this model has no place for" + _examples(surplus)
+    parts = ((lacking, missing), (differing, misshapen), (homeless, surplus))
+    raise ValueError(
+        f"checkpoint {report.path} does not fit this model: "
+        + "; ".join(part for part, names in parts if names)
+        + _hint(missing, state)
+    )
+
+
+def _hint(missing: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
+    """The likely reason of a misfit, as the flag to change."""
+    if "clip.visual.proj" in state:
+        return ". It has CLIP4Clip's names: tools/convert_checkpoint.py translates them."
+    if "visual.proj" in state and "token_embedding.weight" in state:
+        return ". These are CLIP's own weights: give them with --clip_weights."
+    chinese = any(name.startswith("text_encoder.chinese_encoder.") for name in state)
+    english = any(name.startswith("text_encoder.token_embedding.") for name in state)
+    groups = {group_of(name) for name in missing}
+    if "text encoder" in groups and chinese != english:
+        return f". It holds {'a Chinese' if chinese else 'an English'} text encoder: is --language right?"
+    if groups == {"temporal transformer"} and not any(group_of(name) in groups for name in state):
+        return ". It was trained without --use_temp: leave that flag out."
+    return ". Check --clip_model, --pretrained_text, --use_temp, --temporal_layers and --language."
+
+
+def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], own: State) -> None:
+    weights = [name for name in report.loaded if own[name].is_floating_point() and state[name].numel()]
+    other = [name for name in weights if not state[name].is_floating_point()]
+    if other:
+        dtype = str(state[other[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"checkpoint {report.path}: {len(other)} weights are not floating-point but {dtype}"
+            + _examples(other)
+        )
+    bad = [name for name in weights if not _fits_float32(state[name])]
+    if bad:
+        raise ValueError(
+            f"checkpoint {report.path}: {len(bad)} weights hold values that are not finite in float32"
+            f"{_examples(bad)}"
+        )
+
+
+def _fits_float32(tensor: torch.Tensor) -> bool:
+    # Extremes carry NaN along and, unlike isfinite, need no memory of the tensor's size.
+    low, high = torch.aminmax(tensor)
+    limit = torch.finfo(torch.float32).max
+    return -limit <= float(low) and float(high) <= limit
+
+
+def _start_momentum_copies(model: nn.Module, report: LoadReport) -> None:
+    """Key modules that the file lacks start as copies of those just loaded, as in MoCo."""
+    for key_name in {_part(name) for name in report.fresh if group_of(name) == "momentum copies"}:
+        query = getattr(model, key_name.removesuffix("_k"))
+        getattr(model, key_name).load_state_dict(query.state_dict())
+
+
+def _examples(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

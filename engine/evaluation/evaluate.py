@@ -1,0 +1,197 @@
+"""One evaluation of a run: measure, say, write the result line and the files that were asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from engine.config import Config
+from engine.data import EvaluationData
+from engine.distributed.world import World
+from engine.evaluation.compute_metrics import Measures
+from engine.evaluation.encode import Evaluator
+from engine.evaluation.feature_files import FeatureSet, file_digest, save_features
+from engine.evaluation.features import Features
+from engine.evaluation.metrics import format_metrics, protocol_of
+from engine.evaluation.similarity import Tiles
+from engine.logs.run_log import RunLog
+from modules.backbones.clip_towers import MAX_LOGIT_SCALE
+from modules.dual_encoder import DualEncoder
+
+# Settings that features depend on, or that go with them.
+OF_FEATURES = (
+    *("clip_model", "pretrained_text", "use_temp", "use_frame_fea", "max_frames", "max_words"),
+    *("frame_sample_len", "top_frames", "legacy_special_tokens", "precision"),
+)
+
+
+def build_evaluator(config: Config, world: World, data: EvaluationData, log: RunLog) -> Evaluator:
+    """The evaluator of one split; nothing is read yet."""
+    return Evaluator(
+        videos=data.videos,
+        captions=data.captions,
+        video_of_caption=data.examples.video_of_caption,
+        world=world,
+        log=log,
+        use_frame_fea=config.use_frame_fea,
+        max_frames=config.max_frames,
+        top_frames=config.top_frames,
+        logit_scale=MAX_LOGIT_SCALE,
+        precision=config.precision,
+        captions_text=data.examples.captions,
+        video_ids=data.examples.video_ids,
+    )
+
+
+def evaluate(
+    config: Config,
+    model: DualEncoder,
+    evaluator: Evaluator,
+    data: EvaluationData,
+    log: RunLog,
+    *,
+    epoch: int | None,
+    checkpoint: str | None,
+    split: str = "test",
+    bank: DataLoader | None = None,
+    final: bool = True,
+    chosen: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Evaluate, say the result, append it to metrics.jsonl. Collective. Returns all figures by name.
+
+    `split` names the list that `data` is of. Only a `final` evaluation is post-processed (`bank`:
+    `query_bank.build_bank`) and writes features and similarity. `chosen` says in the result how the
+    evaluated epoch was chosen.
+    """
+    features = evaluator.encode(model)
+    texts = None
+    if final and config.qb_norm:
+        assert bank is not None
+        texts = evaluator.encode_texts(model, bank, "encoding the querybank")
+    measured = evaluator.measure(
+        features,
+        resamples=config.bootstrap,
+        dsl_temperature=config.dsl_temperature if final and config.dsl else None,
+        bank=texts,
+        qb_beta=config.qb_beta,
+    )
+    counts = data.counts()
+    _say(measured, data.dataset if split == "test" else f"{data.dataset} {split}", counts, log)
+    protocol = protocol_of(data.examples.video_of_caption, config.protocol)
+    about: dict[str, Any] = {
+        "epoch": epoch,
+        "dataset": data.dataset,
+        "split": split,
+        "language": config.language,
+        "checkpoint": checkpoint,
+        **(chosen or {}),
+    }
+    if final and evaluator.world.is_main:
+        known = checkpoint is not None and Path(checkpoint).is_file()
+        about["checkpoint_sha256"] = file_digest(Path(str(checkpoint))) if known else None
+        _write_files(config, features, texts, evaluator, data, about | {"protocol": protocol["name"]}, log)
+    extra = {"intervals": measured.intervals, "post_processing": measured.looks_at}
+    shown = {name: value for name, value in extra.items() if value}
+    result = {**about, **counts, "protocol": protocol, **measured.values, **shown}
+    log.result(result)
+    prefix = "" if split == "test" else f"{split}/"
+    scalars = {prefix + name: value for name, value in measured.values.items()}
+    log.scalars(scalars, step=0 if epoch is None else epoch)
+    if final and config.report and evaluator.world.is_main:
+        _report(config, result, measured, evaluator.tiles(features), data, log)
+    return measured.values
+
+
+def _report(
+    config: Config,
+    result: Mapping[str, Any],
+    measured: Measures,
+    tiles: Tiles,
+    data: EvaluationData,
+    log: RunLog,
+) -> None:
+    """OUTPUT_DIR/report: after the result is written, so that a full disk costs the page alone."""
+    # Drawing takes a second to import, which a run without a report need not wait for.
+    from engine.report.report import write_report
+
+    page = write_report(
+        Path(config.output_dir) / "report",
+        result={**result, "settings": dataclasses.asdict(config), "missing": list(data.missing.ids)},
+        rankings=measured.rankings,
+        examples=data.examples,
+        tiles=tiles,
+        store=data.store,
+    )
+    log.info(f"report: {page}")
+
+
+def _say(measured: Measures, dataset: str, counts: dict[str, Any], log: RunLog) -> None:
+    for line in format_metrics(measured.values):
+        log.info(f"{dataset} {line}")
+    for name in ("t2v/R@1", "v2t/R@1"):
+        if name in measured.intervals:
+            log.info(f"{dataset} {name} 95% interval {{:.1f}} to {{:.1f}}".format(*measured.intervals[name]))
+    for name, sentence in measured.looks_at.items():
+        figures = {
+            key[len(name) + 1 :]: v for key, v in measured.values.items() if key.startswith(f"{name}/")
+        }
+        for line in format_metrics(figures):
+            log.info(f"{dataset} {name} {line}")
+        log.info(f"{name}: {sentence}")
+    if not counts["comparable"]:
+        log.warning(f"evaluated {counts['videos']} of {counts['videos_of_benchmark']} videos: not comparable")
+
+
+def _write_files(
+    config: Config,
+    features: Features,
+    bank: torch.Tensor | None,
+    evaluator: Evaluator,
+    data: EvaluationData,
+    about: dict[str, Any],
+    log: RunLog,
+) -> None:
+    """--save_features and --save_similarity."""
+    if config.save_features:
+        folder = Path(config.save_features).expanduser()
+        about = about | {"settings": {name: getattr(config, name) for name in OF_FEATURES}}
+        examples = data.examples
+        made = FeatureSet(
+            features=features,
+            video_of_caption=examples.video_of_caption,
+            video_ids=list(examples.video_ids),
+            captions=list(examples.captions),
+            about=about,
+            bank=bank,
+        )
+        save_features(folder, made)
+        log.info(
+            f"features of {examples.num_videos:,} videos and {examples.num_captions:,} captions: {folder}"
+        )
+    if config.save_similarity:
+        path = Path(config.output_dir) / "similarity.npy"
+        save_similarity(path, evaluator.tiles(features))
+        log.info(f"similarity, captions x videos: {path}")
+
+
+def save_similarity(path: Path, tiles: Tiles) -> None:
+    """Write float32 [N, V] tile by tile under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        shape = (tiles.num_captions, tiles.num_videos)
+        matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        for videos in tiles.video_tiles(0, tiles.num_videos):
+            for start in range(0, tiles.num_captions, tiles.height):
+                captions = torch.arange(start, min(start + tiles.height, tiles.num_captions))
+                block = tiles.scores(captions.to(tiles.device), videos)
+                matrix[start : start + len(captions), videos.first : videos.last] = block.cpu().numpy()
+        matrix.flush()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,133 @@
+"""All checkpoints of a folder on one list, with one model: `--do_eval --init_model FOLDER` and
+`tools/watch_checkpoints.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from engine.checkpoint.weights import load_state, read_state
+from engine.config import Config
+from engine.data import build_evaluation_data, input_spec
+from engine.distributed.world import World
+from engine.evaluation.encode import Evaluator
+from engine.evaluation.evaluate import build_evaluator, evaluate
+from engine.evaluation.query_bank import build_bank
+from engine.logs.run_log import RunLog
+from engine.model_setup import build_model
+from modules.dual_encoder import DualEncoder
+
+_PREFIX = "pytorch_model.bin."
+_COLUMNS = tuple(f"{way}/{name}" for way in ("t2v", "v2t") for name in ("R@1", "R@5", "R@10", "MeanR"))
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The `pytorch_model.bin.*` in `folder`, by number, then those without one; not files being written."""
+    found = [path for path in folder.glob(_PREFIX + "*") if path.suffix != ".tmp"]
+    return sorted(found, key=lambda path: (epoch_of(path) is None, epoch_of(path), path.name))
+
+
+def epoch_of(path: Path) -> int | None:
+    """The number in a checkpoint's name, from 0; None where there is none."""
+    match = re.fullmatch(re.escape(_PREFIX) + r"(\d+)", path.name)
+    return int(match[1]) if match else None
+
+
+class CheckpointFolder:
+    """Evaluates checkpoints one after another; the model is built and the list is read once.
+
+    `results` holds the figures of each, `bad` what is wrong with those that could not be evaluated.
+    """
+
+    def __init__(self, config: Config, world: World, log: RunLog, *, split: str = "test") -> None:
+        # A report, features or similarity of each would overwrite those of the one before.
+        self.config = dataclasses.replace(config, report=False, save_features=None, save_similarity=False)
+        self.world = world
+        self.log = log
+        self.split = split
+        self.results: dict[Path, Mapping[str, float]] = {}
+        self.bad: dict[Path, str] = {}
+        self._model: DualEncoder | None = None
+        self._evaluator: Evaluator | None = None
+
+    def evaluate(self, path: Path) -> bool:
+        """Evaluate one file; False, with a warning that names it, where it is broken or of another model.
+
+        Collective. Raises `ValueError` for what is not the file's fault.
+        """
+        problem = None
+        try:
+            if epoch_of(path) is None:
+                raise ValueError(f"{path}: not {_PREFIX}NUMBER, so no checkpoint of a run")
+            self._load(path)
+        except ValueError as error:
+            if str(path) not in str(error):  # the tokenizer's files, say
+                raise
+            problem = " ".join(str(error).split())
+        problems = [text for text in self.world.gather(problem) if text]
+        if problems:
+            self.bad[path] = problems[0]
+            self.log.warning(f"left out: {problems[0]}")
+            return False
+        self._measure(path)
+        return True
+
+    def table(self) -> list[str]:
+        """Lines to read: a checkpoint a line."""
+        width = max([len(path.name) for path in self.results], default=0)
+        lines = [" " * width + "".join(f"{name:>11}" for name in _COLUMNS)]
+        for path in list_by_epoch(self.results):
+            figures = "".join(f"{self.results[path][name]:11.1f}" for name in _COLUMNS)
+            lines.append(f"{path.name:{width}}{figures}")
+        lines += [f"left out: {problem}" for problem in self.bad.values()]
+        return lines
+
+    def _load(self, path: Path) -> None:
+        if self._model is not None:
+            load_state(self._model, read_state(path), path=str(path))
+            return
+        read_state(path)  # what is wrong with the file is told as such
+        model = build_model(dataclasses.replace(self.config, init_model=str(path)), self.log)
+        self._model = model.to(self.world.device)
+
+    def _measure(self, path: Path) -> None:
+        assert self._model is not None
+        if self._evaluator is None:
+            spec = input_spec(self.config, self._model)
+            self._data = build_evaluation_data(self.config, self.world, spec, self.log, split=self.split)
+            self._evaluator = build_evaluator(self.config, self.world, self._data, self.log)
+            self._bank = build_bank(self.config, self.world, spec) if self.config.qb_norm else None
+        self.log.info(f"evaluating {path}")
+        self.results[path] = evaluate(
+            self.config,
+            self._model,
+            self._evaluator,
+            self._data,
+            self.log,
+            epoch=epoch_of(path),
+            checkpoint=str(path),
+            split=self.split,
+            bank=self._bank,
+        )
+
+
+def list_by_epoch(paths: Mapping[Path, object]) -> list[Path]:
+    """`paths` by the numbers in their names."""
+    return sorted(paths, key=lambda path: (epoch_of(path) or 0, path.name))
+
+
+def evaluate_folder(config: Config, world: World, log: RunLog) -> int:
+    """--do_eval with a folder as --init_model: every checkpoint, one table. Returns the exit code: 1 where a
+    file was left out. Raises `ValueError` where there is none."""
+    folder = Path(str(config.init_model)).expanduser()
+    paths = world.broadcast(list_checkpoints(folder) if world.is_main else None)
+    if not paths:
+        raise ValueError(f"--init_model {folder}: no {_PREFIX}* in this folder")
+    series = CheckpointFolder(config, world, log)
+    for path in paths:
+        series.evaluate(path)
+    for line in series.table():
+        log.info(line)
+    return 1 if series.bad else 0

@@ -1,0 +1,98 @@
+"""Retrieval metrics of rankings (METHOD 6), and how they are counted. Pure functions.
+
+N captions, V videos. Every name carries its direction: t2v, text to video; v2t, video to text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from engine.evaluation.ranking import Rankings
+
+RECALL_AT = (1, 5, 10, 50)
+IN_SUMS = (1, 5, 10)  # the recalls that GeoMean and RSum are made of, as in the literature
+# How the figures are counted, for the result file.
+PROTOCOL = {
+    "t2v": "every caption is a query; rank of its video",
+    "v2t": "every video is a query; rank of its caption set by its best caption",
+    "v2t_any": "every video is a query; rank of its best-placed caption among all captions",
+    "mAP": "t2v: mean of 1 / rank; v2t: average precision over all captions, expected ranks where tied",
+    "ties": "expected rank",
+    "median": "middle pair averaged",
+}
+QUERIES = {
+    "one_caption": "one caption a video",
+    "several_captions": "several captions a video, each a query of its own",
+    "paragraph": "all captions of a video joined to one query",
+}
+
+
+def protocol_of(video_of_caption: np.ndarray, protocol: str = "auto") -> dict[str, str]:
+    """`PROTOCOL` with the name of the queries (a key of `QUERIES`): as given, or as the captions lie."""
+    if protocol == "auto":
+        protocol = "several_captions" if np.bincount(video_of_caption).max() > 1 else "one_caption"
+    return {"name": protocol, "queries": QUERIES[protocol], **PROTOCOL}
+
+
+def all_metrics(rankings: Rankings) -> dict[str, float]:
+    """Every figure of both directions; recalls and mAP in percent.
+
+    `v2t_any/...` is the any-caption form. Where videos have several captions, the published code takes the
+    lower of the middle pair as the median rank of captions: `published_t2v/MedianR`.
+    Raises `ValueError` where no caption was ranked.
+    """
+    values = {
+        **_direction(rankings.t2v, rankings.t2v_ap, direction="t2v"),
+        **_direction(rankings.v2t, rankings.v2t_ap, direction="v2t"),
+        **summarise(rankings.v2t_any, direction="v2t_any"),
+    }
+    values["RSum"] = sum(values[f"{direction}/R@{k}"] for direction in ("t2v", "v2t") for k in IN_SUMS)
+    if len(rankings.t2v) > np.isfinite(rankings.v2t).sum():
+        values["published_t2v/MedianR"] = float(np.sort(rankings.t2v)[(len(rankings.t2v) - 1) // 2])
+    return values
+
+
+def _direction(ranks: np.ndarray, precision: np.ndarray, *, direction: str) -> dict[str, float]:
+    values = summarise(ranks, direction=direction)
+    recalls = [values[f"{direction}/R@{k}"] for k in IN_SUMS]
+    return {
+        **values,
+        f"{direction}/mAP": 100.0 * float(np.nanmean(precision)),
+        f"{direction}/GeoMean": math.prod(recalls) ** (1 / len(recalls)),
+    }
+
+
+def recalls(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
+    """R@1, 5, 10, 50 in percent of the queries that are ranked (not NaN)."""
+    ranks = ranks[~np.isnan(ranks)]
+    if not len(ranks):
+        raise ValueError(f"{direction}: nothing to rank")
+    return {f"{direction}/R@{k}": 100.0 * float((ranks <= k).mean()) for k in RECALL_AT}
+
+
+def summarise(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
+    """Recalls in percent, MedianR (middle pair averaged) and MeanR, as `t2v/R@1` and so on; NaN left out."""
+    values = recalls(ranks, direction=direction)
+    ranks = ranks[~np.isnan(ranks)]
+    return {
+        **values,
+        f"{direction}/MedianR": float(np.median(ranks)),
+        f"{direction}/MeanR": float(ranks.mean()),
+    }
+
+
+def format_metrics(values: Mapping[str, float]) -> list[str]:
+    """One line for each direction that there are figures of, for the log."""
+    lines = []
+    for direction, title in (("t2v", "text to video"), ("v2t", "video to text")):
+        if f"{direction}/R@1" not in values:
+            continue
+        shown = "  ".join(f"R@{k} {values[f'{direction}/R@{k}']:5.1f}" for k in RECALL_AT)
+        lines.append(
+            f"{title}: {shown}  MedianR {values[f'{direction}/MedianR']:.1f}  "
+            f"MeanR {values[f'{direction}/MeanR']:.1f}  mAP {values[f'{direction}/mAP']:.1f}"
+        )
+    return lines

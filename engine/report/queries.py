@@ -1,0 +1,81 @@
+"""queries.jsonl of a report: one line a query with its rank, so that two reports can be compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.examples import Examples
+from engine.evaluation.ranking import Rankings
+
+FILE = "queries.jsonl"
+Key = tuple[str, str, int]  # video, caption ("" from video to text), which of equal ones
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Ranks by query, in the order of the file; a video that no query has is not among them."""
+
+    t2v: dict[Key, float]
+    v2t: dict[Key, float]
+
+
+def write_queries(path: Path, rankings: Rankings, examples: Examples) -> None:
+    """Captions first: video, caption, rank, the score of the own video, the video that won and its score.
+    Then videos: rank of the caption set, rank among all captions."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for i, video in enumerate(examples.video_of_caption):
+            line = {
+                "direction": "t2v",
+                "video": examples.video_ids[int(video)],
+                "caption": examples.captions[i],
+                "rank": float(rankings.t2v[i]),
+                "score": _short(rankings.t2v_own[i]),
+                "first": examples.video_ids[int(rankings.t2v_top[i, 0])],
+                "first_score": _short(rankings.t2v_top_scores[i, 0]),
+            }
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        for j in np.flatnonzero(~np.isnan(rankings.v2t)):
+            line = {
+                "direction": "v2t",
+                "video": examples.video_ids[int(j)],
+                "rank": float(rankings.v2t[j]),
+                "rank_any": float(rankings.v2t_any[j]),
+            }
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def read_queries(path: Path) -> Queries:
+    """Raises `ValueError` naming the file, and the line that is not as `write_queries` writes it."""
+    queries = Queries({}, {})
+    seen: Counter[tuple[str, str, str]] = Counter()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    for number, text in enumerate(lines, start=1):
+        if not text:
+            continue
+        try:
+            line = json.loads(text)
+            direction, video, rank = line["direction"], str(line["video"]), float(line["rank"])
+            ranks = {"t2v": queries.t2v, "v2t": queries.v2t}[direction]
+            caption = str(line["caption"]) if direction == "t2v" else ""
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{path}, line {number}: not a query of a report; write the report again"
+            ) from None
+        if not (math.isfinite(rank) and rank >= 1):
+            raise ValueError(f"{path}, line {number}: rank {rank}; write the report again")
+        ranks[video, caption, seen[direction, video, caption]] = rank
+        seen[direction, video, caption] += 1
+    return queries
+
+
+def _short(score: float) -> float:
+    return round(float(score), 4)

@@ -1,0 +1,158 @@
+"""OUTPUT_DIR/report: all figures, what they are of, and where the model fails (docs/REPORT.md)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloaders.examples import Examples
+from dataloaders.frame_store.reader import FrameStore
+from engine.evaluation.equal_captions import equal_caption_groups, ranks_with_equal_captions
+from engine.evaluation.metrics import summarise
+from engine.evaluation.ranking import Rankings
+from engine.evaluation.similarity import Tiles
+from engine.report.findings import (
+    by_length,
+    confusing_videos,
+    hub_summary,
+    length_of,
+    rank_histogram,
+    recall_curve,
+    worst_captions,
+    worst_videos,
+)
+from engine.report.page import Plots, page
+from engine.report.plots import (
+    DIRECTIONS,
+    draw_curves,
+    draw_heat_map,
+    draw_histogram,
+    draw_lengths,
+    png,
+    sample_scores,
+)
+from engine.report.queries import FILE as QUERIES
+from engine.report.queries import write_queries
+from engine.report.thumbnails import Thumbnails
+
+FORMAT = 1
+SHOWN_TEXTS = 10  # of equal captions
+
+
+def write_report(
+    folder: Path,
+    *,
+    result: Mapping[str, Any],
+    rankings: Rankings,
+    examples: Examples,
+    tiles: Tiles,
+    store: FrameStore | None = None,
+) -> Path:
+    """Write report.json, report.html, queries.jsonl and PNG plots to `folder`; returns the page's path.
+
+    `result` is what metrics.jsonl says of the evaluation, with `settings` and, where videos were absent,
+    their ids as `missing`. `rankings` are the plain ones of `tiles`. All is made in a folder beside it, then
+    put in the place of an older report. The same input gives the same bytes. For one rank; raises `OSError`.
+    """
+    report, plots = make_report(result, rankings, examples, tiles)
+    html = page(report, plots, Thumbnails(store))
+    made = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        made.mkdir(parents=True)
+        text = json.dumps(report, ensure_ascii=False, indent=1, default=str) + "\n"
+        (made / "report.json").write_text(text, encoding="utf-8")
+        (made / "report.html").write_text(html, encoding="utf-8")
+        write_queries(made / QUERIES, rankings, examples)
+        for name, (light, _) in plots.items():
+            (made / f"{name}.png").write_bytes(light)
+        _put_in_place(made, folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder / "report.html"
+
+
+def make_report(
+    result: Mapping[str, Any], rankings: Rankings, examples: Examples, tiles: Tiles
+) -> tuple[dict[str, Any], Plots]:
+    """(all of report.json, the plots for light and for dark pages)."""
+    language = str(result.get("language", ""))
+    groups = equal_caption_groups(examples)
+    report = {
+        "format": FORMAT,
+        "videos": examples.num_videos,
+        "captions": examples.num_captions,
+        **result,
+        "equal_captions": _equal_captions(groups, examples),
+    }
+    if groups:
+        ranks = ranks_with_equal_captions(tiles, examples, rankings, groups)
+        for direction, found in zip(DIRECTIONS, ranks, strict=True):
+            figures = summarise(found, direction=direction)
+            report |= {f"equal_captions/{name}": value for name, value in figures.items()}
+    curves = {d: recall_curve(getattr(rankings, d), candidates=examples.num_videos) for d in DIRECTIONS}
+    bins = {d: rank_histogram(getattr(rankings, d), candidates=examples.num_videos) for d in DIRECTIONS}
+    report["findings"] = {
+        "recall_curve": curves,
+        "rank_histogram": bins,
+        "length_unit": length_of(language)[0],
+        "by_length": by_length(rankings, examples, language=language),
+        "worst_captions": _mark_equal(worst_captions(rankings, examples), groups, examples),
+        "worst_videos": worst_videos(rankings, examples),
+        "hubs": hub_summary(rankings, examples),
+        "confusing_videos": confusing_videos(rankings, examples),
+    }
+    return report, _plots(report, sample_scores(tiles, examples.video_of_caption))
+
+
+def _plots(report: Mapping[str, Any], sample: np.ndarray) -> Plots:
+    found = report["findings"]
+    drawn = {
+        "recall": draw_curves(found["recall_curve"]),
+        "ranks": draw_histogram(found["rank_histogram"]),
+        "length": draw_lengths(found["by_length"], unit=found["length_unit"]),
+        "similarity": draw_heat_map(sample),
+    }
+    return {name: (png(draw, theme="light"), png(draw, theme="dark")) for name, draw in drawn.items()}
+
+
+def _equal_captions(groups: list[np.ndarray], examples: Examples) -> dict[str, Any]:
+    """How many texts stand under several videos, and those under the most."""
+    videos = [np.unique(examples.video_of_caption[group]) for group in groups]
+    most = sorted(range(len(groups)), key=lambda i: -len(videos[i]))[:SHOWN_TEXTS]
+    return {
+        "texts": len(groups),
+        "captions": sum(map(len, groups)),
+        "videos": len(set(np.concatenate(videos).tolist())) if videos else 0,
+        "some": [
+            {
+                "caption": examples.captions[int(groups[i][0])],
+                "captions": len(groups[i]),
+                "videos": len(videos[i]),
+            }
+            for i in most
+        ],
+    }
+
+
+def _mark_equal(
+    cases: list[dict[str, Any]], groups: list[np.ndarray], examples: Examples
+) -> list[dict[str, Any]]:
+    """Say of worst captions under how many other videos the same text stands."""
+    others = {int(c): len(np.unique(examples.video_of_caption[g])) - 1 for g in groups for c in g}
+    return [{**case, "equal_videos": others.get(case["caption_number"], 0)} for case in cases]
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    """Two renames: for a moment there is no report, but never half of one."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    made.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

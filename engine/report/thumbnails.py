@@ -1,0 +1,61 @@
+"""Small pictures of videos for a report, as data URIs. A store that cannot show a video never stops it."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+
+FRAMES = 4  # shown of a video
+SIDE = 160  # pixels of a thumbnail's longer side
+QUALITY = 70
+MOST_BYTES = 6_000_000  # of all data URIs together: the page must stay under 10 MB
+
+
+@dataclass
+class Thumbnails:
+    """Pictures of the videos of `store`; None: there is no store, and no video has pictures."""
+
+    store: FrameStore | None
+    spent: int = field(default=0, init=False)
+
+    def of(self, video_id: str) -> list[str] | str:
+        """Data URIs of a few frames, evenly spaced, "" for a broken one; or words on why there is none."""
+        if self.store is None:
+            return "no frame store"
+        if self.spent > MOST_BYTES:
+            return "left out: the page would grow too large"
+        try:
+            count = self.store.num_frames(video_id)
+        except FrameStoreError:
+            return "video is broken in the frame store"
+        if not count:
+            return "video is not in the frame store"
+        chosen = np.unique(np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int))
+        shown = [self._frame(self.store, video_id, int(index)) for index in chosen]
+        self.spent += sum(map(len, shown))
+        return shown if any(shown) else "frames are broken in the frame store"
+
+    @staticmethod
+    def _frame(store: FrameStore, video_id: str, index: int) -> str:
+        try:
+            return thumbnail(store.read_frames(video_id, [index])[0])
+        except FrameStoreError:
+            return ""
+
+
+def thumbnail(picture: np.ndarray) -> str:
+    """A picture RGB uint8 [H, W, 3] as a data URI, no side longer than `SIDE`."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    )
+    assert done
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -1,0 +1,305 @@
+"""The training loop: batch -> named losses -> backward -> clip -> BertAdam -> log.
+
+It knows a model only as `model(batch) -> {"loss": scalar, name: scalar, ...}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from engine.distributed.sharding import whole
+from engine.distributed.world import World
+from engine.distributed.wrapping import average_gradients
+from engine.logs.meter import Meter
+from engine.logs.run_log import RunLog
+from engine.process.errors import TrainingStopped
+from engine.training.grad_cache import cached_backward
+from engine.training.optimizer import BertAdam
+from modules.dual_encoder import DualEncoder
+from modules.numerics import at_least_float32
+
+Batch = dict[str, torch.Tensor]
+Losses = dict[str, torch.Tensor]
+MAX_GRAD_NORM = 1.0  # METHOD 5
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+NAMED_SAMPLES = 64  # of a bad batch, in one message
+
+
+def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Autocast for `--precision`; float32 weights stay as they are."""
+    if precision not in AUTOCAST:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST[precision])
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know of a step together: on how many of them each thing was so."""
+
+    not_finite: int
+    unreadable: int
+    stop_wanted: int
+    save_failed: int
+
+
+@dataclass
+class Counters:
+    """Over the whole run and all ranks; `not_finite_in_a_row` counts steps, `skipped` too."""
+
+    skipped: int = 0
+    not_finite_in_a_row: int = 0
+    unreadable: int = 0
+
+
+class Hooks:
+    """What the loop asks and tells the run that it belongs to; this one wants nothing."""
+
+    def stop_wanted(self) -> bool:
+        return False
+
+    def save_failed(self) -> bool:
+        return False
+
+    def after_step(self, epoch: int, step: int, agreed: Agreed) -> None:
+        """Called on all ranks alike when `step` optimiser steps of the epoch are done."""
+
+    def last_save(self) -> str:
+        """What a message about a run that stops says of what was saved. Collective."""
+        return "nothing was saved"
+
+
+class Trainer:
+    """Trains one epoch at a time. Steps are optimiser steps, and those that are skipped count as well."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: BertAdam,
+        loader: DataLoader,
+        *,
+        world: World,
+        log: RunLog,
+        precision: str = "fp32",
+        accumulation: int = 1,
+        grad_cache: int = 0,
+        n_display: int = 100,
+        epochs: int = 1,
+        name_of: Callable[[int], str] = str,
+        requested: Callable[[int, int], Sequence[int]] | None = None,
+        watch: Callable[[], Mapping[str, float]] = dict,
+        max_bad_steps: int = 10,
+        max_bad_samples: int = 1000,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.loader = loader
+        self.world = world
+        self.log = log
+        self.precision = precision
+        self.accumulation = accumulation
+        self.grad_cache = grad_cache
+        self.n_display = n_display
+        self.epochs = epochs
+        self.name_of = name_of
+        self.requested = requested
+        self.watch = watch
+        self.max_bad_steps = max_bad_steps
+        self.max_bad_samples = max_bad_samples
+        self.hooks = hooks or Hooks()
+        # Scaling is what keeps fp16 gradients from vanishing; bf16 has float32's range and needs none.
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
+        self.rates = optimizer.current_lrs()
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.steps_per_epoch = steps_per_epoch(len(loader), accumulation=accumulation)
+        self.counters = Counters()
+        self.meter = Meter(ranks=world.size, device=world.device)
+        self._unreadable_names: deque[str] = deque(maxlen=10)
+
+    def train_epoch(self, epoch: int, *, first_step: int = 0) -> None:
+        """One pass over the loader, which begins after the batches of the first `first_step` steps.
+
+        Raises `TrainingStopped` after too many steps that are not finite, or too many unreadable clips.
+        """
+        self.model.train()
+        unreadable_before = self.counters.unreadable
+        batches = len(self.loader)
+        bar = self.log.progress(self.loader, total=batches, what=f"epoch {epoch + 1}/{self.epochs}")
+        group: list[Batch] = []
+        step = first_step
+        self.meter.restart()
+        for position, batch in enumerate(bar):
+            self.meter.data_ready()
+            self._remember_unreadable(batch, epoch, first_step * self.accumulation + position)
+            group.append(to_device(batch, self.world.device))
+            if len(group) < self.accumulation and position + 1 < batches:
+                continue
+            step += 1
+            losses, agreed = self._optimiser_step(group, f"epoch {epoch + 1} step {step}")
+            self.meter.step_done(sum(len(batch["index"]) for batch in group))
+            group = []
+            if self.log.interactive:
+                bar.set_postfix_str(
+                    f"loss {float(losses['loss']):.4f}, lr {max(self.rates):.2e}, "
+                    f"{self.meter.clips_per_second:.1f} clips/s"
+                )
+            if step % self.n_display == 0 or step == self.steps_per_epoch:
+                self._report(losses, epoch=epoch, step=step)
+                self.meter.restart()
+            self._stop_if_too_many_unreadable()
+            self.hooks.after_step(epoch, step, agreed)
+        unreadable = self.counters.unreadable - unreadable_before
+        if unreadable:
+            self.log.warning(
+                f"{unreadable} unreadable clips were replaced by the next readable one in this epoch"
+            )
+
+    def _optimiser_step(self, group: list[Batch], where: str) -> tuple[Losses, Agreed]:
+        """Forward and backward over `group`, then one step, or none where numbers are not finite.
+
+        Returns the losses, averaged over the group, and what the ranks agreed on.
+        """
+        totals = self._backward(group)
+        self.scaler.unscale_(self.optimizer)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach()
+        agreed = self._agree(self._is_finite(totals["loss"], norm), group)
+        self.counters.unreadable += agreed.unreadable
+        self.rates = self.optimizer.current_lrs()
+        if agreed.not_finite:
+            # The loss scale is not at fault, so that it stays; update() only ends the scaler's step.
+            if self.scaler.is_enabled():
+                self.scaler.update(self.scaler.get_scale())
+            self._skip(group, f"loss {float(totals['loss'])}, gradient norm {float(norm)}", where)
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.counters.not_finite_in_a_row = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**totals, "grad_norm": norm}, agreed
+
+    def _backward(self, group: list[Batch]) -> Losses:
+        totals: Losses = {}
+        for position, batch in enumerate(group):
+            with self._gradients_stay_here(position + 1 < len(group)):
+                losses = self._one_pass(batch, passes=len(group))
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + at_least_float32(value.detach()) / len(group)
+        if self.grad_cache:
+            average_gradients(self.params, self.world)
+        return totals
+
+    def _one_pass(self, batch: Batch, *, passes: int) -> Losses:
+        """Forward and backward of one of the `passes` that share a step."""
+
+        def scale(loss: torch.Tensor) -> torch.Tensor:
+            return self.scaler.scale(loss / passes)
+
+        def cast() -> contextlib.AbstractContextManager[None]:
+            return autocast(self.precision, self.world.device)
+
+        if self.grad_cache:
+            assert isinstance(self.model, DualEncoder)
+            return cached_backward(self.model, batch, chunk=self.grad_cache, scale=scale, cast=cast)
+        with cast():
+            losses: Losses = self.model(batch)
+        scale(losses["loss"]).backward()
+        return losses
+
+    def _gradients_stay_here(self, accumulating: bool) -> contextlib.AbstractContextManager[None]:
+        """Between accumulated passes DDP need not average the gradients yet."""
+        no_sync = getattr(self.model, "no_sync", None)
+        return no_sync() if accumulating and no_sync is not None else contextlib.nullcontext()
+
+    def _is_finite(self, loss: torch.Tensor, norm: torch.Tensor) -> bool:
+        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            return True
+        # With loss scaling an infinite gradient is expected now and then: the scaler skips that step and
+        # halves its scale. Below 1 there is nothing left to halve.
+        return self.scaler.is_enabled() and math.isfinite(float(loss)) and self.scaler.get_scale() > 1.0
+
+    def _agree(self, finite: bool, group: Sequence[Batch]) -> Agreed:
+        unreadable = sum(int(batch["replaced"].sum()) for batch in group if "replaced" in batch)
+        hooks = self.hooks
+        return Agreed(
+            *self.world.sums(not finite, unreadable, bool(hooks.stop_wanted()), bool(hooks.save_failed()))
+        )
+
+    def _skip(self, group: Sequence[Batch], numbers: str, where: str) -> None:
+        """Say what the step held, on all ranks; stop after too many such steps in a row."""
+        self.counters.skipped += 1
+        self.counters.not_finite_in_a_row += 1
+        names = [self.name_of(int(i)) for batch in group for i in batch["index"]]
+        ranks = self.world.gather((numbers, names))
+        bad = "; ".join(f"rank {rank}: {numbers}" for rank, (numbers, _) in enumerate(ranks))
+        every = [name for _, names in ranks for name in names]
+        held = ", ".join(every[:NAMED_SAMPLES]) + (", ..." if len(every) > NAMED_SAMPLES else "")
+        message = f"{where}: not finite ({bad}); the batch held {held}"
+        if self.counters.not_finite_in_a_row < self.max_bad_steps:
+            self.log.warning(f"skipped {message}")
+            return
+        raise TrainingStopped(
+            f"{self.counters.not_finite_in_a_row} steps in a row were not finite (--max_bad_steps), the last "
+            f"at {message}; {self.hooks.last_save()}"
+        )
+
+    def _remember_unreadable(self, batch: Batch, epoch: int, number: int) -> None:
+        """Note the names of the clips of this rank that others stand in for."""
+        if self.requested is None or "replaced" not in batch or not batch["replaced"].any():
+            return
+        for asked, replaced in zip(self.requested(epoch, number), batch["replaced"], strict=True):
+            if replaced:
+                self._unreadable_names.append(self.name_of(asked))
+
+    def _stop_if_too_many_unreadable(self) -> None:
+        if self.counters.unreadable <= self.max_bad_samples:
+            return
+        names = [name for names in self.world.gather(list(self._unreadable_names)) for name in names]
+        raise TrainingStopped(
+            f"{self.counters.unreadable} clips could not be read (--max_bad_samples {self.max_bad_samples}), "
+            f"the last ones of {', '.join(dict.fromkeys(names))}; {self.hooks.last_save()}"
+        )
+
+    def _report(self, losses: Losses, *, epoch: int, step: int) -> None:
+        """One line for people, one record for steps.jsonl. Collective."""
+        values = self.world.mean(torch.stack([v.to(self.world.device) for v in losses.values()])).tolist()
+        named = dict(zip(losses, values, strict=True))
+        rates = {g["name"]: lr for g, lr in zip(self.optimizer.param_groups, self.rates, strict=True)}
+        meter = self.meter
+        shown = " ".join(f"{name} {value:.4f}" for name, value in named.items())
+        self.log.info(
+            f"epoch {epoch + 1}/{self.epochs} step {step}/{self.steps_per_epoch} {shown} "
+            f"lr {'/'.join(f'{lr:.2e}' for lr in dict.fromkeys(rates.values()))} "
+            f"{meter.clips_per_second:.1f} clips/s, {meter.waiting:.0%} waiting for data"
+        )
+        self.log.step_record(
+            {
+                "step": epoch * self.steps_per_epoch + step,
+                "epoch": epoch,
+                **named,
+                **{f"lr/{name}": lr for name, lr in rates.items() if not name.endswith("no decay")},
+                **self.watch(),
+                "skipped_steps": self.counters.skipped,
+                "unreadable_clips": self.counters.unreadable,
+                "clips_per_second": meter.clips_per_second,
+                "clips_per_second_per_rank": meter.clips_per_second_per_rank,
+                "waiting": meter.waiting,
+                "memory_bytes": meter.memory_bytes,
+            }
+        )
+
+
+def steps_per_epoch(batches: int, *, accumulation: int) -> int:
+    """Optimiser steps in an epoch; the last group of accumulated batches may be short (METHOD 5)."""
+    return -(-batches // accumulation)

@@ -1,0 +1,125 @@
+"""CLIP image and text towers: architecture by name or JSON file, random weights (METHOD sections 1-3).
+
+The architectures are open_clip's. `modules/backbones/clip_weights.py` fills them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+MAX_LOGIT_SCALE = 100.0
+CONFIG_FOLDER = Path(__file__).parent / "model_configs"
+DEFAULT_POSITION_STD = 0.02
+_CLIP_ARGUMENTS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
+
+
+def build_clip(name: str) -> nn.Module:
+    """open_clip's CLIP of this architecture, float32, random weights, logit scale 100.
+
+    `name` is a path to a JSON file in open_clip's form, a file's name in `modules/model_configs`, or a model
+    that open_clip knows. Raises ValueError for an unknown name and for an architecture without
+    CLIP's own text tower.
+    """
+    from open_clip.model import CLIP
+
+    config = clip_config(name)
+    try:
+        clip: nn.Module = CLIP(
+            **{key: config[key] for key in _CLIP_ARGUMENTS if key in config},
+            init_logit_scale=math.log(MAX_LOGIT_SCALE),
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"CLIP model '{name}': not a configuration in open_clip's form ({error})") from error
+    return clip.float()
+
+
+def clip_config(name: str) -> dict[str, Any]:
+    """The architecture in open_clip's form, checked to be one that the encoders here can run."""
+    config = _read_config(name)
+    text = config.get("text_cfg", {})
+    unsupported = [
+        key
+        for key in ("hf_model_name", "no_causal_mask", "embed_cls", "proj_bias", "proj_type")
+        if text.get(key)
+    ]
+    if text.get("pool_type", "argmax") != "argmax":
+        unsupported.append("pool_type")
+    if unsupported or "multimodal_cfg" in config:
+        what = ", ".join(unsupported) or "multimodal_cfg"
+        raise ValueError(
+            f"CLIP model '{name}': its text tower is not CLIP's own ({what}); choose a plain CLIP"
+        )
+    if "timm_model_name" in config.get("vision_cfg", {}):
+        # Its ImageNet weights would be fetched at once; whoever wants weights names them.
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    return config
+
+
+def frame_position_std(name: str) -> float:
+    """Spread of the temporal transformer's frame positions at the start; a JSON may set `frame_position_std`.
+
+    Beside the features of an untrained image tower (about 1) the usual 0.02 is nothing: the order of frames
+    then stays unlearned for thousands of steps.
+    """
+    return float(clip_config(name).get("frame_position_std", DEFAULT_POSITION_STD))
+
+
+def clip_embed_dim(clip: nn.Module) -> int:
+    """Width of the joint space."""
+    projection: Any = clip.text_projection
+    return int(projection.shape[1])
+
+
+def clip_image_size(clip: nn.Module) -> int:
+    """Pixels a side of the square frames that the image tower, `clip.visual`, takes."""
+    size: Any = clip.visual.image_size  # type: ignore[union-attr]
+    return int(size[0] if isinstance(size, tuple) else size)
+
+
+def fixed_logit_scale(clip: nn.Module) -> float:
+    """min(exp(logit scale), 100): a constant here, neither trained nor saved (METHOD section 3)."""
+    logit_scale: Any = clip.logit_scale
+    return min(math.exp(logit_scale.item()), MAX_LOGIT_SCALE)
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    import open_clip
+
+    path = Path(name) if name.endswith(".json") else CONFIG_FOLDER / f"{name}.json"
+    if path.is_file():
+        return _read_json(path)
+    if name.endswith(".json"):
+        raise ValueError(f"CLIP model '{name}': no such file")
+    known = open_clip.list_models()
+    if name in known:
+        config: dict[str, Any] = open_clip.get_model_config(name)
+        return config
+    own = sorted(file.stem for file in CONFIG_FOLDER.glob("*.json"))
+    near = difflib.get_close_matches(name, own + known, n=5, cutoff=0.4)
+    raise ValueError(
+        f"CLIP model '{name}' is unknown; it can be a JSON file, one of {', '.join(own)}, "
+        f"or an open_clip name{': ' + ', '.join(near) if near else ''}"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
+    given = config if isinstance(config, dict) else {}
+    wrong = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind)]
+    if wrong:
+        raise ValueError(
+            f"{path}: {', '.join(wrong)} missing or of another type; see modules/model_configs/toy.json for "
+            "the form"
+        )
+    checked: dict[str, Any] = config
+    return checked

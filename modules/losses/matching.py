@@ -1,0 +1,207 @@
+"""Text-video matching: VTM, FTM and FAM losses, and the similarity for evaluation (METHOD sections 3, 4, 6).
+
+Shapes: N clips of all ranks, B clips of this rank, F frames, D joint width, K queue, V videos.
+Masks [.., F] are True on real frames; None means that all are real. All results are float32 or better.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.gather import mean_over_ranks
+from modules.losses.contrastive import (
+    Negatives,
+    in_batch_cross_entropy,
+    negative_logsumexp,
+    queue_cross_entropy,
+)
+from modules.numerics import l2_normalize, without_autocast
+
+
+@without_autocast
+def video_text_matching(
+    text_embeds: Tensor, video_embeds: Tensor, *, logit_scale: float, same: Tensor | None = None
+) -> Tensor:
+    """VTM of fine-tuning: in-batch cross-entropies of s * cos(text, video), both directions; scalar.
+
+    `same` [N, N], symmetric, False on its diagonal: pairs that are no negatives of each other.
+    """
+    similarity = logit_scale * l2_normalize(text_embeds) @ l2_normalize(video_embeds).T
+    return in_batch_cross_entropy(_without(similarity, same))
+
+
+@without_autocast
+def frame_text_matching(
+    text_embeds: Tensor,
+    frame_embeds: Tensor,
+    frame_mask: Tensor | None = None,
+    *,
+    logit_scale: float,
+    same: Tensor | None = None,
+) -> Tensor:
+    """FTM of fine-tuning: the mean over frame positions of in-batch cross-entropies, both directions; scalar.
+
+    `text_embeds` [N, D], `frame_embeds` [N, F, D]. A padded frame is nobody's negative and has no row of
+    its own, nor has its text at that position; the mean is over the (clip, position) pairs left.
+    `same` [N, N] as in `video_text_matching`.
+    """
+    frames = l2_normalize(frame_embeds).transpose(0, 1)
+    similarity = logit_scale * l2_normalize(text_embeds) @ frames.transpose(1, 2)  # [F, text, clip]
+    similarity = _without(similarity, same)
+    own = similarity.diagonal(dim1=1, dim2=2)  # [F, N]
+    if frame_mask is None:
+        text_to_frame = similarity.logsumexp(dim=2) - own
+        return (text_to_frame + similarity.logsumexp(dim=1) - own).mean()
+    real = frame_mask.T
+    padded_columns = ~real.unsqueeze(1)
+    lowest = torch.finfo(similarity.dtype).min
+    text_to_frame = similarity.masked_fill(padded_columns, lowest).logsumexp(dim=2) - own
+    both = text_to_frame + similarity.logsumexp(dim=1) - own
+    return both.masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)
+
+
+def _without(similarity: Tensor, same: Tensor | None) -> Tensor:
+    """`similarity` [..., N, N] whose pairs in `same` weigh nothing in a softmax."""
+    return similarity if same is None else similarity.masked_fill(same, torch.finfo(similarity.dtype).min)
+
+
+@without_autocast
+def queue_video_text_matching(
+    video: Tensor,
+    text: Tensor,
+    video_key: Tensor,
+    text_key: Tensor,
+    *,
+    video_queue: Negatives,
+    text_queue: Negatives,
+    temperature: float,
+) -> Tensor:
+    """VTM of pre-training: C(v, t_k, Q_text) + C(t, v_k, Q_video), rows [B, D], queues [D, K]; scalar."""
+    video_negatives = negative_logsumexp(video, text_queue, temperature=temperature)
+    text_negatives = negative_logsumexp(text, video_queue, temperature=temperature)
+    video_loss = queue_cross_entropy(video, text_key, video_negatives, temperature=temperature)
+    text_loss = queue_cross_entropy(text, video_key, text_negatives, temperature=temperature)
+    return (video_loss + text_loss).mean()
+
+
+@without_autocast
+def queue_frame_text_matching(
+    frames: Tensor,
+    text: Tensor,
+    frame_keys: Tensor,
+    text_key: Tensor,
+    *,
+    frame_queue: Negatives,
+    text_queue: Negatives,
+    temperature: float,
+    frame_mask: Tensor | None = None,
+) -> Tensor:
+    """FTM of pre-training: mean over real frames i of C(t, f_k[i], Q_frame) + C(f[i], t_k, Q_text); scalar.
+
+    `frames`, `frame_keys` [B, F, D]; `text`, `text_key` [B, D]; the queues [D, K * F] and [D, K].
+    """
+    # The text's negatives are the same for every frame: once, not F times.
+    text_negatives = negative_logsumexp(text, frame_queue, temperature=temperature).unsqueeze(1)
+    frame_negatives = negative_logsumexp(frames, text_queue, temperature=temperature)
+    text_loss = queue_cross_entropy(text.unsqueeze(1), frame_keys, text_negatives, temperature=temperature)
+    frame_loss = queue_cross_entropy(frames, text_key.unsqueeze(1), frame_negatives, temperature=temperature)
+    return mean_over_ranks(text_loss + frame_loss, frame_mask)
+
+
+@without_autocast
+def frame_adjacency_matching(
+    predictions: Tensor,
+    keys: Tensor,
+    *,
+    queue: Negatives,
+    temperature: float,
+    frame_mask: Tensor | None = None,
+) -> Tensor:
+    """FAM: mean over neighbours i, j = i + 1 of C(u[i], p_k[j], Q_proj) + C(u[j], p_k[i], Q_proj); scalar.
+
+    `predictions` u and `keys` p_k [B, F, D], `queue` [D, K * F]. A pair counts where both frames are real;
+    clips of one frame have none, and then the loss is 0.
+    """
+    negatives = negative_logsumexp(predictions, queue, temperature=temperature)
+    forward = queue_cross_entropy(
+        predictions[:, :-1], keys[:, 1:], negatives[:, :-1], temperature=temperature
+    )
+    backward = queue_cross_entropy(
+        predictions[:, 1:], keys[:, :-1], negatives[:, 1:], temperature=temperature
+    )
+    if frame_mask is None:
+        frame_mask = torch.ones(predictions.shape[:2], dtype=torch.bool, device=predictions.device)
+    return mean_over_ranks(forward + backward, frame_mask[:, :-1] & frame_mask[:, 1:])
+
+
+@torch.no_grad()
+@without_autocast
+def retrieval_similarity(
+    text_embeds: Tensor,
+    video_embeds: Tensor,
+    frame_embeds: Tensor | None = None,
+    frame_mask: Tensor | None = None,
+    *,
+    top_frames: int,
+    logit_scale: float,
+) -> Tensor:
+    """Similarity [N, V] of one block of texts [N, D] and videos [V, D].
+
+    s * cos(text, video), plus, where `frame_embeds` [V, F, D] are given, the mean over the `top_frames`
+    largest of s * cos(text, frame); a video with fewer real frames (`frame_mask` [V, F]) takes all of them.
+    """
+    return similarity_of_units(
+        logit_scale * l2_normalize(text_embeds),
+        l2_normalize(video_embeds),
+        None if frame_embeds is None else l2_normalize(frame_embeds).transpose(0, 1),
+        frame_mask,
+        top_frames=top_frames,
+    )
+
+
+@torch.no_grad()
+@without_autocast
+def similarity_of_units(
+    texts: Tensor,
+    videos: Tensor,
+    frames: Tensor | None = None,
+    frame_mask: Tensor | None = None,
+    *,
+    top_frames: int,
+) -> Tensor:
+    """`retrieval_similarity` of vectors that are normalised already, the texts [N, D] scaled too.
+
+    `videos` [V, D], `frames` [F, V, D] frame by frame, `frame_mask` [V, F]. Holds `top_frames` + 3 matrices
+    [N, V], never N x V x F numbers: the best frames so far are kept in order, and each further frame is
+    sorted in by maximum and minimum, which is exact and, on a CPU, far quicker than `topk` over F numbers.
+    """
+    similarity = texts @ videos.T
+    if frames is None:
+        return similarity
+    count = min(top_frames, len(frames))
+    best: list[Tensor] = []  # best[0] >= best[1] >= ...
+    spare = torch.empty_like(similarity)
+    for position, frame in enumerate(frames):
+        scores = texts @ frame.T
+        if frame_mask is not None:
+            scores.masked_fill_(~frame_mask[:, position], torch.finfo(scores.dtype).min)
+        for place, held in enumerate(best):
+            best[place] = torch.maximum(held, scores, out=spare)
+            torch.minimum(held, scores, out=scores)
+            spare = held
+        if len(best) < count:
+            best.append(scores)
+    if frame_mask is None:
+        return similarity.add_(_sum(best).div_(count))
+    taken = frame_mask.sum(dim=1).clamp(max=count)  # [V]
+    total = _sum([scores.masked_fill_(taken <= place, 0.0) for place, scores in enumerate(best)])
+    return similarity.add_(total.div_(taken.clamp(min=1)))
+
+
+def _sum(matrices: list[Tensor]) -> Tensor:
+    """Their sum, in the memory of the first."""
+    total = matrices[0]
+    for matrix in matrices[1:]:
+        total += matrix
+    return total

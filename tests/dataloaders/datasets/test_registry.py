@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+
+from dataloaders.datasets.registry import (
+    DATASETS,
+    SPLITS,
+    VALIDATION,
+    SplitFiles,
+    default_files,
+    read_examples,
+    read_test_ids,
+)
+from tests.dataloaders.toy import REALDATA, write_json, write_lines
+
+CASES = [
+    (dataset, split, language)
+    for dataset, spec in DATASETS.items()
+    for split in SPLITS
+    for language in spec.languages
+]
+
+
+def lay_out(folder: Path) -> None:
+    """Every data set with one video, at its default place."""
+    for dataset in DATASETS:
+        (folder / dataset).mkdir()
+    write_json(folder / "msrvtt/MSRVTT_data.json", {"sentences": [{"video_id": "v", "caption": "english"}]})
+    (folder / "msrvtt/MSRVTT_train.9k.csv").write_text("video_id\nv\n", "utf-8")
+    (folder / "msrvtt/MSRVTT_JSFUSION_test.csv").write_text("video_id,sentence\nv,english\n", "utf-8")
+    write_json(folder / "vatex/vatex_data.json", {"v": {"enCap": ["english"], "chCap": ["chinese"]}})
+    for name in ("train", "val", "test"):
+        (folder / f"vatex/{name}_list.txt").write_text("v\n", "utf-8")
+    info = {
+        "docid": "v",
+        "duration": 1,
+        "title": "chinese",
+        "title_eng": "english",
+        "tag": "t",
+        "tag_eng": "t",
+    }
+    query = {"query": "chinese", "query_eng": "english", "videolist": [info]}
+    write_lines(folder / "chvtt/videoinfo_bilingual.json", [info])
+    write_lines(folder / "chvtt/query_data_train_bilingual.json", [query])
+    write_lines(folder / "chvtt/query_data_val_bilingual.json", [query])
+
+
+def test_every_data_set_has_every_split() -> None:
+    for dataset, spec in DATASETS.items():
+        assert set(spec.splits) == set(SPLITS), dataset
+
+
+@pytest.mark.parametrize(("dataset", "split", "language"), CASES)
+def test_every_line_of_the_table_reads_its_default_files(
+    tmp_path: Path, dataset: str, split: str, language: str
+) -> None:
+    lay_out(tmp_path)
+    files = default_files(tmp_path, dataset, split)
+    assert files.store.parent == tmp_path / dataset and files.store.name.endswith("_lmdb")
+    examples = read_examples(dataset, split, language=language, files=files)
+    assert list(examples.captions) == [language]
+    assert list(examples.video_ids) == ["Videov" if dataset == "chvtt" else "v"]
+    assert (examples.tags is not None) == (dataset == "chvtt" and split == "pretrain")
+
+
+def test_the_validation_list_is_never_the_test_list(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    files = default_files(tmp_path, "vatex", VALIDATION)
+    assert files.list == tmp_path / "vatex/val_list.txt"
+    assert read_examples("vatex", VALIDATION, language="english", files=files).num_videos == 1
+    files = default_files(tmp_path, "msrvtt", VALIDATION)
+    assert files.list is None and files.annotations == tmp_path / "msrvtt/MSRVTT_data.json"
+    with pytest.raises(ValueError, match="--select_on val: chvtt has no validation list; .* held_out"):
+        default_files(tmp_path, "chvtt", VALIDATION)
+
+
+def test_ids_of_a_test_list_without_its_captions(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    files = {name: default_files(tmp_path, name, "test") for name in DATASETS}
+    ids = {name: read_test_ids(name, of) for name, of in files.items()}
+    assert ids == {"msrvtt": ["v"], "vatex": ["v"], "chvtt": None}
+    files["msrvtt"].annotations.unlink()  # a list of pairs needs none
+    assert read_test_ids("msrvtt", files["msrvtt"]) == ["v"]
+    (tmp_path / "msrvtt/MSRVTT_JSFUSION_test.csv").write_text("video_id\nv\nv\n", "utf-8")
+    for name in ("msrvtt", "vatex", "chvtt"):
+        files[name].annotations.unlink(missing_ok=True)
+        with pytest.raises(ValueError, match=f"{files[name].annotations.name}: no such file"):
+            read_test_ids(name, files[name])
+
+
+def test_wrong_names_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--dataset lsmdc: choose from msrvtt, vatex, chvtt"):
+        default_files(tmp_path, "lsmdc", "train")
+    files = default_files(tmp_path, "msrvtt", "train")
+    with pytest.raises(ValueError, match="--language chinese: msrvtt has captions in english only"):
+        read_examples("msrvtt", "train", language="chinese", files=files)
+    with pytest.raises(ValueError, match="MSRVTT_train.9k.csv: no such file"):
+        read_examples("msrvtt", "train", language="english", files=files)
+
+
+def test_a_list_is_asked_for_where_one_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a file that lists the videos"):
+        files = SplitFiles(tmp_path / "vatex_data.json", None, tmp_path)
+        read_examples("vatex", "train", language="english", files=files)
+
+
+@pytest.mark.parametrize("language", ["english", "chinese"])
+def test_real_clips_in_the_forms_of_vatex_and_chvtt(language: str) -> None:
+    folder = REALDATA / "pairs" / "clips"
+    if not folder.is_dir():
+        pytest.skip("real clips are not there (../shared/realdata)")
+    for split, videos in [("train", 32), ("val", 7), ("test", 10)]:
+        files = SplitFiles(folder / "vatex_data.json", folder / f"{split}_list.txt", folder)
+        assert read_examples("vatex", split, language=language, files=files).num_videos == videos
+    for split, name, pairs in [
+        ("pretrain", "videoinfo", 49),
+        ("train", "query_train", 32),
+        ("val", "query_val", 7),
+    ]:
+        files = SplitFiles(folder / f"chvtt_shape_{name}.jsonl", None, folder)
+        assert read_examples("chvtt", split, language=language, files=files).num_captions == pairs

@@ -1,0 +1,119 @@
+"""World: what it takes from the environment, alone and with others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from engine.distributed.world import World, agree_on_start
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+
+def test_without_a_launcher_one_process_and_no_group() -> None:
+    world = World.from_environment(None, environ={})
+    assert (world.rank, world.size, world.device.type) == (0, 1, "cpu")
+    assert world.is_main and not torch.distributed.is_initialized()
+    assert world.broadcast("value") == "value" and world.sums(1, 2) == [1, 2] and world.gather("a") == ["a"]
+    rows = torch.ones(2, 3)
+    assert world.gather_rows(rows) is rows and world.mean(rows) is rows
+    assert world.main_first(lambda: 5) == 5
+
+
+def test_each_rank_uses_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FR-29 and X-10: LOCAL_RANK, then --local_rank; never the number of devices that can be seen."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert World.from_environment(3, environ={}).device == torch.device("cuda", 3)
+    assert World.from_environment(0, environ={"LOCAL_RANK": "2"}).device == torch.device("cuda", 2)
+    assert chosen == [3, 2]
+    with pytest.raises(ValueError, match="local rank 4 has no device: 4 visible"):
+        World.from_environment(4, environ={})
+
+
+def _on_two_ranks(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    environ = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": folder})
+    world = World.from_environment(None, environ=environ)
+    assert world.broadcast({"from": rank}) == {"from": 0}
+    assert world.sums(1, rank, 5 * rank) == [2, 1, 5]
+    assert world.gather(f"rank {rank}") == ["rank 0", "rank 1"]
+    torch.testing.assert_close(world.mean(torch.tensor([float(rank)])), torch.tensor([0.5]))
+    # Shares of different sizes, one of them empty.
+    for sizes in ((1, 3), (2, 0)):
+        rows = torch.full((sizes[rank], 2), float(rank))
+        gathered = world.gather_rows(rows)
+        assert gathered[:, 0].tolist() == [0.0] * sizes[0] + [1.0] * sizes[1]
+    assert world.main_first(lambda: rank) == rank
+    world.close()
+    world.close()
+
+
+def test_two_ranks() -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    mp.start_processes(_on_two_ranks, args=(port,), nprocs=2, start_method="spawn")
+
+
+def test_every_start_has_a_name_of_its_own_in_a_store_that_keeps_the_dead() -> None:
+    """torchrun's restarts share one store: what an earlier start left must not be taken for this one's."""
+    store = dist.HashStore()
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as ranks:
+            # Rank 0 first: it meets the calls of the dead before those of the living.
+            found = [ranks.submit(agree_on_start, store, rank, 3) for rank in range(3)]
+            names.append({future.result(timeout=30) for future in found})
+    assert all(len(shared) == 1 for shared in names)
+    assert len(set().union(*names)) == 3
+
+
+ENDS = """
+import atexit, os
+from engine.distributed.world import end_process
+
+atexit.register(print, "last words")
+
+
+class Kept:
+    def __del__(self):  # what Python would call while it takes itself apart
+        os.write(1, b"taken apart\\n")
+
+
+kept = Kept()
+print("done", end=" ")
+end_process(3)
+"""
+
+
+@pytest.mark.parametrize(("ranks", "taken_apart"), [("1", True), ("2", False)])
+def test_a_rank_ends_with_its_code_and_last_words_but_does_not_take_the_interpreter_apart(
+    ranks: str, taken_apart: bool
+) -> None:
+    environ = {**os.environ, "WORLD_SIZE": ranks}
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS], env=environ, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 3, ended.stderr
+    assert "done last words" in ended.stdout
+    assert ("taken apart" in ended.stdout) == taken_apart

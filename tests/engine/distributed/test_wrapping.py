@@ -1,0 +1,79 @@
+"""A model by itself, compiled, sharded: what goes, and what is refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+
+from engine.distributed.sharding import full_state, load_full_state
+from engine.distributed.world import World
+from engine.distributed.wrapping import wrap
+from tests.modules import tiny
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def test_one_process_gets_the_model_itself() -> None:
+    model = tiny.retrieval_model()
+    assert wrap(model, ALONE) is model
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"fsdp": True}, "--fsdp: .* start several"), ({"fsdp": True, "compiled": True}, "--compile: .*--fsdp")],
+)
+def test_what_cannot_be_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        wrap(tiny.retrieval_model(), ALONE, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="--compile: needs a C\\+\\+ compiler .*no-such-compiler"):
+        wrap(tiny.retrieval_model(), ALONE, compiled=True)
+
+
+def test_compiled_in_place_the_names_of_weights_stay() -> None:
+    """Without running it: compiling begins with the first call."""
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    plain, compiled = tiny.pretrain_model(), tiny.pretrain_model()
+    assert wrap(compiled, ALONE, compiled=True) is compiled
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in compiled.named_parameters()] == [n for n, _ in plain.named_parameters()]
+
+
+def test_a_compiled_model_gives_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and split as torch.compile does, but run without generated C++, which takes a minute."""
+    plain, compiled = tiny.retrieval_model(), tiny.retrieval_model()
+    monkeypatch.setattr(torch.nn.Module, "compile", _compile_eagerly(torch.nn.Module.compile))
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    wrap(compiled, ALONE, compiled=True)
+    batch = tiny.batch(4, padded=True)
+    for model in (plain, compiled):
+        model(batch)["loss"].backward()
+    ours, expected = tiny.gradients(compiled), tiny.gradients(plain)
+    assert set(ours) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def _compile_eagerly(original: Any) -> Any:
+    return lambda module: original(module, backend="aot_eager")
+
+
+def test_a_whole_state_goes_into_another_model() -> None:
+    source, target = tiny.pretrain_model(), tiny.pretrain_model()
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1.0)
+    assert full_state(source, keep=False) == {}
+    state = full_state(source, keep=True)
+    load_full_state(target, state)
+    assert all(torch.equal(value, target.state_dict()[name]) for name, value in state.items())

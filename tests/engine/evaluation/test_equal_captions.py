@@ -1,0 +1,82 @@
+"""Captions under several videos, against counting one pair at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dataloaders.examples import Examples, ExamplesBuilder
+from engine.evaluation.equal_captions import equal_caption_groups, ranks_with_equal_captions
+from engine.evaluation.ranking import rank_tiles
+from engine.evaluation.similarity import MatrixTiles
+from tests.engine.evaluation.naive_ranking import naive_rank
+
+
+def split_of(pairs: list[tuple[str, str]]) -> Examples:
+    made = ExamplesBuilder()
+    for video, caption in pairs:
+        made.add(video, caption)
+    return made.build()
+
+
+def key(caption: str) -> str:
+    return " ".join(caption.casefold().split())
+
+
+def naive(scores: np.ndarray, split: Examples) -> tuple[np.ndarray, np.ndarray]:
+    keys = [key(caption) for caption in split.captions]
+    owners = split.video_of_caption.tolist()
+    t2v = []
+    for row, own in zip(scores, keys, strict=True):
+        right = {v for k, v in zip(keys, owners, strict=True) if k == own}
+        best = max(row[v] for v in right)
+        rivals = [s for v, s in enumerate(row) if v not in right]
+        t2v.append(naive_rank(best, rivals, own_equals=sum(row[v] == best for v in right)))
+    v2t = []
+    for video in range(split.num_videos):
+        mine = {k for k, v in zip(keys, owners, strict=True) if v == video}
+        sets: dict[int, float] = {}
+        for k, v, s in zip(keys, owners, scores[:, video], strict=True):
+            if v == video or k not in mine:
+                sets[v] = max(sets.get(v, -np.inf), s)
+        v2t.append(naive_rank(sets.pop(video), list(sets.values())))
+    return np.array(t2v), np.array(v2t)
+
+
+def test_case_and_spaces_do_not_make_a_caption_another() -> None:
+    split = split_of([("a", "A man sings"), ("b", " a man  sings"), ("c", "a man sings."), ("b", "x")])
+    assert [group.tolist() for group in equal_caption_groups(split)] == [[0, 1]]
+
+
+def test_the_same_caption_twice_under_one_video_is_no_group() -> None:
+    assert equal_caption_groups(split_of([("a", "x"), ("a", "x"), ("b", "y")])) == []
+
+
+def test_without_equal_captions_the_ranks_are_the_plain_ones() -> None:
+    split = split_of([("a", "x"), ("b", "y"), ("c", "z")])
+    tiles = MatrixTiles(np.random.default_rng(0).standard_normal((3, 3)))
+    plain = rank_tiles(tiles, split.video_of_caption)
+    t2v, v2t = ranks_with_equal_captions(tiles, split, plain, equal_caption_groups(split))
+    np.testing.assert_array_equal(t2v, plain.t2v)
+    np.testing.assert_array_equal(v2t, plain.v2t)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_all_videos_of_an_equal_caption_are_right(seed: int) -> None:
+    """Few texts, so that many are equal; few scores in half of the cases, so that many are tied."""
+    rng = np.random.default_rng(seed)
+    videos, captions = 70, 150  # more than one tile
+    pairs = [(f"v{v}", f"text {rng.integers(60)}") for v in range(videos)]
+    pairs += [(f"v{rng.integers(videos)}", f"text {rng.integers(60)}") for _ in range(captions - videos)]
+    split = split_of(pairs)
+    texts, which = np.unique([key(c) for c in split.captions], return_inverse=True)
+    by_text = (
+        rng.integers(4, size=(len(texts), videos)) if seed % 2 else rng.standard_normal((len(texts), videos))
+    )
+    tiles = MatrixTiles(by_text[which].astype(np.float32), tile=(64, 64))  # equal captions score equal
+    plain = rank_tiles(tiles, split.video_of_caption)
+    t2v, v2t = ranks_with_equal_captions(tiles, split, plain, equal_caption_groups(split))
+    expected = naive(tiles.similarity, split)
+    np.testing.assert_allclose(t2v, expected[0])
+    np.testing.assert_allclose(v2t, expected[1])
+    assert (t2v <= plain.t2v).all() and (v2t <= plain.v2t).all() and (t2v < plain.t2v).any()

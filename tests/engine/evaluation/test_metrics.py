@@ -1,0 +1,156 @@
+"""Metrics against the published code's golden figures, against other libraries, and what broke it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.evaluation.metrics import all_metrics, format_metrics, protocol_of, summarise
+from engine.evaluation.ranking import Rankings, rank_tiles
+from engine.evaluation.similarity import MatrixTiles
+from tests.engine.evaluation.naive_ranking import naive_t2v, naive_v2t
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def ranked(scores: np.ndarray, owner: np.ndarray) -> Rankings:
+    return rank_tiles(MatrixTiles(scores), owner)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_matrix_with_many_ties_equals_a_naive_count(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 5, size=(13, 7)).astype(np.float32)
+    owner = rng.integers(0, 7, size=13)
+    found = ranked(scores, owner)
+    np.testing.assert_array_equal(found.t2v, naive_t2v(scores, owner))
+    np.testing.assert_array_equal(found.v2t, naive_v2t(scores, owner))
+
+
+@pytest.mark.parametrize("name", ["single", "multi"])
+def test_golden(name: str) -> None:
+    golden = json.loads((GOLDEN / "golden.json").read_text(encoding="utf-8"))[f"metrics/{name}"]
+    data = np.load(GOLDEN / "golden.npz")
+    scores = data[f"metrics/{name}_sim"]
+    counts = data["metrics/multi_caption_counts"] if name == "multi" else np.ones(len(scores), int)
+    ours = all_metrics(ranked(scores, np.repeat(np.arange(len(counts)), counts)))
+    for direction in ("t2v", "v2t"):
+        for k in (1, 5, 10):
+            assert ours[f"{direction}/R@{k}"] == pytest.approx(golden[direction][f"R{k}"], rel=1e-6)
+        assert ours[f"{direction}/MedianR"] == golden[direction]["MR"]
+        assert ours[f"{direction}/MeanR"] == pytest.approx(golden[direction]["MeanR"])
+    assert ("published_t2v/MedianR" in ours) == (name == "multi")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_torchmetrics_agrees_where_nothing_is_tied(seed: int) -> None:
+    torchmetrics = pytest.importorskip("torchmetrics.functional.retrieval")
+    import torch
+
+    rng = np.random.default_rng(seed)
+    owner = np.r_[np.arange(9), rng.integers(0, 9, size=31)]
+    scores = rng.permutation(40 * 9).reshape(40, 9).astype(np.float32)
+    ours = all_metrics(ranked(scores, owner))
+    whole = torch.from_numpy(scores)
+    for direction, matrix, right in (
+        ("t2v", whole, torch.from_numpy(owner[:, None] == np.arange(9))),
+        ("v2t", whole.T, torch.from_numpy((owner[:, None] == np.arange(9)).T)),
+    ):
+        pairs = list(zip(matrix, right, strict=True))
+        precision = [float(torchmetrics.retrieval_average_precision(s, t)) for s, t in pairs]
+        assert ours[f"{direction}/mAP"] == pytest.approx(100 * np.mean(precision), rel=1e-5)
+        named = "t2v" if direction == "t2v" else "v2t_any"
+        for k in (1, 5):
+            hits = [float(torchmetrics.retrieval_hit_rate(s, t, top_k=k)) for s, t in pairs]
+            assert ours[f"{named}/R@{k}"] == pytest.approx(100 * np.mean(hits), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_scikit_learn_agrees_where_nothing_is_tied(seed: int) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    owner = np.r_[np.arange(9), rng.integers(0, 9, size=31)]
+    scores = rng.permutation(40 * 9).reshape(40, 9).astype(np.float32)
+    right = owner[:, None] == np.arange(9)
+    ours = all_metrics(ranked(scores, owner))
+    by_label = sklearn.label_ranking_average_precision_score
+    assert ours["t2v/mAP"] == pytest.approx(100 * by_label(right, scores))
+    assert ours["v2t/mAP"] == pytest.approx(100 * by_label(right.T, scores.T))
+    assert ours["t2v/R@5"] == pytest.approx(100 * sklearn.top_k_accuracy_score(owner, scores, k=5))
+
+
+def test_sums_and_means_of_recalls() -> None:
+    rng = np.random.default_rng(0)
+    ours = all_metrics(ranked(rng.standard_normal((60, 60)), np.arange(60)))
+    t2v, v2t = ([ours[f"{d}/R@{k}"] for k in (1, 5, 10)] for d in ("t2v", "v2t"))
+    assert ours["RSum"] == pytest.approx(sum(t2v) + sum(v2t))
+    assert ours["t2v/GeoMean"] == pytest.approx(np.prod(t2v) ** (1 / 3))
+    assert ours["t2v/R@50"] >= ours["t2v/R@10"]
+
+
+def test_the_published_median_of_several_captions_is_the_lower_one() -> None:
+    """FR-46: ranks 1, 2, 1, 2 have the median 1.5, or 1 as the published code takes it."""
+    scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.5]])
+    owner = np.array([0, 0, 0, 1])
+    found = ranked(scores, owner)
+    np.testing.assert_array_equal(found.t2v, [1, 2, 1, 2])
+    np.testing.assert_array_equal(found.v2t, [1, 2])
+    ours = all_metrics(found)
+    assert ours["t2v/R@1"] == 50.0 and ours["t2v/MeanR"] == 1.5
+    assert ours["t2v/MedianR"] == 1.5 and ours["published_t2v/MedianR"] == 1.0
+    shuffle = np.array([3, 1, 0, 2])
+    assert all_metrics(ranked(scores[shuffle], owner[shuffle])) == pytest.approx(ours)
+
+
+def test_three_better_captions_of_one_rival_cost_one_rank_by_sets_and_three_by_any_caption() -> None:
+    found = ranked(np.array([[0.9, 0.6], [0.2, 0.8], [0.7, 0.7], [0.1, 0.5]]), np.array([0, 0, 0, 1]))
+    assert found.v2t[1] == 2.0
+    assert found.v2t_any[1] == 4.0
+
+
+def test_a_constant_matrix_is_never_better_than_chance() -> None:
+    ours = all_metrics(ranked(np.ones((4, 4), np.float32), np.arange(4)))
+    assert ours["t2v/R@1"] == 0.0
+    assert ours["t2v/MeanR"] == ours["v2t/MeanR"] == ours["v2t_any/MeanR"] == 2.5
+    assert ours["t2v/mAP"] <= 100 * np.mean(1 / np.arange(1, 5))
+
+
+def test_every_query_has_exactly_one_rank_with_infinite_scores() -> None:
+    scores = np.array([[-np.inf, -np.inf, -np.inf], [1.0, 2.0, 3.0]])
+    np.testing.assert_array_equal(ranked(scores, np.array([0, 2])).t2v, [2.0, 1.0])
+
+
+def test_half_precision_ties_are_ties() -> None:
+    scores = np.array([[0.5, 0.5, 0.1]], dtype=np.float16)
+    assert ranked(scores, np.array([0])).t2v[0] == 1.5
+
+
+def test_nan_names_the_query() -> None:
+    with pytest.raises(ValueError, match="caption 1 is NaN"):
+        ranked(np.array([[0.1, 0.2], [np.nan, 0.2]]), np.array([0, 1]))
+
+
+def test_a_video_without_captions_is_a_candidate_but_no_query() -> None:
+    found = ranked(np.array([[0.5, 0.9], [0.5, 0.1]]), np.array([0, 0]))
+    np.testing.assert_array_equal(found.t2v, [2.0, 1.0])
+    assert found.v2t[0] == 1.0 and np.isnan(found.v2t[1]) and np.isnan(found.v2t_any[1])
+    assert all_metrics(found)["v2t/R@1"] == 100.0
+
+
+def test_nothing_to_rank_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing to rank"):
+        summarise(np.array([np.nan]), direction="t2v")
+
+
+def test_the_protocol_is_named() -> None:
+    assert protocol_of(np.arange(3))["name"] == "one_caption"
+    assert protocol_of(np.array([0, 0, 1]))["name"] == "several_captions"
+    assert protocol_of(np.arange(3), "paragraph")["queries"] == "all captions of a video joined to one query"
+
+
+def test_lines_for_the_log_name_direction_and_figures() -> None:
+    lines = format_metrics(all_metrics(ranked(np.eye(3), np.arange(3))))
+    assert lines[0].startswith("text to video: R@1 100.0") and lines[1].startswith("video to text")

@@ -1,0 +1,212 @@
+"""What a run leaves and says: steps.jsonl, TensorBoard, Weights & Biases (a stand-in), only from rank 0."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from engine.logs.run_log import RunLog
+from engine.logs.steps_jsonl import read_steps
+from engine.process.errors import StoppedBySignal
+
+RECORD = {"step": 5, "epoch": 1, "loss": 0.5, "VTM": 0.25, "lr/text": 1e-3, "clips_per_second": 10.0}
+
+
+class FakeRun:
+    def __init__(self) -> None:
+        self.logged: list[dict[str, Any]] = []
+        self.axes: dict[str, str] = {}
+        self.exit_code: int | None = None
+
+    def define_metric(self, name: str, *, step_metric: str) -> None:
+        assert name not in self.axes
+        self.axes[name] = step_metric
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+class FakeWandb(ModuleType):
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.calls: list[dict[str, Any]] = []
+        self.runs: list[FakeRun] = []
+        self.error: Exception | None = None
+
+    def init(self, **arguments: Any) -> FakeRun:
+        if self.error:
+            raise self.error
+        self.calls.append(arguments)
+        self.runs.append(FakeRun())
+        return self.runs[-1]
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    return fake
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "实验一"
+    folder.mkdir()
+    yield folder
+
+
+def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
+
+
+def test_a_step_in_the_file_and_in_tensorboard(output: Path, tmp_path: Path) -> None:
+    log = RunLog(output, active=True, logdir=str(tmp_path / "tb"))
+    log.step_record(RECORD)
+    log.close()
+    (record,) = read_steps(output / "steps.jsonl")
+    assert record.pop("seconds") >= 0
+    assert record == RECORD
+    shown = tensorboard_scalars(tmp_path / "tb")
+    assert shown["train/VTM"] == [(5, 0.25)] and shown["train/epoch"] == [(5, 1.0)]
+    assert shown["lr/text"][0] == (5, pytest.approx(1e-3))
+    assert "train/step" not in shown
+
+
+def test_other_ranks_are_silent(output: Path, tmp_path: Path, wandb: FakeWandb) -> None:
+    log = RunLog(output, active=False, logdir=str(tmp_path / "tb"), wandb=True, config={})
+    log.step_record(RECORD)
+    log.truncate_steps(3)
+    log.close()
+    assert list(output.iterdir()) == [] and not (tmp_path / "tb").exists() and wandb.calls == []
+
+
+def test_resume_cuts_the_file_and_tensorboard_and_counts_seconds_on(output: Path, tmp_path: Path) -> None:
+    log = RunLog(output, active=True, logdir=str(tmp_path / "tb"))
+    log.truncate_steps(0)  # where --resume auto found nothing
+    for step in (2, 4, 6):
+        log.step_record({"step": step, "loss": float(step)})
+    log.close()
+    lines = (output / "steps.jsonl").read_text(encoding="utf-8")
+    (output / "steps.jsonl").write_text(
+        "\n".join(f'{{"step": {r["step"]}, "seconds": 100}}' for r in read_steps(output / "steps.jsonl"))
+        + "\n",
+        encoding="utf-8",
+    )
+    assert lines.count("\n") == 3
+
+    log = RunLog(output, active=True, logdir=str(tmp_path / "tb"))
+    log.truncate_steps(4)
+    log.step_record({"step": 6, "loss": 66.0})
+    log.close()
+    records = read_steps(output / "steps.jsonl")
+    assert [r["step"] for r in records] == [2, 4, 6]
+    assert 100 <= records[-1]["seconds"] < 160
+    assert tensorboard_scalars(tmp_path / "tb")["train/loss"] == [(2, 2.0), (4, 4.0), (6, 66.0)]
+
+
+def close_while(error: BaseException, log: RunLog) -> None:
+    with contextlib.suppress(type(error)):
+        try:
+            raise error
+        finally:
+            log.close()
+
+
+def test_a_stopped_run_leaves_a_mark_until_it_goes_on(output: Path) -> None:
+    mark = output / "stopped"
+    close_while(StoppedBySignal("stopped by SIGUSR1", exit_code=0), RunLog(output, active=False))
+    close_while(StoppedBySignal("stopped by SIGINT", exit_code=130), RunLog(output, active=True))
+    close_while(RuntimeError("broken"), RunLog(output, active=True))
+    RunLog(output, active=True).close()
+    assert not mark.exists()
+    close_while(StoppedBySignal("stopped by SIGUSR1", exit_code=0), RunLog(output, active=True))
+    assert mark.read_text(encoding="utf-8") == "stopped by SIGUSR1\n"
+    RunLog(output, active=False).close()
+    assert mark.exists()
+    RunLog(output, active=True).close()
+    assert not mark.exists()
+
+
+def test_evaluations_stand_against_epochs(output: Path, tmp_path: Path, wandb: FakeWandb) -> None:
+    log = RunLog(output, active=True, logdir=str(tmp_path / "tb"), wandb=True)
+    log.step_record(RECORD)
+    log.scalars({"t2v/R@1": 40.0}, step=1)
+    log.step_record({**RECORD, "step": 6})
+    log.close()
+    (run,) = wandb.runs
+    assert run.axes["t2v/R@1"] == "epoch" and run.axes["train/VTM"] == "step"
+    assert run.logged[1] == {"t2v/R@1": 40.0, "epoch": 1}
+    assert [values["step"] for values in (run.logged[0], run.logged[2])] == [5, 6]
+    assert run.logged[0]["train/loss"] == 0.5 and run.logged[0]["lr/text"] == 1e-3
+    assert tensorboard_scalars(tmp_path / "tb")["t2v/R@1"] == [(1, 40.0)]
+
+
+def test_wandb_takes_folder_name_and_settings(output: Path, wandb: FakeWandb) -> None:
+    RunLog(output, active=True, wandb=True, config={"seed": 3, "resume": None}).close()
+    (call,) = wandb.calls
+    assert call["name"] == "实验一" and call["config"] == {"seed": 3, "resume": None}
+    assert call["project"] == "hmmc" and call["dir"] == str(output)
+    assert call["id"] == (output / "wandb_run_id").read_text(encoding="utf-8").strip()
+    assert wandb.runs[0].exit_code == 0
+
+
+def test_wandb_goes_on_with_its_run_only_when_the_run_does(output: Path, wandb: FakeWandb) -> None:
+    for resume in ("auto", "auto", None):
+        RunLog(output, active=True, wandb=True, config={"resume": resume}).close()
+    first, resumed, fresh = (call["id"] for call in wandb.calls)
+    assert first == resumed != fresh
+
+
+def test_wandb_project_of_the_environment(
+    output: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    RunLog(output, active=True, wandb=True).close()
+    assert wandb.calls[0]["project"] == "ours"
+
+
+def test_wandb_marks_a_run_that_ends_by_an_error(output: Path, wandb: FakeWandb) -> None:
+    for error in (RuntimeError("broken"), StoppedBySignal("stopped by SIGTERM", exit_code=0)):
+        close_while(error, RunLog(output, active=True, wandb=True))
+    assert [run.exit_code for run in wandb.runs] == [1, 0]
+
+
+def test_wandb_where_it_is_not_installed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match="--wandb: .*pip install wandb"):
+        RunLog(output, active=True, wandb=True)
+
+
+def test_wandb_that_cannot_open_a_run_is_one_line(output: Path, wandb: FakeWandb) -> None:
+    wandb.error = RuntimeError("no API key\nconfigured")
+    with pytest.raises(ValueError, match=r"--wandb: .*no API key configured.*WANDB_MODE=offline"):
+        RunLog(output, active=True, wandb=True)
+
+
+def test_without_the_flag_wandb_is_not_even_imported(output: Path, wandb: FakeWandb) -> None:
+    log = RunLog(output, active=True, config={"wandb": False})
+    log.step_record(RECORD)
+    log.close()
+    assert wandb.calls == [] and not (output / "wandb_run_id").exists()
+
+
+def test_a_logdir_that_cannot_be_written(output: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="--logdir .*cannot be written"):
+        RunLog(output, active=True, logdir=str(tmp_path / "file" / "tb"))

@@ -1,0 +1,62 @@
+"""Small splits with known rankings, for the tests of reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dataloaders.examples import Examples, ExamplesBuilder
+from engine.evaluation.compute_metrics import Measures, measure
+from engine.evaluation.metrics import protocol_of
+from engine.evaluation.similarity import MatrixTiles
+
+ENGLISH = (
+    "a red circle moves left",
+    "the blue <b>square</b> & a star",
+    "nothing happens for a long time at all",
+)
+CHINESE = ("一个红色的圆向左移动", "蓝色的方块落下来了", "画面里什么也没有发生")
+
+
+def examples(videos: int, *, captions: int = 1, texts: tuple[str, ...] = ENGLISH) -> Examples:
+    """Videos v0, v1, ... with `captions` different captions each."""
+    made = ExamplesBuilder()
+    for video in range(videos):
+        for number in range(captions):
+            made.add(f"v{video}", f"{texts[(video + number) % len(texts)]} {video}.{number}")
+    return made.build()
+
+
+def scores(split: Examples, *, skill: float, seed: int = 0) -> np.ndarray:
+    """Random scores [N, V], the own video's raised by `skill`."""
+    made = np.random.default_rng(seed).standard_normal((split.num_captions, split.num_videos))
+    made[np.arange(split.num_captions), split.video_of_caption] += skill
+    return made.astype(np.float32)
+
+
+def measured(split: Examples, matrix: np.ndarray, **options: Any) -> tuple[Measures, MatrixTiles]:
+    tiles = MatrixTiles(matrix)
+    return measure(tiles, split.video_of_caption, logit_scale=1.0, **options), tiles
+
+
+def result_of(split: Examples, found: Measures, **about: Any) -> dict[str, Any]:
+    """What metrics.jsonl says, with settings."""
+    return {
+        "epoch": None,
+        "dataset": "toy",
+        "split": "test",
+        "language": "english",
+        "checkpoint": "runs/toy/pytorch_model.bin.4",
+        "checkpoint_sha256": "ab" * 32,
+        "videos": split.num_videos,
+        "captions": split.num_captions,
+        "videos_of_benchmark": split.num_videos,
+        "comparable": True,
+        "protocol": protocol_of(split.video_of_caption),
+        **found.values,
+        "intervals": found.intervals,
+        "post_processing": found.looks_at,
+        "settings": {"clip_model": "ViT-B/32", "use_temp": True, "use_frame_fea": True},
+        **about,
+    }

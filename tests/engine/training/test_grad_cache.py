@@ -1,0 +1,83 @@
+"""A few clips at a time give the gradient of the whole batch."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from engine.training.grad_cache import cached_backward
+from modules.dual_encoder import DualEncoder
+from tests.modules import tiny
+
+SINGLE = [{**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")]
+
+
+def models(case: int | str) -> tuple[DualEncoder, DualEncoder]:
+    if case == "finetune":
+        return tiny.retrieval_model().double(), tiny.retrieval_model().double()
+    options: dict[str, Any] = {} if case == "all" else SINGLE[int(case)]
+    return tiny.pretrain_model(**options).double(), tiny.pretrain_model(**options).double()
+
+
+def cached(model: DualEncoder, batch: dict[str, torch.Tensor], chunk: int) -> dict[str, torch.Tensor]:
+    return cached_backward(
+        model, batch, chunk=chunk, scale=lambda loss: 2.0 * loss, cast=contextlib.nullcontext
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 8])
+@pytest.mark.parametrize("case", ["finetune", "all", 0, 1, 2, 3])
+def test_the_gradient_is_that_of_the_whole_batch(case: int | str, chunk: int) -> None:
+    plain, other = models(case)
+    batch = tiny.batch(4, padded=True, tags=case != "finetune")
+    expected = plain(batch)
+    (2.0 * expected["loss"]).backward()
+    losses = cached(other, batch, chunk)
+    assert set(losses) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value.detach(), rtol=1e-9, atol=1e-12)
+    ours, theirs = tiny.gradients(other), tiny.gradients(plain)
+    assert set(ours) == set(theirs) and any(g.abs().max() > 1e-3 for g in theirs.values())
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+    for name, value in plain.state_dict().items():  # queues, pointer, momentum weights, statistics
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_dropout_is_drawn_again_as_it_was() -> None:
+    """Both encodings of a chunk see the same dropout: with one chunk the gradient is the plain one's."""
+    plain, other = models("finetune")
+    for model in (plain, other):
+        model.text_encoder.ln_final = nn.Sequential(model.text_encoder.ln_final, nn.Dropout(0.5))
+    batch = tiny.batch(4)
+    torch.manual_seed(3)
+    (2.0 * plain(batch)["loss"]).backward()
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    cached(other, batch, 4)
+    torch.testing.assert_close(torch.rand(1), after, msg="the stream goes on where it would have")
+    for name, gradient in tiny.gradients(plain).items():
+        torch.testing.assert_close(tiny.gradients(other)[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_autocast_holds_for_both_passes() -> None:
+    """Against the float32 gradient the cached one is no further off than the plain bfloat16 one."""
+
+    def whole(model: nn.Module) -> torch.Tensor:
+        gradients = tiny.gradients(model).values()
+        assert all(g.dtype == torch.float32 for g in gradients)
+        return torch.cat([g.flatten() for g in gradients])
+
+    batch, low = tiny.batch(4), torch.bfloat16
+    exact, plain, other = (tiny.retrieval_model() for _ in range(3))
+    exact(batch)["loss"].backward()
+    with torch.autocast("cpu", dtype=low):
+        loss = plain(batch)["loss"]
+    loss.backward()
+    cached_backward(other, batch, chunk=2, scale=torch.clone, cast=lambda: torch.autocast("cpu", dtype=low))
+    errors = [((whole(m) - whole(exact)).norm() / whole(exact).norm()).item() for m in (plain, other)]
+    assert 1e-4 < errors[1] < 1.5 * errors[0] < 0.1

@@ -1,0 +1,105 @@
+"""BertAdam, its schedule and its groups (METHOD 5)."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from engine.training.optimizer import (
+    BertAdam,
+    build_optimizer,
+    parameter_groups,
+    parameter_part,
+    warmup_cosine,
+)
+
+
+def test_schedule_starts_at_zero_rises_drops_a_little_and_ends_at_zero() -> None:
+    assert warmup_cosine(0.0, warmup=0.1) == 0.0
+    assert warmup_cosine(0.05, warmup=0.1) == pytest.approx(0.5)
+    assert warmup_cosine(0.1, warmup=0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.1)))
+    assert warmup_cosine(1.0, warmup=0.1) == pytest.approx(0.0)
+    assert warmup_cosine(0.0, warmup=0.0) == 1.0
+
+
+def test_three_steps_equal_the_formula_written_out() -> None:
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    optimizer = BertAdam([{"params": [parameter], "weight_decay": 0.1}], lr=0.5, total_steps=4, warmup=0.25)
+    theta, m, v = parameter.detach().clone(), torch.zeros(2).double(), torch.zeros(2).double()
+    for step in range(3):
+        grad = torch.tensor([0.3 * (step + 1), -0.2], dtype=torch.float64)
+        parameter.grad = grad.clone()
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * grad, 0.98 * v + 0.02 * grad**2
+        theta = theta - 0.5 * warmup_cosine(step / 4, warmup=0.25) * (m / (v.sqrt() + 1e-6) + 0.1 * theta)
+        torch.testing.assert_close(parameter.detach(), theta, rtol=1e-12, atol=1e-12)
+    assert optimizer.steps_done == 3
+
+
+def test_the_first_step_changes_nothing() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = BertAdam([parameter], lr=1.0, total_steps=10, warmup=0.1)
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), torch.ones(3))
+
+
+class _Named(nn.Module):
+    """Parameters under the published names, and one momentum copy that does not train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual_encoder = nn.ModuleDict(
+            {"visual": nn.Linear(2, 2), "temporal_transformer": nn.LayerNorm(2)}
+        )
+        self.text_encoder = nn.ModuleDict({"ln_final": nn.LayerNorm(2), "LayerNorm": nn.LayerNorm(2)})
+        self.visual_encoder_k = nn.Linear(2, 2).requires_grad_(False)
+
+
+def test_groups_by_part_and_decay() -> None:
+    model = _Named()
+    groups = parameter_groups(model, lr=1.0, text_lr=2.0, coef_lr=0.1, weight_decay=0.2)
+    by_name = {group["name"]: group for group in groups}
+    assert by_name["image tower"]["lr"] == pytest.approx(0.1)
+    assert by_name["text encoder"]["lr"] == 2.0 and by_name["rest"]["lr"] == 1.0
+    assert by_name["image tower"]["weight_decay"] == 0.2
+    assert by_name["image tower, no decay"]["weight_decay"] == 0.0
+    # CLIP's ln_* weights decay, BERT's LayerNorm weights do not; no bias does.
+    assert by_name["text encoder"]["params"] == [model.text_encoder["ln_final"].weight]
+    assert len(by_name["text encoder, no decay"]["params"]) == 3
+    trained = [id(p) for group in groups for p in group["params"]]
+    assert sorted(trained) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_part_of_each_name() -> None:
+    assert parameter_part("visual_encoder.visual.proj") == "image tower"
+    assert parameter_part("visual_encoder.frame_position_embeddings.weight") == "rest"
+    assert parameter_part("text_encoder.text_proj.weight") == "text encoder"
+    assert parameter_part("cls.bias") == "rest"
+
+
+def test_state_survives_a_round_trip() -> None:
+    torch.manual_seed(0)
+    models = [nn.Linear(3, 3), nn.Linear(3, 3)]
+    models[1].load_state_dict(models[0].state_dict())
+    options = {
+        "lr": 0.1,
+        "text_lr": 0.1,
+        "coef_lr": 1.0,
+        "weight_decay": 0.2,
+        "warmup": 0.1,
+        "total_steps": 9,
+    }
+    first, second = (build_optimizer(m, **options) for m in models)
+    for step in range(4):
+        if step == 2:
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+            models[1].load_state_dict(models[0].state_dict())
+        for model, optimizer in zip(models, (first, second), strict=True):
+            optimizer.zero_grad()
+            model(torch.ones(1, 3)).sum().backward()
+            if step >= 2 or model is models[0]:
+                optimizer.step()
+    torch.testing.assert_close(models[0].weight, models[1].weight, rtol=0, atol=0)

@@ -1,0 +1,145 @@
+"""The curves of a run: every number of its steps.jsonl and metrics.jsonl by name, on three axes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.logs.steps_jsonl import Record, read_steps
+
+AXES = ("step", "epoch", "hours")
+METRIC_KEYS = ("epoch", "dataset", "language")
+_NOT_CURVES = ("step", "epoch", "seconds")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value. A position is None where it is unknown; `epoch` counts epochs done, with fractions."""
+
+    step: float | None
+    epoch: float | None
+    hours: float | None
+    value: float  # NaN where the run recorded a number that is not finite
+
+
+@dataclass
+class RunCurves:
+    """One output folder. `evaluated` holds the figures of runs that only evaluated: they have no position."""
+
+    label: str
+    folder: Path
+    curves: dict[str, list[Point]] = field(default_factory=dict)
+    evaluated: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.curves and not self.evaluated
+
+
+def read_curves(folder: Path, *, label: str) -> RunCurves:
+    """Read what is there; a file that the run has not written yet leaves its curves out.
+
+    Raises `ValueError` naming the folder that does not exist, or file and line that cannot be read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give the output folders of runs")
+    run = RunCurves(label, folder)
+    steps, metrics = folder / "steps.jsonl", folder / "metrics.jsonl"
+    records = read_steps(steps) if steps.is_file() else []
+    evaluations = _evaluations(metrics) if metrics.is_file() else []
+    ends = _ends_of_epochs(records, evaluations)
+    for record in records:
+        _add(run, record, skip=_NOT_CURVES, at=_position(record, ends))
+    for entry in evaluations:
+        _add_evaluation(run, entry, ends)
+    return run
+
+
+def metric_name(entry: Mapping[str, Any], name: str) -> str:
+    """A figure's name with what it was measured on: figures of two test sets never share a panel."""
+    return f"{' '.join(_measured_on(entry))}: {name}"
+
+
+def _measured_on(entry: Mapping[str, Any]) -> list[str]:
+    """Data set, language, and the split where it is not the test split."""
+    about = [str(entry["dataset"]), str(entry["language"])]
+    return about if entry.get("split", "test") == "test" else [*about, str(entry["split"])]
+
+
+def _position(record: Record, ends: Mapping[int, Record]) -> tuple[float, float | None, float | None]:
+    """Step, epochs done and hours of a record."""
+    seconds = record.get("seconds")
+    hours = seconds / 3600 if isinstance(seconds, int | float) else None
+    # The first epoch's length is that of all; it is known once its last step is.
+    epochs = record["step"] / ends[0]["step"] if 0 in ends else None
+    return record["step"], epochs, hours
+
+
+def _ends_of_epochs(records: list[Record], evaluations: list[dict[str, Any]]) -> dict[int, Record]:
+    """The last record of every epoch that is over: a later one has begun, or it was evaluated."""
+    last = {record["epoch"]: record for record in records if isinstance(record.get("epoch"), int)}
+    evaluated = {entry["epoch"] for entry in evaluations}
+    return {epoch: record for epoch, record in last.items() if epoch < max(last) or epoch in evaluated}
+
+
+def _add(run: RunCurves, record: Record, *, skip: tuple[str, ...], at: tuple[Any, Any, Any]) -> None:
+    for name, value in _numbers(record):
+        if name not in skip:
+            run.curves.setdefault(name, []).append(Point(*at, value))
+
+
+def _add_evaluation(run: RunCurves, entry: dict[str, Any], ends: Mapping[int, Record]) -> None:
+    figures = {name: value for name, value in _numbers(entry) if "/" in name}
+    epoch = entry["epoch"]
+    if epoch is None:
+        run.evaluated |= {metric_name(entry, name): value for name, value in figures.items()}
+        return
+    end = ends.get(epoch)
+    step, _, hours = _position(end, ends) if end else (None, None, None)
+    for name, value in figures.items():
+        points = run.curves.setdefault(metric_name(entry, name), [])
+        points.append(Point(step, epoch + 1.0, hours, value))
+
+
+def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        if value is None:
+            yield name, math.nan
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, float(value)
+
+
+def _evaluations(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; an epoch that comes again makes void what stood for it and later ones."""
+    found: list[dict[str, Any]] = []
+    # Bytes: a killed run may have left a line cut off within a character.
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or any(key not in entry for key in METRIC_KEYS):
+            raise ValueError(f"{path} line {number}: not an evaluation with {', '.join(METRIC_KEYS)}")
+        if "selected_on" in entry and any(_same_epoch(kept, entry) for kept in found):
+            continue  # the epoch that the run reports, evaluated again
+        if entry["epoch"] is not None:
+            found = [kept for kept in found if _stays(kept, entry)]
+        found.append(entry)
+    return found
+
+
+def _same_epoch(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    return _measured_on(earlier) == _measured_on(entry) and earlier["epoch"] == entry["epoch"]
+
+
+def _stays(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether `earlier` is still good once `entry` has been written: other data, or an epoch before."""
+    return (
+        _measured_on(earlier) != _measured_on(entry)
+        or earlier["epoch"] is None
+        or earlier["epoch"] < entry["epoch"]
+    )

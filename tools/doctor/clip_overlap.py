@@ -1,0 +1,85 @@
+"""Clips that are cut from the same source video, and those that overlap in time.
+
+VATEX ids say it, SOURCE_SSSSSS_EEEEEE (seconds); MSR-VTT's annotations have `url`, `start time` and
+`end time` of every video. Two clips of one source can show the same scene under two ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataloaders.datasets.files import read_json
+
+_VATEX_ID = re.compile(r"(.+)_(\d{6})_(\d{6})")
+
+
+class Span(NamedTuple):
+    """Seconds `start` to `end` of the video `source`."""
+
+    source: str
+    start: float
+    end: float
+
+    def overlaps(self, other: Span) -> bool:
+        return self.source == other.source and min(self.end, other.end) > max(self.start, other.start)
+
+
+def spans_of_ids(video_ids: Iterable[str]) -> dict[str, Span]:
+    """The spans that ids of VATEX's form name; other ids are left out."""
+    matches = ((video_id, _VATEX_ID.fullmatch(video_id)) for video_id in video_ids)
+    return {video_id: Span(m[1], float(m[2]), float(m[3])) for video_id, m in matches if m}
+
+
+def spans_of_msrvtt(annotations: Path) -> dict[str, Span]:
+    """The spans of MSRVTT_data.json's `videos`; entries without url and times are left out."""
+    content = read_json(annotations)
+    videos = content.get("videos", []) if isinstance(content, dict) else []
+    named = ((video, _msrvtt_span(video)) for video in videos if isinstance(video, dict))
+    return {str(video.get("video_id")): span for video, span in named if span}
+
+
+def _msrvtt_span(video: Mapping[str, Any]) -> Span | None:
+    url, start, end = video.get("url"), video.get("start time"), video.get("end time")
+    if not url or not isinstance(start, int | float) or not isinstance(end, int | float):
+        return None
+    return Span(str(url), float(start), float(end))
+
+
+def overlapping_pairs(spans: Mapping[str, Span], ids: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of clips among `ids` that overlap in time, each pair once."""
+    by_source = _by_source(spans, ids)
+    return [
+        (first, second)
+        for clips in by_source.values()
+        for number, first in enumerate(clips)
+        for second in clips[number + 1 :]
+        if spans[first].overlaps(spans[second])
+    ]
+
+
+def shared_sources(
+    spans: Mapping[str, Span], test_ids: Iterable[str], train_ids: Iterable[str]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Test clips whose source training has too; and (test, training) pairs that overlap in time."""
+    trained = _by_source(spans, train_ids)
+    same_source: list[str] = []
+    overlapping: list[tuple[str, str]] = []
+    for test_id in test_ids:
+        span = spans.get(test_id)
+        others = [clip for clip in trained.get(span.source, []) if clip != test_id] if span else []
+        if span and others:
+            same_source.append(test_id)
+            overlapping += [(test_id, clip) for clip in others if span.overlaps(spans[clip])]
+    return same_source, overlapping
+
+
+def _by_source(spans: Mapping[str, Span], ids: Iterable[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for video_id in ids:
+        if video_id in spans:
+            groups[spans[video_id].source].append(video_id)
+    return groups

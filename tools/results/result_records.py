@@ -1,0 +1,90 @@
+"""Published and measured figures as records: one a row, direction and kind of figure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tools.results.published import COLUMNS, DIRECTIONS, Published, PublishedRow
+from tools.results.row_matching import size_problem
+from tools.results.run_folders import Run
+
+OWN_TABLE = "own runs"
+TABLES = ("zero-shot", "fine-tune", OWN_TABLE)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a table. `values` follow COLUMNS; `deviations` are there with two runs or more."""
+
+    table: str
+    direction: str
+    row: str
+    method: str
+    test: str
+    figures: str  # "published", "measured", "difference"
+    values: tuple[float, ...]
+    deviations: tuple[float, ...] | None = None
+    runs: int | None = None
+    seeds: int | None = None  # different ones, as far as known
+    comparable: bool = True
+
+
+def published_records(published: Published, runs: Mapping[str, Sequence[Run]]) -> list[Record]:
+    """All published rows in order; `runs` by row id add the measured figures and the difference.
+
+    The difference is mean - published, and left out where the test list is not the published one.
+    """
+    records = []
+    for table in TABLES:
+        for direction in DIRECTIONS:
+            for row in published.rows.values():
+                if row.table == table:
+                    records += _row_records(row, direction, runs.get(row.id, ()), published)
+    return records
+
+
+def _row_records(
+    row: PublishedRow, direction: str, runs: Sequence[Run], published: Published
+) -> list[Record]:
+    head = (row.table, direction, row.id, row.method, row.test)
+    figures = tuple(row.figures[f"{direction}/{column}"] for column in COLUMNS)
+    records = [Record(*head, "published", figures)]
+    if not runs:
+        return records
+    comparable = not any(size_problem(run, row, published) for run in runs)
+    measured = _measured(head, runs, comparable=comparable)
+    records.append(measured)
+    if comparable:
+        difference = tuple(ours - theirs for ours, theirs in zip(measured.values, figures, strict=True))
+        records.append(Record(*head, "difference", difference))
+    return records
+
+
+def own_records(runs: Mapping[str, Sequence[Run]]) -> list[Record]:
+    """Measured figures of runs that belong to no published row, by label."""
+    records = []
+    for direction in DIRECTIONS:
+        for label, group in runs.items():
+            evaluation = group[0].evaluation
+            test = f"{evaluation['dataset']} ({evaluation['language']})"
+            records.append(_measured((OWN_TABLE, direction, label, label, test), group, comparable=True))
+    return records
+
+
+def _measured(head: tuple[str, str, str, str, str], runs: Sequence[Run], *, comparable: bool) -> Record:
+    columns = [[float(run.evaluation[f"{head[1]}/{column}"]) for run in runs] for column in COLUMNS]
+    return Record(
+        *head,
+        "measured",
+        tuple(statistics.fmean(column) for column in columns),
+        deviations=tuple(statistics.stdev(column) for column in columns) if len(runs) > 1 else None,
+        runs=len(runs),
+        seeds=len(_seeds(runs)),
+        comparable=comparable,
+    )
+
+
+def _seeds(runs: Iterable[Run]) -> set[int]:
+    return {run.seed for run in runs if run.seed is not None}

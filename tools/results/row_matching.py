@@ -1,0 +1,82 @@
+"""Which row of the published tables a run belongs to, and where it departs from that row."""
+
+from __future__ import annotations
+
+from tools.results.published import Published, PublishedRow
+from tools.results.run_folders import Run, Settings, settings_beside
+
+# Settings that count at the moment of evaluation; all others are those of the training.
+_AT_EVALUATION = ("clip_model", "use_temp", "use_frame_fea", "max_frames", "temporal_layers", "top_frames")
+_GIVE_ROW = "; --row ROW=FOLDER places it nevertheless"
+
+
+class Unplaced(ValueError):
+    """A run that belongs to no published row without doubt; the message says why."""
+
+
+def find_row(run: Run, published: Published) -> PublishedRow:
+    """The row whose job, data, language, pre-training and published settings are those of the run.
+
+    Raises `Unplaced` where there is none or doubt.
+    """
+    table, pretrained = _origin(run.config)
+    data = (run.evaluation["dataset"], run.evaluation["language"])
+    for row in published.rows.values():
+        if (row.table, row.pretrained, row.dataset, row.language) == (table, pretrained, *data):
+            differences = departures(run, row)
+            if differences:
+                raise Unplaced(f"not as published for {row.id}: {', '.join(differences)}{_GIVE_ROW}")
+            return row
+    raise Unplaced(f"no published row has {' '.join(data)}, {table}{', pre-trained' * pretrained}")
+
+
+def check_row(run: Run, row: PublishedRow) -> None:
+    """Raise `ValueError` where a run cannot stand in `row`: another data set or language."""
+    data = (run.evaluation["dataset"], run.evaluation["language"])
+    if data != (row.dataset, row.language):
+        raise ValueError(
+            f"--row {row.id}: {run.folder} was evaluated on {' '.join(data)}, "
+            f"the row is {row.dataset} {row.language}"
+        )
+
+
+def departures(run: Run, row: PublishedRow) -> list[str]:
+    """Settings of the run that are known and not the published ones: `epochs 3 (published: 5)`."""
+    found = []
+    for name, value in row.settings.items():
+        config = run.config if name in _AT_EVALUATION else run.trained_by
+        if config is not None and name in config and config[name] != value:
+            found.append(f"{name} {config[name]} (published: {value})")
+    return found
+
+
+def size_problem(run: Run, row: PublishedRow, published: Published) -> str | None:
+    """Why the run's test list is not the published one, or None."""
+    for what, wanted in published.test_sizes[row.dataset].items():
+        count = run.evaluation.get(what)
+        if count != wanted:
+            return f"{'unknown number of' if count is None else format(count, ',')} {what}, not {wanted:,}"
+    if run.evaluation.get("comparable") is False:
+        return "the run itself says that it is not comparable"
+    return None
+
+
+def _origin(config: Settings) -> tuple[str, bool]:
+    """(table, pre-trained on CHVTT or not) of the run with this `config`."""
+    if config["do_pretrain"]:
+        if config["dataset"] != "chvtt":
+            raise Unplaced(f"pre-trained on {config['dataset']}; the published rows are on chvtt{_GIVE_ROW}")
+        return "zero-shot", True
+    checkpoint = config["init_model"]
+    before = settings_beside(checkpoint)
+    if config["do_train"]:
+        if before is not None and not (before["do_pretrain"] and before["dataset"] == "chvtt"):
+            raise Unplaced(f"{checkpoint} was not pre-trained on chvtt{_GIVE_ROW}")
+        return "fine-tune", checkpoint is not None
+    if checkpoint is None:
+        raise Unplaced("evaluates weights that no video trained: no such row was published")
+    if before is None or not (before["do_train"] or before["do_pretrain"]):
+        raise Unplaced(f"no config.json beside {checkpoint} says how it was trained{_GIVE_ROW}")
+    if before["do_train"] and before["dataset"] != config["dataset"]:
+        raise Unplaced(f"fine-tuned on {before['dataset']}, evaluated on {config['dataset']}{_GIVE_ROW}")
+    return _origin(before)

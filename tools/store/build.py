@@ -1,0 +1,239 @@
+"""Build a frame store: the list of videos through the pool of decoders into the writer."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from dataloaders.frame_store.format import DATA_FILE, FrameStoreError, check_video_id, differences
+from dataloaders.frame_store.reader import FrameStore
+from dataloaders.frame_store.writer import FrameStoreWriter, write_metadata
+from tools.store.progress import BuildResult, Report, StopSignals
+from tools.store.shards import Shard
+from video.listing import VideoFolder, Wanted, list_folder, read_list
+from video.sample import Job, Settings, probe, run_job
+from video.sampling import VideoError, Window
+from video.worker_pool import Fault, Output, WorkerPool
+
+FAILURES_FILE = "failures.jsonl"
+_COMMIT_EVERY = 2.0  # seconds of work that a kill can cost
+_PROBED = 16  # files looked at before the work starts
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build and how: see the flags of `tools/frame2lmdb.py`, which have the same names."""
+
+    video_dir: Path
+    lmdb_path: Path
+    json_path: Path | None = None
+    settings: Settings = field(default_factory=Settings)
+    num_workers: int = 1
+    timeout: float = 300.0
+    shard: Shard | None = None
+    overwrite: bool = False
+    clip_from_id: bool = False
+    map_size: int = 64 << 20
+
+    @property
+    def folder(self) -> Path:
+        """Where this process writes: the store's folder, or its shard's inside it."""
+        return self.lmdb_path / self.shard.folder if self.shard else self.lmdb_path
+
+
+def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = False) -> BuildResult:
+    """Store the videos that are not stored yet; with `quiet` without progress.
+
+    Raises `ValueError` where it cannot start, `FrameStoreWriteError` where the disk is full.
+    """
+    folder = VideoFolder(options.video_dir)
+    wanted = _listed(options, folder)
+    _check_place(options)
+    say(f"{len(wanted)} videos to store in {options.folder}, {options.settings.num_frames} frames each")
+    writer = FrameStoreWriter(
+        options.folder,
+        settings=options.settings.as_record(),
+        map_size=options.map_size,
+        overwrite=options.overwrite,
+    )
+    try:
+        todo = [entry for entry in wanted if not _stored(writer, entry)]
+        result = BuildResult(listed=len(wanted), stored_before=len(wanted) - len(todo))
+        (options.folder / FAILURES_FILE).unlink(missing_ok=True)
+        with StopSignals() as signals:
+            if todo:
+                writer.expect(writer.videos + len(todo))
+                _Build(options, folder, writer, result, signals=signals, quiet=quiet).run(todo, say=say)
+            result.stopped_by = signals.received
+            if not result.stopped_by:
+                writer.finish(failed=sum(result.failed.values()))
+    finally:
+        writer.close()
+    if options.shard and not result.stopped_by:
+        _finish_shards(options.lmdb_path)
+    return result
+
+
+def _listed(options: BuildOptions, folder: VideoFolder) -> list[Wanted]:
+    if options.json_path is None:
+        wanted = list_folder(folder, clip_from_id=options.clip_from_id)
+    else:
+        wanted = read_list(options.json_path, clip_from_id=options.clip_from_id)
+    return [entry for entry in wanted if options.shard is None or options.shard.holds(entry.video_id)]
+
+
+def _check_place(options: BuildOptions) -> None:
+    path, shard = options.lmdb_path, options.shard
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: is a file; --lmdb_path must be a folder, or a name that is free")
+    shards = sorted(path.glob("shard-*-of-*")) if path.is_dir() else []
+    if shard is None and shards:
+        raise ValueError(
+            f"{path}: holds a store of shards; go on with --shard, or choose another --lmdb_path"
+        )
+    if shard is not None and (path / DATA_FILE).exists():
+        raise ValueError(f"{path}: holds a store without shards; choose another --lmdb_path")
+    _check_number(path, shards, shard)
+    if not options.overwrite:
+        _check_settings(options, shards)
+
+
+def _check_number(path: Path, shards: list[Path], shard: Shard | None) -> None:
+    other = next((other for other in shards if shard and not other.name.endswith(shard.folder[-9:])), None)
+    if other is not None:
+        raise ValueError(
+            f"{path}: was begun in another number of shards ({other.name}); --shard must keep it"
+        )
+
+
+def _check_settings(options: BuildOptions, shards: list[Path]) -> None:
+    """Other shards of a store must have the settings of this one."""
+    wanted = options.settings.as_record()
+    for other in shards:
+        if other == options.folder:
+            continue  # the writer opens it, which must be the only one
+        try:
+            state = FrameStore(other, allow_incomplete=True).states()[0]
+        except FrameStoreError:
+            continue  # another process is about to make it
+        if state and state["settings"] != wanted:
+            raise ValueError(f"{other}: made with other settings: {differences(state['settings'], wanted)}")
+
+
+def _finish_shards(path: Path) -> None:
+    """Write the store's `metadata.json` once its last shard is there."""
+    try:
+        states = FrameStore(path).states()
+    except FrameStoreError:
+        return  # others are still at work
+    write_metadata(path, videos=sum(state["videos"] for state in states if state))
+
+
+def _stored(writer: FrameStoreWriter, entry: Wanted) -> bool:
+    """Whether a video is there already. Raises `ValueError` where another part of it is."""
+    try:
+        check_video_id(entry.video_id)
+    except ValueError:
+        return False
+    record = writer.record(entry.video_id)
+    if record is None:
+        return False
+    start, end = record.get("start"), record.get("end")
+    there = Window(start or 0.0, inf if end is None else end)
+    if there != entry.window:
+        raise ValueError(
+            f"frame store {writer.path}: of {entry.video_id!r} it holds {there}, while {entry.window} are "
+            "wanted; choose another --lmdb_path, or add --overwrite"
+        )
+    return True
+
+
+class _Build:
+    """One run of the pool over the videos that are not stored yet."""
+
+    def __init__(
+        self,
+        options: BuildOptions,
+        folder: VideoFolder,
+        writer: FrameStoreWriter,
+        result: BuildResult,
+        *,
+        signals: StopSignals,
+        quiet: bool,
+    ) -> None:
+        self._options = options
+        self._folder = folder
+        self._writer = writer
+        self._result = result
+        self._signals = signals
+        self._quiet = quiet
+
+    def run(self, todo: list[Wanted], *, say: Callable[[str], None]) -> None:
+        """Store the videos; commits by time besides by size, so that a kill costs little."""
+        workers = min(self._options.num_workers, len(todo))
+        with WorkerPool(_work, workers=workers, timeout=self._options.timeout) as pool:
+            if not self._quiet:
+                say(self._probe(pool, todo))
+            with Report(self._options.folder / FAILURES_FILE, self._result, quiet=self._quiet) as report:
+                committed = time.monotonic()
+                for job, outcome in pool.run(self._jobs(todo, report), stop=self._stop):
+                    self._take(job, outcome, report)
+                    if time.monotonic() - committed > _COMMIT_EVERY:
+                        self._writer.commit()
+                        committed = time.monotonic()
+        self._writer.commit()
+
+    def _stop(self) -> bool:
+        return bool(self._signals.received)
+
+    def _take(self, job: Job | Path, outcome: Output | Fault, report: Report) -> None:
+        assert isinstance(job, Job)
+        answer = _answer(outcome)
+        if isinstance(answer, VideoError):
+            report.failed(job.video_id, job.path, answer)
+        else:
+            record, jpegs = answer
+            self._writer.put(job.video_id, jpegs, record=record)
+            report.stored(record["bytes"])
+
+    def _jobs(self, todo: list[Wanted], report: Report) -> Iterator[Job | Path]:
+        """The jobs that need a worker; the others are reported as they come up."""
+        for entry in todo:
+            try:
+                check_video_id(entry.video_id)
+            except ValueError as error:
+                report.failed(entry.video_id, None, VideoError("bad id", str(error)))
+                continue
+            path = self._folder.find(entry.file_id)
+            if path is None:
+                missing = VideoError("missing", f"no {entry.file_id}.* in {self._folder.path}")
+                report.failed(entry.video_id, None, missing)
+            else:
+                yield Job(entry.video_id, path, entry.window, self._options.settings)
+
+    def _probe(self, pool: WorkerPool[Any], todo: list[Wanted]) -> str:
+        """What a sample of the files is encoded in, and what does not decode, before hours of work."""
+        chosen = todo[:: max(1, len(todo) // _PROBED)][:_PROBED]
+        paths = [path for path in (self._folder.find(entry.file_id) for entry in chosen) if path is not None]
+        found: Counter[str] = Counter()
+        for _, outcome in pool.run(paths, stop=self._stop):
+            answer = _answer(outcome)
+            found[answer.reason if isinstance(answer, VideoError) else answer[0]] += 1
+        names = ", ".join(f"{count} {name}" for name, count in found.most_common())
+        return f"a sample of {len(paths)} files: {names or 'none of them there'}"
+
+
+def _work(task: Job | Path) -> Output:
+    return run_job(task) if isinstance(task, Job) else probe(task)
+
+
+def _answer(outcome: Output | Fault) -> Output | VideoError:
+    if isinstance(outcome, Fault):
+        reason = "timeout" if outcome.reason == "timeout" else "crashed"
+        return VideoError(reason, outcome.message)
+    return outcome[0] if isinstance(outcome[0], VideoError) else outcome

@@ -1,0 +1,119 @@
+"""What a build says of itself: counts, the file of failures, the progress bar, and signals to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from video.sampling import VideoError
+
+
+@dataclass
+class BuildResult:
+    """What a build did: videos stored now and before, failures by reason, and the signal that stopped it."""
+
+    listed: int
+    stored_before: int
+    stored: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    stopped_by: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0 all stored, 1 some failed, 128 + signal where one stopped it."""
+        if self.stopped_by:
+            return 128 + self.stopped_by
+        return 1 if self.failed else 0
+
+
+class Report:
+    """Keeps the counts, the file of failures and the progress bar."""
+
+    def __init__(self, failures: Path, result: BuildResult, *, quiet: bool) -> None:
+        self._path = failures
+        self._result = result
+        self._bytes = 0
+        self._started = time.monotonic()
+        # On a terminal a bar that moves, elsewhere a line now and then.
+        every = 0.5 if sys.stderr.isatty() else 30.0
+        self._bar = tqdm(
+            total=result.listed,
+            initial=result.stored_before,
+            unit="video",
+            disable=quiet,
+            mininterval=every,
+        )
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def stored(self, size: int) -> None:
+        """Count a video of `size` bytes as stored."""
+        self._result.stored += 1
+        self._bytes += size
+        self._show()
+
+    def failed(self, video_id: str, path: Path | None, error: VideoError) -> None:
+        """Count a video as failed and write down why."""
+        self._result.failed[error.reason] += 1
+        line = {"video_id": video_id, "reason": error.reason, "message": error.message}
+        line["file"] = os.fsencode(path.name).decode("utf-8", "replace") if path else ""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(_json_line(line))
+        self._show()
+
+    def _show(self) -> None:
+        rate = self._bytes / max(1e-9, time.monotonic() - self._started) / 1e6
+        failed = sum(self._result.failed.values())
+        self._bar.set_postfix_str(f"{rate:.1f} MB/s, {failed} failed", refresh=False)
+        self._bar.update()
+
+
+class StopSignals:
+    """Turns Ctrl-C and SIGTERM into a number to look at, so that no write is cut through.
+
+    A second one kills.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._receive)
+            except ValueError:  # not the main thread: the signals are not ours
+                return self
+        return self
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _json_line(record: dict[str, str]) -> str:
+    """A record as a line of JSON that UTF-8 can write; an id or the name of a file need not be such text."""
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(record)
+    return line + "\n"

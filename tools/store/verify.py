@@ -1,0 +1,206 @@
+"""Whether a frame store is sound: every key there, every JPEG decodes, counts fit. Several processes look.
+
+All reading is done by workers: LMDB falls over pages that are badly damaged, which must not end the program.
+What a batch of videos shows does not depend on the worker that looked; faults come in the order of the keys.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import cv2
+from tqdm import tqdm
+
+from dataloaders.frame_store.format import METADATA_FILE
+from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+from video.worker_pool import Fault, Output, WorkerPool
+
+_BATCH = 64  # videos; some seconds of work
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Videos of the store at `path` to look at; `place` is theirs in the store's order."""
+
+    place: tuple[int, int]
+    path: Path
+    video_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """A store's state records and how many videos can be listed; `fault`: why no more of them."""
+
+    states: list[dict[str, Any] | None]
+    videos: int
+    fault: str
+
+
+@dataclass
+class Findings:
+    """The state record of every shard, the number of videos looked at, and what is wrong, a line each."""
+
+    states: list[dict[str, Any] | None]
+    checked: int
+    faults: list[str]
+
+
+def verify_store(path: Path, *, sample: int | None, workers: int) -> Findings:
+    """Look at all videos of the store, or at `sample` of them chosen at random, in `workers` processes.
+
+    Raises `FrameStoreError` where the path is no store.
+    """
+    store = FrameStore(path, allow_incomplete=True)
+    survey = _survey_of(path)
+    chosen: Iterator[str] = islice(store.video_ids(), survey.videos)
+    wanted = survey.videos if sample is None else min(sample, survey.videos)
+    if sample is not None:
+        chosen = iter(random.Random(0).sample(list(chosen), wanted))
+    useful = max(1, min(workers, -(-wanted // _BATCH)))
+    checked, faults = _look(_batches(path, chosen), total=wanted, workers=useful)
+    if survey.fault:
+        faults.append(survey.fault)
+    elif not survey.videos:
+        faults.append("the store holds no video")
+    if sample is None and not survey.fault:
+        faults += _wrong_totals(path, survey)
+    return Findings(survey.states, checked, faults)
+
+
+def _survey_of(path: Path) -> _Survey:
+    with WorkerPool(_survey, workers=1, timeout=inf) as pool:
+        (_, outcome), *_ = pool.run([path])
+    if isinstance(outcome, Fault):
+        return _Survey([], 0, f"frame store {path}: its videos cannot be listed: {outcome.message}")
+    if isinstance(outcome[0], FrameStoreError):
+        raise outcome[0]
+    assert isinstance(outcome[0], _Survey)
+    return outcome[0]
+
+
+def _batches(path: Path, video_ids: Iterator[str]) -> Iterator[_Batch]:
+    """A few ids at a time, so that a million of them are never held."""
+    number = 0
+    while batch := tuple(islice(video_ids, _BATCH)):
+        yield _Batch((number, 0), path, batch)
+        number += 1
+
+
+def _look(batches: Iterator[_Batch], *, total: int, workers: int) -> tuple[int, list[str]]:
+    """The number of videos in all batches, and what is wrong with them, in their order."""
+    faults: dict[tuple[int, int], list[str]] = {}
+    fatal: list[_Batch] = []
+    checked = 0
+    every = 0.5 if sys.stderr.isatty() else 30.0  # seconds between two states of the bar
+    with (
+        WorkerPool(_look_at, workers=workers, timeout=inf) as pool,
+        tqdm(total=total, unit="video", mininterval=every) as bar,
+    ):
+        for batch, outcome in pool.run(batches):
+            if isinstance(outcome, Fault):
+                fatal.append(batch)
+                continue
+            faults[batch.place] = outcome[0]
+            checked += len(batch.video_ids)
+            bar.update(len(batch.video_ids))
+        # Pages so damaged that LMDB itself falls over them: video by video, to say which.
+        for batch, outcome in pool.run(chain.from_iterable(map(_split, fatal))):
+            faults[batch.place] = [_fatal(batch, outcome)] if isinstance(outcome, Fault) else outcome[0]
+            checked += 1
+            bar.update()
+    return checked, [fault for place in sorted(faults) for fault in faults[place]]
+
+
+def _split(batch: _Batch) -> list[_Batch]:
+    return [
+        _Batch((batch.place[0], place), batch.path, (video_id,))
+        for place, video_id in enumerate(batch.video_ids)
+    ]
+
+
+def _fatal(batch: _Batch, fault: Fault) -> str:
+    return f"frame store {batch.path}: video {batch.video_ids[0]!r}: cannot be read: {fault.message}"
+
+
+# In the workers
+
+
+def _survey(path: Path) -> Output:
+    videos, fault = 0, ""
+    try:
+        states = _store(path).states()
+    except FrameStoreError as error:
+        return error, []
+    try:
+        for _ in _store(path).video_ids():
+            videos += 1
+    except FrameStoreError as error:
+        fault = f"{error}; only the {videos} videos before that were looked at"
+    return _Survey(states, videos, fault), []
+
+
+def _look_at(batch: _Batch) -> Output:
+    store = _store(batch.path)
+    return [fault for video_id in batch.video_ids for fault in faults_of(store, video_id)], []
+
+
+@lru_cache(maxsize=1)
+def _store(path: Path) -> FrameStore:
+    cv2.setNumThreads(1)  # the pool's processes share the cores
+    return FrameStore(path, allow_incomplete=True)
+
+
+def faults_of(store: FrameStore, video_id: str) -> list[str]:
+    """What is wrong with a video's frames: absent, empty, broken, of another size or number than noted."""
+    try:
+        record, count = store.manifest(video_id) or {}, store.num_frames(video_id)
+        faults = [fault for index in range(count) if (fault := _fault_of(store, video_id, index, record))]
+        if not faults and store.has_frame(video_id, count):
+            faults.append(f"video {video_id!r}: holds more frames than the {count} noted")
+    except FrameStoreError as error:
+        return [str(error)]
+    return faults
+
+
+def _fault_of(store: FrameStore, video_id: str, index: int, record: dict[str, Any]) -> str:
+    try:
+        size = store.read_frames(video_id, [index])[0].shape[:2]
+    except FrameStoreError as error:
+        return str(error)
+    noted = (record.get("height", size[0]), record.get("width", size[1]))
+    if size == noted or record.get("mixed_sizes"):
+        return ""
+    return f"video {video_id!r}, frame {index}: is {size}, the manifest says {noted}"
+
+
+# Of the whole store
+
+
+def _wrong_totals(path: Path, survey: _Survey) -> list[str]:
+    states = [state for state in survey.states if state]
+    noted = sum(state["videos"] for state in states)
+    if not states:
+        return []
+    held = survey.videos
+    faults = [f"the store notes {noted} videos, but holds {held}"] if noted != held else []
+    metadata = path / METADATA_FILE
+    if all(state["complete"] for state in states) and metadata.is_file():
+        length = _noted_length(metadata)
+        faults += [f"{METADATA_FILE} says {length} videos"] if length != noted else []
+    return faults
+
+
+def _noted_length(metadata: Path) -> object:
+    try:
+        return json.loads(metadata.read_text(encoding="utf-8")).get("length")
+    except (ValueError, AttributeError):  # no JSON, or none of this form
+        return "no number of"

@@ -1,0 +1,50 @@
+"""A tiny Chinese BERT with random weights, in the folder form of Hugging Face, for `--pretrained_text`."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+from tools.toy.captions import used_characters
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCABULARY_SIZE = 256
+MAX_POSITIONS = 64
+
+
+def toy_vocabulary() -> list[str]:
+    """Special tokens, every character of the Chinese captions, and others up to `VOCABULARY_SIZE`."""
+    tokens = list(
+        dict.fromkeys((*SPECIAL_TOKENS, *used_characters(), *string.digits, *string.ascii_lowercase))
+    )
+    assert len(tokens) <= VOCABULARY_SIZE
+    return tokens + [f"[unused{i}]" for i in range(VOCABULARY_SIZE - len(tokens))]
+
+
+def write_toy_bert(folder: Path, *, seed: int) -> None:
+    """Writes config.json, vocab.txt, tokenizer_config.json and model.safetensors (random by `seed`)."""
+    # Heavy, and not needed by those who make videos only.
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=256,
+        max_position_embeddings=MAX_POSITIONS,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config)
+    folder.mkdir(parents=True)
+    config.architectures = ["BertModel"]
+    config.save_pretrained(folder)
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "vocab.txt").write_text("\n".join(toy_vocabulary()) + "\n", encoding="utf-8")
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": MAX_POSITIONS}
+    settings |= {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,270 @@
+"""Frames of a video file by PyAV (FFmpeg), exact to the frame.
+
+Legend: pts, a frame's presentation time in units of the stream's time base; n frames wanted.
+
+Two ways, with the same result. *In order*: decode everything and count, so that no header is trusted.
+*By index*: where container and codec let packets stand for frames, decode only the stretches that lead to
+wanted frames, and of H.264 only the frames that others lean on. Whatever does not come out as the packets
+promised (a frame that is not given, an error, another time) is done again in order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+from av import library_versions
+from av.container import InputContainer
+
+from video.packet_index import PacketTable, move_to_cheap, read_packets
+from video.pictures import Encoded, Picture, display_matrix, rotation_of
+from video.sampling import (
+    Encode,
+    Range,
+    Sample,
+    TimedFrames,
+    VideoError,
+    Window,
+    positions_within,
+    sample_in_order,
+)
+
+_ATTACHED_PICTURE = 0x400  # FFmpeg's disposition bit of cover pictures
+# Codecs by the names of their decoders, for PyAV that does not know the one of the other.
+_CODECS = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
+# Leaving frames undecoded is worth the seeks where at least this share of them is left out.
+_WORTH_SEEKING = 0.3
+
+
+class _OutOfStep(Exception):
+    """The frames are not those that the packets promised."""
+
+
+def sample_with_pyav(
+    path: Path, *, wanted: int, encode: Encode, window: Window, slack: float = 0.0
+) -> Sample:
+    """`wanted` frames of the video; `slack`: see `move_to_cheap`. Raises `VideoError` if there are none."""
+    container, stream = open_video(path)
+    with container:
+        table = read_packets(container, stream)
+        guess = _range_within(table, float(stream.time_base or 0), window)
+        try:
+            sample = _sample_by_index(
+                container, stream, table, wanted=wanted, encode=encode, found=guess, slack=slack
+            )
+        except (_OutOfStep, av.FFmpegError):
+            sample = _sample_all(path, wanted=wanted, encode=encode, window=window, guess=guess)
+        _describe(sample, container, stream)
+    return sample
+
+
+def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
+    """The container and its first video stream that is no cover picture.
+
+    Raises `VideoError`: unopenable, no video stream, codec not decodable.
+    """
+    try:
+        # The full path, since FFmpeg takes what stands before a colon in a name for a protocol.
+        container = av.open(os.path.abspath(path), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError("unopenable", describe_error(error)) from None
+    stream = next((stream for stream in container.streams.video if not _is_cover(stream)), None)
+    if stream is None or stream.codec_context is None:
+        container.close()
+        if stream is None:
+            raise VideoError("no video stream", "the file has no video stream")
+        raise VideoError("codec not decodable", "no decoder here knows its codec")
+    stream.codec_context.thread_count = 1  # the pool's processes share the cores; one thread gives one result
+    return container, stream
+
+
+def describe_error(error: BaseException) -> str:
+    """What a decoding library says, in one line."""
+    text = getattr(error, "strerror", None) or str(error)
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def codec_of(stream: av.VideoStream) -> str:
+    """The codec's name, whichever library decodes it."""
+    codec = stream.codec_context.codec
+    return str(getattr(codec, "canonical_name", None) or _CODECS.get(codec.name, codec.name))
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    disposition = getattr(stream, "disposition", None)  # older PyAV has none
+    return bool(int(getattr(disposition, "value", disposition) or 0) & _ATTACHED_PICTURE)
+
+
+def _describe(sample: Sample, container: InputContainer, stream: av.VideoStream) -> None:
+    version = ".".join(map(str, library_versions["libavcodec"]))
+    sample.decoder = f"PyAV {av.__version__}, libavcodec {version}"
+    sample.codec = codec_of(stream)
+    sample.fps = round(float(stream.average_rate), 4) if stream.average_rate else None
+    if stream.duration is not None and stream.time_base is not None:
+        sample.duration = round(float(stream.duration * stream.time_base), 3)
+    elif container.duration is not None:
+        sample.duration = round(container.duration / av.time_base, 3)
+
+
+class _Upright:
+    """Encodes frames and remembers by how much the first was turned."""
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self.rotation: int | None = None
+
+    def __call__(self, frame: Picture) -> Encoded:
+        assert not isinstance(frame, np.ndarray), "PyAV gives frames with side data"
+        if self.rotation is None:
+            self.rotation = rotation_of(display_matrix(frame))
+        return self._encode(frame)
+
+
+# In order
+
+
+def _sample_all(path: Path, *, wanted: int, encode: Encode, window: Window, guess: Range | None) -> Sample:
+    frames, upright = _FramesInOrder(path), _Upright(encode)
+    try:
+        sample = sample_in_order(frames, wanted=wanted, encode=upright, window=window, guess=guess)
+    except VideoError as error:
+        raise frames.explain(error) from None
+    sample.damaged, sample.rotation = frames.damaged, upright.rotation or 0
+    return sample
+
+
+class _FramesInOrder:
+    """All frames of a file; packets that do not decode are passed over and counted in `damaged`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.damaged = 0
+        self._undecodable = ""
+
+    def __call__(self) -> TimedFrames:
+        self.damaged = 0
+        container, stream = open_video(self._path)
+        origin: int | None = None
+        with container:
+            for frame in self._decode(container, stream):
+                origin = frame.pts if origin is None else origin
+                if frame.pts is None or origin is None or stream.time_base is None:
+                    yield None, frame
+                else:
+                    yield float((frame.pts - origin) * stream.time_base), frame
+
+    def _decode(self, container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    return
+            except av.FFmpegError:  # the file breaks off here
+                self.damaged += 1
+                return
+            try:
+                yield from stream.codec_context.decode(packet)
+            except av.FFmpegError as error:
+                self.damaged += 1
+                if isinstance(error, NotImplementedError):
+                    self._undecodable = f"codec {codec_of(stream)}: {describe_error(error)}"
+
+    def explain(self, error: VideoError) -> VideoError:
+        """A more telling reason than `error`, which came of reading this file."""
+        if error.reason == "no frames" and self._undecodable:
+            return VideoError("codec not decodable", self._undecodable)
+        if error.reason == "no frames" and self.damaged:
+            return VideoError("no frames", f"{error.message}; {self.damaged} packets are damaged")
+        return error
+
+
+# By index
+
+
+def _range_within(table: PacketTable, time_base: float, window: Window) -> Range | None:
+    """The positions inside the window as far as packets tell, None where they don't."""
+    if len(table.times) != table.packets or not table.times:
+        return None
+    if window.whole:
+        return 0, table.packets
+    seconds = [(pts - table.times[0]) * time_base for pts in table.times]
+    return sum(time < window.start for time in seconds), sum(time < window.end for time in seconds)
+
+
+def _sample_by_index(
+    container: InputContainer,
+    stream: av.VideoStream,
+    table: PacketTable,
+    *,
+    wanted: int,
+    encode: Encode,
+    found: Range | None,
+    slack: float,
+) -> Sample:
+    if not table.trusted or found is None or found[0] >= found[1]:
+        raise _OutOfStep
+    even = positions_within(found, wanted)
+    indices = move_to_cheap(even, table, slack=slack)
+    groups = _group_by_keyframe(table, {table.times[index] for index in indices})
+    needed = sum(table.count_between(start, max(group)) for start, group in groups.items())
+    if stream.codec_context.name != "h264" and needed > (1 - _WORTH_SEEKING) * table.packets:
+        raise _OutOfStep
+    upright = _Upright(encode)
+    pictures: dict[int, Encoded] = {}
+    for start, group in groups.items():
+        for frame in _decode_group(container, stream, start=start, group=group):
+            pictures[cast(int, frame.pts)] = upright(frame)
+    chosen = [pictures[table.times[index]] for index in indices]
+    sample = Sample(indices, chosen, frames=found[1] - found[0], by_index=True)
+    sample.moved = max(abs(taken - planned) for taken, planned in zip(indices, even, strict=True))
+    sample.rotation = upright.rotation or 0
+    return sample
+
+
+def _group_by_keyframe(table: PacketTable, wanted: set[int]) -> dict[int, set[int]]:
+    """The wanted pts by the pts of the key frame from which they are decoded, in order."""
+    groups: dict[int, set[int]] = {}
+    for pts in sorted(wanted):
+        start = table.start_of(pts)
+        if start is None:
+            raise _OutOfStep
+        groups.setdefault(start, set()).add(pts)
+    return groups
+
+
+def _decode_group(
+    container: InputContainer, stream: av.VideoStream, *, start: int, group: set[int]
+) -> Iterator[av.VideoFrame]:
+    """The frames with the pts of `group`, decoded from the key frame at `start` on.
+
+    A frame that no other leans on (in H.264: NONREF) and that is not wanted need not be decoded; nothing else
+    changes by it. Raises `_OutOfStep` where a frame of the group does not come out.
+    """
+    context = stream.codec_context
+    skippable = context.name == "h264"
+    unread, unseen = set(group), set(group)
+    container.seek(start, stream=stream)
+    for number, packet in enumerate(container.demux(stream)):
+        if not number and packet.pts != start:
+            raise _OutOfStep
+        if skippable:
+            context.skip_frame = "DEFAULT" if packet.pts in unread else "NONREF"
+        unread.discard(packet.pts)
+        frames = context.decode(packet)
+        if not unread:
+            frames = [*frames, *context.decode(None)] if packet.size else frames
+        for frame in frames:
+            if frame.pts in unseen:
+                if frame.is_corrupt:
+                    raise _OutOfStep
+                unseen.discard(frame.pts)
+                yield frame
+        if not unread:
+            break
+    if unseen:
+        raise _OutOfStep

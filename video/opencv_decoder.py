@@ -1,0 +1,67 @@
+"""Frames of a video file by OpenCV's own FFmpeg, for what PyAV's cannot open or decode.
+
+Legend: pictures are BGR uint8 [H, W, 3], turned upright by OpenCV.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+
+from video.sampling import Encode, Sample, TimedFrames, VideoError, Window, sample_in_order
+
+
+def sample_with_opencv(path: Path, *, wanted: int, encode: Encode, window: Window) -> Sample:
+    """`wanted` frames of the video, decoded in order. Raises `VideoError` where it gives none."""
+    frames = _FramesInOrder(path)
+    sample = sample_in_order(frames, wanted=wanted, encode=encode, window=window, guess=None)
+    sample.decoder = f"OpenCV {cv2.__version__}"
+    sample.codec, sample.fps, sample.rotation = frames.codec, frames.fps, frames.rotation
+    return sample
+
+
+def _be_silent() -> None:
+    """What is wrong with a file is reported once, by its id; OpenCV would write it to the terminal."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    older = getattr(cv2, "setLogLevel", None)
+    if older:
+        older(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class _FramesInOrder:
+    """All frames that OpenCV reads from a file, and what it says of the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = os.fsencode(os.path.abspath(path)).decode("utf-8", "replace")  # OpenCV takes UTF-8
+        self.codec = ""
+        self.fps: float | None = None
+        self.rotation = 0
+
+    def __call__(self) -> TimedFrames:
+        _be_silent()
+        capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG)
+        try:
+            if not capture.isOpened():
+                raise VideoError("unopenable", "OpenCV cannot open it either")
+            self._describe(capture)
+            origin: float | None = None
+            while True:
+                done, picture = capture.read()
+                if not done:
+                    return
+                seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                origin = seconds if origin is None else origin
+                yield seconds - origin, picture
+        finally:
+            capture.release()
+
+    def _describe(self, capture: cv2.VideoCapture) -> None:
+        letters = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False)
+        self.codec = letters.decode("latin-1").strip("\0 ").lower()
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = round(fps, 4) if 0 < fps < 1000 else None
+        self.rotation = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360

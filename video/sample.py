@@ -1,0 +1,142 @@
+"""One video of the list, from file to JPEGs and manifest record; runs in the pool's workers.
+
+Legend: n frames wanted of every video.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+
+from video.decoding import codec_of, open_video, sample_with_pyav
+from video.opencv_decoder import sample_with_opencv
+from video.pictures import PictureEncoder
+from video.sampling import Sample, VideoError, Window
+from video.worker_pool import Output
+
+# What OpenCV's FFmpeg may take where PyAV's does not.
+_SECOND_CHANCE = frozenset({"unopenable", "codec not decodable", "no frames"})
+
+_PROBE_PACKETS = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all videos of a store share: it is written into the store, and another is refused.
+
+    `num_frames` n; `short_side` in pixels (0: as it is); `quality` of the JPEGs; `slack`: see
+    `move_to_cheap`.
+    """
+
+    num_frames: int = 30
+    short_side: int = 256
+    quality: int = 95
+    slack: float = 0.25
+
+    def as_record(self) -> dict[str, Any]:
+        """The settings as the store keeps them."""
+        return {**asdict(self), "filter": "area"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video to store: its file (None: not found) and the part of it, in seconds."""
+
+    video_id: str
+    path: Path | None
+    window: Window
+    settings: Settings
+
+
+def run_job(job: Job) -> Output:
+    """(manifest record, JPEGs) of a video, or (the `VideoError`, nothing)."""
+    _prepare_process()
+    try:
+        sample = _sample(job)
+    except VideoError as error:
+        return error, []
+    return _record(job, sample), [picture.jpeg for picture in sample.pictures]
+
+
+def probe(path: Path) -> Output:
+    """(the video's codec, and whether its first frames decode not), or (the `VideoError`, nothing)."""
+    _prepare_process()
+    try:
+        container, stream = open_video(path)
+    except VideoError as error:
+        return error, []
+    with container:
+        codec = codec_of(stream)
+        for packet in islice(container.demux(stream), _PROBE_PACKETS):
+            with suppress(av.FFmpegError):
+                if stream.codec_context.decode(packet):
+                    return codec, []
+    return f"{codec} that gives no frame here", []
+
+
+@lru_cache(maxsize=1)
+def _prepare_process() -> None:
+    cv2.setNumThreads(1)  # the pool's processes share the cores
+    av.logging.set_level(av.logging.PANIC)  # what is wrong with a file is reported once, by its id
+
+
+@lru_cache(maxsize=4)
+def _encoder(settings: Settings) -> PictureEncoder:
+    return PictureEncoder(short_side=settings.short_side, quality=settings.quality)
+
+
+def _sample(job: Job) -> Sample:
+    if job.path is None:
+        raise VideoError("missing", "no file of this name in the folder of videos")
+    settings, encode = job.settings, _encoder(job.settings)
+    try:
+        return sample_with_pyav(
+            job.path, wanted=settings.num_frames, encode=encode, window=job.window, slack=settings.slack
+        )
+    except VideoError as first:
+        if first.reason not in _SECOND_CHANCE or not job.path.stat().st_size:
+            raise
+        try:
+            return sample_with_opencv(job.path, wanted=settings.num_frames, encode=encode, window=job.window)
+        except VideoError:
+            raise first from None
+
+
+def _record(job: Job, sample: Sample) -> dict[str, Any]:
+    assert job.path is not None
+    sizes = {(picture.height, picture.width) for picture in sample.pictures}
+    record: dict[str, Any] = {
+        "file": os.fsencode(job.path.name).decode("utf-8", "replace"),
+        "file_bytes": job.path.stat().st_size,
+        "codec": sample.codec,
+        "source_frames": sample.frames,
+        "fps": sample.fps,
+        "duration": sample.duration,
+        "rotation": sample.rotation,
+        "indices": sample.indices,
+        "height": sample.pictures[0].height,
+        "width": sample.pictures[0].width,
+        "bytes": sum(len(picture.jpeg) for picture in sample.pictures),
+        "decoder": sample.decoder,
+        "counted_by": "index" if sample.by_index else "decoding",
+    }
+    if len(set(sample.indices)) < len(sample.indices):
+        record["repeated"] = True
+    if sample.moved:
+        record["moved"] = sample.moved
+    if len(sizes) > 1:
+        record["mixed_sizes"] = True
+    if sample.damaged:
+        record["damaged_packets"] = sample.damaged
+    if not job.window.whole:
+        record["start"] = job.window.start
+        record["end"] = job.window.end if job.window.end != float("inf") else None
+    return record
