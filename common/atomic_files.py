@@ -1,20 +1,137 @@
-"""Text files that are there as a whole or not at all."""
+"""Atomic writes: a file is written under a temporary name beside its target, then renamed.
+
+A symbolic link stays a link: its target is replaced. What is no regular file (a device, a named pipe,
+`/dev/fd/63`) is written straight, and `-` means standard output. Errors are `FileError`s that name the file.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
+
+from common.errors import FileError, file_error
+
+STDOUT = "-"
+SUFFIX = ".tmp"
+_PROBLEM = "cannot be written"
 
 
-def write_whole(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write `text` as UTF-8 under a temporary name beside `path`, then rename it.
-
-    `durable`: forced to disk before, for what must outlive a crash of the machine. Raises `OSError`.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write `text` as UTF-8. `durable`: forced to disk, for what must outlive a power cut."""
+    with atomic_open(path, durable=durable) as file:
         file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
+    """Write `content` as JSON with one level of indentation a space."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n", durable=durable)
+
+
+@contextlib.contextmanager
+def atomic_open(
+    path: Path, mode: str = "w", *, durable: bool = False, newline: str | None = None
+) -> Iterator[IO]:
+    """A file to write to, "w" (UTF-8) or "wb", that becomes `path` when the block ends without an error."""
+    assert mode in ("w", "wb"), mode
+    text: dict[str, Any] = {"encoding": "utf-8", "newline": newline} if mode == "w" else {}
+    if str(path) == STDOUT:
+        sys.stdout.flush()
+        yield sys.stdout if mode == "w" else sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    if not _is_replaceable(path):
+        with _naming(path), open(path, mode, **text) as file:
+            yield file
+        return
+    with atomic_path(path, durable=durable) as temporary, open(temporary, mode, **text) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A temporary name for libraries that take a name and not a file; renamed to `path` when the block ends.
+
+    The file gets the permissions of the one it replaces, else those that `open` would give. After an error
+    nothing is left behind and an older file stays as it was.
+    """
+    if str(path) == STDOUT or not _is_replaceable(path):
+        with _copied_to(path) as temporary:
+            yield temporary
+        return
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(target.name + SUFFIX)
+    try:
+        with _naming(path):
+            mode = _permissions(target, temporary)
+            yield temporary
+            temporary.chmod(mode)  # some libraries let only the owner read what they write
+            if durable:
+                _sync(temporary)
+            temporary.replace(target)
+            if durable:
+                sync_folder(target.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to disk: only then does a rename survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether `path` is a regular file or not there yet; a link counts as what it leads to."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # not there, or a folder above it cannot be entered: opening will tell
+        return True
+
+
+def _permissions(target: Path, temporary: Path) -> int:
+    """What the new file may be used for. Makes `temporary`, so that a read-only folder is found out now."""
+    temporary.unlink(missing_ok=True)
+    temporary.touch()
+    existing = target if target.exists() else temporary
+    return stat.S_IMODE(existing.stat().st_mode)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _copied_to(path: Path) -> Iterator[Path]:
+    """A file in a temporary folder whose content goes to a device, a pipe or stdout at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / (path.name or "file")
+        yield temporary
+        with open(temporary, "rb") as source, atomic_open(path, "wb") as target:
+            shutil.copyfileobj(source, target)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name `path` in an `OSError` of the block, unless that names another file itself."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        about = str(error.filename or path)
+        if os.path.realpath(about) in (os.path.realpath(path), os.path.realpath(path) + SUFFIX):
+            raise file_error(path, _PROBLEM, error) from error
+        raise

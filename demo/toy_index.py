@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.atomic_files import write_whole
-from search.index_format import VideoIndexError
-from search.writer_lock import lock_index
+from common.atomic_files import write_text
+from common.locks import FileLock, LockedError
+from search.index_format import LOCK_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "runs" / "toy_demo"
@@ -80,8 +80,8 @@ def prepare(
         return ready
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = lock_index(folder)
-    except VideoIndexError:
+        lock = FileLock(folder / LOCK_FILE)
+    except LockedError:
         raise ValueError(f"{folder}: another process prepares this folder; wait for it") from None
     with lock:
         return read_ready(place, recipe) or _Preparation(folder, place, recipe, scale, say).run()
@@ -128,7 +128,7 @@ class _Preparation:
         self._step("index", self.place / "index", self._index)
         examples, figures = self._examples(), self._figures()
         found = {"recipe": self.recipe, "examples": examples, "figures": figures}
-        write_whole(self.place / READY_FILE, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+        write_text(self.place / READY_FILE, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
         self._tell("ready")
         return ToyDemo(self.place / "index", self.language, tuple(examples), figures)
 
@@ -138,7 +138,7 @@ class _Preparation:
         if not note.is_file() or note.read_text(encoding="utf-8") != wanted:
             shutil.rmtree(self.place, ignore_errors=True)
             self.place.mkdir(parents=True)
-            write_whole(note, wanted)
+            write_text(note, wanted)
 
     def _step(self, name: str, product: Path, work: Callable[[], None]) -> None:
         mark = product.with_name(f"{product.name}.done")
@@ -148,7 +148,7 @@ class _Preparation:
         shutil.rmtree(product, ignore_errors=True)
         self._tell(name)
         work()
-        write_whole(mark, "")
+        write_text(mark, "")
 
     def _draw(self) -> None:
         size = ("--seed", str(SEED), "--size", self.scale.size)
@@ -166,7 +166,7 @@ class _Preparation:
         shutil.copytree(made, ready)
         config = json.loads((made / "config.json").read_text(encoding="utf-8"))
         config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        write_whole(ready / "config.json", json.dumps(config, indent=1) + "\n")
+        write_text(ready / "config.json", json.dumps(config, indent=1) + "\n")
         weights = load_file(made / "model.safetensors")
         for name, weight in weights.items():
             if weight.ndim == 2 and "embeddings" not in name:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from common.atomic_files import write_json
 from dataloaders.datasets import registry as layout
 from engine.config_checks import check_config
 
@@ -120,7 +120,9 @@ class Config:
     )
 
     clip_model: str = _flag(
-        "ViT-B-32-quickgelu", "model", "open_clip model name, or the name of a file in modules/model_configs"
+        "ViT-B-32-quickgelu",
+        "model",
+        "open_clip model name, or a JSON file (modules/backbones/model_configs)",
     )
     clip_weights: str = _flag("openai", "model", "'openai', an open_clip tag, a local file, or 'none'")
     pretrained_text: str = _flag(
@@ -247,9 +249,7 @@ class Config:
 
     def save(self, path: Path) -> None:
         """Write all settings as JSON, atomically."""
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_json(path, dataclasses.asdict(self))
 
 
 # Defaults in which the two programs differ (METHOD 5), and what each of them can do.

@@ -6,7 +6,6 @@ convolutions and attention count, as in torch's own counter.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from common.atomic_files import write_json
 from engine.checkpoint.weights import group_of
 from modules.backbones.clip_towers import clip_image_size
 from modules.dual_encoder import DualEncoder
@@ -65,9 +65,7 @@ def parameter_table(parts: list[Part], *, frames: int, words: int) -> list[str]:
 def save_parameters(parts: list[Part], path: Path, *, frames: int, words: int) -> None:
     """Write the table as JSON, atomically."""
     content = {"frames": frames, "words": words, "parts": [asdict(part) for part in [*parts, _total(parts)]]}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, content)
 
 
 def _total(parts: list[Part]) -> Part:

@@ -5,9 +5,7 @@ R rows, D joint width. Entry i of a FAISS index is row i; the removed ones among
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from common.atomic_files import write_whole
+from common.atomic_files import atomic_path, write_text
+from common.errors import FileError
 from search.catalog import Catalog
 from search.engines import VIEWS, needs
 from search.index_format import ENGINE_FOLDER, VideoIndexError
@@ -138,7 +137,7 @@ class FaissEngine:
             "rows": self.rows,
             "files": files,
         }
-        write_whole(place / _STATE, json.dumps(state) + "\n")
+        write_text(place / _STATE, json.dumps(state) + "\n")
         for path in place.iterdir():
             if path.name not in (_STATE, *files.values()):
                 path.unlink(missing_ok=True)
@@ -213,14 +212,11 @@ def _sample(features: FeatureRows, most: int) -> dict[str, np.ndarray]:
 
 
 def _write_index(index: Any, path: Path) -> None:
-    """One FAISS index, under a temporary name first. Raises `OSError` where the disk is full."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        load_faiss().write_index(index, str(temporary))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-    except RuntimeError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(f"{path}: cannot be written: {error}; searching works without it, slower") from None
-    os.replace(temporary, path)
+    """One FAISS index, atomically. Raises `FileError` where the disk is full."""
+    with atomic_path(path, durable=True) as temporary:
+        try:
+            load_faiss().write_index(index, str(temporary))
+        except RuntimeError as error:  # FAISS's word for a full disk
+            raise FileError(
+                f"{path}: cannot be written: {error}; searching works without it, slower"
+            ) from None

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.atomic_files import write_whole
+from common.atomic_files import write_text
 
 FORMAT = 1
 SETTINGS_FILE = "index.json"
@@ -73,7 +73,7 @@ class IndexSettings:
     def save(self, folder: Path) -> None:
         """Write index.json under a temporary name, force it to disk, rename it."""
         text = json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
-        write_whole(folder / SETTINGS_FILE, text, durable=True)
+        write_text(folder / SETTINGS_FILE, text, durable=True)
 
 
 def read_settings(folder: Path) -> IndexSettings:

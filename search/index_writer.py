@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from common.locks import FileLock, LockedError
 from search.catalog import Catalog
 from search.engines import open_engine
 from search.index_folder import differing, map_features
@@ -29,7 +30,6 @@ from search.index_format import (
     read_settings,
 )
 from search.rows import FeatureRows
-from search.writer_lock import lock_index
 
 _COMPACT_FROM = 1000  # removed rows below this are not worth a rewrite
 _COPY = 4096  # rows copied at once
@@ -55,7 +55,10 @@ class IndexWriter:
     def __init__(self, folder: str | os.PathLike[str], settings: IndexSettings | None = None) -> None:
         self.folder = Path(folder)
         _make_folder(self.folder, create=settings is not None)
-        self._lock = lock_index(self.folder)
+        try:
+            self._lock = FileLock(self.folder / LOCK_FILE)
+        except LockedError as error:
+            raise VideoIndexError(str(error)) from None
         try:
             self.settings = _settled(self.folder, settings)
             self.catalog = Catalog(self.folder, create=True)
@@ -65,7 +68,7 @@ class IndexWriter:
             self._files = _open_for_appending(self.folder, self.generation)
             self._cut_tails()
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
 
     def __enter__(self) -> IndexWriter:
@@ -79,7 +82,7 @@ class IndexWriter:
         for file in self._files:
             file.close()
         self.catalog.close()
-        self._lock.close()
+        self._lock.release()
 
     def features(self) -> FeatureRows:
         """All committed rows, mapped."""

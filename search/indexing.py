@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from common.atomic_files import write_whole
+from common.atomic_files import write_text
 from search.clips import Clip, ClipError
 from search.engines import check_engine
 from search.index_format import (
@@ -280,4 +280,4 @@ def _write_failures(path: Path, report: IndexReport) -> None:
         json.dumps({"video_id": video_id, "reason": reason, "message": message}) + "\n"
         for video_id, reason, message in report.failures
     ]
-    write_whole(path, "".join(lines))
+    write_text(path, "".join(lines))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from common.atomic_files import write_whole
+from common.atomic_files import write_text
 from tools.results.published import Published, load_published
 from tools.results.result_formats import FORMATS
 from tools.results.result_records import Record, own_records, published_records
@@ -177,7 +177,7 @@ def _write(text: str, path: Path | None) -> None:
     if path is None:
         print(text)
         return
-    write_whole(path, text + "\n")
+    write_text(path, text + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.atomic_files import write_whole
+from common.atomic_files import write_text
 from tools.doctor.report import say
 from tools.paired_reports import Pair, differences, movement, movers, pair_reports, sentence
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = compare(pair, resamples=arguments.resamples, seed=arguments.seed)
         say(lines(found))
         if arguments.json:
-            write_whole(arguments.json, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+            write_text(arguments.json, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"compare_reports.py: error: {error}", file=sys.stderr)
         return 2

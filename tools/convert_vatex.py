@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.atomic_files import write_text
 from dataloaders.datasets.files import name_some, read_id_list
 from dataloaders.datasets.known_splits import identify
 from dataloaders.datasets.vatex import CAPTION_KEYS, read_entries
@@ -89,10 +89,10 @@ def _run(args: argparse.Namespace) -> None:
         have, lack = covered(merged, args.list[0], language=args.language)
         if not have:
             raise ValueError(f"{args.list[0]}: none of its videos has {args.language} captions")
-        _write(args.covered, "".join(f"{video_id}\n" for video_id in have))
+        write_text(args.covered, "".join(f"{video_id}\n" for video_id in have))
         lines.append(f"{args.covered}: {len(have):,} videos written, {len(lack):,} left out")
     if args.out:
-        _write(args.out, json.dumps(merged, ensure_ascii=False) + "\n")
+        write_text(args.out, json.dumps(merged, ensure_ascii=False) + "\n")
         lines.append(f"{args.out}: written")
     say(lines)
 
@@ -121,15 +121,6 @@ def _coverage(merged: Merged, id_list: Path, *, language: str) -> str:
         text += f"; not: {name_some(lack)}"
     known = identify("vatex", [*have, *lack])
     return f"{text} [{known.name} list]" if known else text
-
-
-def _write(path: Path, content: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(content, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ import torch
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.atomic_files import write_whole
+from common.atomic_files import write_text
 from engine.evaluation.compute_metrics import Bank, Measures, measure
 from engine.evaluation.feature_files import FeatureSet, file_digest, load_features
 from engine.evaluation.features import Features, check_features
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"note: {remark}", file=sys.stderr)
         say(table(result, measured))
         if arguments.json:
-            write_whole(arguments.json, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+            write_text(arguments.json, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     except (ValueError, OSError) as error:
         print(f"evaluate_features.py: error: {error}", file=sys.stderr)
         return 2

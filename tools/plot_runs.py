@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from common.atomic_files import atomic_open
 from tools.curves.run_curves import AXES, RunCurves, read_curves
 
 FORMATS = ("png", "svg", "pdf")
@@ -186,16 +187,11 @@ def _place(name: str) -> tuple[int, str, int, str]:
 
 
 def _write_table(runs: Sequence[RunCurves], path: Path) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for run in runs:
-                writer.writerows(_rows(run))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_open(path, newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for run in runs:
+            writer.writerows(_rows(run))
 
 
 def _rows(run: RunCurves) -> Iterator[list[object]]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import lmdb
 
+from common.atomic_files import write_text
+from common.locks import FileLock, LockedError
 from dataloaders.frame_store.environment import check_length
 from dataloaders.frame_store.format import (
     DATA_FILE,
@@ -30,7 +32,7 @@ from dataloaders.frame_store.format import (
     to_json,
     video_key,
 )
-from dataloaders.frame_store.lock import lock_folder, unlock_folder
+from search.index_format import LOCK_FILE
 
 FORMAT_VERSION = 1
 _FIRST_MAP = 64 << 20
@@ -73,7 +75,10 @@ class FrameStoreWriter:
         self._pending: dict[str, list[Item]] = {}
         self._pending_bytes = 0
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(self.path)
+        try:
+            self._lock = FileLock(self.path / LOCK_FILE)
+        except LockedError as error:
+            raise FrameStoreError(f"frame store {error}") from None
         self._env: lmdb.Environment | None = None
         try:
             if overwrite:
@@ -269,8 +274,7 @@ class FrameStoreWriter:
         if self._env is not None:
             self._env.close()
             self._env = None
-        unlock_folder(self.path, self._lock)
-        self._lock = None
+        self._lock.release()
 
 
 def remove_store(path: Path) -> None:
@@ -281,9 +285,7 @@ def remove_store(path: Path) -> None:
 
 def write_metadata(path: Path, *, videos: int) -> None:
     """Write the published `metadata.json` beside a store: its number of videos."""
-    temporary = path / f"{METADATA_FILE}.tmp"
-    temporary.write_text(json.dumps({"length": videos}) + "\n", encoding="utf-8")
-    temporary.replace(path / METADATA_FILE)
+    write_text(path / METADATA_FILE, json.dumps({"length": videos}) + "\n")
 
 
 def _cause(error: Exception, path: Path, *, needed: int = 0) -> str:

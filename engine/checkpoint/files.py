@@ -17,6 +17,9 @@ import safetensors
 import safetensors.torch
 import torch
 
+from common.atomic_files import atomic_path
+from common.errors import FileError
+
 State = dict[str, torch.Tensor]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -47,31 +50,22 @@ def read_state(path: str | os.PathLike[str]) -> State:
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a state under a temporary name, force it to disk, rename it: never half a file.
+    """Write a state atomically, forced to disk. Raises `FileError` where the disk is full.
 
-    The form is safetensors where `path` ends so, else torch's. Raises `OSError` where the disk is full.
+    The form is safetensors where `path` ends so, else torch's.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with atomic_path(path, durable=True) as temporary:
         if path.suffix == ".safetensors":
-            temporary.touch()
-            mode = temporary.stat().st_mode
             safetensors.torch.save_file(_untied(state), temporary, metadata={"format": "pt"})
-            temporary.chmod(mode)  # safetensors' own lets nobody else read the file
         else:
             _torch_save(dict(state), temporary, path=path)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _torch_save(state: State, temporary: Path, *, path: Path) -> None:
     try:
         torch.save(state, temporary)
     except RuntimeError as error:  # torch's word for a full disk
-        raise OSError(f"{path}: cannot be written ({_first_line(error)})") from error
+        raise FileError(f"{path}: cannot be written ({_first_line(error)})") from error
 
 
 def checkpoint_path(output_dir: Path, epoch: int) -> Path:

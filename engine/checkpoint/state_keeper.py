@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from common.errors import FileError
 from engine.checkpoint.states import list_states, state_path, step_of, write_state
 
 
@@ -52,8 +53,8 @@ class StateKeeper:
             self._own.add(path)
             self._remove_old()
         except Exception as error:  # told to the training loop, which ends the run on all ranks
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self.problem = f"{path}: cannot be written ({reason})"
+            named = isinstance(error, FileError)
+            self.problem = str(error) if named else f"{path}: cannot be written ({error})"
 
     def _remove_old(self) -> None:
         newest = sorted(self._own, key=step_of, reverse=True)[: self.keep]

@@ -5,13 +5,14 @@ Plain tensors, numbers, strings, lists and dicts, so that `torch.load(weights_on
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from common.atomic_files import atomic_open
 
 FORM = "hmmc training state"
 VERSION = 1
@@ -42,20 +43,12 @@ def list_states(folder: Path) -> list[Path]:
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
-    """Write under a temporary name, force file and folder to disk, rename. Raises `OSError` if it cannot."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            try:
-                torch.save({"form": FORM, "version": VERSION, **state}, file)
-            except RuntimeError as error:  # torch's word for a full disk; the system's lies beneath it
-                raise _system_error(error) or error from None
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a state atomically, forced to disk. Raises `FileError` if it cannot."""
+    with atomic_open(path, "wb", durable=True) as file:
+        try:
+            torch.save({"form": FORM, "version": VERSION, **state}, file)
+        except RuntimeError as error:  # torch's word for a full disk; the system's lies beneath it
+            raise _system_error(error) or error from None
 
 
 def _system_error(error: BaseException) -> OSError | None:
@@ -64,15 +57,6 @@ def _system_error(error: BaseException) -> OSError | None:
     while beneath is not None and not isinstance(beneath, OSError):
         beneath = beneath.__cause__ or beneath.__context__
     return beneath
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk: a rename is safe from a power cut only then."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:

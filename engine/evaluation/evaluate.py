@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from common.atomic_files import atomic_path
 from engine.config import Config
 from engine.data import EvaluationData
 from engine.distributed.world import World
@@ -181,9 +182,8 @@ def _write_files(
 
 
 def save_similarity(path: Path, tiles: Tiles) -> None:
-    """Write float32 [N, V] tile by tile under a temporary name, then rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    """Write float32 [N, V] tile by tile, atomically."""
+    with atomic_path(path) as temporary:
         shape = (tiles.num_captions, tiles.num_videos)
         matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         for videos in tiles.video_tiles(0, tiles.num_videos):
@@ -192,6 +192,3 @@ def save_similarity(path: Path, tiles: Tiles) -> None:
                 block = tiles.scores(captions.to(tiles.device), videos)
                 matrix[start : start + len(captions), videos.first : videos.last] = block.cpu().numpy()
         matrix.flush()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

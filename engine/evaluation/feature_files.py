@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from common.atomic_files import atomic_path
 from engine.evaluation.features import Features
 
 ARRAYS, NAMES = "features.safetensors", "features.json"
@@ -67,21 +67,13 @@ def save_features(folder: Path, made: FeatureSet) -> None:
     }
     tensors = {name: array.cpu().contiguous() for name, array in arrays.items() if array is not None}
     partner = {"names_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest()}
-    pending = [folder / f"{name}.tmp" for name in (ARRAYS, NAMES)]
-    try:
-        pending[0].touch()
-        mode = pending[0].stat().st_mode
-        safetensors.torch.save_file(tensors, pending[0], metadata=partner)
-        pending[0].chmod(mode)  # safetensors' own lets nobody else read the file
-        pending[1].write_text(text, encoding="utf-8")
-        for path in pending:
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-        for path in pending:
-            path.replace(path.with_suffix(""))
-    finally:
-        for path in pending:
-            path.unlink(missing_ok=True)
+    # The names are renamed last and hold the partner's hash: a pair from two runs is recognised.
+    with (
+        atomic_path(folder / NAMES, durable=True) as names_file,
+        atomic_path(folder / ARRAYS, durable=True) as file,
+    ):
+        names_file.write_text(text, encoding="utf-8")
+        safetensors.torch.save_file(tensors, file, metadata=partner)
 
 
 def load_features(folder: Path, **expected: str | None) -> FeatureSet:

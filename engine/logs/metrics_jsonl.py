@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from common.atomic_files import write_text
 
 Result = dict[str, Any]
 
@@ -38,12 +39,9 @@ def drop_results_after(path: Path, epoch: int, *, ended: bool) -> list[Result]:
     found = [result for result in read_results(path) if not _is_later(result, epoch)]
     kept = [result for result in found if ended or not is_final(result)]
     if path.exists():
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(result, ensure_ascii=False) + "\n" for result in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_text(
+            path, "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in kept), durable=True
+        )
     return kept
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.atomic_files import atomic_open
+
 Record = dict[str, Any]
 
 
@@ -36,12 +38,8 @@ class StepRecords:
         if not self.path.exists():
             return None
         kept = [record for record in read_steps(self.path) if record["step"] <= step]
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
+        with atomic_open(self.path, durable=True) as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
         self._ends_whole = True
         return kept[-1] if kept else None
 

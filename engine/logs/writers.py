@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from common.atomic_files import write_text
+
 WANDB_PROJECT = "hmmc"  # where WANDB_PROJECT is not set
 
 
@@ -105,7 +107,5 @@ def _run_id(path: Path, *, keep: bool) -> str:
     if keep and path.exists():
         return path.read_text(encoding="utf-8").strip()
     run_id = secrets.token_hex(4)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(run_id + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, run_id + "\n")
     return run_id

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.atomic_files import write_whole
+from common.atomic_files import write_text
 from dataloaders.datasets.files import name_some
 from dataloaders.examples import Examples
 from engine.checkpoint.weights import checkpoint_path
@@ -149,7 +149,7 @@ def write_best(output_dir: Path, *, epoch: int, value: float, select_on: str) ->
         "selected_on": select_on,
     }
     text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-    write_whole(output_dir / "best.json", text, durable=True)
+    write_text(output_dir / "best.json", text, durable=True)
 
 
 def _refuse_trained_on(chosen_on: Examples, train: Examples) -> None:

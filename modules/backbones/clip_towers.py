@@ -22,8 +22,8 @@ _CLIP_ARGUMENTS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
 def build_clip(name: str) -> nn.Module:
     """open_clip's CLIP of this architecture, float32, random weights, logit scale 100.
 
-    `name` is a path to a JSON file in open_clip's form, a file's name in `modules/model_configs`, or a model
-    that open_clip knows. Raises ValueError for an unknown name and for an architecture without
+    `name` is a path to a JSON file in open_clip's form, a file's name in `model_configs` beside this file, or a
+    model that open_clip knows. Raises ValueError for an unknown name and for an architecture without
     CLIP's own text tower.
     """
     from open_clip.model import CLIP
@@ -118,8 +118,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     wrong = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind)]
     if wrong:
         raise ValueError(
-            f"{path}: {', '.join(wrong)} missing or of another type; see modules/model_configs/toy.json for "
-            "the form"
+            f"{path}: {', '.join(wrong)} missing or of another type; "
+            "see modules/backbones/model_configs/toy.json for the form"
         )
     checked: dict[str, Any] = config
     return checked

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from common.locks import FileLock
 from demo import toy_index
 from demo.toy_index import LANGUAGES, READY_FILE, Scale, prepare
 from search import Retriever, VideoIndex
-from search.writer_lock import lock_index
+from search.index_format import LOCK_FILE
 
 SMALL = Scale(size="tiny", epochs=1, batch=4)
 
@@ -136,7 +137,10 @@ def test_an_index_that_was_deleted_is_made_again(tmp_path: Path, monkeypatch: py
 
 def test_two_do_not_prepare_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Steps(monkeypatch)
-    with lock_index(tmp_path), pytest.raises(ValueError, match="another process prepares this folder"):
+    with (
+        FileLock(tmp_path / LOCK_FILE),
+        pytest.raises(ValueError, match="another process prepares this folder"),
+    ):
         prepare(tmp_path, say=lambda _: None)
 
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
+from common.atomic_files import atomic_open
 from tools.curves.plot_fonts import fonts_for
 from tools.curves.run_curves import RunCurves
 
@@ -101,8 +102,7 @@ def drawable_labels(labels: Sequence[str], *, vector: bool) -> tuple[list[str], 
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the picture in the form its ending names: to a temporary name, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write the picture in the form its ending names, atomically."""
     texts = figure.findobj(Text)
     families, _ = fonts_for(text.get_text() for text in texts if isinstance(text, Text))
     settings: dict[Any, Any] = {
@@ -111,16 +111,12 @@ def save_figure(figure: Figure, path: Path) -> None:
         "pdf.fonttype": 42,
         "axes.unicode_minus": False,
     }
-    try:
-        with matplotlib.rc_context(settings), warnings.catch_warnings():
-            # Said by `drawable_labels` already; in an SVG it does not matter.
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
-            for text in texts:  # texts that exist already do not follow the settings
-                text.set_fontfamily(families)
-            figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=110)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_open(path, "wb") as file, matplotlib.rc_context(settings), warnings.catch_warnings():
+        # Said by `drawable_labels` already; in an SVG it does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        for text in texts:  # texts that exist already do not follow the settings
+            text.set_fontfamily(families)
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=110)
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.atomic_files import write_json
 from dataloaders.datasets.files import name_some
 
 # problem: training or a figure would be wrong. warning: look at it. note: good to know.
@@ -83,12 +82,7 @@ class Report:
             "splits": self.facts,
             "findings": [asdict(finding) for finding in self.findings],
         }
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_json(path, content)
 
 
 def say(lines: Iterable[str]) -> None:
