@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from common.atomic_files import write_json
-from dataloaders.datasets import registry as layout
+from dataloaders.datasets import registry
 from engine.config_checks import check_config
 
-LANGUAGES = {name: spec.languages for name, spec in layout.DATASETS.items()}
+LANGUAGES = {name: spec.languages for name, spec in registry.DATASETS.items()}
 DATASETS = tuple(LANGUAGES)
 ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt"}  # METHOD 6
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from dataloaders.datasets.held_out import hold_out
+from dataloaders.datasets.eval_protocol import apply_protocol
 from dataloaders.datasets.known_splits import describe_split, leaks, name_mismatch
-from dataloaders.datasets.protocols import apply_protocol
 from dataloaders.datasets.registry import VALIDATION, SplitFiles, default_files, read_examples
-from dataloaders.datasets.splits import MissingVideos, exclude_missing, match_store_ids
+from dataloaders.datasets.splits import MissingVideos, exclude_missing, hold_out, match_store_ids
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.loader import EpochSampler, ShardSampler, build_loader

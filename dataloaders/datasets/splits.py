@@ -1,4 +1,7 @@
-"""Which videos of a split are in the frame store. V videos."""
+"""Parts of a split: the videos that the frame store has, and those that are held out of training.
+
+V videos.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,17 @@ from typing import Protocol
 
 import numpy as np
 
+from common.errors import UserError
 from dataloaders.datasets.chvtt import STORE_PREFIX
 from dataloaders.datasets.files import name_some
 from dataloaders.examples import Examples, PackedStrings
 
 _PROBES = 100
+_HELD_OUT_STREAM = 0x4E7D  # keeps this draw independent of others with the same seed
 
 
 class VideoIndex(Protocol):
-    """The part of a frame store that says what it holds."""
+    """What a frame store must offer to be searched for videos."""
 
     def __contains__(self, video_id: str) -> bool: ...
 
@@ -43,20 +48,22 @@ class MissingVideos:
 
 
 def exclude_missing(examples: Examples, store: VideoIndex) -> tuple[Examples, MissingVideos]:
-    """The examples whose videos the store has, and what was left out. The caller decides whether that is
-    allowed."""
+    """The examples whose videos the store has, and the missing videos.
+
+    The caller decides whether missing videos are allowed.
+    """
     absent = set(store.missing(examples.video_ids))
     keep = np.fromiter((video_id not in absent for video_id in examples.video_ids), bool, examples.num_videos)
-    left_out = tuple(video_id for video_id in examples.video_ids if video_id in absent)
-    return examples.keep_videos(keep), MissingVideos(left_out, examples.num_videos)
+    missing = tuple(video_id for video_id in examples.video_ids if video_id in absent)
+    return examples.keep_videos(keep), MissingVideos(missing, examples.num_videos)
 
 
 def match_store_ids(examples: Examples, store: VideoIndex) -> Examples:
-    """CHVTT examples under the ids that their store uses.
+    """CHVTT examples with the ids that their store uses.
 
     Published stores name a video `Video{docid}`; stores made from a list of bare docids name it `{docid}`.
-    The first ids decide: where the store has none of them with the prefix, and some without, bare ids are
-    taken.
+    The first 100 ids decide: if the store has none of them with the prefix but some without it, all ids lose
+    the prefix.
     """
     probes = list(islice(examples.video_ids, _PROBES))
     if any(video_id in store for video_id in probes):
@@ -65,3 +72,20 @@ def match_store_ids(examples: Examples, store: VideoIndex) -> Examples:
         return examples
     bare = PackedStrings.from_iterable(video_id.removeprefix(STORE_PREFIX) for video_id in examples.video_ids)
     return replace(examples, video_ids=bare)
+
+
+def hold_out(examples: Examples, *, share: float, seed: int) -> tuple[Examples, Examples]:
+    """Split the training videos for `--select_on held_out`: (videos to train on, held-out videos).
+
+    A `share` of the videos is held out, with all their captions, at least one video on each side. The draw
+    depends on `seed` and the ids alone, not on their order in the file. Raises `UserError` if there are fewer
+    than two videos.
+    """
+    if examples.num_videos < 2:
+        raise UserError(f"--select_on held_out: needs at least 2 training videos, not {examples.num_videos}")
+    count = min(max(round(share * examples.num_videos), 1), examples.num_videos - 1)
+    by_id = np.argsort(np.asarray(list(examples.video_ids)), kind="stable")
+    held = np.zeros(examples.num_videos, dtype=bool)
+    rng = np.random.default_rng([seed, _HELD_OUT_STREAM])
+    held[by_id[rng.choice(examples.num_videos, count, replace=False)]] = True
+    return examples.keep_videos(~held), examples.keep_videos(held)

@@ -1,4 +1,4 @@
-"""What a query is: a split as a protocol wants it (METHOD 6, docs/EVALUATION.md)."""
+"""Evaluation protocols: which captions of a split are queries (METHOD 6, docs/EVALUATION.md)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from dataloaders.examples import Examples, PackedStrings
 def apply_protocol(examples: Examples, protocol: str) -> Examples:
     """The split with the captions that are queries under `protocol`.
 
-    `auto` and `several_captions`: as it is. `one_caption`: the first of each video. `paragraph`: all captions
-    of a video, in the file's order, joined by spaces to one text, which the tokenizer cuts at --max_words.
+    - `auto`, `several_captions`: every caption.
+    - `one_caption`: the first caption of each video.
+    - `paragraph`: the captions of a video joined by spaces, in file order; the tokenizer truncates the text
+      at --max_words.
+
     Videos keep their order; those without a caption stay candidates.
     """
     if protocol in ("auto", "several_captions"):
