@@ -37,7 +37,7 @@ class DualEncoder(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One training step's forward pass: scalars "loss" (with gradient) and the losses by name."""
         features = self.encode(batch)
-        self.move_keys()
+        self.update_momentum_encoders()
         return self.losses(features, self.encode_keys(batch), batch)
 
     def encode(self, batch: Mapping[str, Tensor]) -> Features:
@@ -48,14 +48,14 @@ class DualEncoder(nn.Module):
         """What the losses need of each clip from momentum encoders, without gradient."""
         return {}
 
-    def move_keys(self) -> None:
+    def update_momentum_encoders(self) -> None:
         """Once a step, between `encode` and `encode_keys`: momentum encoders follow."""
 
     def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars "loss" (with gradient) and the losses by name, from the features of all clips."""
         raise NotImplementedError
 
-    def watch(self) -> dict[str, float]:
+    def log_scalars(self) -> dict[str, float]:
         """Figures to watch a run by; costs nothing."""
         return {}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modules.dual_encoder import DualEncoder, Features
 from modules.losses.contrastive import BatchKeys, Negatives
-from modules.losses.duplicates import duplicates, own_rows
+from modules.losses.duplicates import find_duplicates, own_rows
 from modules.losses.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
 from modules.losses.matching import (
     frame_adjacency_matching,
@@ -114,7 +114,7 @@ class PretrainModel(DualEncoder):
         video, frames = self.visual_encoder_k(batch["frames"], batch.get("frame_mask"))
         return {"video": video, "frames": frames, **self._encode_texts(self.text_encoder_k, batch)}
 
-    def move_keys(self) -> None:
+    def update_momentum_encoders(self) -> None:
         """While training, the key branch moves towards the query branch."""
         if self.training:
             for key_module, query_module in self._momentum_pairs():
@@ -141,7 +141,7 @@ class PretrainModel(DualEncoder):
             self._enqueue(keys, mask)
         return with_total(losses, self.weights)
 
-    def watch(self) -> dict[str, float]:
+    def log_scalars(self) -> dict[str, float]:
         """The scale of the queue losses' logits; age in steps of the oldest key; share of real keys."""
         return {
             "logit_scale": 1.0 / self.temperature,
@@ -215,7 +215,7 @@ class PretrainModel(DualEncoder):
         """Clips of all ranks that are no negatives of each of ours; None where all but its own are."""
         if not (self.mask_duplicates and self.in_batch_negatives):
             return None
-        return own_rows(duplicates(batch, text=text), len(batch["frames"]))
+        return own_rows(find_duplicates(batch, text=text), len(batch["frames"]))
 
     def _mlm(self, query: Features, batch: Mapping[str, Tensor]) -> Tensor:
         terms = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modules.dual_encoder import DualEncoder, Features
 from modules.gather import gather, gather_with_grad
-from modules.losses.duplicates import duplicates
+from modules.losses.duplicates import find_duplicates
 from modules.losses.matching import frame_text_matching, video_text_matching
 from modules.numerics import at_least_float32
 
@@ -59,7 +59,7 @@ class RetrievalModel(DualEncoder):
     def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalars "loss" (with gradient), "VTM" and "FTM" over the batch of all ranks, the same on each."""
         whole = {name: gather_with_grad(at_least_float32(rows)) for name, rows in self._used(features)}
-        same = duplicates(batch) if self.mask_duplicates else None
+        same = find_duplicates(batch) if self.mask_duplicates else None
         losses: dict[str, Tensor] = {}
         if self.weights["VTM"]:
             losses["VTM"] = video_text_matching(
@@ -72,7 +72,7 @@ class RetrievalModel(DualEncoder):
             )
         return with_total(losses, self.weights)
 
-    def watch(self) -> dict[str, float]:
+    def log_scalars(self) -> dict[str, float]:
         """The logit scale, which is a constant here."""
         return {"logit_scale": self.logit_scale}
 

@@ -180,7 +180,7 @@ class Fit:
             epochs=config.epochs,
             name_of=self.train.name_of,
             requested=self.train.sampler.samples_of,
-            watch=self.model.watch,
+            log_scalars=self.model.log_scalars,
             max_bad_steps=config.max_bad_steps,
             max_bad_samples=config.max_bad_samples,
             hooks=self.saving,

@@ -42,7 +42,7 @@ def cached_backward(
         for part in chunks:
             states.append(_random_state(device))
             pieces.append(model.encode(part))
-        model.move_keys()
+        model.update_momentum_encoders()
         keys = _joined([model.encode_keys(part) for part in chunks])
     features = {name: rows.detach().requires_grad_() for name, rows in _joined(pieces).items()}
     with cast():

@@ -98,7 +98,7 @@ class Trainer:
         epochs: int = 1,
         name_of: Callable[[int], str] = str,
         requested: Callable[[int, int], Sequence[int]] | None = None,
-        watch: Callable[[], Mapping[str, float]] = dict,
+        log_scalars: Callable[[], Mapping[str, float]] = dict,
         max_bad_steps: int = 10,
         max_bad_samples: int = 1000,
         hooks: Hooks | None = None,
@@ -115,7 +115,7 @@ class Trainer:
         self.epochs = epochs
         self.name_of = name_of
         self.requested = requested
-        self.watch = watch
+        self.log_scalars = log_scalars
         self.max_bad_steps = max_bad_steps
         self.max_bad_samples = max_bad_samples
         self.hooks = hooks or Hooks()
@@ -289,7 +289,7 @@ class Trainer:
                 "epoch": epoch,
                 **named,
                 **{f"lr/{name}": lr for name, lr in rates.items() if not name.endswith("no decay")},
-                **self.watch(),
+                **self.log_scalars(),
                 "skipped_steps": self.counters.skipped,
                 "unreadable_clips": self.counters.unreadable,
                 "clips_per_second": meter.clips_per_second,

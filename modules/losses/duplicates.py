@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.gather import gather, rank
 
 
-def duplicates(batch: Mapping[str, Tensor], *, text: str | None = "text") -> Tensor:
+def find_duplicates(batch: Mapping[str, Tensor], *, text: str | None = "text") -> Tensor:
     """Bool [N, N], the same on every rank: True where two clips show one video or have one text.
 
     Videos are the same by `video`, texts by their ids, those of `{text}_ids` (None: texts do not count). A

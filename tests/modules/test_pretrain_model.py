@@ -191,10 +191,14 @@ def test_a_clip_that_is_not_finite_spoils_only_its_own_step() -> None:
 
 def test_figures_to_watch_go_on_after_a_restart() -> None:
     model, resumed = tiny.pretrain_model(), tiny.pretrain_model()  # a queue of 6
-    assert model.watch() == {"logit_scale": pytest.approx(1 / 0.07), "queue_age": 0.0, "queue_filled": 0.0}
+    assert model.log_scalars() == {
+        "logit_scale": pytest.approx(1 / 0.07),
+        "queue_age": 0.0,
+        "queue_filled": 0.0,
+    }
     for seed in (1, 2, 3):
         model(tiny.batch(4, seed=seed))
-    assert model.watch()["queue_age"] == 2.0 and model.watch()["queue_filled"] == 1.0
+    assert model.log_scalars()["queue_age"] == 2.0 and model.log_scalars()["queue_filled"] == 1.0
     assert model.extra_state() == {"queue_pushes": 3, "queue_clips": 12}
     resumed.load_extra_state(model.extra_state())
-    assert resumed.watch() == model.watch()
+    assert resumed.log_scalars() == model.log_scalars()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.dual_encoder import DualEncoder, Features
-from modules.losses.duplicates import duplicates
+from modules.losses.duplicates import find_duplicates
 from modules.numerics import l2_normalize
 from tests.modules import tiny
 
@@ -35,7 +35,7 @@ def same(one: int, other: int, text: str | None) -> bool:
 @pytest.mark.parametrize("text", ["text", "tag", None])
 def test_pairs_of_one_video_or_one_text(text: str | None) -> None:
     expected = [[same(i, j, text) for j in range(CLIPS)] for i in range(CLIPS)]
-    assert duplicates(batch(tags=True), text=text).tolist() == expected
+    assert find_duplicates(batch(tags=True), text=text).tolist() == expected
 
 
 def loss_of_row(scores: dict[int, float], own: float) -> float:
