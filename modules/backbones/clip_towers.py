@@ -22,8 +22,8 @@ _CLIP_ARGUMENTS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
 def build_clip(name: str) -> nn.Module:
     """open_clip's CLIP of this architecture, float32, random weights, logit scale 100.
 
-    `name` is a path to a JSON file in open_clip's form, the name of a file in `model_configs`, or a model that
-    open_clip knows. Raises `UserError` for an unknown name and for a text tower that is not CLIP's own.
+    `name` is a path to a JSON file in open_clip's form, the name of a file in `model_configs`, or a model
+    that open_clip knows. Raises `UserError` for an unknown name and for a text tower that is not CLIP's own.
     """
     from open_clip.model import CLIP
 
