@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine.evaluation.features import Features
 from engine.evaluation.metrics import all_metrics
 from engine.evaluation.ranking import Rankings, rank
-from modules.losses.matching import retrieval_similarity
+from modules.heads.hmmc import hmmc_similarity
 
 CAPTIONS, VIDEOS = 150_000, 100_000
 COMPARED = 4_000_000  # pairs that are also ranked by the whole matrix
@@ -51,7 +51,7 @@ def synthetic(captions: int, videos: int, *, frames: int, width: int) -> tuple[F
 
 def compare(found: Rankings, made: Features, owner: np.ndarray) -> str:
     """The same ranks from the whole matrix, for text to video and for caption sets."""
-    scores = retrieval_similarity(made.text, made.video, made.frames, top_frames=3, logit_scale=100.0)
+    scores = hmmc_similarity(made.text, made.video, made.frames, top_frames=3, logit_scale=100.0)
     own = scores[torch.arange(len(owner)), torch.from_numpy(owner)][:, None]
     t2v = 1 + (scores > own).sum(dim=1).numpy() + 0.5 * ((scores == own).sum(dim=1).numpy() - 1)
     captions = [torch.from_numpy(np.flatnonzero(owner == video)) for video in range(scores.shape[1])]

@@ -1,6 +1,6 @@
 """The exact score of candidates: cosine with the video plus the mean cosine with its best frames.
 
-The same as `matching.retrieval_similarity` with a logit scale of 1. C candidates, D joint width,
+The same as `modules.heads.hmmc.hmmc_similarity` with a logit scale of 1. C candidates, D joint width,
 F frames a video, k frames that count.
 """
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.evaluation.features import Features
-from modules.losses.matching import similarity_of_units
+from modules.heads.hmmc import similarity_of_unit_vectors
 from modules.numerics import at_least_float32, l2_normalize
 
 TILE = (512, 512)  # captions, videos: the handful of float32 matrices of a tile fit a processor's cache
@@ -111,7 +111,7 @@ class ScoreTiles(Tiles):
     def scores(self, captions: Tensor, videos: VideoTile) -> Tensor:
         """A view into a whole tile."""
         unit = _pad(self.logit_scale * l2_normalize(self.features.text[captions]), self.height)
-        whole = similarity_of_units(
+        whole = similarity_of_unit_vectors(
             unit, videos.videos, videos.frames, videos.frame_mask, top_frames=self.top_frames
         )
         return whole[: len(captions), : len(videos)]

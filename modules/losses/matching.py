@@ -1,6 +1,6 @@
-"""Text-video matching: VTM, FTM and FAM losses, and the similarity for evaluation (METHOD sections 3, 4, 6).
+"""Text-video matching: the losses VTM, FTM and FAM (METHOD sections 3 and 4).
 
-Shapes: N clips of all ranks, B clips of this rank, F frames, D joint width, K queue, V videos.
+Shapes: N clips of all ranks, B clips of this rank, F frames, D joint width, K clips in the queue.
 Masks [.., F] are True on real frames; None means that all are real. All results are float32 or better.
 """
 
@@ -133,75 +133,3 @@ def frame_adjacency_matching(
     if frame_mask is None:
         frame_mask = torch.ones(predictions.shape[:2], dtype=torch.bool, device=predictions.device)
     return mean_over_ranks(forward + backward, frame_mask[:, :-1] & frame_mask[:, 1:])
-
-
-@torch.no_grad()
-@without_autocast
-def retrieval_similarity(
-    text_embeds: Tensor,
-    video_embeds: Tensor,
-    frame_embeds: Tensor | None = None,
-    frame_mask: Tensor | None = None,
-    *,
-    top_frames: int,
-    logit_scale: float,
-) -> Tensor:
-    """Similarity [N, V] of one block of texts [N, D] and videos [V, D].
-
-    s * cos(text, video), plus, where `frame_embeds` [V, F, D] are given, the mean over the `top_frames`
-    largest of s * cos(text, frame); a video with fewer real frames (`frame_mask` [V, F]) takes all of them.
-    """
-    return similarity_of_units(
-        logit_scale * l2_normalize(text_embeds),
-        l2_normalize(video_embeds),
-        None if frame_embeds is None else l2_normalize(frame_embeds).transpose(0, 1),
-        frame_mask,
-        top_frames=top_frames,
-    )
-
-
-@torch.no_grad()
-@without_autocast
-def similarity_of_units(
-    texts: Tensor,
-    videos: Tensor,
-    frames: Tensor | None = None,
-    frame_mask: Tensor | None = None,
-    *,
-    top_frames: int,
-) -> Tensor:
-    """`retrieval_similarity` of vectors that are normalised already, the texts [N, D] scaled too.
-
-    `videos` [V, D], `frames` [F, V, D] frame by frame, `frame_mask` [V, F]. Holds `top_frames` + 3 matrices
-    [N, V], never N x V x F numbers: the best frames so far are kept in order, and each further frame is
-    sorted in by maximum and minimum, which is exact and, on a CPU, far quicker than `topk` over F numbers.
-    """
-    similarity = texts @ videos.T
-    if frames is None:
-        return similarity
-    count = min(top_frames, len(frames))
-    best: list[Tensor] = []  # best[0] >= best[1] >= ...
-    spare = torch.empty_like(similarity)
-    for position, frame in enumerate(frames):
-        scores = texts @ frame.T
-        if frame_mask is not None:
-            scores.masked_fill_(~frame_mask[:, position], torch.finfo(scores.dtype).min)
-        for place, held in enumerate(best):
-            best[place] = torch.maximum(held, scores, out=spare)
-            torch.minimum(held, scores, out=scores)
-            spare = held
-        if len(best) < count:
-            best.append(scores)
-    if frame_mask is None:
-        return similarity.add_(_sum(best).div_(count))
-    taken = frame_mask.sum(dim=1).clamp(max=count)  # [V]
-    total = _sum([scores.masked_fill_(taken <= place, 0.0) for place, scores in enumerate(best)])
-    return similarity.add_(total.div_(taken.clamp(min=1)))
-
-
-def _sum(matrices: list[Tensor]) -> Tensor:
-    """Their sum, in the memory of the first."""
-    total = matrices[0]
-    for matrix in matrices[1:]:
-        total += matrix
-    return total

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from engine.training.optimizer import build_optimizer
+from modules.heads.hmmc import hmmc_similarity
 from modules.losses.masked_lm import IGNORED_LABEL, masked_lm_loss
-from modules.losses.matching import retrieval_similarity
 from modules.numerics import l2_normalize
 from tests.golden import recipe
 
@@ -49,9 +49,9 @@ def finetune_forward(language: str, folder: Path) -> Iterator[Difference]:
         "text": text,
         "video": video,
         "frames": frames,
-        "sim_video": retrieval_similarity(text, video, top_frames=3, logit_scale=scale),
+        "sim_video": hmmc_similarity(text, video, top_frames=3, logit_scale=scale),
         "sim_frame": scale * cosines,
-        "sim_eval_top3": retrieval_similarity(text, video, frames, top_frames=3, logit_scale=scale),
+        "sim_eval_top3": hmmc_similarity(text, video, frames, top_frames=3, logit_scale=scale),
         "frame_loss": losses["FTM"],
         "loss": losses["loss"],
     }

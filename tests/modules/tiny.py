@@ -67,3 +67,12 @@ def batch(clips: int = 4, *, padded: bool = False, tags: bool = False, seed: int
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Normally distributed numbers."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(x: Tensor, y: Tensor) -> float:
+    return float(nn.functional.cosine_similarity(x, y, dim=0))

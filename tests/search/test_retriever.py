@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.losses.matching import retrieval_similarity
+from modules.heads.hmmc import hmmc_similarity
 from search import QueryError, Retriever, VideoIndex, VideoIndexError
 from search.clips import ClipError
 from tests.search.conftest import COLOURS, coloured, write_model
@@ -51,7 +51,7 @@ def test_scores_are_those_of_evaluation(retriever: Retriever, index: Path, video
     for hit in found:
         clip = retriever.encode_video(videos / hit.video_id)
         video, frames = torch.from_numpy(clip.video)[None], torch.from_numpy(clip.frames)[None]
-        expected = retrieval_similarity(text, video, frames, top_frames=2, logit_scale=1.0)
+        expected = hmmc_similarity(text, video, frames, top_frames=2, logit_scale=1.0)
         assert hit.score == pytest.approx(float(expected), abs=2e-3)  # features are kept in half precision
         best = int(np.argmax(clip.frames @ text[0].numpy()))
         assert hit.moments[0].score == max(moment.score for moment in hit.moments)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modules.losses.matching import retrieval_similarity
+from modules.heads.hmmc import hmmc_similarity
 from search import scoring
 from search.rows import FeatureRows
 from search.scoring import score_rows
@@ -23,7 +23,7 @@ def test_scores_and_order_are_those_of_evaluation(
     query = unit(np.random.default_rng(3).standard_normal(32)).astype(np.float32)
     rows = np.arange(5, 95)
     found = score_rows(FeatureRows(video, frames), rows, query, top=12, top_frames=top_frames, frame_weight=1)
-    expected = retrieval_similarity(
+    expected = hmmc_similarity(
         torch.from_numpy(query)[None],
         torch.from_numpy(video[rows]),
         torch.from_numpy(frames[rows]),

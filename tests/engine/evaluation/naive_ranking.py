@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from engine.evaluation.features import Features
-from modules.losses.matching import retrieval_similarity
+from modules.heads.hmmc import hmmc_similarity
 
 
 def whole_matrix(made: Features, *, top_frames: int = 3, logit_scale: float = 100.0) -> np.ndarray:
     """Scores [N, V] of everything at once."""
-    return retrieval_similarity(
+    return hmmc_similarity(
         made.text, made.video, made.frames, made.frame_mask, top_frames=top_frames, logit_scale=logit_scale
     ).numpy()
 

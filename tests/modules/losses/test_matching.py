@@ -1,4 +1,4 @@
-"""Losses and similarities against loops that follow the formulas word for word."""
+"""Losses against loops that follow the formulas word for word."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.losses import matching
+from tests.modules.tiny import cosine, draw
 
 N, FRAMES, WIDTH, SCALE, TAU = 4, 3, 8, 10.0, 0.07
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]], dtype=torch.bool)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def cosine(x: Tensor, y: Tensor) -> float:
-    return float(F.cosine_similarity(x, y, dim=0))
 
 
 def cross_entropy(own: float, others: list[float]) -> float:
@@ -109,29 +102,6 @@ def test_frame_adjacency_of_single_frames_is_zero() -> None:
     loss = matching.frame_adjacency_matching(single, single.detach(), queue=draw(WIDTH, 4), temperature=TAU)
     loss.backward()
     assert float(loss.detach()) == 0.0
-
-
-@pytest.mark.parametrize("top_frames", [1, 2, 3, 9])
-def test_retrieval_similarity_averages_the_best_real_frames(top_frames: int) -> None:
-    text, video, frames = draw(5, WIDTH), draw(N, WIDTH, seed=1), draw(N, FRAMES, WIDTH, seed=2)
-    ours = matching.retrieval_similarity(text, video, frames, MASK, top_frames=top_frames, logit_scale=SCALE)
-    for n in range(5):
-        for v in range(N):
-            scores = sorted(
-                (SCALE * cosine(text[n], frames[v, i]) for i in range(FRAMES) if MASK[v, i]), reverse=True
-            )[:top_frames]
-            expected = SCALE * cosine(text[n], video[v]) + sum(scores) / len(scores)
-            assert float(ours[n, v]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
-
-
-def test_similarity_of_zero_features_is_finite_and_unpadded_masks_change_nothing() -> None:
-    text, video, frames = draw(2, WIDTH), torch.zeros(N, WIDTH), draw(N, FRAMES, WIDTH)
-    frames[1] = 0.0
-    options = {"top_frames": 2, "logit_scale": SCALE}
-    plain = matching.retrieval_similarity(text, video, frames, **options)
-    assert torch.isfinite(plain).all()
-    masked = matching.retrieval_similarity(text, video, frames, torch.ones(N, FRAMES).bool(), **options)
-    assert torch.allclose(plain, masked)
 
 
 def test_autocast_does_not_reach_the_similarities() -> None:
