@@ -1,7 +1,7 @@
-"""Captions and videos of one split, in packed arrays.
+"""Captions and videos of one split, in packed arrays. V videos, N captions.
 
-V videos, N captions. Workers of a DataLoader share these arrays with the parent: a Python list of strings
-would be copied into every worker page by page, as each look at a string writes its reference count.
+DataLoader workers share these arrays with the parent process. A Python list of strings would be copied into
+every worker page by page, because reading a string writes its reference count.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 
 class PackedStrings:
-    """An immutable sequence of strings in two arrays: UTF-8 bytes, and where each string starts.
+    """An immutable sequence of strings in two arrays: UTF-8 bytes, and the offset of each string.
 
-    A lone surrogate (half of a character, which JSON escapes can spell) becomes "?".
+    A lone surrogate (half of a character; JSON escapes allow it) becomes "?".
     """
 
     def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
@@ -45,19 +45,19 @@ class PackedStrings:
         return (self[index] for index in range(len(self)))
 
     def take(self, indices: NDArray[np.integer]) -> PackedStrings:
-        """The strings at `indices`, packed anew."""
+        """The strings at `indices`, in a new object."""
         return PackedStrings.from_iterable(self[int(index)] for index in indices)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """One split: every caption with its video, and the videos once each.
+    """One split: captions, videos, and the video of each caption.
 
-    `tags` [N] belong to captions (only CHVTT pre-training has them); `durations` [V] are seconds, NaN where a
-    video has none.
+    `tags` [N] belong to captions; only CHVTT pre-training has them. `durations` [V] are in seconds, NaN if
+    unknown.
     """
 
-    video_ids: PackedStrings  # [V] as the frame store names them
+    video_ids: PackedStrings  # [V] ids of the frame store
     captions: PackedStrings  # [N]
     video_of_caption: NDArray[np.int64]  # [N] position in video_ids
     tags: PackedStrings | None = None
@@ -83,7 +83,7 @@ class Examples:
         return self.video_ids[int(self.video_of_caption[caption])]
 
     def keep_videos(self, keep: NDArray[np.bool_]) -> Examples:
-        """The videos where `keep` [V] is True and their captions, in the same order."""
+        """The videos for which `keep` [V] is True, with their captions, in the same order."""
         assert keep.shape == (self.num_videos,)
         if keep.all():
             return self
@@ -99,7 +99,7 @@ class Examples:
 
 
 class ExamplesBuilder:
-    """Collects captions one by one; videos are numbered in the order in which they first appear."""
+    """Collects captions one by one. Videos are numbered by first appearance."""
 
     def __init__(self) -> None:
         self._position: dict[str, int] = {}
@@ -111,7 +111,7 @@ class ExamplesBuilder:
     def add(
         self, video_id: str, caption: str, *, tag: str | None = None, duration: float | None = None
     ) -> None:
-        """Add one caption. Of a video met again only the caption and tag are new: its duration stays."""
+        """Add one caption with its tag. The duration counts only when the video first appears."""
         position = self._position.setdefault(video_id, len(self._position))
         if position == len(self._durations):
             self._durations.append(float("nan") if duration is None else duration)
@@ -121,7 +121,7 @@ class ExamplesBuilder:
             self._tags.append(tag)
 
     def build(self) -> Examples:
-        """Everything added so far. Tags come with every caption or with none."""
+        """Everything added so far. Either all captions have tags or none has."""
         assert len(self._tags) in (0, len(self._captions))
         durations = np.asarray(self._durations, dtype=np.float32)
         return Examples(

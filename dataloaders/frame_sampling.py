@@ -1,15 +1,17 @@
-"""Which of a video's stored frames make up a clip (METHOD 7). n stored frames, F frames wanted."""
+"""Choosing the stored frames of a clip (METHOD 7). n stored frames, F frames of the clip."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError
+
 FRAME_SAMPLES = ("uniform", "random", "uniform_random")
 SHORTEST_DYNAMIC_CLIP = 3
 
 
-class TooFewFramesError(ValueError):
+class TooFewFramesError(UserError):
     """A video has fewer stored frames than `random` sampling must choose."""
 
 
@@ -18,9 +20,11 @@ def sample_frame_indices(
 ) -> NDArray[np.int64]:
     """Indices [F] of stored frames, in order, all in 0..n-1.
 
-    - `uniform`: linspace(0, n, F, endpoint=False) as whole numbers; with n < F frames repeat, in order.
-    - `random`: F of n without replacement. Raises TooFewFramesError when n < F.
-    - `uniform_random`: one at random in each of F equal segments; with n < F frames repeat, in order.
+    - `uniform`: linspace(0, n, F, endpoint=False), rounded down; frames repeat if n < F.
+    - `random`: F of n without replacement. Raises `TooFewFramesError` if n < F.
+    - `uniform_random`: one random frame of each of F equal segments; frames repeat if n < F.
+
+    Raises `UserError` for any other `frame_sample`.
     """
     assert num_stored > 0 and num_frames > 0
     if frame_sample == "uniform":
@@ -35,9 +39,9 @@ def sample_frame_indices(
     if frame_sample == "uniform_random":
         bounds = np.arange(num_frames + 1) * num_stored // num_frames
         return rng.integers(bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)).astype(np.int64)
-    raise ValueError(f"--frame_sample {frame_sample}: choose from {', '.join(FRAME_SAMPLES)}")
+    raise UserError(f"--frame_sample {frame_sample}: choose from {', '.join(FRAME_SAMPLES)}")
 
 
 def dynamic_length(duration: float, max_frames: int, *, factor: float) -> int:
-    """Frames of a clip of `duration` seconds: min(max(int(duration * factor), 3), max_frames)."""
+    """Number of frames for a clip of `duration` seconds: min(max(int(duration * factor), 3), max_frames)."""
     return min(max(int(duration * factor), SHORTEST_DYNAMIC_CLIP), max_frames)

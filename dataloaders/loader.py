@@ -1,4 +1,4 @@
-"""Which rank gets which samples, and the DataLoader that fetches them."""
+"""Samplers, which give each rank its samples, and the DataLoader that fetches them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -25,14 +27,14 @@ PREFETCH = 2
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Training samples of one rank: (epoch, index) pairs, the same number on every rank.
+    """Training samples of one rank: (epoch, index) pairs, equally many on every rank.
 
-    An epoch is one permutation of 0..n-1, a function of (seed, epoch). Its slice [b*G, (b+1)*G), G =
-    `batch_size` * `world_size`, is global batch b, and each rank takes a contiguous share of it: one rank
-    with a batch of G sees what k ranks with G / k see together, in the same order. `drop_last` leaves out a
-    last batch under G; otherwise it is filled up from the epoch's start.
+    An epoch is a permutation of 0..n-1 that depends on (seed, epoch) only. Its slice [b*G, (b+1)*G) is global
+    batch b, where G = `batch_size` * `world_size`. Each rank takes a contiguous part of the global batch. So
+    k ranks with a batch of G / k see the same samples in the same order as one rank with a batch of G.
+    `drop_last` drops a last batch smaller than G; otherwise samples from the start of the epoch fill it up.
 
-    Raises ValueError when that makes no batch at all.
+    Raises `UserError` if an epoch has no batch.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
     ) -> None:
         assert 0 <= rank < world_size
         if batch_size < 1:
-            raise ValueError(
+            raise UserError(
                 f"--batch_size gives {batch_size} samples to each of {world_size} ranks, 1 is needed"
             )
         self._num_samples = num_samples
@@ -57,18 +59,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self._global_batch = batch_size * world_size
         self._seed = seed
         self._shuffle = shuffle
-        whole, rest = divmod(num_samples, self._global_batch)
-        self.batches_per_epoch = whole if drop_last or rest == 0 else whole + 1
+        full_batches, rest = divmod(num_samples, self._global_batch)
+        self.batches_per_epoch = full_batches if drop_last or rest == 0 else full_batches + 1
         if self.batches_per_epoch == 0:
-            raise ValueError(
+            raise UserError(
                 f"--batch_size: a global batch of {self._global_batch} is more than the {num_samples}"
-                f" training examples, take {num_samples} at most"
+                f" training examples; give at most {num_samples}"
             )
         self._epoch = 0
         self._start_batch = 0
 
     def set_epoch(self, epoch: int, *, start_batch: int = 0) -> None:
-        """Choose the epoch to iterate over, and how many of its batches to skip (resuming within it)."""
+        """Choose the epoch to iterate over; skip its first `start_batch` batches (to resume within it)."""
         assert epoch >= 0 and 0 <= start_batch <= self.batches_per_epoch
         self._epoch = epoch
         self._start_batch = start_batch
@@ -80,17 +82,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch = self._epoch
         order = self._order(epoch)
         for batch in range(self._start_batch, self.batches_per_epoch):
-            for place in self._places(batch):
-                yield epoch, int(order[place])
+            for position in self._positions(batch):
+                yield epoch, int(order[position])
 
     def samples_of(self, epoch: int, batch: int) -> list[int]:
-        """The samples that this rank asks for in a batch of an epoch, whatever is being iterated over."""
+        """The samples of this rank in one batch of any epoch; the current iteration is not affected."""
         order = self._order(epoch)
-        return [int(order[place]) for place in self._places(batch)]
+        return [int(order[position]) for position in self._positions(batch)]
 
-    def _places(self, batch: int) -> list[int]:
+    def _positions(self, batch: int) -> list[int]:
         begin = batch * self._global_batch + self._rank * self._batch_size
-        return [place % self._num_samples for place in range(begin, begin + self._batch_size)]
+        return [position % self._num_samples for position in range(begin, begin + self._batch_size)]
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self._shuffle:
@@ -101,9 +103,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class ShardSampler(Sampler[int]):
-    """Evaluation samples of one rank: a contiguous share of 0..n-1, each sample on one rank only.
+    """Evaluation samples of one rank: a contiguous share of 0..n-1; each sample is on one rank only.
 
-    Shares differ by one sample at most; joined in the order of ranks they are 0..n-1.
+    The sizes of the shares differ by at most one. Concatenated in rank order, the shares are 0..n-1.
     """
 
     def __init__(self, num_samples: int, *, rank: int, world_size: int) -> None:
@@ -126,16 +128,15 @@ def build_loader(
     pin_memory: bool = False,
     multiprocessing_context: str | None = None,
 ) -> DataLoader[dict[str, Any]]:
-    """A DataLoader of `batch_size` samples a batch, in the sampler's order; a last smaller batch is kept.
+    """A DataLoader with `batch_size` samples per batch in the sampler's order; a smaller last batch is kept.
 
-    Workers stay alive from epoch to epoch and use one thread each. Logs a warning when shared memory looks
-    too small for the batches that they prefetch. Raises ValueError for a batch below 1 or a negative number
-    of workers.
+    Workers live for all epochs and use one thread each. Logs a warning if shared memory looks too small for
+    the prefetched batches. Raises `UserError` for a batch size below 1 or a negative number of workers.
     """
     if batch_size < 1:
-        raise ValueError(f"--batch_size: {batch_size} samples a batch on each rank, 1 is needed")
+        raise UserError(f"--batch_size: {batch_size} samples per batch on each rank, 1 is needed")
     if num_workers < 0:
-        raise ValueError(f"--num_thread_reader {num_workers}: must be 0 or more")
+        raise UserError(f"--num_thread_reader {num_workers}: must be 0 or more")
     sample_bytes = getattr(dataset, "sample_bytes", 0)
     warn_if_shared_memory_is_short(sample_bytes, batch_size=batch_size, num_workers=num_workers)
     return DataLoader(
@@ -148,40 +149,41 @@ def build_loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=PREFETCH if num_workers else None,
         multiprocessing_context=multiprocessing_context if num_workers else None,
-        # Each pass over a loader draws a number, of which nothing here depends. From torch's own stream it
-        # would shift dropout in a run that was resumed.
+        # Each pass over a loader draws a number that we do not use. Drawn from torch's global generator, it
+        # would change dropout in a resumed run.
         generator=torch.Generator(),
     )
 
 
 def start_worker(worker: int) -> None:
-    """Settings of a worker process, before its first sample."""
-    # OpenCV's thread pool does not survive a fork, and the workers are the parallelism.
+    """Set up a worker process before its first sample."""
+    # OpenCV's thread pool does not survive a fork, and the workers themselves run in parallel.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    _leave_signals_to_the_parent()
-    # The garbage collector marks every object that it looks at, which would copy the parent's memory page by
-    # page (with a million captions and four workers a third more memory).
+    _leave_signals_to_parent()
+    # The garbage collector writes to every object that it visits, which would copy the parent's memory page
+    # by page (a third more memory with a million captions and four workers).
     gc.freeze()
 
 
-def _leave_signals_to_the_parent() -> None:
-    """Schedulers and terminals signal whole process groups; the parent still needs batches to end well."""
+def _leave_signals_to_parent() -> None:
+    """Keep the worker alive on a signal: it goes to the whole process group, and the parent needs batches
+    until it has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    strikes: list[int] = []
+    sigterms: list[int] = []
 
-    def on_second_sigterm(number: int, frame: FrameType | None) -> None:
-        # The first may be the group's. The parent's own comes when it closes, and it repeats it.
-        strikes.append(number)
-        if len(strikes) > 1:
+    def exit_on_second_sigterm(number: int, frame: FrameType | None) -> None:
+        # The first may have gone to the whole group. The parent sends its own at the end, repeatedly.
+        sigterms.append(number)
+        if len(sigterms) > 1:
             os._exit(0)
 
-    signal.signal(signal.SIGTERM, on_second_sigterm)
+    signal.signal(signal.SIGTERM, exit_on_second_sigterm)
 
 
 def end_workers() -> None:
-    """End the loader processes of this process: at its exit Python would ask each only once, and wait."""
+    """End the worker processes of this process. At exit Python would send SIGTERM only once and then wait."""
     for child in multiprocessing.active_children():
         while child.is_alive():
             child.terminate()
@@ -189,9 +191,9 @@ def end_workers() -> None:
 
 
 def warn_if_shared_memory_is_short(sample_bytes: int, *, batch_size: int, num_workers: int) -> bool:
-    """Log a warning, and return True, when the batches that workers prefetch may not fit in shared memory.
+    """Log a warning and return True if the prefetched batches may not fit in shared memory.
 
-    In containers it is often 64 MB, and a worker that finds it full dies of a bus error.
+    Containers often have only 64 MB, and a worker that finds it full dies of a bus error.
     """
     if num_workers == 0 or not SHARED_MEMORY.is_dir():
         return False
@@ -200,8 +202,8 @@ def warn_if_shared_memory_is_short(sample_bytes: int, *, batch_size: int, num_wo
     if needed <= free:
         return False
     logger.warning(
-        "workers may hold %.0f MB of batches in shared memory, %s has %.0f MB free: lower --num_thread_reader"
-        " or --batch_size, or give the container more (docker run --shm-size)",
+        "workers may need %.0f MB of shared memory for batches, %s has %.0f MB free: lower"
+        " --num_thread_reader or --batch_size, or give the container more (docker run --shm-size)",
         needed / 1e6,
         SHARED_MEMORY,
         free / 1e6,

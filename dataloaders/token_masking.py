@@ -1,4 +1,4 @@
-"""Choosing the tokens that masked language modelling hides (METHOD 4, MLM). W words."""
+"""Choosing and masking the tokens for masked language modelling (METHOD 4, MLM). W words."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def mask_tokens(
     """(masked ids [W], labels [W]) of one text.
 
     Each real token between start and end (the first and last position of `mask`) is chosen with
-    `probability`; of the chosen 80 % become `mask_token_id`, 10 % a random id that is not special, 10 %
-    stay. Labels hold the original id of the chosen and -100 elsewhere. Nothing may be chosen: then all
+    `probability`. 80 % of the chosen tokens become `mask_token_id`, 10 % a random id that is not special, and
+    10 % stay. Labels are the original ids of chosen tokens and -100 elsewhere. If no token is chosen, all
     labels are -100.
     """
     length = int(mask.sum())
     assert mask[:length].all(), "real tokens come first"
     inner = np.zeros(len(ids), dtype=bool)
     inner[1 : max(length - 1, 1)] = True
-    # One draw per position, whatever the text, so that each decision stays put when another changes.
+    # One draw per position, whatever the text: a decision then does not depend on the other ones.
     chosen = inner & (rng.random(len(ids)) < probability)
     action = rng.random(len(ids))
     random_ids = _ordinary_ids(
@@ -50,8 +50,10 @@ def mask_tokens(
 def _ordinary_ids(
     rng: np.random.Generator, count: int, *, vocab_size: int, special_ids: Collection[int]
 ) -> NDArray[np.int64]:
-    """Uniform draws from the vocabulary without `special_ids`: ranks among the ordinary ids, shifted past
-    these."""
+    """Uniform draws from the vocabulary without `special_ids`.
+
+    Draws ranks among the other ids, then shifts them past the special ids.
+    """
     special = sorted(special_id for special_id in special_ids if 0 <= special_id < vocab_size)
     drawn = rng.integers(vocab_size - len(special), size=count)
     for special_id in special:

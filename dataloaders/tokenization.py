@@ -1,4 +1,4 @@
-"""What data sets need of a tokenizer; the tokenizers themselves come with the backbones. W words."""
+"""The interface of a tokenizer; the tokenizers themselves belong to the backbones. W words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Encoded = tuple[NDArray[np.int64], NDArray[np.int64], bool]
 
 
 class Tokenizer(Protocol):
-    """Text -> token ids, and the ids that have a meaning of their own."""
+    """Turns text into token ids, and names its special ids."""
 
     vocab_size: int
     start_token_id: int
@@ -20,5 +20,5 @@ class Tokenizer(Protocol):
     special_ids: tuple[int, ...]
 
     def encode(self, text: str, max_words: int) -> Encoded:
-        """Ids [W], mask [W] (1 on real tokens) and whether tokens were cut off, for W = `max_words`."""
+        """(ids [W], mask [W], whether the text was truncated); W = `max_words`, mask 1 on real tokens."""
         ...

@@ -1,6 +1,6 @@
 """Stored frames -> square uint8 clips (METHOD 7). F frames, S side of the square.
 
-Everything stays uint8: scaling to 0..1 and CLIP's mean and standard deviation are applied on the device.
+Clips stay uint8; the model's device scales them to 0..1 and applies CLIP's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 BICUBIC = v2.InterpolationMode.BICUBIC
-# Wide enough for three standard deviations of the strongest blur (sigma 2) to both sides.
+# Covers three standard deviations of the strongest blur (sigma 2) on both sides.
 BLUR_KERNEL = 13
 MAX_ASPECT = 16
 
@@ -26,12 +26,12 @@ def to_tensors(frames: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
 
 
 def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
-    """CLIP's preparation: shorter side to `size`, bicubic with antialiasing, then the centre square.
+    """CLIP's preprocessing: resize the shorter side to `size` (bicubic, antialiased), then crop the centre.
 
     Frames of one clip may differ in size. Returns uint8 [F, 3, S, S].
     """
     if len({frame.shape for frame in frames}) == 1:
-        # Channels stay last in memory: torch's uint8 resize is several times faster that way.
+        # torch's uint8 resize is several times faster with channels last in memory.
         return _resize_and_crop(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), size)
     return torch.stack([_resize_and_crop(tensor, size) for tensor in to_tensors(frames)])
 
@@ -40,7 +40,7 @@ def _resize_and_crop(images: Tensor, size: int) -> Tensor:
     height, width = images.shape[-2:]
     longest = MAX_ASPECT * min(height, width)
     if max(height, width) > longest:
-        # Of a line the ends are cut off first: one pixel by 900,000 would be resized to 135 GB.
+        # Crop very long pictures first: one of 1 x 900,000 pixels would be resized to 135 GB.
         images = F.center_crop(images, [min(height, longest), min(width, longest)])
     resized = F.resize(images, [size], interpolation=BICUBIC, antialias=True)
     return F.center_crop(resized, [size, size])
@@ -65,8 +65,8 @@ class FrameAugmentation:
         )
 
     def __call__(self, frames: Sequence[NDArray[np.uint8]], *, seed: int) -> Tensor:
-        """Augmented clip, uint8 [F, 3, S, S]: a function of the frames and `seed` alone."""
-        # torchvision draws from torch's global generator: lend it a state of our own, and give it back.
+        """Augmented clip, uint8 [F, 3, S, S]; it depends on the frames and `seed` only."""
+        # torchvision draws from torch's global generator, so its state is set here and restored.
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
             return torch.stack([self._transform(tensor) for tensor in to_tensors(frames)])

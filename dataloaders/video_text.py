@@ -1,4 +1,4 @@
-"""The only Dataset: clips and texts of one split, in three views.
+"""The Dataset: clips and texts of one split, in three views.
 
 V videos, N captions, F frames, S side, W words (W' of the tag). Keys and types: docs/ARCHITECTURE.md.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.errors import UserError
 from dataloaders.examples import Examples
 from dataloaders.frame_sampling import (
     FRAME_SAMPLES,
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 VIEWS = ("pairs", "videos", "captions")
 FRAME_SAMPLE_LENS = ("fix", "dynamic")
-# Unreadable videos in a row before a training sample gives up: the store is at fault then, not a video.
+# Training gives up after this many unreadable videos in a row: then the store is broken, not a video.
 MAX_UNREADABLE = 10
 _PROBES = 64
 
@@ -41,7 +42,7 @@ SampleKey = int | tuple[int, int]
 
 
 class FrameReader(Protocol):
-    """The part of a frame store that reads."""
+    """What a frame store must offer to be read."""
 
     def num_frames(self, video_id: str) -> int: ...
 
@@ -51,18 +52,18 @@ class FrameReader(Protocol):
 class VideoTextDataset(Dataset[Sample]):
     """Samples of `examples` with frames from `store`.
 
-    - `pairs`, for training: every caption with a clip of its video. A video that cannot be read is replaced
-      by the next example of another video, and the sample says so in `replaced`.
+    - `pairs`, for training: each caption with a clip of its video. An unreadable video is replaced by the
+      next example of another video; the sample's `replaced` is 1 then.
     - `videos` and `captions`, for evaluation: each once. Frames are sampled uniformly, nothing is augmented
-      or masked, and an unreadable video raises FrameStoreError.
+      or masked, and an unreadable video raises `FrameStoreError`.
 
-    `ds[i]` or `ds[(epoch, i)]`: all that is random follows from (seed, epoch, i) alone. With
-    `frame_sample_len` "dynamic" a clip has min(max(int(duration * `duration_factor`), 3), F) frames and
-    zero padding; evaluation on a data set without durations takes F. `augment` is CHVTT's pre-training
-    augmentation; `mlm` adds masked copies of the texts. `max_tag_words` None leaves tags out.
+    Read as `ds[i]` or `ds[(epoch, i)]`; all randomness depends on (seed, epoch, i) only. With
+    `frame_sample_len` "dynamic", a clip has min(max(int(duration * `duration_factor`), 3), F) frames, then
+    zero padding; evaluation on a data set without durations uses F frames. `augment` turns on CHVTT's
+    pre-training augmentation, `mlm` adds masked copies of the texts. No tags if `max_tag_words` is None.
 
-    Raises ValueError at once for `random` sampling of more frames than are stored, and for dynamic lengths
-    without durations.
+    The constructor raises `UserError` for `random` sampling of more frames than are stored, and for dynamic
+    lengths without durations.
     """
 
     def __init__(
@@ -116,19 +117,18 @@ class VideoTextDataset(Dataset[Sample]):
 
     @property
     def sample_bytes(self) -> int:
-        """Bytes of one sample's frames; the rest is small beside them."""
+        """Bytes of one sample's frames; the texts are small in comparison."""
         return 0 if self.view == "captions" else self._max_frames * 3 * self._image_size**2
 
     def truncated_captions(self, limit: int = 10_000) -> tuple[int, int]:
-        """(how many captions lose tokens to `max_words`, of how many looked at): all, or `limit` evenly
-        spread."""
+        """(captions longer than `max_words`, captions checked): all captions, or `limit` spread evenly."""
         total = self.examples.num_captions
-        looked_at = np.unique(np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64))
-        cut = sum(self._tokenizer.encode(self.examples.captions[i], self._max_words)[2] for i in looked_at)
-        return cut, len(looked_at)
+        checked = np.unique(np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64))
+        cut = sum(self._tokenizer.encode(self.examples.captions[i], self._max_words)[2] for i in checked)
+        return cut, len(checked)
 
     def _readable_pair(self, epoch: int, index: int) -> Sample:
-        """The pair `index`, or the next one, around the end, whose video can be read."""
+        """The pair `index`, or the next one whose video can be read; the first pair follows the last."""
         unreadable: set[int] = set()
         for step in range(len(self)):
             candidate = (index + step) % len(self)
@@ -146,7 +146,7 @@ class VideoTextDataset(Dataset[Sample]):
         raise last_error
 
     def _report(self, video_id: str, error: Exception) -> None:
-        """Say once in each process that a video was replaced, and why."""
+        """Log why a video was replaced, once per process and video."""
         if video_id not in self._reported:
             self._reported.add(video_id)
             logger.warning("replaced an unreadable video: %s", error)
@@ -214,15 +214,15 @@ class VideoTextDataset(Dataset[Sample]):
         return np.random.default_rng(np.random.SeedSequence((self._seed, epoch, index)))
 
     def _check(self, frame_sample: str, frame_sample_len: str) -> None:
-        """Refuse, before any work, what would fail on every sample."""
+        """Raise `UserError` for settings that would fail on every sample."""
         if frame_sample not in FRAME_SAMPLES:
-            raise ValueError(f"--frame_sample {frame_sample}: choose from {', '.join(FRAME_SAMPLES)}")
+            raise UserError(f"--frame_sample {frame_sample}: choose from {', '.join(FRAME_SAMPLES)}")
         if frame_sample_len not in FRAME_SAMPLE_LENS:
-            raise ValueError(
+            raise UserError(
                 f"--frame_sample_len {frame_sample_len}: choose from {', '.join(FRAME_SAMPLE_LENS)}"
             )
         if min(self._max_words, self._max_tag_words or self._max_words) < 3:
-            raise ValueError(f"--max_words {self._max_words}: start, end and one token need 3 at least")
+            raise UserError(f"--max_words {self._max_words}: start, end and one token need at least 3")
         if self.view != "captions" and self._dynamic:
             self._check_durations()
         if self._frame_sample == "random":
@@ -232,13 +232,13 @@ class VideoTextDataset(Dataset[Sample]):
         durations = self.examples.durations
         unknown = self.examples.num_videos if durations is None else int(np.isnan(durations).sum())
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"--frame_sample_len dynamic: {unknown} of {self.examples.num_videos} videos have no duration"
                 " in the annotations; use --frame_sample_len fix"
             )
 
     def _check_stored_frames(self) -> None:
-        """Look at a few videos over the whole split: stores hold one number of frames for all, as a rule."""
+        """Check a few videos of the whole split; most stores have equally many frames for all videos."""
         spread = np.linspace(0, self.examples.num_videos, _PROBES, endpoint=False).astype(np.int64)
         probes = [self.examples.video_ids[int(video)] for video in np.unique(spread)]
         stored = max((self._store.num_frames(video_id) for video_id in probes), default=0)

@@ -1,8 +1,9 @@
 """CHVTT annotation files -> Examples (METHOD 7).
 
-Pre-training: one JSON object a line, {docid, duration, title, title_eng, tag, tag_eng}. Fine-tuning: {query,
-query_eng, videolist: [{docid, title, title_eng, duration}, ...]}. A docid is a string or a whole number.
-Frame stores name the video `Video{docid}`. Empty texts are kept: start and end token.
+A file has one JSON object per line. Pre-training: {docid, duration, title, title_eng, tag, tag_eng}.
+Fine-tuning: {query, query_eng, videolist: [{docid, title, title_eng, duration}, ...]}. A docid is a string or
+a whole number; frame stores name the video `Video{docid}`. An empty text is kept; it becomes a start and an
+end token.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from common.errors import UserError
 from dataloaders.datasets.files import FilePath, read_json_lines
 from dataloaders.examples import Examples, ExamplesBuilder
 
@@ -18,9 +20,9 @@ SUFFIXES = {"english": "_eng", "chinese": ""}
 
 
 def read_pretrain(video_info: FilePath, *, language: str) -> Examples:
-    """Titles (as captions) with their tags and durations. A docid that comes again adds a title to its video.
+    """Titles (as captions) with tags and durations. A repeated docid adds a title to its video.
 
-    Raises ValueError naming file and line where a field is missing or of another type.
+    Raises `UserError` with the line if a field is missing or has the wrong type.
     """
     suffix = SUFFIXES[language]
     builder = ExamplesBuilder()
@@ -36,11 +38,11 @@ def read_pretrain(video_info: FilePath, *, language: str) -> Examples:
 
 
 def read_queries(query_data: FilePath, *, language: str, first_only: bool) -> Examples:
-    """(query, video) pairs: all videos of each query for training, its first one for validation
+    """(query, video) pairs: all videos of each query for training, only the first for validation
     (`first_only`).
 
-    A query without videos gives no pair for training. Raises ValueError naming file and line where a field is
-    missing or of another type, and where a validation query has no video.
+    For training, a query without videos gives no pair. Raises `UserError` with the line if a field is missing
+    or has the wrong type, and if a validation query has no video.
     """
     suffix = SUFFIXES[language]
     builder = ExamplesBuilder()
@@ -51,37 +53,37 @@ def read_queries(query_data: FilePath, *, language: str, first_only: bool) -> Ex
             builder.add(_store_id(video, where), query, duration=_duration(video, where))
     examples = builder.build()
     if not examples.num_captions:
-        raise ValueError(f"{query_data}: no query has a video")
+        raise UserError(f"{query_data}: no query has a video")
     return examples
 
 
 def _videos(record: dict[str, Any], where: str, *, first_only: bool) -> list[dict[str, Any]]:
     videos = record.get("videolist")
     if not isinstance(videos, list) or not all(isinstance(video, dict) for video in videos):
-        raise ValueError(f"{where}: 'videolist' must be a list of objects")
+        raise UserError(f"{where}: 'videolist' must be a list of objects")
     if first_only and not videos:
-        raise ValueError(f"{where}: 'videolist' is empty, a validation query needs a video")
+        raise UserError(f"{where}: 'videolist' is empty, a validation query needs a video")
     return videos[:1] if first_only else videos
 
 
 def _store_id(record: dict[str, Any], where: str) -> str:
     docid = record.get("docid")
     if isinstance(docid, bool) or not isinstance(docid, str | int) or docid == "":
-        raise ValueError(f"{where}: 'docid' must be a string or a whole number")
+        raise UserError(f"{where}: 'docid' must be a string or a whole number")
     return f"{STORE_PREFIX}{docid}"
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:
     if key not in record:
-        raise ValueError(f"{where}: has no field {key!r}")
+        raise UserError(f"{where}: has no field {key!r}")
     text = record[key]
     if not isinstance(text, str):
-        raise ValueError(f"{where}: {key!r} must be a string, it is {text!r}")
+        raise UserError(f"{where}: {key!r} must be a string, it is {text!r}")
     return text
 
 
 def _duration(record: dict[str, Any], where: str) -> float | None:
-    """Seconds, or None where the line has none: only dynamic frame counts need them."""
+    """Seconds, or None if the record has no duration; only dynamic frame counts need one."""
     if record.get("duration") is None:
         return None
     try:
@@ -89,5 +91,5 @@ def _duration(record: dict[str, Any], where: str) -> float | None:
     except (TypeError, ValueError):
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{where}: 'duration' must be seconds, it is {record['duration']!r}")
+        raise UserError(f"{where}: 'duration' must be seconds, it is {record['duration']!r}")
     return seconds

@@ -1,133 +1,158 @@
 """Reading annotation files: JSON, JSON lines, CSV and lists of ids.
 
-Text is UTF-8, a byte-order mark is tolerated, and every string comes back exactly as it is in the file:
-"null", "NA", "007" and the empty string stay strings. Whatever is wrong with a file becomes one line that
-names it.
+Text is UTF-8; a byte-order mark is skipped. Every string comes back exactly as in the file: "null", "NA",
+"007" and the empty string stay strings. All errors are `UserError`s of one line that names the file.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from os import PathLike
 from typing import Any, TextIO
 
+from common.errors import FileError, UserError, file_error
+
 FilePath = str | PathLike[str]
 
 
 @contextmanager
-def open_text(path: FilePath) -> Iterator[TextIO]:
-    """Open an annotation file for reading.
+def open_text(path: FilePath, *, errors: str = "strict") -> Iterator[TextIO]:
+    """Open a text file for reading; `errors` is that of `open`.
 
-    Raises ValueError naming the file when it is absent, unreadable, or (while it is read) not UTF-8.
+    Raises `FileError` if the file is missing or cannot be opened, and `UserError` if, while it is read, it
+    turns out not to be UTF-8.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+    with _open(path, errors) as file:
+        try:
             yield file
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _open(path: FilePath, errors: str) -> TextIO:
+    try:
+        return open(path, encoding="utf-8-sig", newline="", errors=errors)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise FileError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise ValueError(f"{path}: is a folder, a file is needed") from None
-    except PermissionError:
-        raise ValueError(f"{path}: no permission to read it") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise FileError(f"{path}: is a folder, a file is needed") from None
+    except OSError as error:
+        raise file_error(str(path), "cannot be read", error) from None
 
 
-def read_json(path: FilePath) -> Any:
-    """The content of a JSON file. Raises ValueError naming the file, and the line of a syntax error."""
+def read_json(
+    path: FilePath, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
+    """The content of a JSON file. Raises `UserError` with the line of a syntax error.
+
+    `object_pairs_hook` is that of `json.loads`: it makes each object of its (key, value) pairs.
+    """
     with open_text(path) as file:
         text = file.read()
     if not text.strip():
-        raise ValueError(f"{path}: is empty")
+        raise UserError(f"{path}: is empty")
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=object_pairs_hook)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: is not JSON ({error.msg})") from None
+        raise UserError(f"{path}, line {error.lineno}: is not JSON ({error.msg})") from None
 
 
-def read_json_lines(path: FilePath) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of a file with one JSON object a line; blank lines are skipped.
+def read_json_object(path: FilePath) -> dict[str, Any]:
+    """The content of a JSON file that holds one object."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    return content
 
-    Raises ValueError naming the file and line where one is no JSON object, and the file when it holds none.
+
+def read_json_lines(path: FilePath, *, growing: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of a file with one JSON object per line; blank lines are skipped.
+
+    `growing` is for a file that a run appends to: it may be empty, and a last line without a newline is
+    skipped, as the run was killed or is still writing it. Raises `UserError` for a line that is not a JSON
+    object and for an empty file.
     """
-    found = False
-    with open_text(path) as file:
+    empty = True
+    with open_text(path, errors="replace" if growing else "strict") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
+            if not line.strip() or (growing and not line.endswith("\n")):
                 continue
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: is not JSON ({error.msg})") from None
+                raise UserError(f"{path}, line {number}: is not JSON ({error.msg})") from None
             if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: must be a JSON object, one a line")
-            found = True
+                raise UserError(f"{path}, line {number}: must be a JSON object, one per line")
+            empty = False
             yield number, record
-    if not found:
-        raise ValueError(f"{path}: is empty")
+    if empty and not growing:
+        raise UserError(f"{path}: is empty")
 
 
 def read_id_list(path: FilePath) -> list[str]:
-    """The ids of a list file, one a line, in order; blank lines are skipped, an id listed twice counts
-    once."""
-    with open_text(path) as file:
-        ids = dict.fromkeys(line.strip() for line in file)
-    ids.pop("", None)
+    """The ids of a list file, one per line, in order. Blank lines and repeated ids are skipped."""
+    ids = dict.fromkeys(read_lines(path))
     if not ids:
-        raise ValueError(f"{path}: is empty")
+        raise UserError(f"{path}: is empty")
     return list(ids)
 
 
+def read_lines(path: FilePath) -> list[str]:
+    """The lines of a text file without surrounding spaces; blank lines are skipped."""
+    with open_text(path) as file:
+        return [line.strip() for line in file if line.strip()]
+
+
 def csv_columns(path: FilePath) -> list[str]:
-    """The header of a CSV file. Raises ValueError when the file is empty."""
+    """The header of a CSV file. Raises `UserError` if the file is empty."""
     for _, header in _csv_rows(path):
         return header
-    raise ValueError(f"{path}: is empty")
+    raise UserError(f"{path}: is empty")
 
 
 def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
     """(line number, cells of `columns`) of every row below the header; blank lines are skipped.
 
-    Raises ValueError naming the file when a column is missing or there are no rows, and the line where a row
-    has another number of cells than the header.
+    Raises `UserError` if a column is missing, if there are no rows, and for a row that does not have as many
+    cells as the header.
     """
     header = csv_columns(path)
     absent = [name for name in columns if name not in header]
     if absent:
-        raise ValueError(f"{path}: has no column {absent[0]!r} (its header is: {','.join(header)})")
-    places = [header.index(name) for name in columns]
-    found = False
+        raise UserError(f"{path}: has no column {absent[0]!r} (its header is: {','.join(header)})")
+    positions = [header.index(name) for name in columns]
+    empty = True
     for number, row in islice(_csv_rows(path), 1, None):
         if len(row) != len(header):
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: has {len(row)} cells, the header has {len(header)}"
                 " (a cell with a comma must be quoted)"
             )
-        found = True
-        yield number, tuple(row[place] for place in places)
-    if not found:
-        raise ValueError(f"{path}: has a header but no rows")
+        empty = False
+        yield number, tuple(row[position] for position in positions)
+    if empty:
+        raise UserError(f"{path}: has a header but no rows")
 
 
 def _csv_rows(path: FilePath) -> Iterator[tuple[int, list[str]]]:
     """(number of its last line, cells) of every row that is not blank."""
     with open_text(path) as file:
-        # strict: a quote that never closes is an error instead of swallowing the rest of the file.
+        # strict: a quote that never closes is an error; otherwise it would swallow the rest of the file.
         rows = csv.reader(file, strict=True)
         try:
             for row in rows:
                 if row:
                     yield rows.line_num, row
         except csv.Error as error:
-            raise ValueError(f"{path}, line {rows.line_num}: is not CSV ({error})") from None
+            raise UserError(f"{path}, line {rows.line_num}: is not CSV ({error})") from None
 
 
 def name_some(ids: Iterable[str], limit: int = 5) -> str:
-    """The first ids, for a message: "a, b, c", with ", ..." where more follow."""
+    """The first ids, for a message: "a, b, c", with ", ..." if more follow."""
     listed = list(ids)
     return ", ".join(listed[:limit]) + (", ..." if len(listed) > limit else "")
 
@@ -135,12 +160,12 @@ def name_some(ids: Iterable[str], limit: int = 5) -> str:
 def require_all(
     path: FilePath, wanted: Sequence[str], present: Iterable[str], *, listed_in: FilePath
 ) -> None:
-    """Raise ValueError, with a count and the first five ids, where listed videos have no captions in
+    """Raise `UserError`, with their number and the first five ids, if listed videos have no captions in
     `path`."""
-    have = set(present)
-    absent = [video_id for video_id in wanted if video_id not in have]
+    with_captions = set(present)
+    absent = [video_id for video_id in wanted if video_id not in with_captions]
     if absent:
-        raise ValueError(
+        raise UserError(
             f"{path}: has no captions for {len(absent)} of the {len(wanted)} videos in {listed_in}:"
             f" {name_some(absent)}"
         )

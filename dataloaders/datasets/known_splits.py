@@ -1,7 +1,7 @@
-"""Names the split lists in use by their size and hash, and finds what training and test share.
+"""Published split lists, recognised by size and hash; and the overlap of training and test.
 
-The lists themselves are not ours to hand out; the SHA-256 of their sorted ids is enough to know one. A list
-is known whatever its order, its repeats and its file's name.
+We may not redistribute the lists, but the SHA-256 of the sorted ids is enough to recognise one, whatever its
+order, repeats and file name.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dataloaders.examples import Examples
 
 @dataclass(frozen=True)
 class KnownSplit:
-    """A list of videos that papers use. `remark` is what its user must know, where there is anything."""
+    """A list of videos that papers use. `remark` is what users of the list must know."""
 
     dataset: str
     name: str
     videos: int
     sha256: str  # list_digest of its ids
-    serves: tuple[str, ...]  # splits of the data set that may be made of it
+    serves: tuple[str, ...]  # the splits that it may be used for
     remark: str = ""
-    pairs_sha256: str = ""  # pairs_digest, where the list carries its sentences
+    pairs_sha256: str = ""  # pairs_digest, if the list is published with sentences
 
 
 _TRAINING = ("pretrain", "train")
@@ -113,8 +113,8 @@ KNOWN_SPLITS = (
     ),
 )
 
-# What the name of a list file promises, by data set; names that promise nothing are not looked at.
-_PROMISES: dict[str, tuple[tuple[str, int], ...]] = {
+# (pattern of a list file's name, number of videos that such a name implies), by data set.
+_SIZES_BY_NAME: dict[str, tuple[tuple[str, int], ...]] = {
     "msrvtt": (
         (r"jsfusion", 1_000),
         (r"\b9k\b", 9_000),
@@ -128,7 +128,7 @@ _PROMISES: dict[str, tuple[tuple[str, int], ...]] = {
 
 
 def list_digest(ids: Iterable[str]) -> str:
-    """SHA-256 of the ids sorted, each once, one a line: the same for the same set of videos."""
+    """SHA-256 of the sorted distinct ids, one per line: equal for equal sets of videos."""
     digest = hashlib.sha256()
     for video_id in sorted(set(ids)):
         digest.update(video_id.encode("utf-8") + b"\n")
@@ -136,75 +136,76 @@ def list_digest(ids: Iterable[str]) -> str:
 
 
 def pairs_digest(examples: Examples) -> str:
-    """SHA-256 of all (video, caption) pairs, whatever their order."""
+    """SHA-256 of all (video, caption) pairs; their order does not matter."""
     lines = sorted(
         f"{examples.video_id_of(number)}\t{caption}\n" for number, caption in enumerate(examples.captions)
     )
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
-def other_sentences(known: KnownSplit | None, examples: Examples) -> bool:
-    """Whether a list that is published with its sentences has others here.
+def has_other_sentences(split_list: KnownSplit | None, examples: Examples) -> bool:
+    """Whether the list was published with sentences and `examples` have different ones.
 
-    35 of the 1k-A sentences are spelled otherwise in MSR-VTT's own annotations, and a spreadsheet program
+    35 of the 1k-A sentences are spelled differently in MSR-VTT's own annotations, and a spreadsheet program
     changes more.
     """
-    return known is not None and known.pairs_sha256 not in ("", pairs_digest(examples))
+    return split_list is not None and split_list.pairs_sha256 not in ("", pairs_digest(examples))
 
 
 def identify(dataset: str, video_ids: Iterable[str]) -> KnownSplit | None:
-    """The list in use that holds exactly these videos, or None."""
+    """The published list of exactly these videos, or None."""
     ids = set(video_ids)
-    candidates = [known for known in KNOWN_SPLITS if known.dataset == dataset and known.videos == len(ids)]
+    candidates = [item for item in KNOWN_SPLITS if item.dataset == dataset and item.videos == len(ids)]
     if not candidates:
         return None
     digest = list_digest(ids)
-    return next((known for known in candidates if known.sha256 == digest), None)
+    return next((item for item in candidates if item.sha256 == digest), None)
 
 
 def describe_split(dataset: str, split: str, examples: Examples) -> str:
-    """One line for the log: which list the videos of `split` are, or that it is none in use.
+    """One line for the log: which published list the videos of `split` are, or that they are none.
 
-    Give the split as its list says it, before videos that the store lacks are taken out.
+    `examples` must be the whole split, before missing videos are left out.
     """
-    known = identify(dataset, examples.video_ids)
-    if known is None:
-        text = f"{dataset} {split}: a list of {examples.num_videos:,} videos that is none of the known ones"
-        return text + _usual(dataset, split)
-    text = f"{dataset} {split}: {known.name} list ({known.videos:,} videos)"
-    if known.remark:
-        text += f"; {known.remark}"
-    if known.serves and split not in known.serves:
-        text += f"; in use for {' and '.join(known.serves)}, not for {split}"
-    return text + ("; with other sentences than published" if other_sentences(known, examples) else "")
+    split_list = identify(dataset, examples.video_ids)
+    if split_list is None:
+        text = f"{dataset} {split}: {examples.num_videos:,} videos, not a published list"
+        return text + _published_lists(dataset, split)
+    text = f"{dataset} {split}: {split_list.name} list ({split_list.videos:,} videos)"
+    if split_list.remark:
+        text += f"; {split_list.remark}"
+    if split_list.serves and split not in split_list.serves:
+        text += f"; papers use it for {' and '.join(split_list.serves)}, not for {split}"
+    different = has_other_sentences(split_list, examples)
+    return text + ("; the sentences differ from the published ones" if different else "")
 
 
-def _usual(dataset: str, split: str) -> str:
-    names = [f"{k.name} {k.videos:,}" for k in KNOWN_SPLITS if k.dataset == dataset and split in k.serves]
+def _published_lists(dataset: str, split: str) -> str:
+    names = [f"{s.name} {s.videos:,}" for s in KNOWN_SPLITS if s.dataset == dataset and split in s.serves]
     return f" ({', '.join(names)})" if names else ""
 
 
 def name_mismatch(dataset: str, list_file: str | PathLike[str] | None, *, num_videos: int) -> str | None:
-    """A warning where the name of a list file promises another number of videos than it holds, else None.
+    """A warning if the list file's name implies another number of videos than the file has, else None.
 
-    `MSRVTT_train.9k.csv` must list 9,000, `.7k` 7,010, `JSFUSION` 1,000, `test1k5` 1,500, `*.full` the
-    official splits' numbers.
+    `MSRVTT_train.9k.csv` must list 9,000 videos, `.7k` 7,010, `JSFUSION` 1,000, `test1k5` 1,500, and `*.full`
+    as many as the official split.
     """
     if list_file is None:
         return None
     name = Path(list_file).name.lower()
-    for pattern, promised in _PROMISES.get(dataset, ()):
-        if re.search(pattern, name) and promised != num_videos:
-            return f"{list_file}: lists {num_videos:,} videos, by its name it should be {promised:,}"
+    for pattern, expected in _SIZES_BY_NAME.get(dataset, ()):
+        if re.search(pattern, name) and expected != num_videos:
+            return f"{list_file}: lists {num_videos:,} videos, its name implies {expected:,}"
     return None
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """What training and test share. True where a video is in both."""
+    """What training and test have in common. True if a video is in both."""
 
     videos: tuple[str, ...]  # ids in both, in the order of the test split
-    captions: tuple[str, ...]  # distinct texts of the test split that training has too
+    captions: tuple[str, ...]  # distinct test captions whose text is also in training
 
     def __bool__(self) -> bool:
         return bool(self.videos)
@@ -212,25 +213,26 @@ class Leaks:
     def __str__(self) -> str:
         parts = []
         if self.videos:
-            shown = name_some(self.videos)
-            parts.append(f"test videos that are trained on: {len(self.videos):,} ({shown})")
+            parts.append(f"test videos in the training set: {len(self.videos):,} ({name_some(self.videos)})")
         if self.captions:
-            parts.append(f"test captions whose text occurs in training: {len(self.captions):,}")
+            parts.append(f"test captions whose text is in the training set: {len(self.captions):,}")
         return "; ".join(parts) or "training and test share no video and no caption"
 
 
 def leaks(train: Examples, test: Examples) -> Leaks:
-    """Videos and caption texts that both splits have; texts are compared without case and outer or double
-    spaces, as the tokenizers read them. Seconds for 200,000 captions."""
-    trained_on = set(train.video_ids)
-    captions = {same_text(caption): caption for caption in test.captions}
-    shared = {text for text in map(same_text, train.captions) if text and text in captions}
+    """Videos and caption texts that both splits have. Takes seconds for 200,000 captions.
+
+    Case, outer spaces and repeated spaces of a text do not count, as the tokenizers ignore them.
+    """
+    training_ids = set(train.video_ids)
+    captions = {normalize_text(caption): caption for caption in test.captions}
+    shared = {text for text in map(normalize_text, train.captions) if text and text in captions}
     return Leaks(
-        videos=tuple(video_id for video_id in test.video_ids if video_id in trained_on),
+        videos=tuple(video_id for video_id in test.video_ids if video_id in training_ids),
         captions=tuple(caption for text, caption in captions.items() if text in shared),
     )
 
 
-def same_text(caption: str) -> str:
-    """What is left of a caption once case and spacing are set aside."""
+def normalize_text(caption: str) -> str:
+    """The caption in lower case with single spaces."""
     return " ".join(caption.lower().split())

@@ -1,10 +1,11 @@
 """MSR-VTT annotation files -> Examples (METHOD 7).
 
-`MSRVTT_data.json` holds {"sentences": [{"video_id", "caption"}, ...], "videos": [...]} for all videos; a
-CSV lists the videos of a split (`MSRVTT_train.9k.csv`, `MSRVTT_train.7k.csv`, `MSRVTT_test.full.csv`:
-column video_id) or its pairs (`MSRVTT_JSFUSION_test.csv`: columns video_id and sentence). An empty caption
-is kept: start and end token. `videos` has each video's split in the official division of the data set:
-{"video_id", "split": "train" | "validate" | "test"}.
+- `MSRVTT_data.json` has all videos: {"sentences": [{"video_id", "caption"}, ...], "videos": [...]}. Each
+  entry of `videos` has the official split: {"video_id", "split": "train" | "validate" | "test"}.
+- A CSV lists the videos of a split (`MSRVTT_train.9k.csv`, `MSRVTT_train.7k.csv`, `MSRVTT_test.full.csv`:
+  column video_id) or its pairs (`MSRVTT_JSFUSION_test.csv`: columns video_id and sentence).
+
+An empty caption is kept; it becomes a start and an end token.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from common.errors import UserError
 from dataloaders.datasets.files import FilePath, csv_columns, read_csv, read_json, require_all
 from dataloaders.examples import Examples, ExamplesBuilder
 
 
 def read_captions_of_list(annotations: FilePath, list_csv: FilePath) -> Examples:
-    """Every caption in `annotations` of every video that `list_csv` lists, in the order of the annotations.
+    """All captions of the videos that `list_csv` lists, in the order of `annotations`.
 
-    A video listed twice counts once. Raises ValueError naming the file when it is missing, empty or of
-    another form, and when listed videos have no captions (counted, first five named).
+    A video listed twice counts once. Raises `UserError` if a file is missing, empty or has the wrong form,
+    and if listed videos have no captions.
     """
     wanted = dict.fromkeys(video_id for _, (video_id,) in read_csv(list_csv, ["video_id"]))
     builder = ExamplesBuilder()
@@ -33,14 +35,13 @@ def read_captions_of_list(annotations: FilePath, list_csv: FilePath) -> Examples
 
 
 def read_test(annotations: FilePath | None, list_csv: FilePath) -> Examples:
-    """The test split: the pairs of `list_csv` where it has a column `sentence`, else all captions of its
-    videos.
+    """The test split: the pairs of `list_csv` if it has a column `sentence`, else all captions of its videos.
 
-    In a CSV of pairs a video that comes again gets one more caption; the annotations are not read then.
+    In a CSV of pairs, a repeated video gets one more caption; `annotations` are not read then.
     """
     if "sentence" not in csv_columns(list_csv):
         if annotations is None:
-            raise ValueError(f"{list_csv}: has no column 'sentence', so MSRVTT_data.json is needed too")
+            raise UserError(f"{list_csv}: has no column 'sentence', so MSRVTT_data.json is needed too")
         return read_captions_of_list(annotations, list_csv)
     builder = ExamplesBuilder()
     for _, (video_id, sentence) in read_csv(list_csv, ["video_id", "sentence"]):
@@ -49,16 +50,16 @@ def read_test(annotations: FilePath | None, list_csv: FilePath) -> Examples:
 
 
 def read_validation(annotations: FilePath) -> Examples:
-    """Every caption of the official validation videos, those whose `split` in `annotations` is "validate".
+    """All captions of the official validation videos, whose `split` in `annotations` is "validate".
 
-    Raises ValueError naming the file where no video is one, or one has no captions.
+    Raises `UserError` if there are no such videos or one has no captions.
     """
     content = _content(annotations)
     videos = content.get("videos")
     entries = [video for video in videos if isinstance(video, dict)] if isinstance(videos, list) else []
     wanted = dict.fromkeys(str(v.get("video_id")) for v in entries if v.get("split") == "validate")
     if not wanted:
-        raise ValueError(
+        raise UserError(
             f"{annotations}: no entry of 'videos' has the split 'validate'; --select_on held_out needs none"
         )
     builder = ExamplesBuilder()
@@ -73,7 +74,7 @@ def read_validation(annotations: FilePath) -> Examples:
 def _content(path: FilePath) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("sentences"), list):
-        raise ValueError(f"{path}: must be a JSON object with a list 'sentences' of {{video_id, caption}}")
+        raise UserError(f"{path}: must be a JSON object with a list 'sentences' of {{video_id, caption}}")
     return content
 
 
@@ -83,5 +84,5 @@ def _sentences(path: FilePath, content: dict[str, Any]) -> Iterator[tuple[str, s
         entry = sentence if isinstance(sentence, dict) else {}
         video_id, caption = entry.get("video_id"), entry.get("caption")
         if not isinstance(video_id, str) or not isinstance(caption, str):
-            raise ValueError(f"{path}: sentences[{number}] must hold the strings 'video_id' and 'caption'")
+            raise UserError(f"{path}: sentences[{number}] must hold the strings 'video_id' and 'caption'")
         yield video_id, caption

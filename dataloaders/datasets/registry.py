@@ -1,6 +1,7 @@
-"""Where each data set's files lie under `--data_dir`, and which reader takes them.
+"""All data sets: languages, default files of every split under `--data_dir`, and readers.
 
-A new data set is one reader file and one entry of DATASETS.
+A new data set is one file with its reader and one entry of DATASETS. Importing this file is cheap (numpy at
+most), because flags are checked against it before torch is loaded.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import FileError, UserError
 from dataloaders.datasets import chvtt, msrvtt, vatex
 from dataloaders.datasets.files import csv_columns, read_csv, read_id_list
 from dataloaders.examples import Examples
 
 SPLITS = ("pretrain", "train", "val", "test")
-VALIDATION = "validation"  # no split of its own where `DatasetSpec.validation` is None
+VALIDATION = "validation"  # see DatasetSpec.validation
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Files of one split. `list` is None where the annotations alone say which videos belong to it."""
+    """Paths of one split's files. `list` is None if the annotations alone define the videos of the split."""
 
     annotations: Path
     list: Path | None
@@ -28,7 +30,7 @@ class SplitFiles:
 
 @dataclass(frozen=True)
 class SplitSpec:
-    """File names of a split under its data set's folder, and the reader that turns them into examples."""
+    """File names of a split in its data set's folder, and its reader (files, language) -> examples."""
 
     annotations: str
     list: str | None
@@ -38,7 +40,11 @@ class SplitSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """`validation` is the list on which --select_on val chooses a checkpoint: never the test list."""
+    """One data set.
+
+    `validation` are the videos that --select_on val chooses a checkpoint with. They are never the test
+    videos; None if the data set has no such list.
+    """
 
     languages: tuple[str, ...]
     splits: Mapping[str, SplitSpec]
@@ -47,9 +53,7 @@ class DatasetSpec:
 
 def _list_of(files: SplitFiles) -> Path:
     if files.list is None:
-        raise ValueError(
-            f"{files.annotations}: a file that lists the videos of the split is needed beside it"
-        )
+        raise UserError(f"{files.annotations}: a file that lists the videos of the split is needed too")
     return files.list
 
 
@@ -88,8 +92,8 @@ _VATEX_VAL = _vatex("val_list.txt")
 _CHVTT_VAL = _chvtt_queries("query_data_val_bilingual.json", first_only=True)
 
 DATASETS: Mapping[str, DatasetSpec] = {
-    # Between the published training and test videos there is no "val" split: the test set serves. The
-    # official division of the data set has one, inside of the usual training lists.
+    # The published lists have no "val" split, so "val" is the test list. The official split of the data set
+    # has validation videos, but the usual training lists contain them.
     "msrvtt": DatasetSpec(
         ("english",),
         {"pretrain": _MSRVTT_TRAIN, "train": _MSRVTT_TRAIN, "val": _MSRVTT_TEST, "test": _MSRVTT_TEST},
@@ -123,9 +127,9 @@ DATASETS: Mapping[str, DatasetSpec] = {
 
 
 def default_files(data_dir: Path | str, dataset: str, split: str) -> SplitFiles:
-    """The split's files at their default places, `data_dir`/`dataset`/...; nothing is opened.
+    """The default paths of a split, `data_dir`/`dataset`/...; no file is opened.
 
-    Raises ValueError for `VALIDATION` of a data set that has no such list.
+    Raises `UserError` for `VALIDATION` of a data set without validation videos.
     """
     spec = _split_spec(dataset, split)
     folder = Path(data_dir) / dataset
@@ -137,45 +141,48 @@ def default_files(data_dir: Path | str, dataset: str, split: str) -> SplitFiles:
 
 
 def read_test_ids(dataset: str, files: SplitFiles) -> list[str] | None:
-    """The ids that a test list names, without any caption; None where ids and captions are one file.
+    """The video ids of a test list, read without captions; None if ids and captions are in one file.
 
-    Raises ValueError naming a file that is absent or empty.
+    Raises `UserError` if a file of the split is missing or empty.
     """
     if files.list is None:
         _require_file(files.annotations)
         return None
     if dataset == "msrvtt":
         ids = [video_id for _, (video_id,) in read_csv(files.list, ["video_id"])]
-        captions_too = "sentence" in csv_columns(files.list)
+        has_captions = "sentence" in csv_columns(files.list)
     else:
-        ids, captions_too = read_id_list(files.list), False
-    if not captions_too:
+        ids, has_captions = read_id_list(files.list), False
+    if not has_captions:
         _require_file(files.annotations)
     return list(dict.fromkeys(ids))
 
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise FileError(f"{path}: no such file")
 
 
 def read_examples(dataset: str, split: str, *, language: str, files: SplitFiles) -> Examples:
-    """Read one split of one data set. Raises ValueError for an unknown name, a language that the data set
-    lacks, and whatever is wrong with a file (naming it)."""
+    """Read one split of one data set.
+
+    Raises `UserError` for an unknown name, for a language that the data set does not have, and for a file
+    that cannot be read or has the wrong form.
+    """
     spec = _split_spec(dataset, split)
     languages = DATASETS[dataset].languages
     if language not in languages:
-        raise ValueError(f"--language {language}: {dataset} has captions in {' and '.join(languages)} only")
+        raise UserError(f"--language {language}: {dataset} has captions in {' and '.join(languages)} only")
     return spec.read(files, language)
 
 
 def _split_spec(dataset: str, split: str) -> SplitSpec:
     if dataset not in DATASETS:
-        raise ValueError(f"--dataset {dataset}: choose from {', '.join(DATASETS)}")
+        raise UserError(f"--dataset {dataset}: choose from {', '.join(DATASETS)}")
     if split == VALIDATION:
         validation = DATASETS[dataset].validation
         if validation is None:
-            raise ValueError(
+            raise UserError(
                 f"--select_on val: {dataset} has no validation list; --select_on held_out needs none"
             )
         return validation

@@ -1,9 +1,9 @@
 """VATEX annotation files -> Examples (METHOD 7).
 
-Two forms of annotations are read: the merged {video_id: {"enCap": [...], "chCap": [...]}}, and the official
-release's [{"videoID", "enCap", "chCap"}, ...]; a file of one language has one of the two keys only
-(`tools/convert_vatex.py` merges several). A text file lists the ids of a split, one a line. An empty caption
-is kept: start and end token.
+Annotations come in two forms: merged, {video_id: {"enCap": [...], "chCap": [...]}}, and the official release,
+[{"videoID", "enCap", "chCap"}, ...]. A file of one language has only one of the two keys;
+`tools/convert_vatex.py` merges files. A text file lists the ids of a split, one per line. An empty caption is
+kept; it becomes a start and an end token.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from common.errors import UserError
 from dataloaders.datasets.files import FilePath, name_some, read_id_list, read_json, require_all
 from dataloaders.examples import Examples, ExamplesBuilder
 
@@ -18,11 +19,10 @@ CAPTION_KEYS = {"english": "enCap", "chinese": "chCap"}
 
 
 def read_split(annotations: FilePath, id_list: FilePath, *, language: str) -> Examples:
-    """Every caption in `language` of every listed video, in the order of the list.
+    """All captions in `language` of the listed videos, in the order of the list.
 
-    An id listed twice counts once. Raises ValueError naming the file when it is missing, empty or of
-    another form, the id whose captions are no strings, and listed ids without annotations or without
-    captions in `language` (counted, five named).
+    An id listed twice counts once. Raises `UserError` if a file is missing, empty or has the wrong form, if a
+    caption is not a string, and if listed videos have no captions in `language`.
     """
     key = CAPTION_KEYS[language]
     wanted = read_id_list(id_list)
@@ -39,23 +39,23 @@ def read_split(annotations: FilePath, id_list: FilePath, *, language: str) -> Ex
 def read_entries(path: FilePath) -> Iterator[tuple[str, Any]]:
     """(video id, its annotations) of a file in either form.
 
-    Raises ValueError naming the file for another form, and for an id met twice in the list form.
+    Raises `UserError` if the file has neither form, and if the list form has an id twice.
     """
     content = read_json(path)
     if isinstance(content, dict):
         yield from content.items()
         return
     if not isinstance(content, list):
-        raise ValueError(
+        raise UserError(
             f"{path}: must be a JSON object keyed by video id, or a list of {{videoID, enCap, chCap}}"
         )
     seen: set[str] = set()
     for number, entry in enumerate(content):
         video_id = entry.get("videoID") if isinstance(entry, dict) else None
         if not isinstance(video_id, str):
-            raise ValueError(f"{path}: entry {number} has no string 'videoID'")
+            raise UserError(f"{path}: entry {number} has no string 'videoID'")
         if video_id in seen:
-            raise ValueError(f"{path}: video {video_id} comes twice")
+            raise UserError(f"{path}: video {video_id} comes twice")
         seen.add(video_id)
         yield video_id, entry
 
@@ -63,10 +63,10 @@ def read_entries(path: FilePath) -> Iterator[tuple[str, Any]]:
 def _require_language(
     path: FilePath, wanted: list[str], captions_of: dict[str, Any], *, language: str, listed_in: FilePath
 ) -> None:
-    """Raise ValueError where listed videos have no caption in `language`.
+    """Raise `UserError` if listed videos have no caption in `language`.
 
-    The release has Chinese captions of its training and validation videos only, and none in the files of
-    the English test set.
+    The official release has Chinese captions for its training and validation videos only, not for the
+    English test set.
     """
     key = CAPTION_KEYS[language]
     without = [
@@ -75,7 +75,7 @@ def _require_language(
         if isinstance(captions_of[video_id], dict) and not captions_of[video_id].get(key)
     ]
     if without:
-        raise ValueError(
+        raise UserError(
             f"{path}: {len(without)} of the {len(wanted)} videos in {listed_in} have no {language} captions"
             f" ({key}): {name_some(without)}; tools/convert_vatex.py --covered lists those that have"
         )
@@ -84,7 +84,7 @@ def _require_language(
 def _captions(path: FilePath, video_id: str, entry: Any, *, key: str) -> list[str]:
     captions = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(captions, list) or not captions:
-        raise ValueError(f"{path}: video {video_id} has no list {key!r} of captions")
+        raise UserError(f"{path}: video {video_id} has no list {key!r} of captions")
     if not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"{path}: video {video_id} has a caption in {key!r} that is not a string")
+        raise UserError(f"{path}: video {video_id} has a caption in {key!r} that is not a string")
     return captions

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from dataloaders.frame_sampling import TooFewFramesError, dynamic_length, sample_frame_indices
 
 
@@ -48,7 +49,7 @@ def test_uniform_random_repeats_in_order_when_fewer_are_stored() -> None:
 
 
 def test_unknown_way() -> None:
-    with pytest.raises(ValueError, match="--frame_sample all: choose from uniform, random, uniform_random"):
+    with pytest.raises(UserError, match="--frame_sample all: choose from uniform, random, uniform_random"):
         sample(3, 3, "all")
 
 

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from common.errors import UserError
 from dataloaders.loader import (
     EpochSampler,
     ShardSampler,
@@ -71,9 +72,11 @@ def test_an_epoch_can_start_in_the_middle() -> None:
 
 
 def test_no_batch_at_all_is_an_error() -> None:
-    with pytest.raises(ValueError, match="a global batch of 12 is more than the 5 training examples, take 5"):
+    with pytest.raises(
+        ValueError, match="a global batch of 12 is more than the 5 training examples; give at most 5"
+    ):
         samplers(5, world_size=2, global_batch=12)
-    with pytest.raises(ValueError, match="--batch_size gives 0 samples to each of 4 ranks"):
+    with pytest.raises(UserError, match="--batch_size gives 0 samples to each of 4 ranks"):
         samplers(5, world_size=4, global_batch=2)
     assert samplers(5, world_size=2, global_batch=12, drop_last=False)[0].batches_per_epoch == 1
 
@@ -102,9 +105,9 @@ def toy_dataset(*, max_frames: int, image_size: int) -> VideoTextDataset:
 def test_wrong_numbers() -> None:
     data = toy_dataset(max_frames=2, image_size=16)
     sampler = ShardSampler(2, rank=0, world_size=1)
-    with pytest.raises(ValueError, match="--batch_size: 0 samples"):
+    with pytest.raises(UserError, match="--batch_size: 0 samples"):
         build_loader(data, sampler, batch_size=0, num_workers=0)
-    with pytest.raises(ValueError, match="--num_thread_reader -1"):
+    with pytest.raises(UserError, match="--num_thread_reader -1"):
         build_loader(data, sampler, batch_size=1, num_workers=-1)
 
 

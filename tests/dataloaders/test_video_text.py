@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.video_text import MAX_UNREADABLE, VideoTextDataset
@@ -105,7 +106,7 @@ def test_dynamic_length_pads_and_masks() -> None:
 
 
 def test_dynamic_length_needs_durations() -> None:
-    with pytest.raises(ValueError, match="--frame_sample_len dynamic: 3 of 3 videos have no duration"):
+    with pytest.raises(UserError, match="--frame_sample_len dynamic: 3 of 3 videos have no duration"):
         dataset(toy_examples(videos=3), frame_sample_len="dynamic")
     # A model trained with dynamic lengths may be evaluated on a data set that has no durations.
     evaluation = dataset(toy_examples(videos=3), frame_sample_len="dynamic", view="videos")
@@ -114,7 +115,7 @@ def test_dynamic_length_needs_durations() -> None:
 
 def test_random_sampling_of_more_than_stored_is_refused_at_once() -> None:
     examples = toy_examples(videos=2)
-    with pytest.raises(ValueError, match="--frame_sample random cannot choose 31 of 30 stored frames"):
+    with pytest.raises(UserError, match="--frame_sample random cannot choose 31 of 30 stored frames"):
         dataset(examples, frame_sample="random", max_frames=31)
     dataset(examples, frame_sample="uniform", max_frames=31)[0]
 
@@ -128,7 +129,7 @@ def test_random_sampling_of_more_than_stored_is_refused_at_once() -> None:
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         dataset(toy_examples(videos=1), **settings)
 
 

@@ -104,7 +104,7 @@ def test_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["splits"]["train"]["captions a video"] == "2"
     assert report["splits"]["train"]["frames a video"] == {"4": 3}
     said = capsys.readouterr().out
-    assert "MSRVTT_train.9k.csv: lists 3 videos, by its name it should be 9,000" in said
+    assert "MSRVTT_train.9k.csv: lists 3 videos, its name implies 9,000" in said
     assert said.endswith("0 problems, 2 warnings, 0 notes\n")
     assert run(tmp_path, "--dataset", "msrvtt", "--strict", code=1)
 

@@ -14,11 +14,11 @@ import numpy as np
 from dataloaders.datasets.files import csv_columns, open_text, read_csv, read_json, read_json_lines
 from dataloaders.datasets.known_splits import (
     describe_split,
+    has_other_sentences,
     identify,
     leaks,
     name_mismatch,
-    other_sentences,
-    same_text,
+    normalize_text,
 )
 from dataloaders.datasets.registry import SplitFiles
 from dataloaders.examples import Examples
@@ -40,7 +40,7 @@ def check_split_list(
     report.fact(split, "list", describe_split(dataset, split, examples).split(": ", 1)[1])
     if known is not None and split not in known.serves:
         report.add("warning", split, "wrong-list", f"the {known.name} list is not in use for {split}")
-    if other_sentences(known, examples):
+    if has_other_sentences(known, examples):
         report.add("warning", split, "sentences", "the sentences are not those of the published list")
     mismatch = name_mismatch(dataset, files.list, num_videos=examples.num_videos)
     if mismatch:
@@ -87,7 +87,7 @@ def check_captions(report: Report, split: str, examples: Examples) -> None:
     videos_of_text: dict[str, set[int]] = defaultdict(set)
     repeats = 0
     for number, caption in enumerate(examples.captions):
-        text, video = same_text(caption), int(examples.video_of_caption[number])
+        text, video = normalize_text(caption), int(examples.video_of_caption[number])
         kind = strangeness(text)
         if kind:
             strange[kind].append(f"{examples.video_id_of(number)}: {caption!r}")
@@ -113,7 +113,7 @@ def check_captions(report: Report, split: str, examples: Examples) -> None:
 
 
 def strangeness(text: str) -> str | None:
-    """What is strange about a caption (as `same_text` leaves it), or None."""
+    """What is strange about a caption (as `normalize_text` leaves it), or None."""
     if not text:
         return "are empty"
     if text in _MISSING:

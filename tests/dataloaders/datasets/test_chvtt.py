@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from dataloaders.datasets.chvtt import read_pretrain, read_queries
 from tests.dataloaders.toy import write_lines
 
@@ -44,10 +45,10 @@ def test_every_query_video_pair_or_the_first(tmp_path: Path) -> None:
 def test_queries_without_videos(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "query.json", [QUERIES[0] | {"videolist": []}, QUERIES[1]])
     assert read_queries(path, language="english", first_only=False).num_captions == 1
-    with pytest.raises(ValueError, match=r"query\.json, line 1: 'videolist' is empty"):
+    with pytest.raises(UserError, match=r"query\.json, line 1: 'videolist' is empty"):
         read_queries(path, language="english", first_only=True)
     write_lines(path, [QUERIES[0] | {"videolist": []}])
-    with pytest.raises(ValueError, match=r"query\.json: no query has a video"):
+    with pytest.raises(UserError, match=r"query\.json: no query has a video"):
         read_queries(path, language="english", first_only=False)
 
 
@@ -65,18 +66,18 @@ def test_queries_without_videos(tmp_path: Path) -> None:
 )
 def test_bad_fields_name_file_and_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = write_lines(tmp_path / "info.json", [INFO[0], INFO[1] | change])
-    with pytest.raises(ValueError, match=f"info.json, line 2: {message}"):
+    with pytest.raises(UserError, match=f"info.json, line 2: {message}"):
         read_pretrain(path, language="chinese")
 
 
 def test_a_missing_language_is_said(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "info.json", [{"docid": 1, "title": "猫", "tag": "动物"}])
     assert read_pretrain(path, language="chinese").durations is None
-    with pytest.raises(ValueError, match="line 1: has no field 'title_eng'"):
+    with pytest.raises(UserError, match="line 1: has no field 'title_eng'"):
         read_pretrain(path, language="english")
 
 
 def test_bad_videolist(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "query.json", [QUERIES[0] | {"videolist": ["1"]}])
-    with pytest.raises(ValueError, match="line 1: 'videolist' must be a list of objects"):
+    with pytest.raises(UserError, match="line 1: 'videolist' must be a list of objects"):
         read_queries(path, language="english", first_only=False)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from dataloaders.datasets.files import (
     csv_columns,
     name_some,
@@ -48,26 +49,26 @@ def test_csv_with_windows_line_ends_and_blank_lines(tmp_path: Path) -> None:
 )
 def test_bad_csv_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path / "bad.csv", text)
-    with pytest.raises(ValueError, match=f"bad.csv.*{message}") as raised:
+    with pytest.raises(UserError, match=f"bad.csv.*{message}") as raised:
         list(read_csv(path, ["video_id", "sentence"]))
     assert "\n" not in str(raised.value)
 
 
 def test_missing_files_folders_and_encodings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.csv: no such file"):
+    with pytest.raises(UserError, match=r"absent\.csv: no such file"):
         csv_columns(tmp_path / "absent.csv")
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(UserError, match="is a folder"):
         read_json(tmp_path)
     gbk = write(tmp_path / "gbk.txt", "中文字幕\n", encoding="gbk")
-    with pytest.raises(ValueError, match=r"gbk\.txt: is not UTF-8"):
+    with pytest.raises(UserError, match=r"gbk\.txt: is not UTF-8"):
         read_id_list(gbk)
 
 
 def test_json(tmp_path: Path) -> None:
     assert read_json(write(tmp_path / "a.json", '{"a": "一"}', encoding="utf-8-sig")) == {"a": "一"}
-    with pytest.raises(ValueError, match=r"b\.json: is empty"):
+    with pytest.raises(UserError, match=r"b\.json: is empty"):
         read_json(write(tmp_path / "b.json", " \n"))
-    with pytest.raises(ValueError, match=r"c\.json, line 2: is not JSON"):
+    with pytest.raises(UserError, match=r"c\.json, line 2: is not JSON"):
         read_json(write(tmp_path / "c.json", '{"a": 1,\n"b": }'))
 
 
@@ -79,14 +80,14 @@ def test_json_lines(tmp_path: Path) -> None:
         ('{"a": 1}\n{"a"\n', "line 2: is not JSON"),
         ("[1]\n", "line 1: must be"),
     ]:
-        with pytest.raises(ValueError, match=f"b.json.*{message}"):
+        with pytest.raises(UserError, match=f"b.json.*{message}"):
             list(read_json_lines(write(tmp_path / "b.json", text)))
 
 
 def test_id_list(tmp_path: Path) -> None:
     path = write(tmp_path / "list.txt", "-a\r\n007\n\n-a\nb \n", encoding="utf-8-sig")
     assert read_id_list(path) == ["-a", "007", "b"]
-    with pytest.raises(ValueError, match=r"empty\.txt: is empty"):
+    with pytest.raises(UserError, match=r"empty\.txt: is empty"):
         read_id_list(write(tmp_path / "empty.txt", "\n"))
 
 

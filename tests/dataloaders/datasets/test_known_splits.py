@@ -83,7 +83,7 @@ def test_sentences_of_the_published_pairs() -> None:
     text = describe_split("msrvtt", "test", of([(video, caption) for video, caption in reversed(pairs)]))
     assert text == "msrvtt test: JSFusion 1k-A test list (1,000 videos)"
     text = describe_split("msrvtt", "test", of([(video, caption.upper()) for video, caption in pairs]))
-    assert text.endswith("with other sentences than published")
+    assert text.endswith("the sentences differ from the published ones")
 
 
 def test_digest_is_of_the_set() -> None:
@@ -92,15 +92,15 @@ def test_digest_is_of_the_set() -> None:
 
 def test_an_unknown_list_is_said_with_those_in_use() -> None:
     text = describe_split("msrvtt", "test", of([("v0", "a"), ("v1", "b")]))
-    assert text.startswith("msrvtt test: a list of 2 videos that is none of the known ones")
+    assert text.startswith("msrvtt test: 2 videos, not a published list")
     assert "JSFusion 1k-A test 1,000" in text and "train 9k" not in text
-    assert describe_split("chvtt", "train", of([("v0", "a")])).endswith("none of the known ones")
+    assert describe_split("chvtt", "train", of([("v0", "a")])).endswith("not a published list")
 
 
 def test_a_known_list_in_a_wrong_place() -> None:
     ids = real_ids("msrvtt/MSRVTT_train.9k.csv")
     text = describe_split("msrvtt", "test", of([(video_id, "a") for video_id in ids]))
-    assert "in use for pretrain and train, not for test" in text
+    assert "papers use it for pretrain and train, not for test" in text
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_known_list_in_a_wrong_place() -> None:
         ("vatex", "test1k5_sec_list.txt", 1_335, "1,500"),
     ],
 )
-def test_names_that_promise_a_count(dataset: str, name: str, count: int, promised: str) -> None:
+def test_names_that_imply_a_count(dataset: str, name: str, count: int, promised: str) -> None:
     message = name_mismatch(dataset, name, num_videos=count)
-    assert message is not None and name in message and f"it should be {promised}" in message
+    assert message is not None and name in message and f"its name implies {promised}" in message
     assert name_mismatch(dataset, name, num_videos=int(promised.replace(",", ""))) is None
 
 
@@ -132,7 +132,7 @@ def test_leaks_of_videos_and_captions() -> None:
     assert found and found.videos == ("b",)
     assert len(found.captions) == 1
     assert str(found) == (
-        "test videos that are trained on: 1 (b); test captions whose text occurs in training: 1"
+        "test videos in the training set: 1 (b); test captions whose text is in the training set: 1"
     )
     clean = leaks(train, of([("x", "fog")]))
     assert not clean and str(clean) == "training and test share no video and no caption"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from dataloaders.datasets.known_splits import identify
 from dataloaders.datasets.msrvtt import read_captions_of_list, read_test, read_validation
 from tests.dataloaders.toy import REALDATA, write_json
@@ -32,7 +33,7 @@ def test_every_caption_of_listed_videos(tmp_path: Path) -> None:
 
 def test_listed_videos_without_captions_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("video_id\nvideo0\nvideo8\n", "utf-8")
-    with pytest.raises(ValueError, match="no captions for 1 of the 2 videos in .*list.csv: video8"):
+    with pytest.raises(UserError, match="no captions for 1 of the 2 videos in .*list.csv: video8"):
         read_captions_of_list(annotations(tmp_path), tmp_path / "list.csv")
 
 
@@ -51,7 +52,7 @@ def test_full_test_takes_captions_from_the_annotations(tmp_path: Path) -> None:
     (tmp_path / "test.full.csv").write_text("video_id\nvideo1\n", "utf-8")
     examples = read_test(annotations(tmp_path), tmp_path / "test.full.csv")
     assert list(examples.captions) == ["caption 1", "caption 4"]
-    with pytest.raises(ValueError, match="no column 'sentence'"):
+    with pytest.raises(UserError, match="no column 'sentence'"):
         read_test(None, tmp_path / "test.full.csv")
 
 
@@ -61,14 +62,14 @@ def test_validation_videos_are_those_the_annotations_call_so(tmp_path: Path) -> 
     path = write_json(tmp_path / "MSRVTT_data.json", {"videos": videos, "sentences": sentences})
     assert list(read_validation(path).captions) == ["caption 1", "caption 4"]
     write_json(path, {"videos": videos, "sentences": sentences[:1]})
-    with pytest.raises(ValueError, match="no captions for 1 of the 1 videos .*: video1"):
+    with pytest.raises(UserError, match="no captions for 1 of the 1 videos .*: video1"):
         read_validation(path)
 
 
 @pytest.mark.parametrize("videos", [[], None, [{"video_id": "video0"}], ["video0"]])
 def test_annotations_without_a_validation_split_name_the_way_out(tmp_path: Path, videos: object) -> None:
     path = write_json(tmp_path / "MSRVTT_data.json", {"videos": videos, "sentences": []})
-    with pytest.raises(ValueError, match="MSRVTT_data.json: no entry of 'videos' .*--select_on held_out"):
+    with pytest.raises(UserError, match="MSRVTT_data.json: no entry of 'videos' .*--select_on held_out"):
         read_validation(path)
 
 
@@ -82,7 +83,7 @@ def test_annotations_without_a_validation_split_name_the_way_out(tmp_path: Path,
 )
 def test_annotations_of_another_form(tmp_path: Path, content: object, message: str) -> None:
     (tmp_path / "list.csv").write_text("video_id\nv\n", "utf-8")
-    with pytest.raises(ValueError, match=f"data.json.*{message}"):
+    with pytest.raises(UserError, match=f"data.json.*{message}"):
         read_captions_of_list(write_json(tmp_path / "data.json", content), tmp_path / "list.csv")
 
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from dataloaders.datasets.registry import (
     DATASETS,
     SPLITS,
@@ -70,7 +71,7 @@ def test_the_validation_list_is_never_the_test_list(tmp_path: Path) -> None:
     assert read_examples("vatex", VALIDATION, language="english", files=files).num_videos == 1
     files = default_files(tmp_path, "msrvtt", VALIDATION)
     assert files.list is None and files.annotations == tmp_path / "msrvtt/MSRVTT_data.json"
-    with pytest.raises(ValueError, match="--select_on val: chvtt has no validation list; .* held_out"):
+    with pytest.raises(UserError, match="--select_on val: chvtt has no validation list; .* held_out"):
         default_files(tmp_path, "chvtt", VALIDATION)
 
 
@@ -84,22 +85,22 @@ def test_ids_of_a_test_list_without_its_captions(tmp_path: Path) -> None:
     (tmp_path / "msrvtt/MSRVTT_JSFUSION_test.csv").write_text("video_id\nv\nv\n", "utf-8")
     for name in ("msrvtt", "vatex", "chvtt"):
         files[name].annotations.unlink(missing_ok=True)
-        with pytest.raises(ValueError, match=f"{files[name].annotations.name}: no such file"):
+        with pytest.raises(UserError, match=f"{files[name].annotations.name}: no such file"):
             read_test_ids(name, files[name])
 
 
 def test_wrong_names_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--dataset lsmdc: choose from msrvtt, vatex, chvtt"):
+    with pytest.raises(UserError, match="--dataset lsmdc: choose from msrvtt, vatex, chvtt"):
         default_files(tmp_path, "lsmdc", "train")
     files = default_files(tmp_path, "msrvtt", "train")
-    with pytest.raises(ValueError, match="--language chinese: msrvtt has captions in english only"):
+    with pytest.raises(UserError, match="--language chinese: msrvtt has captions in english only"):
         read_examples("msrvtt", "train", language="chinese", files=files)
-    with pytest.raises(ValueError, match="MSRVTT_train.9k.csv: no such file"):
+    with pytest.raises(UserError, match="MSRVTT_train.9k.csv: no such file"):
         read_examples("msrvtt", "train", language="english", files=files)
 
 
 def test_a_list_is_asked_for_where_one_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a file that lists the videos"):
+    with pytest.raises(UserError, match="a file that lists the videos"):
         files = SplitFiles(tmp_path / "vatex_data.json", None, tmp_path)
         read_examples("vatex", "train", language="english", files=files)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from common.errors import UserError
 from dataloaders.datasets.vatex import read_split
 from tests.dataloaders.toy import REALDATA, write_json
 
@@ -47,14 +48,14 @@ def test_both_forms_in_both_languages(tmp_path: Path, content: object) -> None:
 )
 def test_annotations_of_another_form(tmp_path: Path, content: object, message: str) -> None:
     data = write_json(tmp_path / "vatex_data.json", content)
-    with pytest.raises(ValueError, match=f"vatex_data.json.*{message}"):
+    with pytest.raises(UserError, match=f"vatex_data.json.*{message}"):
         read_split(data, listed(tmp_path, "a"), language="english")
 
 
 def test_files_of_one_language(tmp_path: Path) -> None:
     chinese = write_json(tmp_path / "chinese.json", [{"videoID": "a", "chCap": ["一"]}])
     assert list(read_split(chinese, listed(tmp_path, "a"), language="chinese").captions) == ["一"]
-    with pytest.raises(ValueError, match="no english captions"):
+    with pytest.raises(UserError, match="no english captions"):
         read_split(chinese, listed(tmp_path, "a"), language="english")
 
 
@@ -63,7 +64,7 @@ def test_captions_of_part_of_a_split(tmp_path: Path) -> None:
     entries[3]["chCap"] = ["一"]
     data = write_json(tmp_path / "data.json", entries)
     message = "8 of the 9 videos in .*: v0, v1, v2, v4, v5, ...; tools/convert_vatex.py --covered lists"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_split(data, listed(tmp_path, *(f"v{i}" for i in range(9))), language="chinese")
     assert read_split(data, listed(tmp_path, "v3"), language="chinese").num_captions == 1
 
