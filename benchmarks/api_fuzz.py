@@ -286,7 +286,7 @@ def serve(folder: Path, *, page: bool) -> Iterator[int]:
 
     from demo.app import create_app
     from demo.limits import Limits, Rate
-    from search import Retriever, VideoIndex
+    from search import Retriever, VideoIndex, index_videos
     from tests.search.conftest import COLOURS, coloured, write_model
 
     checkpoint = write_model(folder / "model")
@@ -294,7 +294,7 @@ def serve(folder: Path, *, page: bool) -> Iterator[int]:
     for video_id, colour in zip(IDS, [*COLOURS.values(), (9, 9, 9)], strict=True):
         coloured(folder / "videos" / video_id, colour)
     retriever = Retriever.from_checkpoint(checkpoint, device="cpu")
-    retriever.index_folder(folder / "videos", folder / "index", workers=1)
+    index_videos(retriever, folder / "index", video_dir=folder / "videos", workers=1)
     (folder / "videos" / IDS[-1]).unlink()
     free = Rate(1e9, 10**9)
     limits = Limits(search_rate=free, other_rate=free, body_seconds=BODY_SECONDS, waiting=10**6)

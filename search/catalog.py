@@ -1,11 +1,12 @@
-"""The catalogue of an index: ids, files, times and thumbnails, in SQLite, which makes every change atomic.
+"""The catalogue of an index: ids, files, times and thumbnails in SQLite. Every change is atomic.
 
-A video is there exactly when its row is in the table `videos`; its features were on disk before.
+A video belongs to the index if and only if the table `videos` has its row. Its features are written before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from common.errors import FileError
 from search.index_format import CATALOG_FILE, VideoIndexError, VideoRecord
 
 _TABLES = """
@@ -28,8 +30,8 @@ CREATE TABLE IF NOT EXISTS thumbnails (place INTEGER PRIMARY KEY, jpeg BLOB NOT 
 """
 _COLUMNS = tuple(field.name for field in fields(VideoRecord))
 _SELECT = f"SELECT row, {', '.join(_COLUMNS)} FROM videos"
-_PLACES = 64  # thumbnails of row r lie at r * 64 + frame: a model has at most 48 frame positions
-_FEW = 500  # values in one statement: older SQLite takes 999
+_PLACES = 64  # the thumbnail of row r, frame f has the key r * 64 + f: a model has at most 48 frames
+_FEW = 500  # values in one statement: older SQLite takes at most 999
 
 
 class Catalog:
@@ -37,7 +39,7 @@ class Catalog:
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.path = folder / CATALOG_FILE
-        mode = "rwc" if create else "rw"  # rw also for reading: what a killed writer left is rolled back
+        mode = "rwc" if create else "rw"  # rw also for reading: SQLite rolls back what a killed writer left
         try:
             self._db = self._connect(mode)
         except sqlite3.OperationalError:
@@ -73,12 +75,14 @@ class Catalog:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """SQLite's errors in our words: a full disk is an `OSError`, as it is for the other files."""
+        """SQLite's errors as ours: `FileError` for a full disk, else `VideoIndexError`."""
         try:
             yield
         except sqlite3.DatabaseError as error:
             if "full" in str(error) or "I/O" in str(error):
-                raise OSError(f"{self.path}: {error}; what was there before is unharmed") from error
+                full = FileError(f"{self.path}: {error}; what was committed before is kept")
+                full.errno = errno.ENOSPC
+                raise full from error
             raise VideoIndexError(f"{self.path}: {error}") from error
 
     @contextlib.contextmanager
@@ -96,86 +100,86 @@ class Catalog:
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock, self._errors():
-            if self._identity() != self._file:  # else an open file would answer for ever for a deleted index
+            if self._identity() != self._file:  # an open file would outlive the index that was deleted
                 raise VideoIndexError(
                     f"{self.path}: was moved, deleted or made anew since it was opened; open the index again"
                 )
             return self._db.execute(statement, values).fetchall()
 
     def _identity(self) -> tuple[int, int] | None:
-        """Which file lies there; None: none."""
+        """Device and inode of the file at `path`; None if there is none."""
         try:
             status = os.stat(self.path)
         except OSError:
             return None
         return status.st_dev, status.st_ino
 
-    # What is there
+    # Reading
 
     def meta(self, name: str, default: int = 0) -> int:
         """A number by name: "rows", "generation", "version"."""
-        found = self._rows("SELECT value FROM meta WHERE name = ?", (name,))
-        return int(found[0][0]) if found else default
+        rows = self._rows("SELECT value FROM meta WHERE name = ?", (name,))
+        return int(rows[0][0]) if rows else default
 
     def text(self, name: str) -> str:
-        """A text by name: "name" is the index's own, made with it."""
-        found = self._rows("SELECT value FROM meta WHERE name = ?", (name,))
-        return str(found[0][0]) if found else ""
+        """A text by name: "name" is a random name that the index got when it was made."""
+        rows = self._rows("SELECT value FROM meta WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else ""
 
     def snapshot(self) -> dict[str, int]:
-        """All numbers at one moment."""
-        found = self._rows("SELECT name, value FROM meta WHERE typeof(value) = 'integer'")
-        return {name: int(value) for name, value in found}
+        """All numbers of `meta`, read at one moment."""
+        rows = self._rows("SELECT name, value FROM meta WHERE typeof(value) = 'integer'")
+        return {name: int(value) for name, value in rows}
 
     def count(self) -> int:
-        """How many videos there are."""
+        """The number of videos."""
         return int(self._rows("SELECT count(*) FROM videos")[0][0])
 
     def find(self, video_id: str) -> tuple[int, VideoRecord] | None:
         """(row, record) of a video."""
-        found = self._rows(f"{_SELECT} WHERE video_id = ?", (video_id,)) if _is_text(video_id) else []
-        return _record(found[0]) if found else None
+        rows = self._rows(f"{_SELECT} WHERE video_id = ?", (video_id,)) if _is_text(video_id) else []
+        return _record(rows[0]) if rows else None
 
     def by_rows(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
-        """The records of `rows`; removed ones are absent."""
+        """The records of `rows`, without those of removed videos."""
         result: dict[int, VideoRecord] = {}
         for start in range(0, len(rows), _FEW):
-            some = [int(row) for row in rows[start : start + _FEW]]
-            marks = ",".join("?" * len(some))
-            result |= dict(map(_record, self._rows(f"{_SELECT} WHERE row IN ({marks})", some)))
+            part = [int(row) for row in rows[start : start + _FEW]]
+            marks = ",".join("?" * len(part))
+            result |= dict(map(_record, self._rows(f"{_SELECT} WHERE row IN ({marks})", part)))
         return result
 
     def records(self) -> Iterator[tuple[int, VideoRecord]]:
-        """All (row, record), by row, read in pieces so that others can write meanwhile."""
+        """All (row, record) by row, read in parts so that another process can write between them."""
         last = -1
-        while found := self._rows(f"{_SELECT} WHERE row > ? ORDER BY row LIMIT 5000", (last,)):
-            yield from map(_record, found)
-            last = found[-1][0]
+        while rows := self._rows(f"{_SELECT} WHERE row > ? ORDER BY row LIMIT 5000", (last,)):
+            yield from map(_record, rows)
+            last = rows[-1][0]
 
     def live_rows(self) -> list[int]:
         """The rows that hold a video, ascending."""
         return [row for (row,) in self._rows("SELECT row FROM videos ORDER BY row")]
 
     def thumbnail(self, row: int, frame: int | None) -> bytes | None:
-        """The thumbnail of a row nearest to `frame`, or the middle one."""
+        """The thumbnail of a row that is nearest to `frame`; without `frame` the middle one."""
         first, end = row * _PLACES, (row + 1) * _PLACES
         of_row = "FROM thumbnails WHERE place >= ? AND place < ?"
-        # In one statement: another process may remove the video between two.
+        # One statement: between two, another process might remove the video.
         if frame is None:
             middle = f"LIMIT 1 OFFSET (SELECT COUNT(*) / 2 {of_row})"
-            found = self._rows(f"SELECT jpeg {of_row} ORDER BY place {middle}", (first, end, first, end))
+            rows = self._rows(f"SELECT jpeg {of_row} ORDER BY place {middle}", (first, end, first, end))
         else:
             nearest = "ORDER BY ABS(place - ?), place LIMIT 1"
-            found = self._rows(f"SELECT jpeg {of_row} {nearest}", (first, end, first + frame))
-        return bytes(found[0][0]) if found else None
+            rows = self._rows(f"SELECT jpeg {of_row} {nearest}", (first, end, first + frame))
+        return bytes(rows[0][0]) if rows else None
 
-    # Changes, inside a `transaction`
+    # Writing, inside a `transaction`
 
     def set_meta(self, name: str, value: int) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
     def put(self, first_row: int, records: Sequence[VideoRecord]) -> None:
-        """Give `records` the rows from `first_row` on; videos of the same ids go."""
+        """Insert `records` from row `first_row` on; they replace videos with the same ids."""
         self.remove([record.video_id for record in records])
         marks = ",".join("?" * (len(_COLUMNS) + 1))
         self._db.executemany(
@@ -184,26 +188,26 @@ class Catalog:
         )
 
     def put_thumbnails(self, row: int, jpegs: Iterable[tuple[int, bytes]]) -> None:
-        """The thumbnails (frame, JPEG) of a row."""
+        """Store the thumbnails (frame, JPEG) of a row."""
         self._db.executemany(
             "INSERT OR REPLACE INTO thumbnails VALUES (?, ?)",
             [(row * _PLACES + frame, jpeg) for frame, jpeg in jpegs],
         )
 
     def update_file(self, record: VideoRecord) -> None:
-        """Note another path, size and time of a video whose contents are as they were."""
+        """Store a new path, size and time of a video whose contents did not change."""
         self._db.execute(
             "UPDATE videos SET source = ?, path = ?, size = ?, mtime_ns = ?, digest = ? WHERE video_id = ?",
             (record.source, record.path, record.size, record.mtime_ns, record.digest, record.video_id),
         )
 
     def remove(self, video_ids: Sequence[str]) -> int:
-        """Take videos out; how many there were of them."""
+        """Remove videos; returns how many of them the index held."""
         removed = 0
         for video_id in video_ids:
-            found = self._db.execute("SELECT row FROM videos WHERE video_id = ?", (video_id,)).fetchone()
-            if found:
-                row = found[0]
+            held = self._db.execute("SELECT row FROM videos WHERE video_id = ?", (video_id,)).fetchone()
+            if held:
+                row = held[0]
                 self._db.execute("DELETE FROM videos WHERE row = ?", (row,))
                 self._db.execute(
                     "DELETE FROM thumbnails WHERE place >= ? AND place < ?",
@@ -213,7 +217,7 @@ class Catalog:
         return removed
 
     def renumber(self, rows: Sequence[int]) -> None:
-        """Row `rows[i]` becomes row i; `rows` ascend, so no number is taken twice on the way."""
+        """Row `rows[i]` becomes row i. `rows` ascend, so that a new number is always free."""
         for new, old in enumerate(rows):
             if new != old:
                 self._db.execute("UPDATE videos SET row = ? WHERE row = ?", (new, old))
@@ -224,7 +228,7 @@ class Catalog:
 
 
 def _is_text(video_id: str) -> bool:
-    """Whether SQLite could hold it; half surrogates come from names of files that are no UTF-8."""
+    """Whether SQLite can store it. Names of files that are not UTF-8 have lone surrogates."""
     try:
         video_id.encode()
     except UnicodeEncodeError:
@@ -238,7 +242,7 @@ def _values(record: VideoRecord) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _record(found: Sequence[Any]) -> tuple[int, VideoRecord]:
-    values = dict(zip(_COLUMNS, found[1:], strict=True))
+def _record(columns: Sequence[Any]) -> tuple[int, VideoRecord]:
+    values = dict(zip(_COLUMNS, columns[1:], strict=True))
     values["times"] = tuple(json.loads(values["times"]))
-    return int(found[0]), VideoRecord(**values)
+    return int(columns[0]), VideoRecord(**values)

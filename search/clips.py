@@ -1,7 +1,8 @@
-"""A video file or a stored video as the clip that the model takes, with times; thumbnails.
+"""Clips: the frames of a video file or a stored video as the model takes them, with times; thumbnails.
 
-The frames are those that training and evaluation would see: n spread evenly and stored as JPEGs by the frame
-store's own code, F of them chosen evenly. n stored frames, F frames of a clip, S pixels a side.
+The frames are the same as in training and evaluation: the frame store's code decodes n frames spread evenly
+and stores them as JPEGs, and F of these are chosen evenly. n stored frames, F frames of a clip, S pixels a
+side.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from common.errors import UserError
 from dataloaders.frame_sampling import sample_frame_indices
 from dataloaders.frame_store.format import FrameStoreError
 from dataloaders.frame_store.reader import FrameStore, decode_jpeg
@@ -22,12 +24,12 @@ from dataloaders.transforms import resize_and_crop
 from video.sample import Job, Settings, run_job
 from video.sampling import VideoError, Window
 
-STORE_SETTINGS = Settings()  # as tools/frame2lmdb.py makes stores unless told otherwise
+STORE_SETTINGS = Settings()  # the default of tools/frame2lmdb.py
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 80
 
 
-class ClipError(ValueError):
-    """A file gives no clip; `reason` is the class of the fault, as in a frame store's failures."""
+class ClipError(UserError):
+    """A file gives no clip. `reason` is the kind of error, as in a frame store's failures.jsonl."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
@@ -45,7 +47,7 @@ class Clip:
     pictures: Sequence[np.ndarray]
 
     def thumbnails(self, which: str) -> list[tuple[int, bytes]]:
-        """(frame, JPEG) of "all" frames, of "one" in the middle, or of "none"; a frame that repeats once."""
+        """(frame, JPEG) of "all" frames, of "one" in the middle, or of "none"; repeated frames once."""
         numbers = {"all": range(len(self.pictures)), "one": [len(self.pictures) // 2], "none": []}[which]
         taken: dict[float | None, tuple[int, bytes]] = {}
         for number in numbers:
@@ -56,7 +58,7 @@ class Clip:
 
 
 def video_job(path: Path) -> Job:
-    """What a worker of the frame store's pool does with `path`."""
+    """The job that decodes `path`, for `run_job` or a pool of workers."""
     return Job(path.name, path, Window(), STORE_SETTINGS)
 
 
@@ -72,7 +74,7 @@ def clip_of_file(path: Path, *, frames: int, size: int) -> Clip:
 
 
 def clip_of_job(answer: Any, jpegs: Sequence[bytes], *, frames: int, size: int) -> Clip:
-    """The clip of what `run_job` gave. Raises `ClipError` where that is a fault."""
+    """The clip of the output of `run_job`. Raises `ClipError` if that is a `VideoError`."""
     if isinstance(answer, VideoError):
         raise ClipError(answer.reason, answer.message)
     return _clip(jpegs, answer, frames=frames, size=size)
@@ -83,7 +85,7 @@ def clip_of_store(store: FrameStore, video_id: str, *, frames: int, size: int) -
     try:
         count = store.num_frames(video_id)
         if not count:
-            raise ClipError("missing", f"{store.path} has no frame of it")
+            raise ClipError("missing", f"{store.path} has no frames of it")
         jpegs = store.read_jpegs(video_id, np.arange(count))
         return _clip(jpegs, store.manifest(video_id) or {}, frames=frames, size=size)
     except FrameStoreError as error:
@@ -91,7 +93,7 @@ def clip_of_store(store: FrameStore, video_id: str, *, frames: int, size: int) -
 
 
 def picture_of_file(path: Path) -> np.ndarray:
-    """A picture file, RGB uint8 [H, W, 3]. Raises `ClipError` where it is none."""
+    """A picture file, RGB uint8 [H, W, 3]. Raises `ClipError` if it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -124,7 +126,7 @@ def _clip(jpegs: Sequence[bytes], record: dict[str, Any], *, frames: int, size: 
     ).tolist()
     try:
         pictures = [decode_jpeg(jpegs[index]) for index in chosen]
-    except ValueError as error:
+    except UserError as error:
         raise ClipError("unreadable", str(error)) from None
     times = _times(record, len(jpegs))
     duration = record.get("duration")
@@ -137,11 +139,11 @@ def _clip(jpegs: Sequence[bytes], record: dict[str, Any], *, frames: int, size: 
 
 
 def _times(record: dict[str, Any], stored: int) -> list[float | None]:
-    """Seconds of the stored frames by their positions in the file; None where nothing tells."""
+    """Seconds of the stored frames, from their positions in the file; None if they are not known."""
     positions, rate = record.get("indices"), record.get("fps")
     duration, count = record.get("duration"), record.get("source_frames")
     if not positions or len(positions) != stored:
         return [None] * stored
-    if duration and count and "start" not in record:  # right also where the rate varies a little
+    if duration and count and "start" not in record:  # holds also if the frame rate varies a little
         return [round(position * float(duration) / count, 3) for position in positions]
     return [round(position / float(rate), 3) if rate else None for position in positions]

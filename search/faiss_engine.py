@@ -16,13 +16,11 @@ import numpy as np
 from common.atomic_files import atomic_path, write_text
 from common.errors import FileError
 from search.catalog import Catalog
-from search.engines import VIEWS, needs
-from search.index_format import ENGINE_FOLDER, VideoIndexError
-from search.rows import FeatureRows
+from search.index_format import ENGINE_FOLDER, FAISS_KINDS, VideoIndexError, missing_package
+from search.rows import VIEWS, FeatureRows
 
 FLAT_UP_TO = 100_000
 _PQ_FROM = 256  # vectors that a code of 8 bits must be trained on
-KINDS = ("auto", "flat", "ivfpq", "hnsw")
 _BLOCK = 16_384
 _LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
 _SCANNED = 2_000_000  # codes of a view that a query is compared with: all lists are probed up to there
@@ -33,11 +31,11 @@ _STATE = "state.json"
 
 
 def load_faiss() -> Any:
-    """The library. Raises `ImportError` saying what to install."""
+    """The library. Raises `UserError` if it is not installed."""
     try:
         import faiss
     except ImportError:
-        raise needs("faiss-cpu") from None
+        raise missing_package("faiss-cpu") from None
     return faiss
 
 
@@ -149,8 +147,8 @@ class FaissEngine:
 
 def kind_for(rows: int, kind: str) -> str:
     """The kind of index for so many rows: as asked, or by size. Raises `VideoIndexError` for others."""
-    if kind not in KINDS:
-        raise VideoIndexError(f"--index_kind {kind}: choose from {', '.join(KINDS)}")
+    if kind not in FAISS_KINDS:
+        raise VideoIndexError(f"--index_kind {kind}: choose from {', '.join(FAISS_KINDS)}")
     if kind == "auto":
         return "flat" if rows <= FLAT_UP_TO else "ivfpq"
     return "flat" if kind == "ivfpq" and rows < _PQ_FROM else kind

@@ -1,4 +1,4 @@
-"""An index folder, open for searching: features mapped from disk, the catalogue, and the engine.
+"""An index folder that is open for searching: features mapped from disk, the catalogue, the engine.
 
 R rows, D joint width, F frames a video.
 """
@@ -22,7 +22,7 @@ from search.rows import FeatureRows
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An index at one moment: `alive` [R] is False on rows of removed videos, None where there are none."""
+    """An index at one moment. `alive` [R] is False for rows of removed videos; None: no row is removed."""
 
     features: FeatureRows
     alive: np.ndarray | None
@@ -35,15 +35,16 @@ class Snapshot:
 
     def living(self, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` that hold a video."""
-        known = rows[rows < self.features.rows]
-        return known if self.alive is None else known[self.alive[known]]
+        committed = rows[rows < self.features.rows]
+        return committed if self.alive is None else committed[self.alive[committed]]
 
 
 class VideoIndex:
     """The index at `folder`, for reading; also a context manager. Threads may share it.
 
-    `engine` and `url` override what the index was made with ("faiss", "qdrant", "exact"). Others may write
-    meanwhile: `refresh` takes up what they added. Raises `VideoIndexError` where there is no usable index.
+    `engine` ("faiss", "qdrant", "exact") and `url` override the settings of the index. Another process may
+    write at the same time: `refresh` reads what it added. Raises `VideoIndexError` if there is no usable
+    index.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class VideoIndex:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -81,23 +82,24 @@ class VideoIndex:
 
     @property
     def features(self) -> FeatureRows:
-        """All rows, those of removed videos too."""
+        """All rows, also those of removed videos."""
         return self._snapshot.features
 
     def snapshot(self) -> Snapshot:
-        """What there is now; it stays as it is while others write."""
+        """The index as it is now. The snapshot does not change while others write."""
         self.refresh()
         return self._snapshot
 
     def refresh(self) -> bool:
-        """Take up what was written since; whether there was anything."""
+        """Read what was written since the last call; returns whether there was anything."""
         with self._lock:
             if self.catalog.meta("version") == self._snapshot.version:
                 return False
             self._snapshot = self._take_snapshot()
-            engine, self._engine = self._engine, None  # opened anew where it cannot take up what is new
+            engine, self._engine = self._engine, None  # if `update` fails, the next query opens a new one
             if engine is not None and engine.update(self.features, self.catalog):
-                self._engine = engine  # else another thread may still be searching with it: not closed
+                self._engine = engine
+            # An engine that cannot be updated is not closed: another thread may be searching with it.
             return True
 
     def _take_snapshot(self) -> Snapshot:
@@ -110,7 +112,7 @@ class VideoIndex:
             except VideoIndexError:
                 if self.catalog.meta("generation") == numbers.get("generation", 0):
                     raise
-                continue  # compacted just now: the files of the old generation are gone
+                continue  # the folder was compacted just now: the files of the old generation are gone
             alive = None
             if self.catalog.count() < features.rows:
                 alive = np.zeros(features.rows, dtype=bool)
@@ -119,7 +121,7 @@ class VideoIndex:
 
     @property
     def engine(self) -> CandidateEngine:
-        """What proposes candidates; opened at the first query."""
+        """The engine that proposes candidates; opened at the first query."""
         with self._lock:
             if self._engine is None:
                 self._engine = open_engine(
@@ -128,36 +130,36 @@ class VideoIndex:
             return self._engine
 
     def record(self, video_id: str) -> VideoRecord | None:
-        """What is known of a video; None where the index does not hold it."""
+        """The record of a video; None if the index does not hold it."""
         found = self.catalog.find(video_id)
         return found[1] if found else None
 
     def records(self) -> Iterator[VideoRecord]:
-        """All videos, in the order in which they came in."""
+        """All videos, in the order in which they were added."""
         return (record for _, record in self.catalog.records())
 
     def records_of(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
-        """The records of rows, without those that were removed."""
+        """The records of `rows`, without those of removed videos."""
         return self.catalog.by_rows(rows)
 
     def vector(self, video_id: str) -> np.ndarray:
-        """The video embed [D], float32. Raises `VideoIndexError` where the index does not hold the video."""
+        """The video embed [D], float32. Raises `VideoIndexError` if the index does not hold the video."""
         while True:
             now = self.snapshot()
             found = self.catalog.find(video_id)
             if found is None:
                 raise VideoIndexError(f"{self.folder}: no video {video_id!r} in the index")
-            # Where rows were added or moved between the two, look again.
+            # If rows were added or moved between the two reads, read again.
             if found[0] < now.features.rows and self.catalog.meta("generation") == now.generation:
                 return np.asarray(now.features.video[found[0]], dtype=np.float32)
 
     def thumbnail(self, video_id: str, *, frame: int | None = None) -> bytes | None:
-        """A JPEG of a video, the nearest to `frame` (`Hit.frame`), else of its middle; None without any."""
+        """The JPEG nearest to `frame` (`Hit.frame`), by default the middle one; None if there is none."""
         found = self.catalog.find(video_id)
         return self.catalog.thumbnail(found[0], frame) if found else None
 
     def check_model(self, identity: dict[str, Any]) -> None:
-        """Raise `VideoIndexError` where the index was made by another model than `identity`."""
+        """Raise `VideoIndexError` if another model than `identity` made the index."""
         theirs = self.settings.model
         if theirs["hash"] != identity["hash"]:
             raise VideoIndexError(
@@ -166,7 +168,7 @@ class VideoIndex:
             )
 
     def info(self) -> dict[str, Any]:
-        """Counts, sizes in bytes and settings, for people."""
+        """Counts, sizes in bytes and settings."""
         sizes = {path.name: path.stat().st_size for path in _files(self.folder)}
         return {
             "videos": len(self),
@@ -182,7 +184,7 @@ class VideoIndex:
 
 
 def map_features(folder: Path, numbers: dict[str, int], *, width: int, frames: int) -> FeatureRows:
-    """The features of the committed rows. Raises `VideoIndexError` where the files are shorter than that."""
+    """The features of the committed rows. Raises `VideoIndexError` if a file is absent or too short."""
     rows = numbers.get("rows", 0)
     if not rows:
         return FeatureRows.empty(width, frames)
@@ -191,13 +193,13 @@ def map_features(folder: Path, numbers: dict[str, int], *, width: int, frames: i
     for path, shape in zip(feature_paths(folder, numbers.get("generation", 0)), shapes, strict=True):
         try:
             arrays.append(np.memmap(path, dtype=DTYPE, mode="r", shape=shape))
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # numpy's word for a file that is too short
             raise VideoIndexError(f"{path}: absent or cut off; make the index again") from None
     return FeatureRows(arrays[0], arrays[1])
 
 
 def differing(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Where two models' records differ, in words."""
+    """Which settings differ between two models' records, in words."""
     names = [name for name in ours if name not in ("hash", "path") and theirs.get(name) != ours[name]]
     return ", ".join(f"{name} {_short(theirs.get(name))} there, {_short(ours[name])} here" for name in names)
 

@@ -1,7 +1,8 @@
-"""The files of an index folder and what stands in them; docs/SEARCH.md describes them for users.
+"""The files of an index folder, their contents and the choices for them. Imports nothing heavy.
 
-D joint width, F frames a video. A row is a video's place in the feature files; rows only grow until the
-folder is compacted, which starts the next generation of feature files.
+D joint width, F frames a video. A row is a video's place in the feature files. New videos get new rows;
+compacting the folder renumbers them and starts the next generation of feature files. docs/SEARCH.md describes
+the files for users.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import write_text
+from common.errors import UserError, file_errors
 
 FORMAT = 1
 SETTINGS_FILE = "index.json"
@@ -21,18 +23,27 @@ FAILURES_FILE = "failures.jsonl"
 ENGINE_FOLDER = "faiss"
 DTYPE = "float16"
 
+ENGINES = ("faiss", "qdrant", "exact")
+FAISS_KINDS = ("auto", "flat", "ivfpq", "hnsw")
+THUMBNAILS = ("all", "one", "none")
 
-class VideoIndexError(ValueError):
+
+class VideoIndexError(UserError):
     """An index folder cannot be used; the message names it and says what would be right."""
+
+
+def missing_package(package: str) -> UserError:
+    """The error for a library that is not installed; it says what to install."""
+    return UserError(f"this needs the package {package}: pip install -r requirements-search.txt")
 
 
 @dataclass(frozen=True)
 class VideoRecord:
     """One video of an index.
 
-    `path` is the file, None where only frames of a store are known; `size`, `mtime_ns` and `digest` (SHA-256)
-    tell whether it changed; `times` are the seconds of its F frames (None: not known); `source` is the folder
-    or store that it came from.
+    `path` is the file, None for a video of a frame store without files. `size`, `mtime_ns` and `digest`
+    (SHA-256) tell whether it changed. `times` are the seconds of its F frames (None: not known). `source` is
+    the folder or store that it came from.
     """
 
     video_id: str
@@ -46,21 +57,18 @@ class VideoRecord:
 
     @property
     def has_file(self) -> bool:
-        """Whether its file is there now."""
+        """Whether its file exists now."""
         return self.path is not None and Path(self.path).is_file()
 
     @property
     def is_missing(self) -> bool:
-        """Whether it was made of a file that is not there now."""
+        """Whether it came from a file that no longer exists."""
         return self.path is not None and not self.has_file
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What index.json holds: the model (with its hash), D, F and what the pages show.
-
-    `model` is `search.model_identity`'s record.
-    """
+    """The contents of index.json: the model (the record of `search.model_identity`), D, F and the choices."""
 
     model: dict[str, Any]
     width: int
@@ -71,23 +79,26 @@ class IndexSettings:
     format: int = FORMAT
 
     def save(self, folder: Path) -> None:
-        """Write index.json under a temporary name, force it to disk, rename it."""
+        """Write index.json atomically and force it to disk."""
         text = json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
         write_text(folder / SETTINGS_FILE, text, durable=True)
 
 
 def read_settings(folder: Path) -> IndexSettings:
-    """The settings of an index. Raises `VideoIndexError` where there are none, or of another format."""
+    """The settings of an index. Raises `VideoIndexError` if there are none or they have another format."""
     path = folder / SETTINGS_FILE
+    if not path.exists():
+        raise VideoIndexError(f"{folder}: no index there; tools/search.py index makes one")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise VideoIndexError(f"{folder}: no index there; tools/search.py index makes one") from None
-    except ValueError as error:
+        with file_errors(path):
+            values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise VideoIndexError(f"{path}: cannot be read ({error}); make the index again") from None
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
-        raise VideoIndexError(f"{path}: format {found!r}, this program reads {FORMAT}; make the index again")
+    version = values.get("format") if isinstance(values, dict) else None
+    if version != FORMAT:
+        raise VideoIndexError(
+            f"{path}: format {version!r}, this program reads {FORMAT}; make the index again"
+        )
     try:
         return IndexSettings(**values)
     except TypeError as error:
@@ -97,3 +108,13 @@ def read_settings(folder: Path) -> IndexSettings:
 def feature_paths(folder: Path, generation: int) -> tuple[Path, Path]:
     """The files of video embeds [rows, D] and frame embeds [rows, F, D]."""
     return folder / f"videos-{generation}.f16", folder / f"frames-{generation}.f16"
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise `VideoIndexError` if `folder` is neither an index nor a place where one can be made."""
+    if folder.exists() and not folder.is_dir():
+        raise VideoIndexError(f"{folder}: is a file; give a folder")
+    if not folder.is_dir() or (folder / SETTINGS_FILE).exists():
+        return
+    if any(path.name != LOCK_FILE and not path.name.endswith(".tmp") for path in folder.iterdir()):
+        raise VideoIndexError(f"{folder}: holds other files and no index; give a new or empty folder")

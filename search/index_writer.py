@@ -1,7 +1,7 @@
-"""Writing an index folder so that it is whole at every moment, whatever ends the process.
+"""Write an index folder: a valid index at every moment, even if the process is killed.
 
-Features are appended and forced to disk first; then one SQLite transaction makes their videos exist. What a
-killed writer left behind the last committed row is overwritten by the next one. D joint width, F frames.
+Features are appended and forced to disk first; then one SQLite transaction adds their videos. The next writer
+overwrites what a killed writer left after the last committed row. D joint width, F frames.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import FileError, file_errors
 from common.locks import FileLock, LockedError
 from search.catalog import Catalog
 from search.engines import open_engine
@@ -26,6 +27,7 @@ from search.index_format import (
     IndexSettings,
     VideoIndexError,
     VideoRecord,
+    check_new_folder,
     feature_paths,
     read_settings,
 )
@@ -46,10 +48,10 @@ class Entry:
 
 
 class IndexWriter:
-    """The only writer of `folder`, which it makes where there is none; a context manager.
+    """The only writer of `folder`, which is made if it does not exist; a context manager.
 
-    Raises `VideoIndexError` where another process writes, or the index is of another model than `settings`,
-    and `OSError` where the disk is full; what was committed stays.
+    Raises `VideoIndexError` if another process writes, or if the index belongs to another model than
+    `settings`, and `FileError` if the disk is full; what was committed stays.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: IndexSettings | None = None) -> None:
@@ -78,7 +80,7 @@ class IndexWriter:
         self.close()
 
     def close(self) -> None:
-        """Let other writers in."""
+        """Close the files and release the lock."""
         for file in self._files:
             file.close()
         self.catalog.close()
@@ -90,7 +92,7 @@ class IndexWriter:
         return map_features(self.folder, numbers, width=self.settings.width, frames=self.settings.frames)
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Put videos in, all or none; those of the same ids are replaced."""
+        """Add videos, all or none; they replace videos with the same ids."""
         if not entries:
             return
         video = np.stack([entry.video for entry in entries])
@@ -118,13 +120,13 @@ class IndexWriter:
         self.rows += len(records)
 
     def update_file(self, record: VideoRecord) -> None:
-        """Note where a video's unchanged contents lie now."""
+        """Store the new path of a video whose contents did not change."""
         with self.catalog.transaction():
             self.catalog.update_file(record)
             self._bump()
 
     def remove(self, video_ids: Sequence[str]) -> int:
-        """Take videos out; how many there were."""
+        """Remove videos; returns how many of them the index held."""
         with self.catalog.transaction():
             removed = self.catalog.remove(video_ids)
             if removed:
@@ -132,12 +134,12 @@ class IndexWriter:
         return removed
 
     def finish(self, **engine_options: Any) -> None:
-        """Rewrite the features where many rows are empty, then bring the engine up to date and save it.
+        """Compact the features if many rows are removed, then bring the engine up to date and save it.
 
-        Raises `ImportError` where the engine's library is absent: all videos are in the index nevertheless.
+        Raises `UserError` if the engine's library is not installed; all videos are in the index nevertheless.
         """
-        holes = self.rows - self.catalog.count()
-        if holes >= _COMPACT_FROM and 2 * holes > self.rows:
+        removed = self.rows - self.catalog.count()
+        if removed >= _COMPACT_FROM and 2 * removed > self.rows:
             self.compact()
         options = {**(self.settings.engine_options or {}), **engine_options}
         engine = open_engine(self.settings.engine, self.folder, self.features(), self.catalog, options)
@@ -147,11 +149,11 @@ class IndexWriter:
         engine.close()
 
     def compact(self) -> None:
-        """Copy the features that are in use to new files, and leave the old ones to those that read them."""
+        """Copy the features of live rows to new files. Readers keep the old files until they close them."""
         live = np.asarray(self.catalog.live_rows(), dtype=np.int64)
         old, generation = self.features(), self.generation + 1
         for array, path in zip((old.video, old.frames), feature_paths(self.folder, generation), strict=True):
-            with open(path, "wb") as file:
+            with file_errors(path, "cannot be written"), open(path, "wb") as file:
                 for start in range(0, len(live), _COPY):
                     array[live[start : start + _COPY]].tofile(file)
                 file.flush()
@@ -167,7 +169,7 @@ class IndexWriter:
         self._remove_stale_files()
 
     def _bump(self, *, rows: int | None = None) -> None:
-        """Note inside a transaction that something changed."""
+        """Inside a transaction: mark the index as changed."""
         self.catalog.set_meta("version", self.catalog.meta("version") + 1)
         self.catalog.set_meta("rows", self.rows if rows is None else rows)
         self.catalog.set_meta("generation", self.catalog.meta("generation"))
@@ -175,16 +177,17 @@ class IndexWriter:
     def _append(self, arrays: Sequence[np.ndarray]) -> None:
         try:
             for file, array in zip(self._files, arrays, strict=True):
-                left = np.ascontiguousarray(array, dtype=DTYPE).data.cast("B")
-                while left:
-                    left = left[file.write(left) :]
-                os.fsync(file.fileno())
-        except OSError:
+                with file_errors(str(file.name), "cannot be written"):
+                    rest = np.ascontiguousarray(array, dtype=DTYPE).data.cast("B")
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                    os.fsync(file.fileno())
+        except FileError:
             self._cut_tails()
             raise
 
     def _cut_tails(self) -> None:
-        """Drop what lies behind the last committed row."""
+        """Remove everything after the last committed row."""
         width, frames = self.settings.width, self.settings.frames
         itemsize = np.dtype(DTYPE).itemsize
         for file, numbers in zip(self._files, (width, frames * width), strict=True):
@@ -201,27 +204,20 @@ class IndexWriter:
 
 
 def _open_for_appending(folder: Path, generation: int) -> list[io.FileIO]:
-    # Unbuffered: a buffer would try once more to write, when it is closed, what a full disk refused.
+    # Unbuffered: closing a buffer would try again to write what did not fit on the disk.
     return [io.FileIO(path, "ab") for path in feature_paths(folder, generation)]
 
 
 def _make_folder(folder: Path, *, create: bool) -> None:
     if not create and not (folder / SETTINGS_FILE).exists():
         raise VideoIndexError(f"{folder}: no index there; tools/search.py index makes one")
-    if folder.is_dir():
-        foreign = not (folder / SETTINGS_FILE).exists() and any(
-            path.name != LOCK_FILE and not path.name.endswith(".tmp") for path in folder.iterdir()
-        )
-        if foreign:
-            raise VideoIndexError(f"{folder}: holds other files and no index; give a new or empty folder")
-        return
-    if folder.exists():
-        raise VideoIndexError(f"{folder}: is a file; give a folder")
-    folder.mkdir(parents=True)
+    check_new_folder(folder)
+    with file_errors(folder, "cannot be made"):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _settled(folder: Path, settings: IndexSettings | None) -> IndexSettings:
-    """The settings of the index: those it has, or `settings` for a new one."""
+    """The settings of the index; a new index gets `settings`."""
     if settings is None or (folder / SETTINGS_FILE).exists():
         held = read_settings(folder)
         if settings is None:

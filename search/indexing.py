@@ -1,6 +1,6 @@
-"""Index the videos of a source: what is new or changed is encoded and committed in small batches.
+"""Index the videos of a source: new and changed ones are encoded and committed in small batches.
 
-Another start goes on after the last committed batch. D joint width, F frames, S pixels a side.
+The next run continues after the last committed batch. D joint width, F frames, S pixels a side.
 """
 
 from __future__ import annotations
@@ -12,34 +12,31 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
 from common.atomic_files import write_text
+from common.errors import UserError
 from search.clips import Clip, ClipError
 from search.engines import check_engine
 from search.index_format import (
     FAILURES_FILE,
     SETTINGS_FILE,
+    THUMBNAILS,
     IndexSettings,
     VideoIndexError,
     VideoRecord,
     read_settings,
 )
 from search.index_writer import Entry, IndexWriter
-from search.sources import FolderSource, Found, Source, StoreSource, record_of
-
-if TYPE_CHECKING:
-    from search.retriever import Retriever
-
-THUMBNAILS = ("all", "one", "none")
+from search.retriever import Retriever
+from search.sources import Found, Source, StoreSource, open_source, record_of
 
 
 @dataclass
 class IndexReport:
-    """What an indexing run did, in videos. `failed` by reason; `failures`: (id, reason, message) each."""
+    """Counts of videos of an indexing run. `failed` by reason; `failures`: (id, reason, message) each."""
 
     found: int = 0
     unchanged: int = 0
@@ -69,10 +66,10 @@ class IndexReport:
 
 def index_videos(
     retriever: Retriever,
-    index: Path,
+    index: str | os.PathLike[str],
     *,
-    video_dir: Path | None = None,
-    store: Path | None = None,
+    video_dir: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
     prune: bool = False,
     workers: int = 1,
     timeout: float = 300.0,
@@ -85,13 +82,15 @@ def index_videos(
 ) -> IndexReport:
     """Bring `index` up to date with a folder of videos, or a frame store (then `video_dir` has their files).
 
-    `prune` removes videos of this source that it no longer has; without, they stay and are shown as missing.
-    `workers` decode, `batch` clips are encoded at once. None keeps what the index has. Raises `ValueError`
-    where it cannot start, `OSError` where the disk is full; what was committed is kept.
+    `prune` removes videos that the source no longer has; without it they stay and are shown as missing.
+    `workers` processes decode, `batch` clips are encoded at once. `stop()` is asked between videos.
+    None keeps the setting of the index. Raises `UserError` if it cannot start and `FileError` if the disk is
+    full; what was committed is kept.
     """
-    source = _source(video_dir, store, workers=workers, timeout=timeout)
+    index = Path(index)
+    source = open_source(video_dir, store, workers=workers, timeout=timeout)
     if thumbnails not in (None, *THUMBNAILS):
-        raise ValueError(f"--thumbnails {thumbnails}: choose from {', '.join(THUMBNAILS)}")
+        raise UserError(f"--thumbnails {thumbnails}: choose from {', '.join(THUMBNAILS)}")
     settings = _settings(retriever, index, thumbnails, engine, engine_options)
     with IndexWriter(index, settings) as writer:
         run = _Run(retriever, source, writer, batch=batch, quiet=quiet, stop=stop)
@@ -100,14 +99,6 @@ def index_videos(
         if not stop():
             writer.finish()
     return report
-
-
-def _source(video_dir: Path | None, store: Path | None, *, workers: int, timeout: float) -> Source:
-    if store is not None:
-        return StoreSource(store, videos=video_dir)
-    if video_dir is None:
-        raise ValueError("nothing to index: give --video_dir or --store")
-    return FolderSource(video_dir, workers=workers, timeout=timeout)
 
 
 def _settings(
@@ -122,7 +113,7 @@ def _settings(
     engine = engine or (held.engine if held else "faiss")
     for name, flag, owner in (("url", "--url", "qdrant"), ("kind", "--index_kind", "faiss")):
         if name in (engine_options or {}) and engine != owner:
-            raise ValueError(f"{flag} is for --engine {owner}; the engine is {engine}")
+            raise UserError(f"{flag} is for --engine {owner}; the engine is {engine}")
     check_engine(engine, options or {})
     return IndexSettings(
         model=retriever.identity,
@@ -168,12 +159,12 @@ class _Run:
         return self._report
 
     def _progress(self, items: list[Found], what: str) -> tqdm:
-        # On a terminal a bar that moves, elsewhere a line now and then.
+        # Elsewhere than on a terminal, every state of the bar is a line of its own: show few.
         every = 0.5 if sys.stderr.isatty() else 30.0
         return tqdm(items, desc=what, unit="video", disable=self._quiet, mininterval=every)
 
     def _is_wanted(self, found: Found) -> bool:
-        """Whether a video is to be encoded; one that only moved or was touched is noted so."""
+        """Whether a video has to be encoded. If only its path or time changed, its record is updated."""
         if self._stop():
             return False
         try:
@@ -191,9 +182,9 @@ class _Run:
             self._report.fail(found.video_id, "same id", message)
             return False
         path = str(found.path) if found.path is not None else None
-        by_store = isinstance(self._source, StoreSource)
-        same_file = (record.size, record.mtime_ns, record.path) == (found.size, found.mtime_ns, path)
-        if same_file and not by_store:
+        in_store = isinstance(self._source, StoreSource)
+        file_unchanged = (record.size, record.mtime_ns, record.path) == (found.size, found.mtime_ns, path)
+        if file_unchanged and not in_store:
             self._report.unchanged += 1
             return False
         try:
@@ -204,7 +195,7 @@ class _Run:
         if digest != record.digest:
             return True
         self._report.moved += 1
-        if not same_file:
+        if not file_unchanged:
             self._writer.update_file(record_of(self._source, found, digest=digest))
         return False
 
@@ -245,23 +236,23 @@ class _Run:
             self._report.added += held is None
         self._writer.add(entries)
 
-    def _prune(self, there: set[str]) -> None:
+    def _prune(self, listed: set[str]) -> None:
         gone = [
             record.video_id
             for _, record in self._writer.catalog.records()
             if record.source == self._source.name
-            and record.video_id not in there
+            and record.video_id not in listed
             and not self._is_hidden(record)
         ]
         self._report.removed = self._writer.remove(gone)
 
     def _is_hidden(self, record: VideoRecord) -> bool:
-        """Whether a video may still be there, in a folder that could not be read."""
+        """Whether a video is in a folder that could not be read: it may still exist."""
         return any(record.video_id.startswith(start) for start, _ in self._source.unread)
 
 
 def remove_videos(index: Path, video_ids: list[str]) -> int:
-    """Take videos out of an index; how many. Raises `VideoIndexError` naming ids that it does not hold."""
+    """Remove videos from an index; returns how many. Raises `VideoIndexError` for unknown ids."""
     with IndexWriter(index) as writer:
         absent = [video_id for video_id in video_ids if writer.catalog.find(video_id) is None]
         if absent:

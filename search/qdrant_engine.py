@@ -1,7 +1,7 @@
-"""Candidates from a Qdrant server, for indexes larger than one machine's memory (or from its local mode).
+"""Candidates from a Qdrant server, or from the client's local mode. For indexes larger than one memory.
 
-R rows, D joint width. A point a row, with the named vectors of `FeatureRows.views`; payload: `video_id`,
-`duration`, `source`, by which a server can filter for others.
+R rows, D joint width. A point's id is its row, its named vectors are `FeatureRows.views`. Its payload has
+`video_id`, `duration` and `source`, by which other programs can filter.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import UserError, one_line
 from search.catalog import Catalog
-from search.engines import VIEWS, needs
-from search.index_format import VideoIndexError
-from search.rows import FeatureRows
+from search.index_format import VideoIndexError, missing_package
+from search.rows import VIEWS, FeatureRows
 
 _BATCH = 256
 _TIMEOUT = 60  # seconds of one request
@@ -25,11 +25,11 @@ _HASH_LETTERS = 12
 
 
 def load_qdrant() -> Any:
-    """The client's library. Raises `ImportError` saying what to install."""
+    """The client's library. Raises `UserError` if it is not installed."""
     try:
         import qdrant_client
     except ImportError:
-        raise needs("qdrant-client") from None
+        raise missing_package("qdrant-client") from None
     return qdrant_client
 
 
@@ -40,8 +40,8 @@ class QdrantEngine:
         self._client = client
         self.collection = collection
         self._generation = generation
-        # The client's local mode must not be searched while it grows; a server sees to that itself.
-        self._alone: AbstractContextManager[Any] = threading.Lock() if local else nullcontext()
+        # The local mode must not be searched while points are added; a server takes care of that itself.
+        self._exclusive: AbstractContextManager[Any] = threading.Lock() if local else nullcontext()
 
     @classmethod
     def open(
@@ -49,8 +49,8 @@ class QdrantEngine:
     ) -> QdrantEngine:
         """The collection on the server `options["url"]`, brought up to date with the index.
 
-        The url ":memory:", or a path, is the client's local mode. Raises `VideoIndexError` where no server
-        answers, or no url is given.
+        The url ":memory:", or a path, selects the client's local mode. Raises `VideoIndexError` if no server
+        answers or no url is given.
         """
         url = check_url(options)
         generation = catalog.meta("generation")
@@ -59,9 +59,9 @@ class QdrantEngine:
         engine = cls(client, f"{name}-{generation}", generation=generation, local=not _is_server(url))
         try:
             engine._sync(features, catalog)
-        except Exception as error:  # the client raises many kinds: no server, no right, no disk
+        except Exception as error:  # the client raises many kinds: no server, no permission, no disk
             engine.close()
-            if isinstance(error, VideoIndexError | ImportError):
+            if isinstance(error, UserError):
                 raise
             raise VideoIndexError(f"{url}: the Qdrant server cannot be used: {_line(error)}") from error
         return engine
@@ -71,7 +71,7 @@ class QdrantEngine:
         vector = query.astype(np.float32).tolist()
         rows: set[int] = set()
         for view in VIEWS:
-            with self._alone:
+            with self._exclusive:
                 answer = self._client.query_points(
                     self.collection, query=vector, using=view, limit=count, with_payload=False
                 )
@@ -79,36 +79,34 @@ class QdrantEngine:
         return np.asarray(sorted(rows), dtype=np.int64)
 
     def update(self, features: FeatureRows, catalog: Catalog) -> bool:
-        """Send the rows since; False where rows were renumbered."""
+        """Send the rows that are new. False: rows were renumbered."""
         if catalog.meta("generation") != self._generation:
             return False
-        with self._alone:
+        with self._exclusive:
             self._sync(features, catalog)
         return True
 
     def close(self) -> None:
-        """Let go of the connection; the collection stays."""
+        """Close the connection; the collection stays."""
         self._client.close()
 
     def _sync(self, features: FeatureRows, catalog: Catalog) -> None:
-        """Make the points those of the index: new rows in, removed rows out."""
+        """Add points for new rows and delete those of removed rows."""
         self._make_collection(features.video.shape[1])
         rows = [row for row in catalog.live_rows() if row < features.rows]
         if self._is_current(rows):
             return
-        here, there = set(rows), self._rows_there()
-        gone = sorted(there - here)
-        if gone:
-            models = load_qdrant().models
-            for start in range(0, len(gone), _BATCH):
-                selector = models.PointIdsList(points=gone[start : start + _BATCH])
-                self._client.delete(self.collection, points_selector=selector, wait=True)
-        new = sorted(here - there)
+        in_index, on_server = set(rows), self._rows_on_server()
+        removed = sorted(on_server - in_index)
+        for start in range(0, len(removed), _BATCH):
+            selector = load_qdrant().models.PointIdsList(points=removed[start : start + _BATCH])
+            self._client.delete(self.collection, points_selector=selector, wait=True)
+        new = sorted(in_index - on_server)
         for start in range(0, len(new), _BATCH):
             self._upload(new[start : start + _BATCH], features, catalog)
 
     def _is_current(self, rows: list[int]) -> bool:
-        """Whether the server has just these rows: removals come first, then new ones in order."""
+        """Whether the server has exactly these rows. Rows are removed first, then added in order."""
         if self._client.count(self.collection, exact=True).count != len(rows):
             return False
         return not rows or bool(self._client.retrieve(self.collection, ids=rows[-1:], with_payload=False))
@@ -117,14 +115,14 @@ class QdrantEngine:
         if self._client.collection_exists(self.collection):
             return
         models = load_qdrant().models
-        # Plain inner product: the length of "sum" belongs to the score.
+        # Inner product, not cosine: the length of "sum" is part of the score.
         vectors = {
             view: models.VectorParams(size=width, distance=models.Distance.DOT, on_disk=True)
             for view in VIEWS
         }
         self._client.create_collection(self.collection, vectors_config=vectors)
 
-    def _rows_there(self) -> set[int]:
+    def _rows_on_server(self) -> set[int]:
         rows: set[int] = set()
         offset = None
         while True:
@@ -156,9 +154,9 @@ class QdrantEngine:
 
 
 def check_url(options: Mapping[str, Any]) -> str:
-    """Where the server is. Raises `VideoIndexError` where `options` do not tell."""
+    """The url of the server. Raises `VideoIndexError` if `options` have none."""
     if not options.get("url"):
-        raise VideoIndexError("engine qdrant: give --url, as http://127.0.0.1:6333")
+        raise VideoIndexError("engine qdrant: give --url, for example http://127.0.0.1:6333")
     return str(options["url"])
 
 
@@ -176,4 +174,4 @@ def _is_server(url: str) -> bool:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)[:200] or type(error).__name__

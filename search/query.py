@@ -1,4 +1,4 @@
-"""What a query may be: the limits, in one place for the command line, the library and the API."""
+"""Limits of queries, in one place for the command line, the library and the API."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ import math
 import unicodedata
 from dataclasses import dataclass
 
+from common.errors import UserError
+
 MAX_QUERY_CHARACTERS = 1000
 MAX_TOP = 1000
 MAX_FRAME_WEIGHT = 100.0
-EXCLUDE_WEIGHT = 0.5  # how much of "snow" is taken from "dog"
+EXCLUDE_WEIGHT = 0.5  # how much of "snow" is subtracted from "dog"
 _LANGUAGES = {"english": "English", "chinese": "Chinese"}
 
 
-class QueryError(ValueError):
-    """A query that cannot be answered; the message says what would be right."""
+class QueryError(UserError):
+    """A query that cannot be searched for; the message says what would be right."""
 
 
 @dataclass(frozen=True)
 class CleanText:
-    """A text as the model gets it, and what the user should know about it."""
+    """A text as the model gets it, and remarks to show to the user."""
 
     text: str
     remarks: tuple[str, ...] = ()
 
 
 def clean_text(text: str, *, language: str, name: str = "query") -> CleanText:
-    """`text` without control characters and with single spaces; remarks where the model may not know it.
+    """`text` without control characters and with single spaces; a remark if it is in another language.
 
-    `language` is the model's, "english" or "chinese"; `name` is what messages call the text. Raises
-    `QueryError` where it is too long, empty, or has nothing to read in it.
+    `language` is the model's, "english" or "chinese"; messages call the text `name`. Raises `QueryError` if
+    the text is too long or has no visible characters.
     """
     if len(text) > MAX_QUERY_CHARACTERS:
         raise QueryError(f"the {name} has {len(text):,} characters; give at most {MAX_QUERY_CHARACTERS:,}")
-    # Control, format and private characters, half surrogates and unassigned ones: nothing that one reads.
-    # Emoji are joined by a format character, which is of no use to the tokenizers either.
+    # Category C: control, format and private characters, surrogates, unassigned ones. None is visible.
+    # Some emoji are joined by a format character, which the tokenizers do not use.
     kept = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
     kept = " ".join(kept.split())
     if not kept:
@@ -45,31 +47,31 @@ def clean_text(text: str, *, language: str, name: str = "query") -> CleanText:
 def _language_remarks(text: str, language: str, *, name: str) -> tuple[str, ...]:
     letters = [c for c in text if c.isalpha()]
     if not letters:
-        return (f"the {name} has no letters: expect little of it",)
+        return (f"the {name} has no letters: the results may be poor",)
     han = sum(unicodedata.name(c, "").startswith("CJK ") for c in letters)
     latin = sum(unicodedata.name(c, "").startswith("LATIN ") for c in letters)
-    known = latin if language == "english" else han
-    if 2 * known >= len(letters):
+    in_language = latin if language == "english" else han
+    if 2 * in_language >= len(letters):
         return ()
     return (f"the model was trained on {_LANGUAGES[language]} texts; the {name} looks like another language",)
 
 
 def check_top(top: int) -> int:
-    """`top` where it is a possible number of results. Raises `QueryError` elsewhere."""
+    """`top`, the number of results. Raises `QueryError` if it is out of range."""
     if not 1 <= top <= MAX_TOP:
         raise QueryError(f"top {top}: give a number from 1 to {MAX_TOP:,}")
     return top
 
 
 def check_frame_weight(weight: float) -> float:
-    """`weight` where it is possible. Raises `QueryError` elsewhere."""
+    """`weight`, the frame weight. Raises `QueryError` if it is out of range."""
     if not (math.isfinite(weight) and 0 <= weight <= MAX_FRAME_WEIGHT):
         raise QueryError(f"frame weight {weight}: give a number from 0 to {MAX_FRAME_WEIGHT:g}")
     return weight
 
 
 def check_top_frames(top_frames: int) -> int:
-    """`top_frames` where it is possible. Raises `QueryError` elsewhere."""
+    """`top_frames`, the number of frames that count. Raises `QueryError` if it is less than 1."""
     if top_frames < 1:
         raise QueryError(f"top frames {top_frames}: must be at least 1")
     return top_frames

@@ -1,4 +1,4 @@
-"""What a search answers with."""
+"""The results of a search: hits with scores, moments and files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Moment:
-    """A frame that matches: its number among the F of the video, its second, its cosine with the query.
+    """A frame that matches: its number among the F of the video, its time, its cosine with the query.
 
-    `seconds` is None where the time of the frame is not known.
+    `seconds` is None if the time of the frame is not known.
     """
 
     frame: int
@@ -23,9 +23,10 @@ class Moment:
 class Hit:
     """One video that was found.
 
-    `score` = `video_score` + weight x `frame_score`: cosine with the video, and the mean cosine with the
-    best frames. `moment` (seconds) and `frame` are those of the best frame, `moments` all that counted, best
-    first. `path` is the file, None where only stored frames are known; `missing`: the file is not there now.
+    `score` = `video_score` + weight x `frame_score`: the cosine with the video, and the mean cosine with the
+    best frames. `moment` (seconds) and `frame` belong to the best frame; `moments` are all frames that
+    counted, best first. `path` is the file, None for a video of a frame store without files. `missing`: the
+    file no longer exists.
     """
 
     video_id: str
@@ -42,7 +43,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchResults:
-    """Hits, best first; remarks to show to the user; seconds that the search took."""
+    """Hits, best first; remarks to show to the user; the time of the search in seconds."""
 
     hits: tuple[Hit, ...]
     remarks: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ class SearchResults:
         return len(self.hits)
 
     def to_json(self, *, paths: bool = True) -> dict[str, Any]:
-        """A dict for `json.dumps`; without `paths` it tells nobody where files lie."""
+        """A dict for `json.dumps`. `paths=False` leaves out where the files are."""
         hits = [asdict(hit) for hit in self.hits]
         if not paths:
             hits = [{name: value for name, value in hit.items() if name != "path"} for hit in hits]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from dataloaders.tokenization import Tokenizer
 from dataloaders.transforms import resize_and_crop
 from engine.config import Config
@@ -40,7 +41,7 @@ from search.query import (
 from search.results import SearchResults
 from search.searching import find
 
-CANDIDATES = 400  # of each view; their exact scores are computed
+CANDIDATES = 400  # rows of each view whose exact score is computed
 _TEXTS_AT_ONCE = 256
 
 
@@ -95,10 +96,10 @@ class Retriever:
         cache_dir: str | None = None,
         device: torch.device | str | None = None,
     ) -> Retriever:
-        """A model with the settings of `config`, or of the config.json beside the checkpoint; arguments win.
+        """A model with the settings of `config`, or of the config.json beside the checkpoint.
 
-        They mean what the flags of main_task_retrieval.py of the same names mean. `device`: a GPU if there
-        is one. Raises `ValueError` naming the file or flag at fault.
+        The other arguments override these settings; they are flags of main_task_retrieval.py. `device`: by
+        default a GPU if there is one. Raises `UserError` that names the wrong file or flag.
         """
         settings = {
             "clip_model": clip_model,
@@ -123,17 +124,17 @@ class Retriever:
         checkpoint: str | os.PathLike[str] | None = None,
         device: torch.device | str | None = None,
     ) -> Retriever:
-        """The model that made `index`, from where its checkpoint was, or from `checkpoint`.
+        """The model that made `index`, from the path that the index remembers, or from `checkpoint`.
 
-        Raises `ValueError` where the checkpoint is gone, or is another one now.
+        Raises `UserError` if the checkpoint is absent or does not fit the settings of the index.
         """
         settings = index.settings if isinstance(index, VideoIndex) else read_settings(Path(index))
         model = dict(settings.model)
         path = checkpoint if checkpoint is not None else model["path"]
         try:
             retriever = cls._build(model_config(path, settings=model["settings"]), device)
-        except ValueError as error:
-            raise ValueError(f"{error} (the model of the index; --init_model tells where it is)") from None
+        except UserError as error:
+            raise UserError(f"{error} (the model of the index; --init_model tells where it is)") from None
         return retriever
 
     @classmethod
@@ -165,14 +166,14 @@ class Retriever:
 
     @property
     def frame_weight(self) -> float:
-        """What the frame score counts by default, as in evaluation: 1, or 0 without --use_frame_fea."""
+        """The default weight of the frame score, as in evaluation: 1, or 0 without --use_frame_fea."""
         return float(self.config.use_frame_fea)
 
     # Encoding
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """[B, D], float32, of texts as they are; `search` cleans and checks what users type."""
+        """[B, D], float32. The texts are encoded as they are; `search` cleans and checks its query first."""
         rows = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             encoded = [
@@ -189,13 +190,13 @@ class Retriever:
         return _unit(video), _unit(each)
 
     def encode_video(self, path: str | os.PathLike[str]) -> EncodedVideo:
-        """A video file. Raises `search.clips.ClipError` (a `ValueError`) where it gives no frames."""
+        """Encode a video file. Raises `search.clips.ClipError` (a `UserError`) if it gives no frames."""
         clip = clip_of_file(Path(path), frames=self.frames, size=self.image_size)
         video, frames = self.encode_clips(clip.frames[None])
         return EncodedVideo(video[0], frames[0], clip.times, clip.duration)
 
     def encode_image(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """[D] of a picture file. Raises `search.clips.ClipError` (a `ValueError`) where it is none."""
+        """[D] of a picture file. Raises `search.clips.ClipError` (a `UserError`) if it cannot be read."""
         return self.encode_picture(picture_of_file(Path(path)))
 
     def encode_picture(self, picture: np.ndarray) -> np.ndarray:
@@ -217,11 +218,11 @@ class Retriever:
         top_frames: int | None = None,
         candidates: int = CANDIDATES,
     ) -> SearchResults:
-        """The videos of `index` that fit a text, a picture file, a video file, or all that are given.
+        """The best `top` videos of `index` for a text, a picture file, a video file, or several of these.
 
-        Score: cosine with the video plus `frame_weight` x mean cosine with the `top_frames` best frames, by
-        default as in evaluation. `exclude` is what should not be seen. Raises `QueryError` for a query that
-        cannot be answered, `VideoIndexError` for an index of another model.
+        The score is the cosine with the video plus `frame_weight` x the mean cosine with the `top_frames`
+        best frames; the defaults are those of evaluation. `exclude` says what the videos should not show.
+        Raises `QueryError` for an invalid query and `VideoIndexError` for an index of another model.
         """
         check_top(top)
         started = time.perf_counter()
@@ -307,17 +308,9 @@ class Retriever:
             )
         return SearchResults(hits, remarks, time.perf_counter() - started)
 
-    def index_folder(
-        self, videos: str | os.PathLike[str], index: str | os.PathLike[str], **options: Any
-    ) -> Any:
-        """Index a folder of videos; see `search.indexing.index_videos`, whose report it returns."""
-        from search.indexing import index_videos
-
-        return index_videos(self, Path(index), video_dir=Path(videos), **options)
-
 
 def _opened(index: VideoIndex | str | os.PathLike[str]) -> AbstractContextManager[VideoIndex]:
-    """The index; closed at the end where it was opened here."""
+    """The index, as a context that closes it only if it was opened here."""
     return nullcontext(index) if isinstance(index, VideoIndex) else VideoIndex(index)
 
 

@@ -1,6 +1,6 @@
-"""The features of an index by row, mapped from disk: they may be larger than memory.
+"""The features of an index by row. They are mapped from disk, so they may be larger than memory.
 
-R rows, D joint width, F frames a video. All vectors have length 1 (zero frames: padding, stays zero).
+R rows, D joint width, F frames a video. All vectors have length 1, except zero frames (padding).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from search.index_format import DTYPE
+
+VIEWS = ("video", "sum")  # the vectors of a video that engines search: see `FeatureRows.views_of`
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,15 @@ class FeatureRows:
         return len(self.video)
 
     def views(self, first: int, last: int) -> dict[str, np.ndarray]:
-        """`views_of` the rows from `first` to before `last`."""
+        """`views_of` the rows `first` to `last - 1`."""
         return self._views(slice(first, last))
 
     def views_of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """What engines search, float32 [n, D] each.
 
-        "video": the video embeds; "sum": video embed plus the mean of the frames, whose inner product with a
-        query is the score if all frames counted. The real score, of the best frames, is never far from it.
+        "video" is the video embed. "sum" is the video embed plus the mean of the frames: its inner product
+        with a query is the score that the video would have if all frames counted. The real score, which
+        counts the best frames only, is close to it.
         """
         return self._views(rows)
 
@@ -46,5 +49,5 @@ class FeatureRows:
 
 
 def float32(rows: np.ndarray) -> np.ndarray:
-    """Half precision as float32: by torch, several times faster than numpy."""
+    """Half precision to float32. Torch converts several times faster than numpy."""
     return torch.from_numpy(np.array(rows)).float().numpy()

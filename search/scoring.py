@@ -1,7 +1,7 @@
-"""The exact score of candidates: cosine with the video plus the mean cosine with its best frames.
+"""The exact score of candidates: the cosine with the video plus the mean cosine with its best frames.
 
-The same as `modules.heads.hmmc.hmmc_similarity` with a logit scale of 1. C candidates, D joint width,
-F frames a video, k frames that count.
+Equals `modules.heads.hmmc.hmmc_similarity` with a logit scale of 1. C candidates, D joint width,
+F frames a video, k best frames.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BLOCK = 4096  # candidates scored at once: 4096 x 12 x 512 numbers are 100 MB
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of rows, best first: `rows`, `total`, `video`, `frame` [C]; `each_frame` [C, F] cosines."""
+    """Scores of rows, best first: `rows`, `total`, `video`, `frame` [C]; cosines `each_frame` [C, F]."""
 
     rows: np.ndarray
     total: np.ndarray
@@ -35,7 +35,7 @@ def score_rows(
     top_frames: int,
     frame_weight: float,
 ) -> Scores:
-    """The best `top` of `rows` for `query` [D]; equal scores in the order of rows.
+    """The best `top` of `rows` for `query` [D]; ties in the order of rows.
 
     score = cos(query, video) + `frame_weight` x mean of the `top_frames` largest cos(query, frame).
     """

@@ -1,4 +1,4 @@
-"""One search: candidates from the engine, exact scores, hits with times and files. D joint width."""
+"""One search: candidates from the engine, their exact scores, hits with times and files. D joint width."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def find(
 ) -> tuple[Hit, ...]:
     """The best `top` hits of `index` for the unit vector `query` [D].
 
-    `candidates` of each view are scored exactly, more where `top` is large or many rows were removed.
+    `candidates` rows of each view are scored exactly; more if `top` is large or many rows were removed.
     """
     for _ in range(_ATTEMPTS):
         now = index.snapshot()
         hits = _find(index, now, query, top, top_frames, frame_weight, candidates)
-        # Compacting gives rows to other videos, and what was removed meanwhile leaves gaps: then look again.
-        whole = len(hits) >= min(top, len(index))
-        if whole and index.catalog.meta("generation") == now.generation:
+        # Search again if another process compacted the index (other rows) or removed videos (fewer hits).
+        enough = len(hits) >= min(top, len(index))
+        if enough and index.catalog.meta("generation") == now.generation:
             break
     return hits
 
@@ -46,9 +46,10 @@ def _find(
     frame_weight: float,
     candidates: int,
 ) -> tuple[Hit, ...]:
-    # Removed rows still come up in FAISS: room for them, up to twice the number.
-    room = min(now.features.rows - now.videos, max(candidates, 4 * top))
-    rows = now.living(index.engine.candidates(query, max(candidates, 4 * top) + room))
+    # FAISS still returns removed rows: ask for more, at most twice as many.
+    wanted = max(candidates, 4 * top)
+    extra = min(now.features.rows - now.videos, wanted)
+    rows = now.living(index.engine.candidates(query, wanted + extra))
     scores = score_rows(now.features, rows, query, top=top, top_frames=top_frames, frame_weight=frame_weight)
     records = index.records_of(scores.rows.tolist())
     return tuple(

@@ -1,7 +1,7 @@
-"""Where videos to index come from: a folder and the folders in it, or a frame store.
+"""Where the videos of an index come from: a folder with its subfolders, or a frame store.
 
-Every source names its videos with a signature (size, time of change, digest of the contents), by which the
-indexer knows what is new or changed, and gives their clips.
+A source lists its videos with a signature (size, time of change, digest of the contents), by which the
+indexer finds what is new or changed, and decodes their clips.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from common.errors import UserError
 from dataloaders.frame_store.format import FrameStoreError
 from dataloaders.frame_store.reader import FrameStore
 from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
@@ -31,7 +32,7 @@ _READ = 1 << 20
 
 @dataclass(frozen=True)
 class Found:
-    """A video of a source: its id, file (None: frames only), size in bytes and time of change."""
+    """A video of a source: its id, file (None: frames only), size in bytes, time of change."""
 
     video_id: str
     path: Path | None
@@ -44,7 +45,7 @@ class Source(Protocol):
 
     name: str
     unread: list[tuple[str, str]]
-    """After `list`: folders of it that could not be read, by the start of their ids, and why."""
+    """After `list`: (prefix of ids, reason) of the subfolders that could not be read."""
 
     def list(self) -> list[Found]:
         """All videos, by id."""
@@ -57,19 +58,19 @@ class Source(Protocol):
     def clips(
         self, wanted: Iterable[Found], *, frames: int, size: int
     ) -> Iterator[tuple[Found, Clip | ClipError]]:
-        """Each video with its clip, or with what is wrong with it, in any order."""
+        """Each video with its clip or its error, in any order."""
         ...
 
 
 class FolderSource:
-    """The video files under a folder; the id is the path from there, as "holiday/beach.mp4".
+    """The video files under a folder; the id is the path from there, such as "holiday/beach.mp4".
 
-    Links to folders are not followed. Raises `ValueError` where there is no such folder.
+    Links to folders are not followed. Raises `UserError` if there is no such folder.
     """
 
     def __init__(self, folder: Path, *, workers: int = 1, timeout: float = 300.0) -> None:
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder of videos (--video_dir)")
+            raise UserError(f"{folder}: no such folder of videos (--video_dir)")
         self.folder = folder.resolve()
         self.name = str(self.folder)
         self.unread: list[tuple[str, str]] = []
@@ -99,7 +100,7 @@ class FolderSource:
         self.unread.append(("" if folder == "." else f"{folder}/", error.strerror or "cannot be read"))
 
     def digest(self, found: Found) -> str:
-        """Of the file, which must still be the one that was listed."""
+        """SHA-256 of the file. Raises `ClipError` if it changed since it was listed."""
         assert found.path is not None
         digest = hashlib.sha256()
         try:
@@ -110,14 +111,14 @@ class FolderSource:
         except OSError as error:
             raise ClipError("unreadable", f"{found.path}: {error.strerror}") from None
         if (status.st_size, status.st_mtime_ns) != (found.size, found.mtime_ns):
-            # Its frames may be those of before, and with this digest would be kept for ever.
-            raise ClipError("changed", f"{found.path}: was written to meanwhile; index again")
+            # Its frames may be older than this digest, and a later run would not notice.
+            raise ClipError("changed", f"{found.path}: was written to during indexing; index again")
         return digest.hexdigest()
 
     def clips(
         self, wanted: Iterable[Found], *, frames: int, size: int
     ) -> Iterator[tuple[Found, Clip | ClipError]]:
-        """Decoded by the frame store's pool of processes, which no file can bring down or hang."""
+        """Decoded by a pool of processes: a file that crashes or hangs its process costs only itself."""
         by_path = {found.path: found for found in wanted if found.path is not None}
         if not by_path:
             return
@@ -135,7 +136,7 @@ class FolderSource:
 
 
 class StoreSource:
-    """The videos of a frame store; `videos` is the folder with their files, if they are to be played."""
+    """The videos of a frame store; `videos` is the folder with their files, if the page should play them."""
 
     def __init__(self, store: Path, *, videos: Path | None = None) -> None:
         self._store = FrameStore(store)
@@ -152,7 +153,7 @@ class StoreSource:
         return found
 
     def digest(self, found: Found) -> str:
-        """Of the manifest and the frames."""
+        """SHA-256 of the manifest and the frames."""
         manifest = self._store.manifest(found.video_id)
         digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
         try:
@@ -174,7 +175,7 @@ class StoreSource:
 
 
 def record_of(source: Source, found: Found, *, digest: str, clip: Clip | None = None) -> VideoRecord:
-    """The record of a video that was found; times and duration are those of its clip."""
+    """The record of a listed video, with the times and duration of its clip."""
     return VideoRecord(
         video_id=found.video_id,
         source=source.name,
@@ -185,3 +186,19 @@ def record_of(source: Source, found: Found, *, digest: str, clip: Clip | None = 
         duration=clip.duration if clip else None,
         times=clip.times if clip else (),
     )
+
+
+def open_source(
+    video_dir: str | os.PathLike[str] | None,
+    store: str | os.PathLike[str] | None,
+    *,
+    workers: int = 1,
+    timeout: float = 300.0,
+) -> Source:
+    """The source that --video_dir and --store name. Raises `UserError` if there is none at that place."""
+    videos = Path(video_dir) if video_dir is not None else None
+    if store is not None:
+        return StoreSource(Path(store), videos=videos)
+    if videos is None:
+        raise UserError("nothing to index: give --video_dir or --store")
+    return FolderSource(videos, workers=workers, timeout=timeout)

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script
 from demo.limits import LOOPBACK_HOSTS, Limits
 from demo.toy_index import FOLDER, LANGUAGES, ToyDemo, prepare
 from search import Retriever, VideoIndex
-from search.engines import ENGINES, needs
+from search.index_format import ENGINES, missing_package
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -103,7 +103,7 @@ def _need_libraries() -> None:
     """Raise `ImportError` of one line where a library is absent."""
     for name, package in _PACKAGES.items():
         if importlib.util.find_spec(name) is None:
-            raise needs(package)
+            raise missing_package(package)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,8 +6,8 @@
     python tools/search.py query INDEX "a dog" --not snow | --image FILE | --video FILE
     python tools/search.py remove INDEX ID... | info INDEX
 
-Indexing again takes up what is new or changed, and goes on where it was interrupted. The model's settings are
-read from config.json beside the checkpoint; flags win. docs/SEARCH.md says more.
+Indexing again adds what is new or changed, and continues where it was interrupted. The model's settings are
+read from config.json beside the checkpoint; flags override them. docs/SEARCH.md says more.
 Exit code: 0 done, 1 some videos failed (failures.jsonl in the index names them) or the disk is full, 2 wrong
 usage.
 """
@@ -18,21 +18,23 @@ import argparse
 import errno
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from search import Hit, Retriever, SearchResults, VideoIndex
-from search.engines import ENGINES
-from search.faiss_engine import KINDS
-from search.indexing import THUMBNAILS, index_videos, remove_videos
+from common.errors import FileError, UserError, one_line, run_program
+from search.index_format import ENGINES, FAISS_KINDS, THUMBNAILS, check_new_folder, read_settings
+from search.query import QueryError, check_frame_weight, check_top, check_top_frames
 from tools.store.flag_values import positive, seconds
-from tools.store.progress import StopSignals
 
+if TYPE_CHECKING:  # flags and paths are checked before torch and transformers are imported
+    from search import Hit, SearchResults
+
+_PROGRAM = "search.py"
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _MODEL_FLAGS = (
     *("clip_model", "pretrained_text", "language", "use_temp", "use_frame_fea", "top_frames"),
     *("temporal_layers", "max_frames", "max_words", "legacy_special_tokens", "cache_dir"),
@@ -42,7 +44,7 @@ _MODEL_FLAGS = (
 def build_parser() -> argparse.ArgumentParser:
     """The commands with their flags."""
     parser = argparse.ArgumentParser(
-        prog="search.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=_PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_index(commands.add_parser("index", help="make an index, or bring it up to date"))
@@ -58,15 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--video_dir", type=Path, help="folder with videos, and folders of them; with --store: its files")
+    add("--video_dir", type=Path, help="folder with videos, subfolders included; with --store: its files")
     add("--store", type=Path, help="frame store (tools/frame2lmdb.py) to index instead of files")
     add("--out", type=Path, required=True, help="folder of the index")
     add("--prune", action="store_true", help="remove videos that the folder or store no longer has")
     add("--num_workers", type=positive, default=os.cpu_count() or 1, help="decoders (default: all cores)")
     add("--batch_size", type=positive, default=8, help="clips encoded, and committed, at once (default 8)")
     add("--timeout", type=seconds, default=300.0, help="seconds a video may take (default 300)")
-    add("--thumbnails", choices=THUMBNAILS, help="small pictures to keep of a video (default: all frames)")
-    add("--index_kind", choices=KINDS, help="FAISS index (default auto: flat up to 100,000 videos, ivfpq)")
+    add("--thumbnails", choices=THUMBNAILS, help="thumbnails to keep of a video (default: all frames)")
+    add("--index_kind", choices=FAISS_KINDS, help="FAISS index (default auto: flat up to 100,000 videos)")
     _add_engine(parser)
     model = parser.add_argument_group("model", "as the flags of main_task_retrieval.py")
     model.add_argument("--init_model", type=Path, required=True, help="checkpoint")
@@ -97,28 +99,40 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, help="what finds candidates (default faiss)")
-    parser.add_argument("--url", help="of the Qdrant server, as http://127.0.0.1:6333")
+    parser.add_argument("--url", help="of the Qdrant server, such as http://127.0.0.1:6333")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program on `argv`; returns its exit code."""
+    return run_program(_PROGRAM, lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
     commands = {"index": _index, "query": _query, "remove": _remove, "info": _info}
     try:
         return commands[arguments.command](arguments)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except (ValueError, OSError, ImportError) as error:
-        _say(f"search.py: {error}")
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, None)
-        return 1 if full else 2
+    except FileError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        _say(f"{_PROGRAM}: error: {one_line(error)}")
+        return 1
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    _check_files(arguments, "init_model", "config")
+    check_new_folder(arguments.out)
+    if arguments.video_dir is not None and not arguments.video_dir.is_dir():
+        raise UserError(f"{arguments.video_dir}: no such folder of videos (--video_dir)")
+    from search import Retriever, index_videos
+    from search.sources import open_source
+    from tools.store.progress import StopSignals
+
+    open_source(arguments.video_dir, arguments.store)
     settings = {name: getattr(arguments, name) for name in _MODEL_FLAGS}
     retriever = Retriever.from_checkpoint(arguments.init_model, config=arguments.config, **settings)
-    given = {"kind": arguments.index_kind, "url": arguments.url}
-    options = {name: value for name, value in given.items() if value is not None}
+    engine_flags = {"kind": arguments.index_kind, "url": arguments.url}
+    options = {name: value for name, value in engine_flags.items() if value is not None}
     with StopSignals() as signals:
         report = index_videos(
             retriever,
@@ -138,13 +152,18 @@ def _index(arguments: argparse.Namespace) -> int:
     if report.failed:
         text += f"; see {arguments.out / 'failures.jsonl'}"
     if signals.received:
-        _say(f"{text}; stopped by a signal: the same command goes on from here")
+        _say(f"{text}; stopped by a signal: the same command continues from here")
         return 128 + signals.received
     _say(text)
     return 1 if report.failed else 0
 
 
 def _query(arguments: argparse.Namespace) -> int:
+    _check_query(arguments)
+    read_settings(arguments.index)
+    _check_files(arguments, "init_model", "image", "video")
+    from search import Retriever, VideoIndex
+
     with VideoIndex(arguments.index, engine=arguments.engine, url=arguments.url) as index:
         retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
         found = retriever.search(
@@ -164,6 +183,25 @@ def _query(arguments: argparse.Namespace) -> int:
         _say(f"note: {remark}")
     _print(table(found))
     return 0
+
+
+def _check_query(arguments: argparse.Namespace) -> None:
+    """Raise `QueryError` for a query that no index could answer."""
+    if arguments.text is None and arguments.image is None and arguments.video is None:
+        raise QueryError("the query is empty; give a text, a picture or a video")
+    check_top(arguments.top)
+    if arguments.frame_weight is not None:
+        check_frame_weight(arguments.frame_weight)
+    if arguments.top_frames is not None:
+        check_top_frames(arguments.top_frames)
+
+
+def _check_files(arguments: argparse.Namespace, *flags: str) -> None:
+    """Raise `UserError` if a file that a flag names does not exist."""
+    for flag in flags:
+        path = getattr(arguments, flag)
+        if path is not None and not path.expanduser().is_file():
+            raise UserError(f"--{flag} {path}: no such file")
 
 
 def table(found: SearchResults) -> str:
@@ -190,7 +228,7 @@ def clock(seconds: float | None) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name on one line, and without what a terminal would obey."""
+    """A name on one line, without control characters for the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
@@ -199,12 +237,17 @@ def _where(hit: Hit) -> str:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
+    from search.indexing import remove_videos
+
     removed = remove_videos(arguments.index, list(dict.fromkeys(arguments.video_id)))
     _say(f"{removed} removed from {arguments.index}")
     return 0
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    read_settings(arguments.index)
+    from search import VideoIndex
+
     with VideoIndex(arguments.index) as index:
         info: dict[str, Any] = index.info()
     if arguments.json:
@@ -221,7 +264,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """To the standard output, whatever its encoding can write."""
+    """Print `text`; characters that the encoding of stdout lacks become "?"."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
 

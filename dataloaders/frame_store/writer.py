@@ -21,6 +21,7 @@ from common.locks import FileLock, LockedError
 from dataloaders.frame_store.environment import check_length
 from dataloaders.frame_store.format import (
     DATA_FILE,
+    LOCK_FILE,
     METADATA_FILE,
     STATE_KEY,
     FrameStoreError,
@@ -32,7 +33,6 @@ from dataloaders.frame_store.format import (
     to_json,
     video_key,
 )
-from search.index_format import LOCK_FILE
 
 FORMAT_VERSION = 1
 _FIRST_MAP = 64 << 20

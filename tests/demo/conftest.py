@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from demo.app import create_app
 from demo.limits import Limits, Rate
-from search import Retriever, VideoIndex
+from search import Retriever, VideoIndex, index_videos
 from tests.search.conftest import COLOURS, _one_thread, checkpoint, coloured, retriever
 
 __all__ = ["_one_thread", "checkpoint", "retriever"]
@@ -61,7 +61,7 @@ class serve:
         (videos / "more").mkdir(parents=True)
         for name, colour in COLOURS.items():
             coloured(videos / (ODD_ID if name == "grey" else f"{name}.mp4"), colour)
-        self._retriever.index_folder(videos, self._folder / "index", workers=1, engine="exact")
+        index_videos(self._retriever, self._folder / "index", video_dir=videos, workers=1, engine="exact")
         self._index = VideoIndex(self._folder / "index")
         return Served(self._index, videos.resolve(), self._folder)
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from demo.app import create_app
-from search import Retriever, VideoIndex, VideoIndexError
+from search import Retriever, VideoIndex, VideoIndexError, index_videos
 from tests.demo.conftest import LIMITS, ODD_ID, Served, client_of
 from tests.search.conftest import write_model
 
@@ -202,7 +202,7 @@ def test_what_others_index_meanwhile_is_found(own: Served, retriever: Retriever)
     with client_of(own, retriever, LIMITS) as client:
         assert client.get("/health").json()["videos"] == 4
         (own.videos / "again.mp4").write_bytes((own.videos / "red.mp4").read_bytes())
-        retriever.index_folder(own.videos, own.folder / "index", workers=1)
+        index_videos(retriever, own.folder / "index", video_dir=own.videos, workers=1)
         hits = client.get("/similar/again.mp4?top=1").json()["hits"]
         assert hits[0]["video_id"] == "red.mp4" and hits[0]["video_score"] > 0.999
         assert client.get("/health").json()["videos"] == 5

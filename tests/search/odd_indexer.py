@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from search import Retriever
+from search import Retriever, index_videos
 from search.index_writer import Entry, IndexWriter
 
 _add = IndexWriter.add
@@ -31,4 +31,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     IndexWriter.add = add  # type: ignore[method-assign]
     retriever = Retriever.from_checkpoint(sys.argv[3], device="cpu")
-    retriever.index_folder(sys.argv[1], sys.argv[2], batch=1, engine="exact", quiet=True)
+    index_videos(retriever, sys.argv[2], video_dir=sys.argv[1], batch=1, engine="exact", quiet=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from search import VideoIndex, VideoIndexError
 from search.engines import ExactEngine, open_engine
 from search.faiss_engine import probes_for
@@ -184,7 +185,7 @@ def test_an_absent_library_is_named_with_what_to_install(
     monkeypatch.setattr(builtins, "__import__", without)
     url = "http://127.0.0.1:9" if engine == "qdrant" else None
     with VideoIndex(folder, engine=engine, url=url) as index:  # noqa: SIM117
-        with pytest.raises(ImportError, match="pip install -r requirements-search.txt"):
+        with pytest.raises(UserError, match="pip install -r requirements-search.txt"):
             find(index, queries(1)[0], **OPTIONS)
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from modules.heads.hmmc import hmmc_similarity
-from search import QueryError, Retriever, VideoIndex, VideoIndexError
+from search import QueryError, Retriever, VideoIndex, VideoIndexError, index_videos
 from search.clips import ClipError
 from tests.search.conftest import COLOURS, coloured, write_model
 
 
 @pytest.fixture
 def index(retriever: Retriever, videos: Path, tmp_path: Path) -> Path:
-    report = retriever.index_folder(videos, tmp_path / "index", engine="exact", quiet=True)
+    report = index_videos(retriever, tmp_path / "index", video_dir=videos, engine="exact", quiet=True)
     assert (report.found, report.added, dict(report.failed)) == (4, 4, {})
     return tmp_path / "index"
 
@@ -113,7 +113,7 @@ def test_an_index_of_another_model_is_refused(retriever: Retriever, index: Path,
     with pytest.raises(VideoIndexError, match="another model: checkpoint_sha256"):
         other.search(index, "a dog")
     with pytest.raises(VideoIndexError, match="another model"):
-        other.index_folder(tmp_path / "videos", index, quiet=True)
+        index_videos(other, index, video_dir=tmp_path / "videos", quiet=True)
     assert len(retriever.search(index, "a dog")) == 4
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from search import Hit, SearchResults
-from search.index_writer import IndexWriter
 from tests.search.conftest import COLOURS, coloured, write_model
 from tools import search
 from tools.search import clock, table
@@ -82,7 +81,7 @@ def test_wrong_queries_are_told_in_one_line(
         pytest.importorskip("qdrant_client", reason="needs requirements-search.txt")
     assert search.main(["query", str(made / "index"), *flags]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.startswith("search.py: ") and error.count("\n") == 1
+    assert message in error and error.startswith("search.py: error: ") and error.count("\n") == 1
 
 
 def test_an_index_of_another_model_is_refused(
@@ -147,7 +146,7 @@ def test_failed_videos_and_full_disks_give_exit_code_1(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(IndexWriter, "_append", full)
+    monkeypatch.setattr("search.index_writer.os.fsync", full)
     assert search.main(index_flags(tmp_path)) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert search.main(["query", str(tmp_path / "index"), "a dog"]) == 0
@@ -165,7 +164,7 @@ def test_an_absent_library_is_told_in_one_line(made: Path, tmp_path: Path) -> No
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "search.py: this needs the package faiss-cpu: pip install -r requirements-search.txt\n"
+        "search.py: error: this needs the package faiss-cpu: pip install -r requirements-search.txt\n"
     )
 
 
