@@ -185,7 +185,9 @@ class Config:
         0, "optimisation", "clips a rank encodes at once; the gradient is that of the full batch (0: off)"
     )
     mask_duplicates: bool = _flag(
-        False, "optimisation", "the same clip or text twice in a batch is no negative of itself"
+        False,
+        "optimisation",
+        "clips with the same video or the same caption are not used as negatives of each other",
     )
     compile: bool = _flag(False, "optimisation", "torch.compile the encoders")
     fsdp: bool = _flag(False, "optimisation", "shard weights and optimiser over the ranks (fully_shard)")

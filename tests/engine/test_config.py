@@ -98,7 +98,7 @@ def flags_of(program: str) -> set[str]:
 
 @pytest.mark.parametrize("program", ["main_pretrain.py", "main_task_retrieval.py"])
 def test_the_list_of_flags_is_frozen(program: str) -> None:
-    """A new flag is a decision: it goes into --help, the README's table and this list."""
+    """A new flag is a decision: it goes into --help, docs/FLAGS.md and this list."""
     assert flags_of(program) == set(PUBLISHED_DEFAULTS) | PUBLISHED_NAMES | OURS
 
 

@@ -1,4 +1,4 @@
-"""Print the table of docs/FIDELITY.md: `python -m tests.golden.report`."""
+"""Print the table of benchmarks/results/golden.md: `python -m tests.golden.report`."""
 
 from __future__ import annotations
 
