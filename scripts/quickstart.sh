@@ -3,7 +3,7 @@
 # fine-tune with and without the pre-trained weights, evaluate.
 # Usage: bash scripts/quickstart.sh [--short] [--full]
 #   --short  a few clips and one epoch: shows that every step runs (continuous integration)
-#   --full   also fine-tunes without --use_temp and without --use_frame_fea (the README's table)
+#   --full   also fine-tunes without --use_temp and without --use_frame_fea (benchmarks/results/quickstart.md)
 # OUT=folder chooses where everything goes (default: runs/quickstart).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -29,8 +29,8 @@ All flags of `main_pretrain.py` and `main_task_retrieval.py`; `--help` prints th
 all flags. Where two defaults are given, the first is that of `main_pretrain.py`. All published flags are
 accepted, with their published defaults. Every run saves its settings in `OUTPUT_DIR/config.json`.
 
-- A flag whose default is "on" or "off" is a switch and takes no value. `--no-NAME` switches off a flag that is
-  on by default, and every switch of the group "model".
+- A flag whose default is "on" or "off" is a switch and takes no value. `--no-NAME` switches off a flag that
+  is on by default, and every switch of the group "model".
 - `--batch_size` counts the clips of one optimiser step over all ranks.
 - `--text_lr` is the rate of the text encoder, `--lr` times `--coef_lr` that of the image tower, `--lr`
   that of everything else.

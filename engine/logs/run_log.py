@@ -84,7 +84,7 @@ class RunLog:
             writer.write(values, step=step, axis=axis)
 
     def step_record(self, record: Mapping[str, Any]) -> None:
-        """Append one reported step to steps.jsonl and pass its numbers on; docs/WATCHING.md lists the keys.
+        """Append one reported step to steps.jsonl and pass its numbers on; docs/RESULTS.md lists the keys.
 
         `record["step"]` counts the optimiser steps done. `seconds` is added here: how long the run has been
         going, all its starts together.

@@ -1,4 +1,4 @@
-"""OUTPUT_DIR/report: all figures, what they are of, and where the model fails (docs/REPORT.md)."""
+"""OUTPUT_DIR/report: all figures, what they are of, and where the model fails (docs/RESULTS.md)."""
 
 from __future__ import annotations
 
