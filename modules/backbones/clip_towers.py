@@ -1,6 +1,6 @@
-"""CLIP image and text towers: architecture by name or JSON file, random weights (METHOD sections 1-3).
+"""CLIP's image and text towers with random weights: architecture by name or JSON file (METHOD sections 1-3).
 
-The architectures are open_clip's. `modules/backbones/clip_weights.py` fills them.
+The architectures are open_clip's. `modules/backbones/clip_weights.py` loads weights into them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from common.errors import UserError, file_errors
 
 MAX_LOGIT_SCALE = 100.0
 CONFIG_FOLDER = Path(__file__).parent / "model_configs"
@@ -34,12 +36,12 @@ def build_clip(name: str) -> nn.Module:
             init_logit_scale=math.log(MAX_LOGIT_SCALE),
         )
     except (TypeError, KeyError) as error:
-        raise ValueError(f"CLIP model '{name}': not a configuration in open_clip's form ({error})") from error
+        raise UserError(f"CLIP model '{name}': not a configuration in open_clip's form ({error})") from error
     return clip.float()
 
 
 def clip_config(name: str) -> dict[str, Any]:
-    """The architecture in open_clip's form, checked to be one that the encoders here can run."""
+    """The architecture in open_clip's form, after a check that the encoders here can run it."""
     config = _read_config(name)
     text = config.get("text_cfg", {})
     unsupported = [
@@ -51,20 +53,20 @@ def clip_config(name: str) -> dict[str, Any]:
         unsupported.append("pool_type")
     if unsupported or "multimodal_cfg" in config:
         what = ", ".join(unsupported) or "multimodal_cfg"
-        raise ValueError(
+        raise UserError(
             f"CLIP model '{name}': its text tower is not CLIP's own ({what}); choose a plain CLIP"
         )
     if "timm_model_name" in config.get("vision_cfg", {}):
-        # Its ImageNet weights would be fetched at once; whoever wants weights names them.
+        # Else timm downloads its ImageNet weights at once, which nobody asked for.
         config["vision_cfg"]["timm_model_pretrained"] = False
     return config
 
 
 def frame_position_std(name: str) -> float:
-    """Spread of the temporal transformer's frame positions at the start; a JSON may set `frame_position_std`.
+    """Standard deviation of the temporal transformer's initial frame positions (`frame_position_std`).
 
-    Beside the features of an untrained image tower (about 1) the usual 0.02 is nothing: the order of frames
-    then stays unlearned for thousands of steps.
+    A JSON file may set it for an untrained image tower: its features are about 1 in size, and with positions
+    of the usual 0.02 the order of frames is not learned for thousands of steps.
     """
     return float(clip_config(name).get("frame_position_std", DEFAULT_POSITION_STD))
 
@@ -94,31 +96,31 @@ def _read_config(name: str) -> dict[str, Any]:
     if path.is_file():
         return _read_json(path)
     if name.endswith(".json"):
-        raise ValueError(f"CLIP model '{name}': no such file")
-    known = open_clip.list_models()
-    if name in known:
+        raise UserError(f"CLIP model '{name}': no such file")
+    architectures = open_clip.list_models()
+    if name in architectures:
         config: dict[str, Any] = open_clip.get_model_config(name)
         return config
-    own = sorted(file.stem for file in CONFIG_FOLDER.glob("*.json"))
-    near = difflib.get_close_matches(name, own + known, n=5, cutoff=0.4)
-    raise ValueError(
-        f"CLIP model '{name}' is unknown; it can be a JSON file, one of {', '.join(own)}, "
+    configured = sorted(file.stem for file in CONFIG_FOLDER.glob("*.json"))
+    near = difflib.get_close_matches(name, configured + architectures, n=5, cutoff=0.4)
+    raise UserError(
+        f"CLIP model '{name}' is unknown; it can be a JSON file, one of {', '.join(configured)}, "
         f"or an open_clip name{': ' + ', '.join(near) if near else ''}"
     )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
+        with file_errors(path):
+            config = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+        raise UserError(f"{path}: not a JSON file ({error})") from error
     kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
-    given = config if isinstance(config, dict) else {}
-    wrong = [key for key, kind in kinds.items() if not isinstance(given.get(key), kind)]
+    entries: dict[str, Any] = config if isinstance(config, dict) else {}
+    wrong = [key for key, kind in kinds.items() if not isinstance(entries.get(key), kind)]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"{path}: {', '.join(wrong)} missing or of another type; "
             "see modules/backbones/model_configs/toy.json for the form"
         )
-    checked: dict[str, Any] = config
-    return checked
+    return entries

@@ -1,11 +1,10 @@
-"""Published CLIP weights from a file, open_clip's cache or the network (METHOD section 8).
+"""Published CLIP weights from a file, a cache or the network (METHOD section 8).
 
-Everything becomes float32, whatever the file holds.
+Weights become float32, whatever precision the file has.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 import zipfile
@@ -15,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What weight files hold besides the towers' weights.
+from common.errors import UserError
+from modules.backbones.hub import cached_file, is_offline
+
+# Entries of published files that are no weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
-# Fixed in this project, so a file may lack it.
+# A constant here, not trained, so a file may lack it.
 _OPTIONAL = {"logit_scale", "logit_bias"}
 
 
@@ -31,10 +33,10 @@ def load_clip_weights(
 ) -> None:
     """Fill `clip` (of architecture `name`) from `weights`.
 
-    `weights`: `none` leaves it as it is; a local file in OpenAI's form (TorchScript archive or state dict) or
-    open_clip's (.bin, .pt, .safetensors); or a tag that open_clip knows for `name`, such as `openai`, looked
-    for in the cache first. Raises ValueError where the weights cannot be had (with what to fetch and where to
-    put it) or are of another architecture (with counts and names).
+    `weights` is `none` (leave `clip` as it is), a file in OpenAI's form (TorchScript archive or state dict)
+    or open_clip's (.bin, .pt, .safetensors), or a tag that open_clip knows for `name`, such as `openai`.
+    Raises `UserError` where the weights are not available (it says what to fetch and where to put it) or
+    belong to another architecture (it gives counts and names).
     """
     if weights == "none":
         return
@@ -42,7 +44,7 @@ def load_clip_weights(
     state, from_openai = read_clip_state(path)
     quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
     if not quick and (from_openai or _tag_config(name, weights).get("quick_gelu")):
-        raise ValueError(
+        raise UserError(
             f"{weights} weights were trained with QuickGELU, {name} has none; use '{name}-quickgelu'"
         )
     _fill(clip, state, path=path, name=name)
@@ -51,20 +53,19 @@ def load_clip_weights(
 def find_clip_weights(
     weights: str, *, name: str, cache_dir: str | Path | None = None, allow_download: bool = True
 ) -> Path:
-    """The local file that holds `weights`, fetched first where needed and allowed."""
+    """The file that holds `weights`: a local one, else from the cache, else downloaded where allowed."""
     if Path(weights).is_file():
         return Path(weights)
     config = _tag_config(name, weights)
     if not config:
         tags = _known_tags(name)
-        raise ValueError(
+        raise UserError(
             f"CLIP weights '{weights}': no such file, and no tag that open_clip knows for {name} "
             f"({', '.join(tags) if tags else 'it knows none'}); 'none' starts from random weights"
         )
-    cached = _cached_file(config, cache_dir)
-    if cached is not None:
-        return cached
-    return _download(config, weights=weights, name=name, cache_dir=cache_dir, allow_download=allow_download)
+    return _cached_weights(config, cache_dir) or _download(
+        config, weights=weights, name=name, cache_dir=cache_dir, allow_download=allow_download
+    )
 
 
 def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
@@ -72,7 +73,7 @@ def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
     path = Path(path)
     if _is_torchscript(path):
         with warnings.catch_warnings():
-            # No other loader reads OpenAI's archives; only its tensors are used.
+            # Deprecated, but nothing else reads OpenAI's archives. Only the tensors are used.
             warnings.simplefilter("ignore")
             state: Any = torch.jit.load(str(path), map_location="cpu").state_dict()
         return _clean(state), True
@@ -83,16 +84,16 @@ def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
             state = load_file(str(path))
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files fail in many ways, all of them the file's fault
-        raise ValueError(
+    except Exception as error:  # torch and safetensors raise many kinds on a damaged file
+        raise UserError(
             f"{path}: not readable as weights (tensors only, no pickled code): {_reason(error)}"
         ) from error
     return _clean(state.get("state_dict", state) if isinstance(state, dict) else {}), False
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load the file unsafely
-        return "truncated, no weight file, or one that holds more than tensors"
+    if isinstance(error, pickle.UnpicklingError):  # torch's message advises to load the file unsafely
+        return "it is truncated, or no weight file, or holds more than tensors"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -111,24 +112,24 @@ def _clean(state: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _fill(clip: nn.Module, state: dict[str, Tensor], *, path: Path, name: str) -> None:
-    own = clip.state_dict()
-    missing = [key for key in own if key not in state and key not in _OPTIONAL]
-    unknown = [key for key in state if key not in own and key not in _OPTIONAL]
-    common = [key for key in own if key in state]
+    expected = clip.state_dict()
+    missing = [key for key in expected if key not in state and key not in _OPTIONAL]
+    unknown = [key for key in state if key not in expected and key not in _OPTIONAL]
+    common = [key for key in expected if key in state]
     reshaped = [
-        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
+        f"{key} {list(state[key].shape)} for {list(expected[key].shape)}"
         for key in common
-        if key not in _OPTIONAL and state[key].shape != own[key].shape
+        if key not in _OPTIONAL and state[key].shape != expected[key].shape
     ]
     if missing or unknown or reshaped:
         first = ", ".join((reshaped + missing + unknown)[:4])
-        raise ValueError(
+        raise UserError(
             f"{path}: not the weights of {name}: {len(missing)} missing, {len(unknown)} unknown, "
             f"{len(reshaped)} of another shape; first {first}"
         )
     with torch.no_grad():
         for key in common:
-            own[key].copy_(state[key].reshape(own[key].shape))
+            expected[key].copy_(state[key].reshape(expected[key].shape))
 
 
 def _tag_config(name: str, weights: str) -> dict[str, Any]:
@@ -145,30 +146,23 @@ def _known_tags(name: str) -> list[str]:
     return tags
 
 
-def _cached_file(config: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
-    """Where an earlier download left the weights, by URL or from the Hugging Face hub."""
-    by_url = _url_target(config, cache_dir)
-    if by_url is not None and by_url.is_file():
-        return by_url
-    repository, names = _hub_files(config)
-    if not repository:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    for file in names:
-        found = try_to_load_from_cache(repository, file, cache_dir=cache_dir)
-        if isinstance(found, str):
-            return Path(found)
-    return None
+def _cached_weights(config: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
+    """The file that an earlier download left, from a URL or from the Hugging Face hub."""
+    from_url = _url_target(config, cache_dir)
+    if from_url is not None and from_url.is_file():
+        return from_url
+    repository, files = _hub_files(config)
+    return cached_file(repository, files, cache_dir=cache_dir) if repository else None
 
 
 def _url_target(config: dict[str, Any], cache_dir: str | Path | None) -> Path | None:
+    """Where open_clip keeps a download from a URL."""
     url = config.get("url")
     return Path(cache_dir or Path.home() / ".cache" / "clip") / Path(url).name if url else None
 
 
 def _hub_files(config: dict[str, Any]) -> tuple[str, list[str]]:
-    """Repository and the file names that open_clip would look for, best first."""
+    """Repository, and the file names that open_clip would look for, best first."""
     repository, _, file = str(config.get("hf_hub", "")).rpartition("/")
     if file:
         return repository, [file]
@@ -181,17 +175,17 @@ def _download(
     from open_clip.pretrained import download_pretrained
 
     failure: Exception | None = None
-    if allow_download and os.environ.get("HF_HUB_OFFLINE", "").upper() not in {"1", "ON", "YES", "TRUE"}:
+    if allow_download and not is_offline():
         try:
             return Path(download_pretrained(config, cache_dir=str(cache_dir) if cache_dir else None))
-        except Exception as error:  # no network shows itself in many ways
+        except Exception as error:  # a missing network raises many kinds
             failure = error
-    repository, names = _hub_files(config)
-    sources = [f"{names[0]} of https://huggingface.co/{repository}"] if repository else []
+    repository, files = _hub_files(config)
+    sources = [f"{files[0]} of https://huggingface.co/{repository}"] if repository else []
     target = _url_target(config, cache_dir)
     if target is not None:
         sources.append(f"{config['url']} (to be kept as {target})")
-    raise ValueError(
-        f"CLIP weights '{weights}' of {name} are not in the cache and cannot be fetched here: fetch "
+    raise UserError(
+        f"CLIP weights '{weights}' of {name} are not in the cache and cannot be downloaded here: fetch "
         f"{' or '.join(sources)} and give the file with --clip_weights FILE"
     ) from failure

@@ -1,26 +1,28 @@
 """Token ids to one text feature and one feature a word (METHOD section 2).
 
-Shapes: B texts, W words, D joint width, H width of the text tower.
+Shapes: B texts, W words, D joint width.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
+from modules.backbones.hub import load_local_first
+
 _log = logging.getLogger(__name__)
 
 
 class ClipTextEncoder(nn.Module):
-    """CLIP's text tower on the first W of its positions, causal.
+    """CLIP's text tower on the first W of its positions, with causal attention.
 
-    Takes over the parts of `clip` under their published names. The feature is the position of the largest id,
-    which is the end token's.
+    Takes the parts of `clip` under their published names. The text feature is that of the end token, which
+    has the largest id.
     """
 
     attn_mask: Tensor
@@ -38,13 +40,8 @@ class ClipTextEncoder(nn.Module):
         self.embed_dim = self.text_projection.shape[1]
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Text embeds [B, D] and hidden [B, W, D]; the causal mask makes `mask` [B, W] superfluous.
-
-        Raises ValueError where W is above `context_length`.
-        """
-        words = ids.shape[1]
-        if words > self.context_length:
-            raise ValueError(f"{words} words a text, but the text tower has {self.context_length} positions")
+        """Text embeds [B, D] and word features [B, W, D]; `mask` is unused, because attention is causal."""
+        words = _checked_length(ids, self.context_length)
         tokens = self.token_embedding(ids) + self.positional_embedding[:words]
         hidden = self.transformer(tokens, attn_mask=self.attn_mask[:words, :words])
         hidden = self.ln_final(hidden) @ self.text_projection
@@ -58,10 +55,10 @@ class ClipTextEncoder(nn.Module):
 class ChineseTextEncoder(nn.Module):
     """A BERT-class encoder from transformers and one linear layer to the joint width.
 
-    `name_or_folder` is any `transformers.AutoModel` name or folder. Local files are used without touching
-    the network; it is asked only where they lack something and `local_files_only` is False. With
-    `pretrained=False` only the configuration is read and the weights stay random.
-    Raises ValueError with what to fetch where the model cannot be had, and where its weights do not fit.
+    `name_or_folder` is a folder or a name for `transformers.AutoModel`. The network is used only where local
+    files do not suffice and `local_files_only` is False. With `pretrained=False` only the configuration is
+    read, and the weights are random.
+    Raises `UserError` that says what to fetch where the model is not available or lacks weights.
     """
 
     def __init__(
@@ -74,9 +71,18 @@ class ChineseTextEncoder(nn.Module):
         local_files_only: bool = False,
     ) -> None:
         super().__init__()
-        load = _pretrained_bert if pretrained else _random_bert
-        self.chinese_encoder = _local_first(
-            load, str(name_or_folder), cache_dir=cache_dir, local_files_only=local_files_only
+
+        def load(place: str, local: bool) -> nn.Module:
+            make = _pretrained_bert if pretrained else _random_bert
+            return make(place, cache_dir=cache_dir, local_files_only=local)
+
+        self.chinese_encoder = load_local_first(
+            load,
+            str(name_or_folder),
+            what="text encoder",
+            files=["config.json"],
+            cache_dir=cache_dir,
+            allow_download=not local_files_only,
         )
         config: Any = self.chinese_encoder.config
         self.text_proj = nn.Linear(config.hidden_size, embed_dim)
@@ -85,18 +91,12 @@ class ChineseTextEncoder(nn.Module):
         self.context_length = int(config.max_position_embeddings)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Text embeds [B, D] and hidden [B, W, D] of `ids` [B, W]; `mask` [B, W] is 1 on real tokens.
-
-        Raises ValueError where W is above `context_length`.
-        """
-        if ids.shape[1] > self.context_length:
-            raise ValueError(
-                f"{ids.shape[1]} words a text, but the encoder has {self.context_length} positions"
-            )
+        """Text embeds [B, D] and word features [B, W, D] of `ids` [B, W]; `mask` [B, W] is 1 on tokens."""
+        _checked_length(ids, self.context_length)
         outputs = self.chinese_encoder(input_ids=ids, attention_mask=mask)
         hidden = outputs.last_hidden_state
         pooled = getattr(outputs, "pooler_output", None)
-        # Some encoders have no pooler: their first token ([CLS]) stands for the text.
+        # An encoder without a pooler gives its first token ([CLS]) as the text feature.
         return self.text_proj(hidden[:, 0] if pooled is None else pooled), self.text_proj(hidden)
 
     def pooler_parameters(self) -> list[nn.Parameter]:
@@ -105,50 +105,12 @@ class ChineseTextEncoder(nn.Module):
         return [] if pooler is None else list(pooler.parameters())
 
 
-def _local_first(load: Any, source: str, *, cache_dir: Any, local_files_only: bool) -> nn.Module:
-    """`load` from local files; from the network only where that fails and is allowed."""
-    folder = _local_folder(source, cache_dir)
-    attempts = [] if folder is None else [folder]
-    if not (local_files_only or Path(source).is_dir() or _hub_is_offline()):
-        attempts.append(source)
-    failure: Exception = FileNotFoundError("not in the cache, and the network is not to be used")
-    for place in attempts:
-        try:
-            encoder: nn.Module = load(place, cache_dir=cache_dir, local_files_only=place == folder)
-            return encoder
-        except _IncompleteWeights as error:
-            raise ValueError(str(error)) from error
-        except (
-            Exception
-        ) as error:  # the hub client and transformers raise many kinds, none of them a contract
-            failure = error
-    reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
-    raise ValueError(
-        f"Chinese text encoder '{source}' cannot be loaded ({reason}): fetch config.json, vocab.txt and the "
-        f"weights of https://huggingface.co/{source} into a folder and give it with --pretrained_text FOLDER"
-    ) from failure
-
-
-def _local_folder(source: str, cache_dir: Any) -> str | None:
-    """The folder itself, or the one in the hub's cache that an earlier download left.
-
-    The cache is read directly: the hub client opens connections even when told to use local files only.
-    """
-    if Path(source).is_dir():
-        return source
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source, "config.json", cache_dir=cache_dir)
-    return str(Path(found).parent) if isinstance(found, str) else None
-
-
-class _IncompleteWeights(Exception):
-    pass
-
-
-def _hub_is_offline() -> bool:
-    switches = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-    return any(value.upper() in {"1", "ON", "YES", "TRUE"} for value in switches)
+def _checked_length(ids: Tensor, positions: int) -> int:
+    """W of `ids` [B, W]. Raises `UserError` where it is above `positions`."""
+    words = ids.shape[1]
+    if words > positions:
+        raise UserError(f"--max_words: {words} words a text, but the text encoder has {positions} positions")
+    return words
 
 
 def _random_bert(source: str, **options: Any) -> nn.Module:
@@ -163,11 +125,11 @@ def _pretrained_bert(source: str, **options: Any) -> nn.Module:
 
     model, info = AutoModel.from_pretrained(source, output_loading_info=True, **options)
     missing = sorted(info["missing_keys"])
-    absent = [name for name in missing if not name.startswith("pooler.")]
-    if absent:
-        raise _IncompleteWeights(
-            f"{source}: {len(absent)} weights of its own architecture are not in its weight file, "
-            f"first {', '.join(absent[:3])}; give a complete model with --pretrained_text"
+    needed = [name for name in missing if not name.startswith("pooler.")]
+    if needed:
+        raise UserError(
+            f"--pretrained_text {source}: its weight file lacks {len(needed)} weights of its architecture, "
+            f"first {', '.join(needed[:3])}; give a complete model"
         )
     if missing:
         _log.warning("%s has no pooler weights; they start from random values", source)

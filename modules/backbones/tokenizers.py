@@ -1,32 +1,35 @@
-"""Captions -> token ids: CLIP's English tokenizer and Chinese ones from transformers (METHOD 2). W words.
+"""Captions to token ids: CLIP's English tokenizer, and Chinese ones from transformers (METHOD section 2).
 
-A caption's own text never becomes a special token: "[SEP]" or "<end_of_text>" in it are read letter by
-letter.
+Shapes: W words, the start and end tokens included.
+A caption cannot hold a special token: "[SEP]" or "<end_of_text>" in its text are read letter by letter.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError
+from modules.backbones.hub import load_local_first
+
 PADDING = 0
-HUB_TIMEOUT = 10.0  # seconds
+_VOCABULARIES = ("vocab.txt", "tokenizer.json")
 Encoded = tuple[NDArray[np.int64], NDArray[np.int64], bool]
 
 
 class ClipTokenizer:
-    """The byte-pair tokenizer of CLIP, from open_clip, which ships its vocabulary.
+    """CLIP's byte-pair tokenizer, from open_clip, which ships its vocabulary.
 
-    Raises ImportError when ftfy or open_clip is absent: without ftfy accented letters would get other ids.
+    Raises `UserError` where ftfy or open_clip is not installed. Without ftfy accented letters would get other
+    ids.
     """
 
     start_token_id = 49406
     end_token_id = 49407
-    # CLIP's vocabulary has no mask token; this rare word serves (METHOD 4).
+    # CLIP's vocabulary has no mask token; this rare word takes its place (METHOD section 4).
     mask_token_id = 49394
     special_ids: tuple[int, ...] = (49406, 49407)
     vocab_size = 49408
@@ -42,11 +45,11 @@ class ClipTokenizer:
 
 
 class ChineseTokenizer:
-    """The tokenizer of a BERT-class encoder, by its name on the Hugging Face hub or a folder that holds it.
+    """The tokenizer of a BERT-class encoder: a folder, or a name on the Hugging Face hub.
 
-    The local cache (`cache_dir`, or the hub's default) is tried before any network; `allow_download=False`
-    forbids the network. `legacy_special_tokens` frames texts with [UNK] instead of [CLS] and [SEP], as in the
-    published VATEX-Chinese model (METHOD 8). Raises ValueError saying what to fetch, and where to put it.
+    The cache (`cache_dir`, or the hub's own) is tried before the network; `allow_download=False` forbids the
+    network. `legacy_special_tokens` puts [UNK] in the place of [CLS] and [SEP], as in the published
+    VATEX-Chinese model (METHOD section 8). Raises `UserError` that says what to fetch and where to put it.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class ChineseTokenizer:
         cache_dir: str | None = None,
         allow_download: bool = True,
     ) -> None:
-        # Workers are forked after use; the library would warn in each, and then do just this.
+        # Data workers are forked after the first use: the library would warn in each and then do the same.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._tokenizer = _load_pretrained(name_or_folder, cache_dir=cache_dir, allow_download=allow_download)
         unknown = self._tokenizer.unk_token_id
@@ -75,8 +78,8 @@ class ChineseTokenizer:
 
 
 def frame_ids(tokens: list[int], *, max_words: int, start: int, end: int) -> Encoded:
-    """Start, tokens cut to W - 2, end, zeros to W; the mask; whether something was cut."""
-    assert max_words >= 2, "start and end need two places"
+    """Ids [W]: start, tokens cut to W - 2, end, zeros; mask [W], 1 on tokens; whether tokens were cut off."""
+    assert max_words >= 2, "start and end take two positions"
     kept = [start, *tokens[: max_words - 2], end]
     ids = np.full(max_words, PADDING, dtype=np.int64)
     ids[: len(kept)] = kept
@@ -86,87 +89,38 @@ def frame_ids(tokens: list[int], *, max_words: int, start: int, end: int) -> Enc
 
 
 def _plain_text_bpe() -> Any:
-    """open_clip's tokenizer, no longer knowing its two special tokens when it reads text."""
+    """open_clip's tokenizer, changed so that it does not recognise its two special tokens in a text."""
     try:
         import ftfy  # noqa: F401
         import regex
         from open_clip.tokenizer import SimpleTokenizer
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             f"CLIP's tokenizer needs the package {error.name}: pip install -r requirements.txt"
         ) from error
     bpe = SimpleTokenizer()
     bpe.cache.clear()
-    # CLIP's rule for words: contractions, letters, single digits, runs of anything else.
+    # CLIP's rule for words: contractions, runs of letters, single digits, runs of anything else.
     bpe.pat = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
     return bpe
 
 
 def _load_pretrained(name: str, *, cache_dir: str | None, allow_download: bool) -> Any:
-    from transformers import AutoTokenizer
+    def load(place: str, local: bool) -> Any:
+        from transformers import AutoTokenizer
 
-    folder = _local_folder(name, cache_dir)
-    if folder is None and not (allow_download and not Path(name).exists() and _hub_has(name)):
-        raise ValueError(_not_found(name, cache_dir))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder or name, cache_dir=cache_dir, local_files_only=folder is not None
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(_not_found(name, cache_dir)) from error
-    # A folder without a vocabulary gives, in some versions, a tokenizer of the special tokens only.
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ValueError(_not_found(name, cache_dir))
+        tokenizer = AutoTokenizer.from_pretrained(place, cache_dir=cache_dir, local_files_only=local)
+        # Without a vocabulary some versions of transformers give a tokenizer of the special tokens only.
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise FileNotFoundError("no vocabulary")
+        return tokenizer
+
+    tokenizer = load_local_first(
+        load, name, what="tokenizer", files=_VOCABULARIES, cache_dir=cache_dir, allow_download=allow_download
+    )
     for token in ("cls_token", "sep_token", "mask_token", "unk_token"):
         if getattr(tokenizer, token) is None:
-            raise ValueError(
-                f"--pretrained_text {name}: its tokenizer has no {token}, a BERT-class one is needed"
+            raise UserError(
+                f"--pretrained_text {name}: its tokenizer has no {token}; choose a BERT-class model"
             )
     return tokenizer
-
-
-def _local_folder(name: str, cache_dir: str | None) -> str | None:
-    """The folder `name`, or the one that an earlier download left in the hub's cache.
-
-    The cache is looked at directly: the hub's client opens connections even for local files only.
-    """
-    if Path(name).is_dir():
-        return name
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    for file in ("vocab.txt", "tokenizer.json"):
-        try:
-            found = try_to_load_from_cache(name, file, cache_dir=cache_dir)
-        except HFValidationError:  # a path, not the name of a model
-            return None
-        if isinstance(found, str):
-            return str(Path(found).parent)
-    return None
-
-
-def _hub_has(name: str) -> bool:
-    """Whether the hub answers and knows the model.
-
-    Asked first because the client retries a download: without network it would take most of a minute to fail.
-    """
-    from huggingface_hub import model_info
-
-    try:
-        model_info(name, timeout=HUB_TIMEOUT)
-    except Exception:  # the client raises many kinds, none of them a contract
-        return False
-    return True
-
-
-def _not_found(name: str, cache_dir: str | None) -> str:
-    if Path(name).is_dir():
-        return (
-            f"--pretrained_text {name}: the folder holds no readable tokenizer (vocab.txt or tokenizer.json)"
-        )
-    cache = cache_dir or "the Hugging Face cache"
-    return (
-        f"--pretrained_text {name}: no such folder, and no tokenizer of that name in {cache} or on the"
-        " network; fetch vocab.txt, tokenizer_config.json, config.json and the weights of that model into a"
-        " folder and name the folder"
-    )

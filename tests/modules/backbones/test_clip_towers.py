@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.errors import UserError
 from modules.backbones.clip_towers import (
     CONFIG_FOLDER,
     build_clip,
@@ -49,7 +50,7 @@ def test_random_weights_are_float32_with_a_scale_of_100() -> None:
 
 
 def test_an_unknown_name_gets_near_ones() -> None:
-    with pytest.raises(ValueError, match=r"'ViT-B-32-quickgelo' is unknown.*ViT-B-32-quickgelu"):
+    with pytest.raises(UserError, match=r"'ViT-B-32-quickgelo' is unknown.*ViT-B-32-quickgelu"):
         build_clip("ViT-B-32-quickgelo")
 
 
@@ -74,10 +75,10 @@ def test_an_unknown_name_gets_near_ones() -> None:
 def test_a_bad_configuration_file_is_named(content: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"mine\.json.*{reason}"):
+    with pytest.raises(UserError, match=rf"mine\.json.*{reason}"):
         build_clip(str(path))
 
 
 def test_an_absent_configuration_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="absent.json': no such file"):
+    with pytest.raises(UserError, match="absent.json': no such file"):
         build_clip(str(tmp_path / "absent.json"))

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from common.errors import UserError
 from modules.backbones.clip_towers import build_clip
 from modules.backbones.clip_weights import load_clip_weights
 from tests.modules import tiny
@@ -110,7 +111,7 @@ def test_code_and_rubbish_are_refused(content: str, tmp_path: Path, monkeypatch:
         torch.save({"state_dict": Hostile()}, path)
     else:
         path.write_bytes(b"" if content == "empty" else b"not weights")
-    with pytest.raises(ValueError, match=r"weights\.pt: not readable as weights") as refusal:
+    with pytest.raises(UserError, match=r"weights\.pt: not readable as weights") as refusal:
         load_clip_weights(build_clip(tiny.CLIP_CONFIG), str(path), name="tiny")
     assert "weights_only" not in str(refusal.value), "torch's advice is to load it unsafely"
     assert not (tmp_path / "hostile").exists()
@@ -118,9 +119,9 @@ def test_code_and_rubbish_are_refused(content: str, tmp_path: Path, monkeypatch:
 
 def test_an_unknown_tag_lists_the_known_ones() -> None:
     clip = nn.Module()
-    with pytest.raises(ValueError, match="'opnai': no such file.*openai.*'none' starts from random weights"):
+    with pytest.raises(UserError, match="'opnai': no such file.*openai.*'none' starts from random weights"):
         load_clip_weights(clip, "opnai", name=QUICK)
-    with pytest.raises(ValueError, match="knows none"):
+    with pytest.raises(UserError, match="knows none"):
         load_clip_weights(clip, "openai", name="toy")
 
 
@@ -131,7 +132,7 @@ def test_without_cache_and_network_it_says_what_to_fetch_and_where(
         raise OSError("no network")
 
     monkeypatch.setattr(open_clip.pretrained, "download_pretrained", no_network)
-    with pytest.raises(ValueError) as failure:
+    with pytest.raises(UserError) as failure:
         load_clip_weights(nn.Module(), "openai", name=QUICK, cache_dir=tmp_path)
     message = str(failure.value)
     assert "\n" not in message
@@ -142,7 +143,7 @@ def test_without_cache_and_network_it_says_what_to_fetch_and_where(
 
 def test_forbidden_download_is_never_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_clip.pretrained, "download_pretrained", lambda *a, **k: pytest.fail("tried"))
-    with pytest.raises(ValueError, match="not in the cache"):
+    with pytest.raises(UserError, match="not in the cache"):
         load_clip_weights(nn.Module(), "openai", name=QUICK, cache_dir=tmp_path, allow_download=False)
 
 
@@ -169,5 +170,5 @@ def test_quickgelu_weights_need_a_quickgelu_model(tmp_path: Path, monkeypatch: p
         Path(tiny.CLIP_CONFIG).read_text(encoding="utf-8").replace('"quick_gelu": true,', ""),
         encoding="utf-8",
     )
-    with pytest.raises(ValueError, match="QuickGELU.*'plain-quickgelu'"):
+    with pytest.raises(UserError, match="QuickGELU.*'plain-quickgelu'"):
         load_clip_weights(build_clip(str(plain)), "openai", name="plain", cache_dir=tmp_path)

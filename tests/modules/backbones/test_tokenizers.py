@@ -5,13 +5,19 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer, frame_ids
 from tests.dataloaders.toy import write_bert_vocabulary
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "clip_tokens.json").read_text("utf-8"))
+NOT_FOUND = (
+    r"--pretrained_text some/model: its tokenizer cannot be loaded \(no such folder.*; fetch vocab\.txt.*"
+    r"https://huggingface\.co/some/model"
+)
 WORDS = ["一", "个", "人", "在", "唱", "a", "##b", "[", "]", "mask", "cls", "sep"]
 
 
@@ -86,7 +92,7 @@ def test_without_ftfy_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match="needs the package ftfy: pip install"):
+    with pytest.raises(UserError, match="needs the package ftfy: pip install"):
         ClipTokenizer()
 
 
@@ -172,20 +178,24 @@ def test_a_name_in_the_hubs_cache_never_asks_the_network(tmp_path: Path, no_netw
     assert no_network == []
 
 
-def test_a_failed_download_says_what_to_fetch(tmp_path: Path, no_network: list[Any]) -> None:
-    with pytest.raises(ValueError, match="--pretrained_text some/model: no such folder.*fetch vocab.txt"):
+def test_a_failed_download_says_what_to_fetch(
+    tmp_path: Path, no_network: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match=NOT_FOUND):
         ChineseTokenizer("some/model", cache_dir=str(tmp_path))
+    assert no_network != []
 
 
 def test_an_absent_tokenizer_says_what_to_fetch(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--pretrained_text some/model: no such folder.*fetch vocab.txt"):
+    with pytest.raises(UserError, match=NOT_FOUND):
         ChineseTokenizer("some/model", cache_dir=str(tmp_path), allow_download=False)
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         ChineseTokenizer(str(tmp_path / "absent"), allow_download=False)
 
 
 def test_a_folder_without_vocabulary_is_refused(tmp_path: Path) -> None:
     folder = write_bert_vocabulary(tmp_path / "bert", WORDS)
     (folder / "vocab.txt").unlink()
-    with pytest.raises(ValueError, match="holds no readable tokenizer"):
+    with pytest.raises(UserError, match=r"its tokenizer cannot be loaded.*; the folder must hold vocab\.txt"):
         ChineseTokenizer(str(folder))

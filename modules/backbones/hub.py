@@ -1,0 +1,115 @@
+"""Files of published models: in a folder, in the Hugging Face cache, on the network where that is allowed.
+
+The cache is read directly, because transformers opens connections even when told to use local files only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from common.errors import UserError
+
+Loaded = TypeVar("Loaded")
+TIMEOUT_S = 10.0
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the network, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def cached_file(repository: str, files: Sequence[str], *, cache_dir: str | Path | None) -> Path | None:
+    """The first of `files` that an earlier download left in `cache_dir` (None: the hub's own cache)."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if _is_repository(repository):
+        for file in files:
+            cached = try_to_load_from_cache(repository, file, cache_dir=cache_dir)
+            if isinstance(cached, str):
+                return Path(cached)
+    return None
+
+
+def load_local_first(
+    load: Callable[[str, bool], Loaded],
+    name: str,
+    *,
+    what: str,
+    files: Sequence[str],
+    cache_dir: str | Path | None,
+    allow_download: bool,
+) -> Loaded:
+    """Load one part of --pretrained_text, such as its "tokenizer" (`what`), which needs one of `files`.
+
+    `name` is a folder or a repository on the hub. `load(place, local)` gets the folder or the snapshot in the
+    cache; where that fails and the network is allowed, it gets the repository's name, with `local` False.
+    Raises `UserError` that says what to fetch where all fail. A `UserError` of `load` passes.
+    """
+    allowed = allow_download and not is_offline()
+    missing = "not found on the hub" if allowed else "the network is not to be used"
+    failure: Exception = FileNotFoundError(f"no such folder, not in the cache, and {missing}")
+    for place, local in _places(name, files, cache_dir, allow_download=allowed):
+        try:
+            return load(place, local)
+        except UserError:
+            raise
+        except Exception as error:  # transformers and the hub's client raise many undocumented kinds
+            failure = error
+    reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
+    raise UserError(
+        f"--pretrained_text {name}: its {what} cannot be loaded ({reason}); {_remedy(name, files)}"
+    ) from failure
+
+
+def _places(
+    name: str, files: Sequence[str], cache_dir: str | Path | None, *, allow_download: bool
+) -> Iterator[tuple[str, bool]]:
+    """Where to load from, and whether that is local: best first."""
+    if Path(name).is_dir():
+        yield name, True
+        return
+    cached = cached_file(name, files, cache_dir=cache_dir)
+    if cached is not None:
+        yield str(cached.parent), True
+    if allow_download and not Path(name).exists() and _is_repository(name) and _is_on_hub(name):
+        yield name, False
+
+
+def _remedy(name: str, files: Sequence[str]) -> str:
+    if Path(name).is_dir():
+        return f"the folder must hold {' or '.join(files)}"
+    source = f"https://huggingface.co/{name}" if _is_repository(name) else "that model"
+    return (
+        f"fetch vocab.txt, tokenizer_config.json, config.json and the weights of {source} into a folder "
+        "and give it with --pretrained_text FOLDER"
+    )
+
+
+def _is_repository(name: str) -> bool:
+    """Whether `name` can be a repository on the hub, and is not a path."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _is_on_hub(name: str) -> bool:
+    """Whether the hub answers and has the model.
+
+    This is asked first because a download is retried: without network it would take most of a minute to fail.
+    """
+    from huggingface_hub import model_info
+
+    try:
+        model_info(name, timeout=TIMEOUT_S)
+    except Exception:  # the client raises many undocumented kinds
+        return False
+    return True
