@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from engine.config import parse_config
 from tests.e2e.conftest import Toy
+from tests.processes import free_port, torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME_LIMIT = 240  # seconds; such a run takes about 20
@@ -58,7 +58,8 @@ def launch(launcher: list[str], command: str, toy: Toy, output: Path, *more: str
     argv = [*launcher, str(ROOT / program), *flags, *toy.flags, "--output_dir", str(output), *more]
     # A plain C locale: files are UTF-8 wherever they are read and written (FR-28).
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    environment = {**os.environ, **locale, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # The launcher starts its ranks with what it was started with itself, also where that is `fast_python()`.
+    environment = {**os.environ, **locale, "CUDA_VISIBLE_DEVICES": "", "PYTHON_EXEC": launcher[0]}
     process = subprocess.Popen(
         argv,
         cwd=ROOT,
@@ -79,27 +80,14 @@ def launch(launcher: list[str], command: str, toy: Toy, output: Path, *more: str
     return printed
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def last_result(output: Path) -> dict[str, object]:
     return json.loads((output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
 
 
 def test_the_three_published_commands(toy: Toy, tmp_path: Path) -> None:
     """Pre-train by torch.distributed.launch and fine-tune by torchrun, on 2 ranks each; evaluate plainly."""
-    legacy = [
-        sys.executable,
-        "-m",
-        "torch.distributed.launch",
-        "--nproc_per_node=2",
-        "--master_port",
-        free_port(),
-    ]
-    printed = launch(legacy, PRETRAIN, toy, tmp_path / "pretrain")
+    legacy = [sys.executable, "-m", "torch.distributed.launch", "--nproc_per_node=2"]
+    printed = launch([*legacy, "--master_port", free_port()], PRETRAIN, toy, tmp_path / "pretrain")
     assert "2 ranks x 2 clips" in printed
     assert last_result(tmp_path / "pretrain")["dataset"] == "vatex"
 
@@ -112,15 +100,7 @@ def test_the_three_published_commands(toy: Toy, tmp_path: Path) -> None:
         == 0
     )
     model = ("--init_model", str(tmp_path / "english" / "pytorch_model.bin.0"))
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--master_port",
-        free_port(),
-    ]
-    launch(torchrun, FINETUNE, toy, tmp_path / "finetune", *model)
+    launch(torchrun(python=sys.executable), FINETUNE, toy, tmp_path / "finetune", *model)
     fine_tuned = last_result(tmp_path / "finetune")
     assert fine_tuned["dataset"] == "msrvtt" and fine_tuned["epoch"] == 0
 
@@ -135,8 +115,8 @@ def test_two_ranks_give_the_losses_and_figures_of_one(toy: Toy, tmp_path: Path) 
     assert toy.run("train", tmp_path / "one", *flags) == 0
     program = "main_task_retrieval.py --do_train"
     # The environment alone, as `--use_env` sets it.
-    torchrun = [sys.executable, "-m", "torch.distributed.launch", "--use_env", "--nproc_per_node=2"]
-    launch([*torchrun, "--master_port", free_port()], program, toy, tmp_path / "two", *flags)
+    launcher = [sys.executable, "-m", "torch.distributed.launch", "--use_env", "--nproc_per_node=2"]
+    launch([*launcher, "--master_port", free_port()], program, toy, tmp_path / "two", *flags)
 
     def losses(folder: str) -> list[float]:
         log = (tmp_path / folder / "log.txt").read_text(encoding="utf-8")

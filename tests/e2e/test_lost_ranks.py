@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.frame_store.writer import FrameStoreWriter
 from tests.e2e.conftest import Toy
-from tests.e2e.test_command_lines import free_port
+from tests.processes import fast_python, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 90
@@ -25,9 +24,8 @@ def two_ranks(toy: Toy, output: Path, *flags: str) -> list[subprocess.CompletedP
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": free_port(),
-        "OMP_NUM_THREADS": "1",
     }
-    argv = [sys.executable, str(ROOT / "main_task_retrieval.py"), "--do_train", "--output_dir", str(output)]
+    argv = [fast_python(), str(ROOT / "main_task_retrieval.py"), "--do_train", "--output_dir", str(output)]
     argv += [*toy.flags, "--dataset", "msrvtt", "--language", "english", *flags]
     ranks = [
         subprocess.Popen(

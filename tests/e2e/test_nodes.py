@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ import torch
 
 from engine.logs.steps_jsonl import read_steps
 from tests.e2e.conftest import Toy
-from tests.e2e.test_command_lines import free_port, last_result, launch
+from tests.e2e.test_command_lines import last_result, launch
+from tests.processes import fast_python, free_port, torchrun
 from tests.scripts.slurm_stub import SlurmStub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def started(
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The commands, side by side, each in a session of its own; at the end nothing of them is left."""
     clean = {name: value for name, value in os.environ.items() if name not in OURS}
-    clean |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **(environment or {})}
+    clean |= {"CUDA_VISIBLE_DEVICES": "", "PYTHON_EXEC": fast_python(), **(environment or {})}
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for number, command in enumerate(commands):
@@ -69,9 +69,8 @@ def weights(output: Path) -> dict[str, torch.Tensor]:
 def one_node(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks by one launcher: what two nodes must equal."""
     output = tmp_path_factory.mktemp("one") / "node"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     program = "main_task_retrieval.py --do_train"
-    launch([*torchrun, "--master_port", free_port()], program, toy, output, *FLAGS)
+    launch(torchrun(), program, toy, output, *FLAGS)
     return output
 
 
@@ -87,7 +86,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 def test_two_launchers_that_meet_give_the_run_of_one(toy: Toy, tmp_path: Path, one_node: Path) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     node = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"),
+        *(fast_python(), "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"),
         *("--rdzv_id", "7", "--rdzv_backend", "c10d", "--rdzv_endpoint", endpoint),
         *("--local_addr", "127.0.0.1"),  # the name of this machine need not mean anything here
         *(str(ROOT / "main_task_retrieval.py"), "--do_train", "--output_dir", str(tmp_path / "out")),
@@ -106,7 +105,7 @@ def test_tasks_of_slurm_give_the_run_of_one_launcher(toy: Toy, tmp_path: Path, o
         **stub.environment,
         "SLURM_SUBMIT_DIR": str(ROOT),
         "MASTER_PORT": free_port(),
-        "PYTHON": sys.executable,
+        "PYTHON": fast_python(),
         "OUTPUT_DIR": str(tmp_path / "out"),
         "DATA_DIR": str(toy.data),
     }
@@ -124,7 +123,7 @@ def test_slurm_signals_every_rank_and_the_job_goes_on_from_the_queue(toy: Toy, t
         **stub.environment,
         "SLURM_SUBMIT_DIR": str(ROOT),
         "MASTER_PORT": free_port(),
-        "PYTHON": sys.executable,
+        "PYTHON": fast_python(),
         "OUTPUT_DIR": str(tmp_path / "out"),
         "DATA_DIR": str(toy.data),
     }
@@ -150,13 +149,12 @@ def test_slurm_signals_every_rank_and_the_job_goes_on_from_the_queue(toy: Toy, t
 def test_torchrun_restarts_by_itself_when_a_rank_dies(toy: Toy, tmp_path: Path, one_node: Path) -> None:
     output = tmp_path / "out"
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--max_restarts", "2"),
-        *("--master_port", free_port(), str(ROOT / "main_task_retrieval.py"), "--do_train"),
+        *(*torchrun(), "--max_restarts", "2", str(ROOT / "main_task_retrieval.py"), "--do_train"),
         *("--output_dir", str(output), *toy.flags, *FLAGS, "--resume", "auto", "--save_steps", "1"),
     ]
     with started([command], tmp_path) as (launcher,):
         wait_until(lambda: any(output.glob("training_state.*.pt")), tmp_path)
-        os.kill(children(launcher.pid)[-1], signal.SIGKILL)
+        os.kill(ranks_that_write(output)[-1], signal.SIGKILL)
         assert codes([launcher]) == [0], printed(tmp_path)
     assert "going on after epoch 1 step" in printed(tmp_path)
     assert_equal_runs(one_node, output)
@@ -166,13 +164,12 @@ def test_torchrun_restarts_by_itself_when_a_rank_dies(toy: Toy, tmp_path: Path, 
 
 def test_torchrun_hands_sigusr1_on_where_it_is_told_to(toy: Toy, tmp_path: Path) -> None:
     handled = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    torchrun = [sys.executable, "-m", "torch.distributed.run"]
-    known = subprocess.run([*torchrun, "--help"], capture_output=True, text=True, encoding="utf-8").stdout
+    known = subprocess.run([*torchrun(), "--help"], capture_output=True, text=True, encoding="utf-8").stdout
     if "--signals-to-handle" not in known:
         pytest.skip("this torchrun has no --signals-to-handle")
     output = tmp_path / "out"
     command = [
-        *(*torchrun, "--nproc_per_node", "2", "--master_port", free_port(), "--signals-to-handle", handled),
+        *(*torchrun(), "--signals-to-handle", handled),
         *(str(ROOT / "main_task_retrieval.py"), "--do_train", "--output_dir", str(output)),
         *(*toy.flags, *FLAGS, "--epochs", "500"),
     ]
@@ -205,3 +202,10 @@ def children(pid: int) -> list[int]:
     """Process ids of the children of a process, oldest first."""
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
     return sorted(int(word) for word in listed.stdout.split())
+
+
+def ranks_that_write(output: Path) -> list[int]:
+    """Process ids of the ranks of a run, not of its launcher, oldest first."""
+    listed = subprocess.run(["ps", "-eo", "pid=,args=", "-ww"], capture_output=True, text=True, check=True)
+    lines = [line for line in listed.stdout.splitlines() if str(output) in line]
+    return sorted(int(line.split()[0]) for line in lines if "torch.distributed.run" not in line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import pytest
 import torch
 
 from tests.e2e.conftest import Toy
-from tests.e2e.test_command_lines import free_port, launch
+from tests.e2e.test_command_lines import launch
+from tests.processes import torchrun
 
 PRETRAIN = "main_pretrain.py --do_pretrain --dataset vatex --language english --use_temp --use_frame_fea"
 TRAIN = ("--dataset", "msrvtt", "--language", "english", "--use_temp", "--use_frame_fea")
@@ -48,8 +48,7 @@ def test_sharded_over_two_ranks_is_the_run_of_ddp_and_goes_on_in_one_process(
     toy: Toy, tmp_path: Path
 ) -> None:
     for name, more in (("ddp", []), ("fsdp", ["--fsdp"])):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-        launch([*torchrun, "--master_port", free_port()], PRETRAIN, toy, tmp_path / name, *more)
+        launch(torchrun(), PRETRAIN, toy, tmp_path / name, *more)
     assert_same_run(tmp_path / "fsdp", tmp_path / "ddp", tolerance=1e-4)
     state = str(max((tmp_path / "fsdp").glob("training_state.*.pt"), key=lambda p: int(p.name.split(".")[1])))
     flags = ("--dataset", "vatex", "--language", "english", "--use_temp", "--use_frame_fea")

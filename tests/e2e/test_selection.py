@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import pytest
 import engine.data
 import engine.training.selection
 from tests.e2e.conftest import Toy
-from tests.e2e.test_command_lines import TIME_LIMIT, free_port, launch
+from tests.e2e.test_command_lines import TIME_LIMIT, launch
+from tests.processes import torchrun
 from tools import watch_checkpoints
 
 Results = Callable[[Path], list[dict[str, Any]]]
@@ -245,9 +245,8 @@ def test_two_ranks_choose_as_one(
 ) -> None:
     flags = (*FLAGS, *HELD, "--select_on", "held_out")
     assert toy.run("train", tmp_path / "one", *flags) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     program = "main_task_retrieval.py --do_train"
-    launch([*torchrun, "--master_port", free_port()], program, toy, tmp_path / "two", *flags, *sharded)
+    launch(torchrun(), program, toy, tmp_path / "two", *flags, *sharded)
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert [line["split"] for line in two] == ["held_out", "held_out", "test"]
     for ours, expected in zip(two, one, strict=True):

@@ -1,0 +1,9 @@
+"""Before anything else is imported: one thread a process, here and in what the tests start.
+
+The tensors of tests are small: further threads only wait, and while they wait they take the time of others.
+"""
+
+import os
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
