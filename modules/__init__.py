@@ -1,1 +1,1 @@
-"""The model: encoders, losses, momentum copies. Knows no flags, no annotation files, no logs."""
+"""The models and what they are made of: encoders, losses, momentum encoders, similarity heads."""

@@ -1,4 +1,4 @@
-"""What every model here is: a video encoder and a text encoder into one space.
+"""The base of both models: a video encoder and a text encoder with one joint space.
 
 Shapes: B clips or texts, F frames, W words, D joint width, S pixels a side.
 """
@@ -13,10 +13,10 @@ Features = dict[str, Tensor]
 
 
 class DualEncoder(nn.Module):
-    """Two encoders side by side; models add their losses. Evaluation needs nothing else.
+    """Two encoders. Subclasses add losses; evaluation needs only the encoders.
 
-    A training step has two parts, so that clips can be encoded a few at a time (`grad_cache.py`):
-    `encode` and `encode_keys` work clip by clip, `losses` on the features of all clips of this rank.
+    A training step has two parts, so that a batch can be encoded in chunks (`grad_cache.py`): `encode` and
+    `encode_keys` treat every clip by itself, `losses` needs the features of all clips of this rank.
     """
 
     def __init__(self, visual_encoder: nn.Module, text_encoder: nn.Module) -> None:
@@ -35,33 +35,33 @@ class DualEncoder(nn.Module):
         return text_embeds
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One training step's forward pass: scalars "loss" (with gradient) and the losses by name."""
+        """Forward pass of a training step; returns what `losses` does."""
         features = self.encode(batch)
         self.update_momentum_encoders()
         return self.losses(features, self.encode_keys(batch), batch)
 
     def encode(self, batch: Mapping[str, Tensor]) -> Features:
-        """What the losses need of each clip, with gradient. The rows of each feature follow the clips."""
+        """Features that the losses need, with gradient. The rows of each are in the order of the clips."""
         raise NotImplementedError
 
     def encode_keys(self, batch: Mapping[str, Tensor]) -> Features:
-        """What the losses need of each clip from momentum encoders, without gradient."""
+        """Features from the momentum encoders that the losses need, without gradient."""
         return {}
 
     def update_momentum_encoders(self) -> None:
-        """Once a step, between `encode` and `encode_keys`: momentum encoders follow."""
+        """Called once a step, between `encode` and `encode_keys`. Models without momentum do nothing."""
 
     def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars "loss" (with gradient) and the losses by name, from the features of all clips."""
+        """Scalars: "loss", with gradient, and every loss by its name. `keys` are from `encode_keys`."""
         raise NotImplementedError
 
     def log_scalars(self) -> dict[str, float]:
-        """Figures to watch a run by; costs nothing."""
+        """Scalars for the log, without any computation on the device."""
         return {}
 
     def extra_state(self) -> dict[str, int]:
-        """Counters that a resumed run needs and that no published checkpoint has."""
+        """Counters that resuming needs and that are not in the state dict, whose names are published."""
         return {}
 
     def load_extra_state(self, state: Mapping[str, int]) -> None:
-        """Take up `extra_state`'s counters."""
+        """Set the counters that `extra_state` returned."""

@@ -1,4 +1,4 @@
-"""Parts of a model that do not learn: a whole encoder, or its embeddings and first layers."""
+"""--freeze: an encoder, or its embeddings and first layers, are not trained."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Any
 
 from torch import nn
 
+from common.errors import UserError
 from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
 
 
 def freeze(model: DualEncoder, part: str, layers: int | None = None) -> None:
-    """Take `part` ("image", "text", "temporal") out of training; of `layers` N its embeddings and first N.
+    """Freeze `part` ("image", "text", "temporal"); with `layers` N only its embeddings and first N layers.
 
-    Raises `ValueError` naming --freeze where the model has no such part or not so many layers. Momentum
-    copies go on following. Dropout of a frozen encoder stays as the model's mode has it.
+    Raises `UserError` where the model has no such part or fewer layers. Momentum encoders are still updated.
+    A frozen encoder keeps its dropout while training.
     """
-    embeddings, blocks, rest = _anatomy(model, part)
+    embeddings, blocks, encoder = _parts(model, part)
     if layers is not None and layers > len(blocks):
-        raise ValueError(f"--freeze {part}:{layers}: it has {len(blocks)} layers")
-    frozen: list[Any] = [*embeddings, *blocks] if layers is None else [*embeddings, *blocks[:layers]]
-    for item in [*frozen, *rest] if layers is None else frozen:
+        raise UserError(f"--freeze {part}:{layers}: it has {len(blocks)} layers")
+    frozen = [*embeddings, *blocks, *encoder] if layers is None else [*embeddings, *blocks[:layers]]
+    for item in frozen:
         for parameter in item.parameters() if isinstance(item, nn.Module) else [item]:
             parameter.requires_grad_(False)
 
 
-def _anatomy(model: DualEncoder, part: str) -> tuple[list[Any], list[nn.Module], list[Any]]:
-    """(embeddings, layers in order, everything) of a part."""
+def _parts(model: DualEncoder, part: str) -> tuple[list[Any], list[nn.Module], list[Any]]:
+    """Embeddings, layers in order, and what else belongs to `part`."""
     if part == "temporal":
         return _temporal(model.visual_encoder)
     if part == "text":
@@ -38,7 +39,7 @@ def _anatomy(model: DualEncoder, part: str) -> tuple[list[Any], list[nn.Module],
 
 def _temporal(encoder: Any) -> tuple[list[Any], list[nn.Module], list[Any]]:
     if not encoder.use_temp:
-        raise ValueError("--freeze temporal: this model has no temporal transformer, which needs --use_temp")
+        raise UserError("--freeze temporal: this model has no temporal transformer, which needs --use_temp")
     blocks = list(encoder.temporal_transformer.resblocks)
     return [encoder.frame_position_embeddings], blocks, []
 
@@ -59,5 +60,5 @@ def _image(visual: Any) -> tuple[list[Any], list[nn.Module], list[Any]]:
 
 
 def nothing_learns(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether all parameters are frozen."""
+    """Whether no parameter is trained."""
     return not any(parameter.requires_grad for parameter in parameters)

@@ -1,11 +1,11 @@
-"""Tensors of all ranks, with and without gradient; without a process group everything is local.
+"""Gather and sum tensors over the ranks, with and without gradient. Without a process group: one rank.
 
-Shapes: B rows on this rank, R ranks; a gathered tensor has R * B rows, rank 0 first. Every rank must hold
-the same number of rows.
+Shapes: B rows on this rank, R ranks; a gathered tensor has R * B rows, those of rank 0 first. Every rank must
+have the same number of rows.
 
-Gradients: a loss computed on gathered rows is the same on every rank. The backward pass of `gather_with_grad`
-sums over the ranks, DistributedDataParallel then averages over them, and the two factors cancel: parameters
-get the gradient that one process with the whole batch would give them.
+Gradients: a loss of gathered rows has the same value on every rank. The backward pass of `gather_with_grad`
+sums over the ranks, then DistributedDataParallel averages over them, and the two factors cancel: parameters
+get the gradient that one process with all the rows would give them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Ranks of the default process group; 1 without one."""
+    """Number of ranks in the default process group; 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's place in the default process group; 0 without one."""
+    """Rank of this process in the default process group; 0 without one."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Rows of all ranks [R * B, ...] without gradient; booleans are allowed."""
+    """The rows of all ranks [R * B, ...], without gradient."""
     if world_size() == 1:
         return rows.detach()
-    # Not every backend carries booleans.
+    # Not every backend can send booleans.
     sent = rows.detach().to(torch.uint8) if rows.dtype == torch.bool else rows.detach()
     parts = [torch.empty_like(sent, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, sent.contiguous())
@@ -39,7 +39,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def gather_with_grad(rows: Tensor) -> Tensor:
-    """Rows of all ranks [R * B, ...]; each rank's rows get the gradients of all ranks, summed."""
+    """The rows of all ranks [R * B, ...]. Each rank's rows get the sum of the gradients of all ranks."""
     if world_size() == 1:
         return rows
     gathered: Tensor = _GatherRows.apply(rows)
@@ -56,7 +56,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def sum_over_ranks_with_grad(values: Tensor) -> Tensor:
-    """Elementwise sum over the ranks; the gradient is summed over the ranks too."""
+    """Elementwise sum over the ranks. The gradient is summed over the ranks too."""
     if world_size() == 1:
         return values
     total: Tensor = _SumOverRanks.apply(values)
@@ -64,17 +64,16 @@ def sum_over_ranks_with_grad(values: Tensor) -> Tensor:
 
 
 def mean_over_ranks(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """This rank's share of the mean over all ranks of the values where `mask` is True.
+    """This rank's share of the mean over all values of all ranks where `mask` is True; a scalar.
 
-    The share is scaled so that its average over ranks (what DistributedDataParallel does to gradients)
-    is the mean over all chosen values of all ranks, however unevenly they lie. 0 with zero
-    gradient where nothing at all is chosen. Without a mask ranks must hold equally many values.
+    The average of the shares over the ranks (DistributedDataParallel averages gradients) is that mean, also
+    where ranks have different numbers of such values. 0 with zero gradient where no rank has any. Without a
+    mask every rank must have the same number of values.
     """
     if mask is None:
         return values.mean()
     count = sum_over_ranks(mask.sum())
-    chosen = values.masked_fill(~mask, 0.0)
-    return chosen.sum() * world_size() / count.clamp(min=1)
+    return values.masked_fill(~mask, 0.0).sum() * world_size() / count.clamp(min=1)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -1,6 +1,6 @@
-"""Momentum encoders and the queue of their newest outputs (METHOD section 4).
+"""Momentum encoders, and queues of the features that they gave last (METHOD section 4).
 
-Shapes: D joint width, K clips in the queue, N clips of all ranks, w vectors a clip (1, or F frames).
+Shapes: B clips of this rank, D joint width, K clips in the queue, w vectors a clip (1, or F frames).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from modules.gather import gather
 from modules.numerics import l2_normalize
 
@@ -22,7 +23,7 @@ POINTER = "queue_ptr"
 
 
 def momentum_copy(module: Module) -> Module:
-    """A copy whose parameters get no gradients."""
+    """A copy of `module` that gets no gradients."""
     key_module = copy.deepcopy(module)
     key_module.requires_grad_(False)
     return key_module
@@ -30,7 +31,7 @@ def momentum_copy(module: Module) -> Module:
 
 @torch.no_grad()
 def momentum_update(key_module: nn.Module, query_module: nn.Module, *, momentum: float) -> None:
-    """Parameters become momentum * key + (1 - momentum) * query; buffers stay as they are."""
+    """Parameters become momentum * key + (1 - momentum) * query; buffers are unchanged."""
     keys: list[Tensor] = [parameter.detach() for parameter in key_module.parameters()]
     queries: list[Tensor] = [parameter.detach() for parameter in query_module.parameters()]
     assert len(keys) == len(queries)
@@ -39,17 +40,17 @@ def momentum_update(key_module: nn.Module, query_module: nn.Module, *, momentum:
 
 
 class FeatureQueue:
-    """The keys of the newest K clips, in several kinds that move together.
+    """The keys of the last K clips: several queues, by name, with one pointer.
 
-    The columns live in buffers of `owner` under the published names. `widths` gives each kind's w: its
-    buffer is [D, K * w], clip k at columns k * w to (k + 1) * w, all unit vectors or zero. Zero marks
-    padding, which is no key; kept so, it survives in checkpoints. `queue_ptr` [1] is the place of the next
-    clip. Queues start as normalised noise. `pushes` and `clips` count what this run has put in.
+    Each queue is a buffer [D, K * w] of `owner` under its published name; `widths` gives its w. Clip k has
+    the columns k * w to (k + 1) * w: unit vectors, or zeros for padded frames, which are no keys (as zeros
+    they also survive in a checkpoint). The buffer `queue_ptr` [1] is the position of the next clip. Queues
+    start as normalised noise. `pushes` and `clips` count what this run has pushed.
     """
 
     def __init__(self, owner: nn.Module, *, size: int, dim: int, widths: Mapping[str, int]) -> None:
         if size < 1:
-            raise ValueError(f"--contrast_num_negative {size}: the queue must hold at least 1 clip")
+            raise UserError(f"--contrast_num_negative {size}: the queue must hold at least 1 clip")
         self.owner = owner
         self.size = size
         self.widths = dict(widths)
@@ -63,28 +64,27 @@ class FeatureQueue:
 
     @property
     def age(self) -> int:
-        """Pushes since the oldest key that a model made went in."""
+        """Number of pushes since the oldest key in the queue that is no initial noise."""
         if not self.pushes:
             return 0
         return min(self.pushes, math.ceil(self.size * self.pushes / self.clips))
 
     @property
     def filled(self) -> float:
-        """Share of the queue that holds keys of this run instead of what it started with."""
+        """Share of the queue that holds keys of this run, not initial noise."""
         return min(1.0, self.clips / self.size)
 
     def snapshot(self, name: str) -> Tensor:
-        """The kind's columns [D, K * w] as they are now; a later push does not change them."""
+        """A copy of the queue's columns [D, K * w]: a later push does not change it."""
         columns: Tensor = self.owner.get_buffer(name)
         return columns.clone()
 
     @torch.no_grad()
     def push(self, keys: Mapping[str, Tensor]) -> None:
-        """Write the clips of all ranks over the oldest ones; `keys` are this rank's, [B, D] or [B, w, D].
+        """Replace the oldest clips by those of all ranks; `keys` are this rank's, [B, D] or [B, w, D].
 
-        Any number of clips wraps around; of more than K the newest K stay. Kinds that are not given keep
-        what they hold. A key that is not finite goes in as "no key": a step that is skipped for it leaves
-        the queue usable.
+        Of more than K clips the last K are kept. Queues that are not in `keys` are unchanged. A key that is
+        not finite is written as zeros ("no key"), so that the queue stays usable after a skipped step.
         """
         pointer = self.owner.get_buffer(POINTER)
         clips = 0
@@ -92,7 +92,7 @@ class FeatureQueue:
             gathered = gather(l2_normalize(values))
             finite = torch.isfinite(gathered).all(dim=-1, keepdim=True)
             gathered = gathered.masked_fill(~finite, 0.0)
-            assert clips in (0, len(gathered)), "kinds of one push differ in their number of clips"
+            assert clips in (0, len(gathered)), "queues of one push differ in their number of clips"
             clips = len(gathered)
             self._write(name, gathered, pointer)
         pointer.copy_((pointer + clips) % self.size)

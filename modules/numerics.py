@@ -1,4 +1,4 @@
-"""Numbers that stay finite and in float32: unit vectors and a guard against autocast."""
+"""Numerically safe helpers: unit vectors with finite gradients, and float32 where autocast is on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Result = TypeVar("Result")
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay as they are."""
+    """Half precision becomes float32; float32 and float64 are unchanged."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def l2_normalize(vectors: Tensor, *, eps: float = 1e-6) -> Tensor:
     """Vectors of length 1 along the last dimension, in float32 or better.
 
-    A vector shorter than `eps` is left as it is: a zero row stays zero, its cosine with anything is
-    finite, and its gradient is not blown up by 1 / eps.
+    A vector shorter than `eps` is not scaled: a zero vector stays zero, its cosines are finite, and its
+    gradient is not multiplied by 1 / eps.
     """
     vectors = at_least_float32(vectors)
     lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
@@ -29,9 +29,9 @@ def l2_normalize(vectors: Tensor, *, eps: float = 1e-6) -> Tensor:
 
 
 def without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Run `function`, whose first argument is a tensor, with autocast off on that tensor's device.
+    """Decorator: `function`, whose first argument is a tensor, runs with autocast off on its device.
 
-    Similarities divided by a temperature (or times 100) need more digits than half precision has.
+    Similarities times 100 (or divided by a temperature) need more digits than half precision has.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Pre-training: query encoders, momentum key encoders, queues and the four losses (METHOD section 4).
+"""The model of pre-training: encoders, momentum encoders, queues and four losses (METHOD section 4).
 
 Shapes: B clips of this rank, F frames, W words, D joint width, K queue, M masked words.
 """
@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from modules.dual_encoder import DualEncoder, Features
 from modules.losses.contrastive import BatchKeys, Negatives
-from modules.losses.duplicates import find_duplicates, own_rows
+from modules.losses.duplicates import find_duplicates, rows_of_this_rank
 from modules.losses.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
 from modules.losses.matching import (
     frame_adjacency_matching,
@@ -29,22 +30,21 @@ TAG_QUEUE = "queue_tag_cross_ng"
 FRAME_QUEUE = "queue_frame_cross_ng"
 PROJECTION_QUEUE = "queue_frame_proj_ng"
 
-# Texts by the name of their queue, and the masked words that go with them.
+# The kinds of text, and the queue of each.
 TEXTS = {"text": TITLE_QUEUE, "tag": TAG_QUEUE}
 
-Same = Mapping[str, Tensor | None]  # by text: clips that are no negatives
+DuplicateMasks = Mapping[str, Tensor | None]  # by kind of text, [B, N]
 
 
 class PretrainModel(DualEncoder):
-    """Momentum contrast between videos, frames and texts, plus masked words.
+    """Momentum contrast between videos, frames and texts, plus prediction of masked words.
 
     Losses by name: FAM (neighbouring frames), VTM (video-text), FTM (frame-text, with `use_frame_fea`), MLM
-    (masked words). One of weight 0 is neither computed nor given parts of its own, and what nothing else
-    would train is frozen.
-    State names are the published ones, without `t_projector[_k]`, which enter no loss.
-    `in_batch_negatives` (an ablation) contrasts with the other clips of the step instead of the queues,
-    which are kept up all the same. Of these, `mask_duplicates` leaves out clips of the same video and, where
-    a text is matched, of the same text; keys in a queue do not tell where they come from.
+    (masked words). For a loss of weight 0 nothing is computed or built, and parameters that no loss trains
+    are frozen. State names are the published ones, without `t_projector[_k]`, which no loss uses. With
+    `in_batch_negatives` (an ablation) the negatives are the other clips of the batch; the queues are still
+    filled. `mask_duplicates` excludes clips of the same video or with the same text from these negatives. It
+    has no effect on queues, whose keys have no video number.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class PretrainModel(DualEncoder):
             "MLM": weight_MLM,
         }
         if not any(self.weights.values()):
-            raise ValueError(
+            raise UserError(
                 "every loss has weight 0: give FAM, VTM or MLM a weight, or FTM one with --use_frame_fea"
             )
         dim = int(visual_encoder.embed_dim)  # type: ignore[arg-type]
@@ -89,52 +89,52 @@ class PretrainModel(DualEncoder):
         if self.weights["MLM"]:
             self.cls = MaskedLMHead(dim, vocab_size=int(text_encoder.vocab_size))  # type: ignore[arg-type]
         self._freeze_untrained()
-        self._build_key_branch()
+        self._build_momentum_encoders()
         self.queue = FeatureQueue(self, size=queue_size, dim=dim, widths=self._queue_widths(max_frames))
 
     def encode(self, batch: Mapping[str, Tensor]) -> Features:
-        """`video` [B, D], `frames` [B, F, D]; with VTM or FTM `text` and `tag` [B, D]; with MLM
-        `text_words` and `tag_words` [M, D], the hidden states of the words to be guessed.
+        """Features `video` [B, D] and `frames` [B, F, D]; with VTM or FTM `text` and `tag` [B, D]; with MLM
+        `text_words` and `tag_words` [M, D], the word features at the masked positions.
 
-        Reads `frames`, `text_ids`, `text_mask`, with MLM `text_mlm_ids` and `text_mlm_labels`; where present
-        `frame_mask` and the same keys with `tag` for `text`.
+        Reads `frames`, `text_ids` and `text_mask`, with MLM also `text_mlm_ids` and `text_mlm_labels`; if
+        present `frame_mask`, and the same entries with `tag` in place of `text`.
         """
         video, frames = self.encode_video(batch["frames"], batch.get("frame_mask"))
         features = {"video": video, "frames": frames, **self._encode_texts(self.text_encoder, batch)}
         if self.weights["MLM"]:
             for kind in self._texts_in(batch):
                 _, hidden = self.text_encoder(batch[f"{kind}_mlm_ids"], batch[f"{kind}_mask"])
-                # Logits over the vocabulary only where a word is to be guessed: all would fill the memory.
+                # Only masked positions get logits over the vocabulary: those of all would fill the memory.
                 features[f"{kind}_words"] = hidden[batch[f"{kind}_mlm_labels"] != IGNORED_LABEL]
         return features
 
     @torch.no_grad()
     def encode_keys(self, batch: Mapping[str, Tensor]) -> Features:
-        """The key encoders' `video`, `frames`, `text` and `tag`, as `encode` gives them."""
+        """`video`, `frames`, `text` and `tag`, as in `encode`, from the momentum encoders."""
         video, frames = self.visual_encoder_k(batch["frames"], batch.get("frame_mask"))
         return {"video": video, "frames": frames, **self._encode_texts(self.text_encoder_k, batch)}
 
     def update_momentum_encoders(self) -> None:
-        """While training, the key branch moves towards the query branch."""
+        """Move the momentum encoders towards the trained ones; only in training mode."""
         if self.training:
             for key_module, query_module in self._momentum_pairs():
                 momentum_update(key_module, query_module, momentum=self.momentum)
 
     def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars "loss" (with gradient) and the losses by name, this rank's share of the mean over ranks.
+        """Scalars "loss" (with gradient) and the losses by name, which must be averaged over the ranks.
 
-        While training, the keys enter the queues after the losses.
+        In training mode the keys are pushed to the queues afterwards.
         """
         mask = batch.get("frame_mask")
         losses: dict[str, Tensor] = {}
         if self.weights["FAM"]:
             keys = {**keys, "projected": self._project_keys(keys["frames"], mask)}
-            losses["FAM"] = self._fam(features, keys, mask, self._same(batch, None))
-        same = {kind: self._same(batch, kind) for kind in TEXTS if kind in features}
+            losses["FAM"] = self._fam(features, keys, mask, self._duplicate_mask(batch, None))
+        duplicate_masks = {kind: self._duplicate_mask(batch, kind) for kind in TEXTS if kind in features}
         if self.weights["VTM"]:
-            losses["VTM"] = self._vtm(features, keys, same)
+            losses["VTM"] = self._vtm(features, keys, duplicate_masks)
         if self.weights["FTM"]:
-            losses["FTM"] = self._ftm(features, keys, mask, same)
+            losses["FTM"] = self._ftm(features, keys, mask, duplicate_masks)
         if self.weights["MLM"]:
             losses["MLM"] = self._mlm(features, batch)
         if self.training:
@@ -142,7 +142,7 @@ class PretrainModel(DualEncoder):
         return with_total(losses, self.weights)
 
     def log_scalars(self) -> dict[str, float]:
-        """The scale of the queue losses' logits; age in steps of the oldest key; share of real keys."""
+        """Scale of the logits, age of the oldest key in steps, share of the queue that is no noise."""
         return {
             "logit_scale": 1.0 / self.temperature,
             "queue_age": float(self.queue.age),
@@ -150,20 +150,22 @@ class PretrainModel(DualEncoder):
         }
 
     def extra_state(self) -> dict[str, int]:
-        """What the queues have taken so far."""
+        """How much was pushed to the queues."""
         return {"queue_pushes": self.queue.pushes, "queue_clips": self.queue.clips}
 
     def load_extra_state(self, state: Mapping[str, int]) -> None:
-        """Take up `extra_state`'s counters."""
+        """Set the counters that `extra_state` returned."""
         self.queue.pushes = int(state["queue_pushes"])
         self.queue.clips = int(state["queue_clips"])
 
-    def _fam(self, query: Features, keys: Features, mask: Tensor | None, same: Tensor | None) -> Tensor:
+    def _fam(
+        self, query: Features, keys: Features, mask: Tensor | None, duplicate_mask: Tensor | None
+    ) -> Tensor:
         predictor = nn.Sequential(self.v_projector, self.v_predictor)
         return frame_adjacency_matching(
             _on_real_frames(predictor, query["frames"], mask),
             keys["projected"],
-            queue=_without(self._negatives(PROJECTION_QUEUE, keys["projected"]), same),
+            queue=_mask_duplicates(self._negatives(PROJECTION_QUEUE, keys["projected"]), duplicate_mask),
             temperature=self.temperature,
             frame_mask=mask,
         )
@@ -172,7 +174,7 @@ class PretrainModel(DualEncoder):
     def _project_keys(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         return _on_real_frames(self.v_projector_k, frames, mask)
 
-    def _vtm(self, query: Features, keys: Features, same: Same) -> Tensor:
+    def _vtm(self, query: Features, keys: Features, duplicate_masks: DuplicateMasks) -> Tensor:
         video_queue = self._negatives(VIDEO_QUEUE, keys["video"])
         terms = [
             queue_video_text_matching(
@@ -180,8 +182,8 @@ class PretrainModel(DualEncoder):
                 query[kind],
                 keys["video"],
                 keys[kind],
-                video_queue=_without(video_queue, same[kind]),
-                text_queue=_without(self._negatives(TEXTS[kind], keys[kind]), same[kind]),
+                video_queue=_mask_duplicates(video_queue, duplicate_masks[kind]),
+                text_queue=self._text_negatives(kind, keys, duplicate_masks),
                 temperature=self.temperature,
             )
             for kind in TEXTS
@@ -189,7 +191,9 @@ class PretrainModel(DualEncoder):
         ]
         return torch.stack(terms).mean()
 
-    def _ftm(self, query: Features, keys: Features, mask: Tensor | None, same: Same) -> Tensor:
+    def _ftm(
+        self, query: Features, keys: Features, mask: Tensor | None, duplicate_masks: DuplicateMasks
+    ) -> Tensor:
         frame_queue = self._negatives(FRAME_QUEUE, _without_padding(keys["frames"], mask))
         terms = [
             queue_frame_text_matching(
@@ -197,8 +201,8 @@ class PretrainModel(DualEncoder):
                 query[kind],
                 keys["frames"],
                 keys[kind],
-                frame_queue=_without(frame_queue, same[kind]),
-                text_queue=_without(self._negatives(TEXTS[kind], keys[kind]), same[kind]),
+                frame_queue=_mask_duplicates(frame_queue, duplicate_masks[kind]),
+                text_queue=self._text_negatives(kind, keys, duplicate_masks),
                 temperature=self.temperature,
                 frame_mask=mask,
             )
@@ -207,15 +211,18 @@ class PretrainModel(DualEncoder):
         ]
         return torch.stack(terms).mean()
 
+    def _text_negatives(self, kind: str, keys: Features, duplicate_masks: DuplicateMasks) -> Negatives:
+        return _mask_duplicates(self._negatives(TEXTS[kind], keys[kind]), duplicate_masks[kind])
+
     def _negatives(self, queue_name: str, keys: Tensor) -> Negatives:
-        """What a loss contrasts with: the queue of that name, or this step's `keys` of the other clips."""
+        """The queue of that name, or in-batch negatives made of `keys`."""
         return BatchKeys.of(keys) if self.in_batch_negatives else self.queue.snapshot(queue_name)
 
-    def _same(self, batch: Mapping[str, Tensor], text: str | None) -> Tensor | None:
-        """Clips of all ranks that are no negatives of each of ours; None where all but its own are."""
+    def _duplicate_mask(self, batch: Mapping[str, Tensor], text: str | None) -> Tensor | None:
+        """This rank's rows [B, N] of the duplicate mask; None where duplicates are not masked."""
         if not (self.mask_duplicates and self.in_batch_negatives):
             return None
-        return own_rows(find_duplicates(batch, text=text), len(batch["frames"]))
+        return rows_of_this_rank(find_duplicates(batch, text=text), len(batch["frames"]))
 
     def _mlm(self, query: Features, batch: Mapping[str, Tensor]) -> Tensor:
         terms = []
@@ -235,13 +242,13 @@ class PretrainModel(DualEncoder):
         return [kind for kind in TEXTS if f"{kind}_ids" in batch]
 
     def _enqueue(self, keys: Features, mask: Tensor | None) -> None:
-        entering = {VIDEO_QUEUE: keys["video"], FRAME_QUEUE: _without_padding(keys["frames"], mask)}
-        entering |= {TEXTS[kind]: keys[kind] for kind in TEXTS if kind in keys}
+        pushed = {VIDEO_QUEUE: keys["video"], FRAME_QUEUE: _without_padding(keys["frames"], mask)}
+        pushed |= {TEXTS[kind]: keys[kind] for kind in TEXTS if kind in keys}
         if "projected" in keys:
-            entering[PROJECTION_QUEUE] = _without_padding(keys["projected"], mask)
-        self.queue.push({name: values for name, values in entering.items() if name in self.queue})
+            pushed[PROJECTION_QUEUE] = _without_padding(keys["projected"], mask)
+        self.queue.push({name: values for name, values in pushed.items() if name in self.queue})
 
-    def _build_key_branch(self) -> None:
+    def _build_momentum_encoders(self) -> None:
         self.visual_encoder_k = momentum_copy(self.visual_encoder)
         self.text_encoder_k = momentum_copy(self.text_encoder)
         if self.weights["FAM"]:
@@ -270,13 +277,13 @@ class PretrainModel(DualEncoder):
         return widths
 
     def _freeze_untrained(self) -> None:
-        """Parameters that no loss reaches would make DistributedDataParallel wait for their gradients."""
+        """Freeze parameters that get no gradient: DistributedDataParallel would wait for it."""
         untrained: list[nn.Parameter] = []
         if not self.weights["VTM"]:
             untrained += self.visual_encoder.temporal_parameters()  # type: ignore[operator]
         if not self._matches_texts():
-            whole = self.text_encoder.parameters
-            untrained += self.text_encoder.pooler_parameters() if self.weights["MLM"] else whole()  # type: ignore[operator]
+            text = self.text_encoder
+            untrained += text.pooler_parameters() if self.weights["MLM"] else text.parameters()  # type: ignore[operator]
             if not self.weights["FAM"]:
                 untrained += self.visual_encoder.parameters()
         for parameter in untrained:
@@ -284,7 +291,7 @@ class PretrainModel(DualEncoder):
 
 
 def _on_real_frames(head: nn.Module, frames: Tensor, mask: Tensor | None) -> Tensor:
-    """`head` on [B, F, D] row by row; padding stays out of its batch statistics and becomes zeros."""
+    """`head` on the real frames of [B, F, D]: padding is not in its batch statistics and becomes zeros."""
     if mask is None or bool(mask.all()):
         rows: Tensor = head(frames.flatten(0, 1))
         return rows.unflatten(0, frames.shape[:2])
@@ -292,11 +299,11 @@ def _on_real_frames(head: nn.Module, frames: Tensor, mask: Tensor | None) -> Ten
     return rows.new_zeros(frames.shape).masked_scatter(mask.unsqueeze(-1), rows)
 
 
-def _without(negatives: Negatives, same: Tensor | None) -> Negatives:
-    """Without each clip's duplicates; a queue does not know them."""
-    return negatives.without(same) if isinstance(negatives, BatchKeys) else negatives
+def _mask_duplicates(negatives: Negatives, duplicate_mask: Tensor | None) -> Negatives:
+    """Exclude duplicates from in-batch negatives. A queue is unchanged: its keys have no video number."""
+    return negatives.mask_duplicates(duplicate_mask) if isinstance(negatives, BatchKeys) else negatives
 
 
 def _without_padding(frame_keys: Tensor, mask: Tensor | None) -> Tensor:
-    """Padded frames as zeros, which the queue takes for "no key"."""
+    """`frame_keys` with zeros in place of padded frames: zeros are no keys."""
     return frame_keys if mask is None else frame_keys.masked_fill(~mask.unsqueeze(-1), 0.0)

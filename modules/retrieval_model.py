@@ -1,4 +1,4 @@
-"""Fine-tuning and retrieval: two encoders and in-batch losses (METHOD section 3).
+"""The model of fine-tuning and retrieval: two encoders and in-batch losses (METHOD section 3).
 
 Shapes: B clips of this rank, F frames, W words, D joint width, S pixels a side.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from common.errors import UserError
 from modules.dual_encoder import DualEncoder, Features
 from modules.gather import gather, gather_with_grad
 from modules.losses.duplicates import find_duplicates
@@ -17,10 +18,10 @@ from modules.numerics import at_least_float32
 
 
 class RetrievalModel(DualEncoder):
-    """Video and text encoders, trained to match texts with whole videos (VTM) and single frames (FTM).
+    """Two encoders, trained to match texts with videos (VTM) and with single frames (FTM).
 
-    A loss of weight 0 is not computed, and what only it would train is frozen. With `mask_duplicates` the
-    clips of one video, and those with one text, are no negatives of each other.
+    A loss of weight 0 is not computed, and parameters that only it would train are frozen. With
+    `mask_duplicates`, clips of the same video or with the same text are not used as each other's negatives.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class RetrievalModel(DualEncoder):
         self.logit_scale = logit_scale
         self.mask_duplicates = mask_duplicates
         if not any(self.weights.values()):
-            raise ValueError(
+            raise UserError(
                 "every loss has weight 0: give VTM a weight, or FTM one together with --use_frame_fea"
             )
         if not self.weights["VTM"]:
@@ -48,7 +49,7 @@ class RetrievalModel(DualEncoder):
                 parameter.requires_grad_(False)
 
     def encode(self, batch: Mapping[str, Tensor]) -> Features:
-        """`video` [B, D], `frames` [B, F, D] and `text` [B, D] of `frames`, `text_ids` and their masks."""
+        """`video` [B, D], `frames` [B, F, D] and `text` [B, D], from `frames`, `text_ids` and their masks."""
         video, frames = self.encode_video(batch["frames"], batch.get("frame_mask"))
         return {
             "video": video,
@@ -57,33 +58,39 @@ class RetrievalModel(DualEncoder):
         }
 
     def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars "loss" (with gradient), "VTM" and "FTM" over the batch of all ranks, the same on each."""
-        whole = {name: gather_with_grad(at_least_float32(rows)) for name, rows in self._used(features)}
-        same = find_duplicates(batch) if self.mask_duplicates else None
+        """Scalars "loss" (with gradient), "VTM" and "FTM" of the batch of all ranks, equal on every rank."""
+        gathered = {name: gather_with_grad(at_least_float32(features[name])) for name in self._used()}
+        duplicate_mask = find_duplicates(batch) if self.mask_duplicates else None
         losses: dict[str, Tensor] = {}
         if self.weights["VTM"]:
             losses["VTM"] = video_text_matching(
-                whole["text"], whole["video"], logit_scale=self.logit_scale, same=same
+                gathered["text"],
+                gathered["video"],
+                logit_scale=self.logit_scale,
+                duplicate_mask=duplicate_mask,
             )
         if self.weights["FTM"]:
-            mask = gather(batch["frame_mask"]) if "frame_mask" in batch else None
             losses["FTM"] = frame_text_matching(
-                whole["text"], whole["frames"], mask, logit_scale=self.logit_scale, same=same
+                gathered["text"],
+                gathered["frames"],
+                gather(batch["frame_mask"]) if "frame_mask" in batch else None,
+                logit_scale=self.logit_scale,
+                duplicate_mask=duplicate_mask,
             )
         return with_total(losses, self.weights)
 
     def log_scalars(self) -> dict[str, float]:
-        """The logit scale, which is a constant here."""
+        """The logit scale, a constant."""
         return {"logit_scale": self.logit_scale}
 
-    def _used(self, features: Features) -> list[tuple[str, Tensor]]:
-        """What some loss reads: gathering the rest would cost time for nothing."""
+    def _used(self) -> list[str]:
+        """Names of the features that a loss reads: only these are gathered."""
         loss_of = {"video": "VTM", "frames": "FTM"}
-        return [(n, rows) for n, rows in features.items() if n not in loss_of or self.weights[loss_of[n]]]
+        return ["text", *(name for name, loss in loss_of.items() if self.weights[loss])]
 
 
 def with_total(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """ "loss", the weighted sum with gradient, and the single terms, detached, for the log."""
+    """Add "loss", the weighted sum, to the losses, which are detached: they are only logged."""
     total = sum(weights[name] * value for name, value in losses.items())
     assert isinstance(total, Tensor)
     return {"loss": total, **{name: value.detach() for name, value in losses.items()}}

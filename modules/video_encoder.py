@@ -1,4 +1,4 @@
-"""Frames to frame features and one video feature (METHOD section 1).
+"""Frames to one feature a frame and one a video (METHOD section 1).
 
 Shapes: B clips, F frames, S pixels a side, D joint width, N real frames of all clips together.
 """
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from common.errors import UserError
 from modules.numerics import l2_normalize, without_autocast
 
-# CLIP's statistics of pixels in 0..1, red, green, blue.
+# CLIP's statistics of pixels from 0 to 1, in the order red, green, blue.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class VideoEncoder(nn.Module):
-    """CLIP's image tower on every frame, then optionally attention between the frames.
+    """CLIP's image tower on every frame, then with `use_temp` attention between the frames of a clip.
 
-    `visual` maps pixels [N, 3, S, S] to features [N, embed_dim]. The temporal parts need `use_temp`.
+    `visual` maps pixels [N, 3, S, S] to features [N, embed_dim].
     """
 
     pixel_mean: Tensor
@@ -43,7 +44,7 @@ class VideoEncoder(nn.Module):
         self.embed_dim = embed_dim
         self.max_positions = max_positions
         self.use_temp = use_temp
-        # Not saved: published checkpoints lack them, and they are constants.
+        # Constants, which published checkpoints do not have.
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
         if use_temp:
@@ -53,18 +54,18 @@ class VideoEncoder(nn.Module):
             nn.init.normal_(self.frame_position_embeddings.weight, std=position_std)
 
     def forward(self, frames: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Video embeds [B, D] and frame embeds [B, F, D], neither of length 1.
+        """Video embeds [B, D] and frame embeds [B, F, D], which are not of length 1.
 
-        `frames` [B, F, 3, S, S]: uint8 RGB, normalised here, or floats taken as normalised already.
-        `frame_mask` [B, F], True on real frames; the frame embeds of padding are zeros.
-        Raises ValueError where F is above `max_positions` and the encoder is temporal.
+        `frames` [B, F, 3, S, S] are uint8 RGB, which is normalised here, or floats that are normalised
+        already. `frame_mask` [B, F] is True on real frames; the frame embeds of padding are zeros. Raises
+        `UserError` where F is above `max_positions` and `use_temp` is on.
         """
         frame_embeds = self._encode_frames(frames, frame_mask)
         attended = self._attend(frame_embeds, frame_mask) if self.use_temp else frame_embeds
         return _mean_direction(attended, frame_mask), frame_embeds
 
     def temporal_parameters(self) -> list[nn.Parameter]:
-        """Parameters that only the video embeds depend on."""
+        """Parameters that the frame embeds do not depend on."""
         if not self.use_temp:
             return []
         return [*self.temporal_transformer.parameters(), *self.frame_position_embeddings.parameters()]
@@ -74,7 +75,7 @@ class VideoEncoder(nn.Module):
         if frame_mask is None or bool(frame_mask.all()):
             embeds: Tensor = self.visual(self._pixels(frames.flatten(0, 1)))
             return embeds.unflatten(0, shape)
-        # Padding costs nothing in the image tower: only real frames go through it.
+        # Only real frames go through the image tower: padding takes no time.
         real = self.visual(self._pixels(frames[frame_mask]))
         embeds = real.new_zeros(*shape, self.embed_dim)
         return embeds.masked_scatter(frame_mask.unsqueeze(-1), real)
@@ -82,15 +83,16 @@ class VideoEncoder(nn.Module):
     def _pixels(self, frames: Tensor) -> Tensor:
         if frames.dtype != torch.uint8:
             return frames.to(self.pixel_mean.dtype)
-        # In place: a large batch of frames as floats is big enough once.
+        # In place, because a batch of frames as floats takes much memory.
         pixels = frames.to(self.pixel_mean.dtype).div_(255)
         return pixels.sub_(self.pixel_mean).div_(self.pixel_std)
 
     def _attend(self, frame_embeds: Tensor, frame_mask: Tensor | None) -> Tensor:
         count = frame_embeds.shape[1]
         if count > self.max_positions:
-            raise ValueError(
-                f"{count} frames a clip, but the temporal transformer has {self.max_positions} positions"
+            raise UserError(
+                f"--max_frames: {count} frames a clip, but the temporal transformer has {self.max_positions} "
+                "positions"
             )
         positions = self.frame_position_embeddings.weight[:count]
         attended: Tensor = self.temporal_transformer(frame_embeds + positions, frame_mask)
@@ -99,7 +101,7 @@ class VideoEncoder(nn.Module):
 
 @without_autocast
 def _mean_direction(frame_vectors: Tensor, frame_mask: Tensor | None) -> Tensor:
-    """Mean over real frames of the unit vectors: [B, F, D] -> [B, D]."""
+    """Mean of the real frames' unit vectors: [B, F, D] -> [B, D]."""
     directions = l2_normalize(frame_vectors)
     if frame_mask is None:
         return directions.mean(dim=1)
@@ -108,7 +110,7 @@ def _mean_direction(frame_vectors: Tensor, frame_mask: Tensor | None) -> Tensor:
 
 
 class TemporalTransformer(nn.Module):
-    """Pre-norm residual attention blocks over the frames of a clip, both directions."""
+    """Pre-norm residual blocks in which every frame of a clip attends to all its frames."""
 
     def __init__(self, width: int, *, layers: int, heads: int) -> None:
         super().__init__()
@@ -117,10 +119,10 @@ class TemporalTransformer(nn.Module):
         self._initialize(width, layers)
 
     def forward(self, frames: Tensor, frame_mask: Tensor | None = None) -> Tensor:
-        """[B, F, D] -> [B, F, D]; padded frames are attended by nobody."""
+        """[B, F, D] -> [B, F, D]; no frame attends to padding."""
         padding = None
         if frame_mask is not None:
-            # A clip without any real frame would make every softmax empty, so it attends to its padding.
+            # A clip without a real frame attends to its padding, because a softmax over nothing is NaN.
             padding = ~(frame_mask | ~frame_mask.any(dim=1, keepdim=True))
         for block in self.resblocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
@@ -130,7 +132,7 @@ class TemporalTransformer(nn.Module):
         return frames
 
     def _initialize(self, width: int, layers: int) -> None:
-        """CLIP's scheme: output layers shrink with depth, so that the sum starts near its input."""
+        """CLIP's scheme: output layers get smaller with depth, so that a block starts near the identity."""
         output_std = width**-0.5 * (2 * layers) ** -0.5
         for block in self.resblocks:
             assert isinstance(block, _TemporalBlock)

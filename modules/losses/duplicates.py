@@ -1,4 +1,4 @@
-"""`--mask_duplicates`: clips of one batch that are no negatives of each other.
+"""--mask_duplicates: clips of one batch that are not used as each other's negatives.
 
 Shapes: B clips of this rank, N clips of all ranks, W words.
 """
@@ -14,23 +14,22 @@ from modules.gather import gather, rank
 
 
 def find_duplicates(batch: Mapping[str, Tensor], *, text: str | None = "text") -> Tensor:
-    """Bool [N, N], the same on every rank: True where two clips show one video or have one text.
+    """The duplicate mask, bool [N, N], equal on all ranks: True where two clips have the same video or text.
 
-    Videos are the same by `video`, texts by their ids, those of `{text}_ids` (None: texts do not count). A
-    clip is no duplicate of itself.
+    Videos are compared by `video`, texts by the ids in `{text}_ids` (`text` None: only videos are compared).
+    The diagonal is False.
     """
     identities = [gather(batch[name]) for name in ("video", f"{text}_ids") if name in batch]
-    assert identities, "the batch says neither which video nor which text a clip has"
-    same = torch.stack([_equal(identity) for identity in identities]).any(dim=0)
-    return same.fill_diagonal_(False)
+    assert identities, "the batch has neither the numbers of videos nor the ids of texts"
+    return torch.stack([_equal_rows(identity) for identity in identities]).any(dim=0).fill_diagonal_(False)
 
 
-def own_rows(matrix: Tensor, clips: int) -> Tensor:
-    """The rows [B, N] of this rank's `clips`."""
+def rows_of_this_rank(matrix: Tensor, clips: int) -> Tensor:
+    """The rows [B, N] of `matrix` [N, N] that belong to the `clips` of this rank."""
     return matrix[rank() * clips : (rank() + 1) * clips]
 
 
-def _equal(identities: Tensor) -> Tensor:
+def _equal_rows(identities: Tensor) -> Tensor:
     """[N] or [N, W] -> [N, N]. Rows are numbered first: comparing all words of all pairs takes N * N * W."""
     _, number = torch.unique(identities, dim=0, return_inverse=True)
     return number.unsqueeze(1) == number

@@ -1,4 +1,4 @@
-"""Masked-word prediction on the text encoder's hidden states (METHOD section 4).
+"""Masked-word prediction from the text encoder's word features (METHOD section 4).
 
 Shapes: M masked positions, D joint width, V vocabulary.
 """
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from modules.gather import sum_over_ranks, world_size
 from modules.numerics import at_least_float32
 
-IGNORED_LABEL = -100  # positions that were not masked
+IGNORED_LABEL = -100  # at positions that are not masked
 
 
 class MaskedLMHead(nn.Module):
     """Linear(D, D), GELU, LayerNorm(eps 1e-12), Linear(D, V) with bias.
 
-    State names are the published (BERT's) ones. `bias` and `decoder.bias` are one tensor under two names.
+    State names are the published ones (BERT's). `bias` and `decoder.bias` are the same tensor.
     """
 
     def __init__(self, width: int, *, vocab_size: int) -> None:
@@ -29,7 +29,7 @@ class MaskedLMHead(nn.Module):
         self.bias = self.decoder.bias
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits [M, V] of hidden states [M, D]."""
+        """Logits [M, V] of word features [M, D]."""
         logits: Tensor = self.decoder(self.transform(hidden))
         return logits
 
@@ -48,10 +48,10 @@ class _Transform(nn.Module):
 
 
 def masked_lm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the labels that are not -100, of all ranks.
+    """Mean cross-entropy over the masked positions of all ranks, whose labels are not -100; a scalar.
 
-    `logits` [..., V], `labels` [...]. The value is this rank's share, scaled so that the average over ranks
-    is the mean over all masked positions of all ranks. 0 with zero gradient where nothing is masked.
+    `logits` [..., V], `labels` [...]. The value is this rank's share: the average of the shares over the
+    ranks is that mean. 0 with zero gradient where nothing is masked.
     """
     flat_labels = labels.reshape(-1)
     total = F.cross_entropy(

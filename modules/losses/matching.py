@@ -21,14 +21,15 @@ from modules.numerics import l2_normalize, without_autocast
 
 @without_autocast
 def video_text_matching(
-    text_embeds: Tensor, video_embeds: Tensor, *, logit_scale: float, same: Tensor | None = None
+    text_embeds: Tensor, video_embeds: Tensor, *, logit_scale: float, duplicate_mask: Tensor | None = None
 ) -> Tensor:
-    """VTM of fine-tuning: in-batch cross-entropies of s * cos(text, video), both directions; scalar.
+    """VTM of fine-tuning: in-batch cross-entropy of s * cos(text, video) in both directions; a scalar.
 
-    `same` [N, N], symmetric, False on its diagonal: pairs that are no negatives of each other.
+    `text_embeds`, `video_embeds` [N, D]. `duplicate_mask` [N, N] is True for pairs that are not used as
+    negatives; it is symmetric, and False on its diagonal.
     """
     similarity = logit_scale * l2_normalize(text_embeds) @ l2_normalize(video_embeds).T
-    return in_batch_cross_entropy(_without(similarity, same))
+    return in_batch_cross_entropy(_mask_duplicates(similarity, duplicate_mask))
 
 
 @without_autocast
@@ -38,32 +39,34 @@ def frame_text_matching(
     frame_mask: Tensor | None = None,
     *,
     logit_scale: float,
-    same: Tensor | None = None,
+    duplicate_mask: Tensor | None = None,
 ) -> Tensor:
-    """FTM of fine-tuning: the mean over frame positions of in-batch cross-entropies, both directions; scalar.
+    """FTM of fine-tuning: in-batch cross-entropy in both directions, at each frame position; a scalar.
 
-    `text_embeds` [N, D], `frame_embeds` [N, F, D]. A padded frame is nobody's negative and has no row of
-    its own, nor has its text at that position; the mean is over the (clip, position) pairs left.
-    `same` [N, N] as in `video_text_matching`.
+    `text_embeds` [N, D], `frame_embeds` [N, F, D]. At position i the i-th frames of all clips are matched
+    with all texts. A padded frame is no negative, and its (clip, position) has no term; the result is the
+    mean over the other terms. `duplicate_mask` [N, N] is as in `video_text_matching`.
     """
     frames = l2_normalize(frame_embeds).transpose(0, 1)
     similarity = logit_scale * l2_normalize(text_embeds) @ frames.transpose(1, 2)  # [F, text, clip]
-    similarity = _without(similarity, same)
-    own = similarity.diagonal(dim1=1, dim2=2)  # [F, N]
+    similarity = _mask_duplicates(similarity, duplicate_mask)
+    positives = similarity.diagonal(dim1=1, dim2=2)  # [F, N]
     if frame_mask is None:
-        text_to_frame = similarity.logsumexp(dim=2) - own
-        return (text_to_frame + similarity.logsumexp(dim=1) - own).mean()
+        text_to_frame = similarity.logsumexp(dim=2) - positives
+        return (text_to_frame + similarity.logsumexp(dim=1) - positives).mean()
     real = frame_mask.T
     padded_columns = ~real.unsqueeze(1)
     lowest = torch.finfo(similarity.dtype).min
-    text_to_frame = similarity.masked_fill(padded_columns, lowest).logsumexp(dim=2) - own
-    both = text_to_frame + similarity.logsumexp(dim=1) - own
+    text_to_frame = similarity.masked_fill(padded_columns, lowest).logsumexp(dim=2) - positives
+    both = text_to_frame + similarity.logsumexp(dim=1) - positives
     return both.masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)
 
 
-def _without(similarity: Tensor, same: Tensor | None) -> Tensor:
-    """`similarity` [..., N, N] whose pairs in `same` weigh nothing in a softmax."""
-    return similarity if same is None else similarity.masked_fill(same, torch.finfo(similarity.dtype).min)
+def _mask_duplicates(similarity: Tensor, duplicate_mask: Tensor | None) -> Tensor:
+    """`similarity` [..., N, N] in which the masked pairs have weight 0 in a softmax."""
+    if duplicate_mask is None:
+        return similarity
+    return similarity.masked_fill(duplicate_mask, torch.finfo(similarity.dtype).min)
 
 
 @without_autocast
@@ -77,7 +80,10 @@ def queue_video_text_matching(
     text_queue: Negatives,
     temperature: float,
 ) -> Tensor:
-    """VTM of pre-training: C(v, t_k, Q_text) + C(t, v_k, Q_video), rows [B, D], queues [D, K]; scalar."""
+    """VTM of pre-training: C(v, t_k, Q_text) + C(t, v_k, Q_video); a scalar.
+
+    C is `queue_cross_entropy`; v, t and their keys v_k, t_k are [B, D], the queues [D, K].
+    """
     video_negatives = negative_logsumexp(video, text_queue, temperature=temperature)
     text_negatives = negative_logsumexp(text, video_queue, temperature=temperature)
     video_loss = queue_cross_entropy(video, text_key, video_negatives, temperature=temperature)
@@ -97,11 +103,11 @@ def queue_frame_text_matching(
     temperature: float,
     frame_mask: Tensor | None = None,
 ) -> Tensor:
-    """FTM of pre-training: mean over real frames i of C(t, f_k[i], Q_frame) + C(f[i], t_k, Q_text); scalar.
+    """FTM of pre-training: mean over real frames i of C(t, f_k[i], Q_frame) + C(f[i], t_k, Q_text); a scalar.
 
     `frames`, `frame_keys` [B, F, D]; `text`, `text_key` [B, D]; the queues [D, K * F] and [D, K].
     """
-    # The text's negatives are the same for every frame: once, not F times.
+    # The text's negatives do not depend on the frame, so they are computed once and not F times.
     text_negatives = negative_logsumexp(text, frame_queue, temperature=temperature).unsqueeze(1)
     frame_negatives = negative_logsumexp(frames, text_queue, temperature=temperature)
     text_loss = queue_cross_entropy(text.unsqueeze(1), frame_keys, text_negatives, temperature=temperature)
@@ -118,10 +124,10 @@ def frame_adjacency_matching(
     temperature: float,
     frame_mask: Tensor | None = None,
 ) -> Tensor:
-    """FAM: mean over neighbours i, j = i + 1 of C(u[i], p_k[j], Q_proj) + C(u[j], p_k[i], Q_proj); scalar.
+    """FAM: mean over neighbours i, j = i + 1 of C(u[i], p_k[j], Q_proj) + C(u[j], p_k[i], Q_proj); a scalar.
 
-    `predictions` u and `keys` p_k [B, F, D], `queue` [D, K * F]. A pair counts where both frames are real;
-    clips of one frame have none, and then the loss is 0.
+    `predictions` u and `keys` p_k [B, F, D], `queue` [D, K * F]. Only pairs of real frames count; without any
+    the loss is 0.
     """
     negatives = negative_logsumexp(predictions, queue, temperature=temperature)
     forward = queue_cross_entropy(

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.projector import Projector
-from modules.sync_batchnorm import SyncBatchNorm1d
+from modules.projector import Projector, SyncBatchNorm1d
 
 
 @pytest.mark.parametrize(("layers", "linears"), [(1, 1), (2, 2), (3, 3)])
