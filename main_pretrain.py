@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.distributed.world import end_process
-from engine.run import program
+from engine.program import end_process, program
 
 
 def main(argv: Sequence[str] | None = None) -> int:

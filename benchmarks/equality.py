@@ -34,8 +34,9 @@ from engine.distributed.sharding import full_state
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
 from engine.logs.run_log import RunLog
+from engine.process.step_status import StepHooks, StepStatus
 from engine.training.optimizer import build_optimizer
-from engine.training.trainer import Agreed, Hooks, Trainer
+from engine.training.trainer import Trainer
 from modules.dual_encoder import DualEncoder
 from tests.modules import tiny
 
@@ -115,14 +116,14 @@ class _Steps(Dataset[dict[str, Tensor]]):
         return self.batches[number]
 
 
-class _Recorder(Hooks):
+class _Recorder(StepHooks):
     """Keeps what each step gave."""
 
     def __init__(self) -> None:
         self.losses: list[dict[str, Tensor]] = []
 
-    def after_step(self, epoch: int, step: int, agreed: Agreed) -> None:
-        assert not agreed.not_finite
+    def after_step(self, epoch: int, step: int, status: StepStatus) -> None:
+        assert not status.not_finite
 
 
 class _Recording(Trainer):

@@ -75,7 +75,7 @@ def run(world: World, *, batch: int, seed: int | None) -> Shot:
             logit_scale=100.0,
         )
         features = evaluator.encode(SmallModel())  # type: ignore[arg-type]
-        ranks = evaluator.measure(features).rankings
+        ranks = evaluator.compute_metrics(features).rankings
     assert store.reads == len(evaluator.videos.sampler)  # type: ignore[arg-type]
     back = np.argsort(videos)
     shot = {"video": features.video.numpy()[back], "t2v": ranks.t2v[np.argsort(captions)]}

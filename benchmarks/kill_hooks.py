@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Container
 from typing import Any
 
-import engine.checkpoint.state_keeper
+import engine.checkpoint.state_writer
 from engine.evaluation.encode import Evaluator
 from engine.training.trainer import Trainer
 from modules.pretrain_model import PretrainModel
@@ -41,7 +41,7 @@ def tell_phases(pipe: int) -> None:
         return lambda call: None if os.write(pipe, letter) else None
 
     before(Trainer, "_optimiser_step", note(b"s"))
-    before(engine.checkpoint.state_keeper, "write_state", note(b"w"))
+    before(engine.checkpoint.state_writer, "write_state", note(b"w"))
     before(Evaluator, "encode", note(b"e"))
     before(Evaluator, "measure", note(b"b"), after=True)
 
@@ -63,14 +63,14 @@ def full_disk() -> None:
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[-1] // 2, hard))
 
-    original = engine.checkpoint.state_keeper.write_state
+    original = engine.checkpoint.state_writer.write_state
 
     def write_state(state: Any, path: Any) -> None:
         original(state, path)
         sizes.append(path.stat().st_size)
 
-    engine.checkpoint.state_keeper.write_state = write_state  # type: ignore[assignment]
-    before(engine.checkpoint.state_keeper, "write_state", limit)
+    engine.checkpoint.state_writer.write_state = write_state  # type: ignore[assignment]
+    before(engine.checkpoint.state_writer, "write_state", limit)
 
 
 def nan_losses(steps: Container[int]) -> None:

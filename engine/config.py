@@ -15,13 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.atomic_files import write_json
-from dataloaders.datasets import registry
-from engine.config_checks import check_config
+from dataloaders.datasets.registry import DATASETS as DATASET_SPECS
 
-LANGUAGES = {name: spec.languages for name, spec in registry.DATASETS.items()}
+LANGUAGES = {name: spec.languages for name, spec in DATASET_SPECS.items()}
 DATASETS = tuple(LANGUAGES)
 ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt"}  # METHOD 6
 
@@ -292,10 +289,10 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 
 def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[str]]:
-    """Parse and check a command line.
+    """Parse a command line; `config_checks.check_config` says whether the settings can work together.
 
     Returns the configuration and a list of remarks for the log: flags given that have no effect any more.
-    Raises `ValueError` naming the flag and what would be right; argparse exits with 2 on unknown flags.
+    argparse exits with 2 on unknown flags.
     """
     parser = build_parser(program)
     values = vars(parser.parse_args(argv))
@@ -303,12 +300,13 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
     values["data_dir"] = values["data_dir"] or os.environ.get("HMMC_DATA", "") or "data"
     remarks = []
     if values["enable_amp"]:
+        import torch  # takes seconds, which --help need not wait for
+
         on_gpu = torch.accelerator.is_available()
         if on_gpu and values["precision"] == "fp32":  # --precision says more exactly what is wanted
             values["precision"] = "fp16"
         remarks = [] if on_gpu else ["--enable_amp: no GPU here, training in " + values["precision"]]
     config = Config(**values)
-    check_config(config, program=program)
     if config.mask_duplicates and config.do_pretrain and config.negatives == "queue":
         remarks.append("--mask_duplicates has no effect: keys in a queue do not tell where they come from")
     remarks += [

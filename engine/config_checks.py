@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-import torch
-
+from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS
-
-if TYPE_CHECKING:
-    from engine.config import Config
+from engine.config import Config, parse_config
 
 MAX_POSITIONS = 48  # rows of `frame_position_embeddings`, METHOD 1
 NOT_NEGATIVE = (
@@ -20,8 +17,18 @@ NOT_NEGATIVE = (
 FREEZABLE = ("image", "text", "temporal")
 
 
+def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[str]]:
+    """`parse_config`, then `check_config`: the settings of a run, and remarks for its log.
+
+    Raises `UserError` naming the flag and what would be right; argparse exits with 2 on unknown flags.
+    """
+    config, remarks = parse_config(argv, program=program)
+    check_config(config, program=program)
+    return config, remarks
+
+
 def check_config(config: Config, *, program: str) -> None:
-    """Raise `ValueError` for settings that cannot work, whatever the data."""
+    """Raise `UserError` for settings that cannot work, whatever the data."""
     _check_job(config, program=program)
     _check_evaluation(config)
     _check_memory(config)
@@ -55,10 +62,12 @@ def check_config(config: Config, *, program: str) -> None:
         config.top_frames <= config.max_frames,
         f"--top_frames {config.top_frames}: cannot exceed --max_frames {config.max_frames}",
     )
-    _require(
-        config.precision != "fp16" or torch.accelerator.is_available(),
-        "--precision fp16: needs a GPU; on a CPU give bf16 or fp32",
-    )
+    if config.precision == "fp16":
+        import torch  # takes seconds, which other runs need not wait for
+
+        _require(
+            torch.accelerator.is_available(), "--precision fp16: needs a GPU; on a CPU give bf16 or fp32"
+        )
     _require(config.contrast_num_negative >= 1, "--contrast_num_negative: must be at least 1")
     _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must lie between 0 and 1")
     _require(config.contrast_temperature > 0, "--contrast_temperature: must be above 0")
@@ -127,4 +136,4 @@ def _check_memory(config: Config) -> None:
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from common.errors import UserError
 from dataloaders.datasets.eval_protocol import apply_protocol
 from dataloaders.datasets.known_splits import describe_split, leaks, name_mismatch
-from dataloaders.datasets.registry import VALIDATION, SplitFiles, default_files, read_examples
+from dataloaders.datasets.registry import VALIDATION, SplitFiles, read_examples
 from dataloaders.datasets.splits import MissingVideos, exclude_missing, hold_out, match_store_ids
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
@@ -20,6 +19,7 @@ from dataloaders.tokenization import Tokenizer
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
+from engine.input_files import evaluated_elsewhere, evaluation_files, training_files, training_split
 from engine.logs.run_log import RunLog
 from modules.backbones.clip_towers import clip_image_size
 from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer
@@ -78,7 +78,7 @@ class EvaluationData:
 
 
 def build_tokenizer(config: Config) -> Tokenizer:
-    """The tokenizer of `--language`. Raises `ValueError` when its files are absent."""
+    """The tokenizer of `--language`. Raises `UserError` when its files are absent."""
     if config.language == "english":
         return ClipTokenizer()
     return ChineseTokenizer(
@@ -89,7 +89,7 @@ def build_tokenizer(config: Config) -> Tokenizer:
 
 
 def input_spec(config: Config, model: DualEncoder) -> InputSpec:
-    """What `model` takes. Raises `ValueError` where the tokenizer's files are absent."""
+    """What `model` takes. Raises `UserError` where the tokenizer's files are absent."""
     return InputSpec(
         tokenizer=build_tokenizer(config),
         context_length=int(model.text_encoder.context_length),  # type: ignore[arg-type]
@@ -98,11 +98,9 @@ def input_spec(config: Config, model: DualEncoder) -> InputSpec:
 
 
 def build_training_data(config: Config, world: World, spec: InputSpec, log: RunLog) -> TrainingData:
-    """Data set, sampler and loader of this rank. Raises `ValueError` naming the file or flag at fault."""
-    split = "pretrain" if config.do_pretrain else "train"
-    files = default_files(config.data_dir, config.dataset, split)
-    files = _override(files, config.train_annotations, config.train_list, config.train_store)
-    examples, store, missing = _read_split(config, world, config.dataset, split, files, log)
+    """Data set, sampler and loader of this rank. Raises `UserError` naming the file or flag at fault."""
+    split = training_split(config)
+    examples, store, missing = _read_split(config, world, config.dataset, split, training_files(config), log)
     if missing:
         log.warning(f"training without {missing}")
     if split == "pretrain":
@@ -139,7 +137,7 @@ def build_evaluation_data(
     try:
         examples, store, missing = _read_split(config, world, name, reads, files, log)
     except ValueError as error:
-        raise ValueError(f"{error}{elsewhere(config)}") from None
+        raise UserError(f"{error}{evaluated_elsewhere(config)}") from None
     return _share(config, world, spec, log, name=name, split="test", of=(examples, store, missing))
 
 
@@ -148,26 +146,9 @@ def build_held_out_data(
 ) -> EvaluationData:
     """This rank's share of the training videos that are held out."""
     assert train.held_out is not None
-    split = "pretrain" if config.do_pretrain else "train"
+    split = training_split(config)
     of = (train.held_out, train.store, MissingVideos((), train.held_out.num_videos))
     return _share(config, world, spec, log, name=config.dataset, split=split, of=of)
-
-
-def evaluation_files(config: Config, split: str) -> SplitFiles:
-    """Files of the test or validation list; --eval_list is the test list's alone.
-
-    Raises `ValueError` where the data set has no validation list.
-    """
-    files = default_files(config.data_dir, config.test_dataset, VALIDATION if split == "val" else split)
-    listing = config.eval_list if split == "test" else None
-    return _override(files, config.eval_annotations, listing, config.eval_store)
-
-
-def elsewhere(config: Config) -> str:
-    """What to add to an error on a data set that the user may not have meant."""
-    if config.test_dataset == config.dataset:
-        return ""
-    return f" (evaluating on {config.test_dataset}; --eval_dataset chooses another)"
 
 
 def _share(
@@ -221,23 +202,23 @@ def report_leaks(train: Examples, test: Examples, log: RunLog) -> None:
 def batch_per_rank(config: Config, world: World, examples: int) -> int:
     """Clips of one forward pass on one rank; `--batch_size` is over all ranks and accumulated passes.
 
-    Raises `ValueError`, with the nearest legal value, for a batch that cannot be shared out evenly or that is
+    Raises `UserError`, with the nearest legal value, for a batch that cannot be shared out evenly or that is
     larger than the training set of `examples`.
     """
     parts = world.size * config.gradient_accumulation_steps
     shared = f"{world.size} ranks x {config.gradient_accumulation_steps} accumulated passes"
     most = examples // parts * parts
     if not most:
-        raise ValueError(f"the training set of {examples} examples is too small for {shared}")
+        raise UserError(f"the training set of {examples} examples is too small for {shared}")
     if config.batch_size > examples:
-        raise ValueError(
+        raise UserError(
             f"--batch_size {config.batch_size}: larger than the training set of {examples} examples; "
             f"give at most {most}"
         )
     if config.batch_size % parts:
         below = config.batch_size // parts * parts
         legal = " or ".join(str(n) for n in (below, below + parts) if 0 < n <= most)
-        raise ValueError(f"--batch_size {config.batch_size}: cannot be shared over {shared}; give {legal}")
+        raise UserError(f"--batch_size {config.batch_size}: cannot be shared over {shared}; give {legal}")
     return config.batch_size // parts
 
 
@@ -247,7 +228,7 @@ def _read_split(
     """Annotations and store of a split, without the videos that the store lacks if `--allow_missing`."""
     examples = read_examples(name, split, language=config.language, files=files)
     if not examples.num_captions:
-        raise ValueError(f"{files.annotations}: no captions for the {split} split of {name}")
+        raise UserError(f"{files.annotations}: no captions for the {split} split of {name}")
     if world.is_main:
         log.info(describe_split(name, "val" if split == VALIDATION else split, examples))
         mismatch = name_mismatch(name, files.list, num_videos=examples.num_videos)
@@ -259,9 +240,9 @@ def _read_split(
     # One rank looks: on a network disk a million look-ups from every rank would take the file server down.
     present, missing = world.broadcast(exclude_missing(examples, store) if world.is_main else None)
     if missing and not config.allow_missing:
-        raise ValueError(absent_videos(store, missing))
+        raise UserError(absent_videos(store, missing))
     if not present.num_videos:
-        raise ValueError(
+        raise UserError(
             f"{store.path}: holds none of the {missing.total} videos of the {split} split of {name}"
         )
     return present, store, missing
@@ -290,7 +271,7 @@ def _dataset(
 ) -> VideoTextDataset:
     words = config.max_words or TEXT_WORDS.get((name, split), DEFAULT_WORDS)
     if words > spec.context_length:
-        raise ValueError(f"--max_words {words}: the text encoder takes at most {spec.context_length} tokens")
+        raise UserError(f"--max_words {words}: the text encoder takes at most {spec.context_length} tokens")
     return VideoTextDataset(
         examples,
         store,
@@ -319,10 +300,3 @@ def _loader(
         num_workers=config.num_thread_reader,
         pin_memory=world.device.type == "cuda",
     )
-
-
-def _override(
-    files: SplitFiles, annotations: str | None, listing: str | None, store: str | None
-) -> SplitFiles:
-    given = {"annotations": annotations, "list": listing, "store": store}
-    return replace(files, **{key: Path(os.path.expanduser(value)) for key, value in given.items() if value})

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from common.errors import UserError
 from engine.checkpoint.weights import load_state, read_state
 from engine.config import Config
 from engine.logs.run_log import RunLog
@@ -21,7 +22,7 @@ from modules.video_encoder import VideoEncoder
 
 
 def build_model(config: Config, log: RunLog) -> DualEncoder:
-    """The model of this run. Raises `ValueError` naming the weights that are absent or do not fit."""
+    """The model of this run. Raises `UserError` naming the weights that are absent or do not fit."""
     # A checkpoint gives every encoder weight or is refused, so nothing else needs to be there.
     fresh = config.init_model is None
     cache_dir = config.cache_dir or None
@@ -52,12 +53,12 @@ def build_model(config: Config, log: RunLog) -> DualEncoder:
 
 
 def _prepare_for_training(config: Config, model: DualEncoder) -> None:
-    """--freeze and --grad_checkpointing. Raises `ValueError` naming the flag where the model cannot."""
+    """--freeze and --grad_checkpointing. Raises `UserError` naming the flag where the model cannot."""
     for entry in filter(None, config.freeze.split(",")):
         part, _, layers = entry.strip().partition(":")
         freeze(model, part, int(layers) if layers else None)
     if config.is_training and nothing_learns(model.parameters()):
-        raise ValueError(f"--freeze {config.freeze}: leaves nothing to train")
+        raise UserError(f"--freeze {config.freeze}: leaves nothing to train")
     if config.grad_checkpointing:
         checkpoint_activations(model)
 

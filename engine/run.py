@@ -1,17 +1,17 @@
-"""The whole program, top to bottom, for both entry scripts."""
+"""One run of either entry script, from its settings to its results."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.errors import UserError
 from dataloaders.loader import end_workers
 from engine.checkpoint.random_state import seed_streams
 from engine.checkpoint.resume import Resumed, find_state
-from engine.config import Config, parse_config
+from engine.config import Config
 from engine.data import (
     DEFAULT_WORDS,
     TEXT_WORDS,
@@ -30,50 +30,10 @@ from engine.model_setup import build_model
 from engine.parameters import parameter_table, parts_of, save_parameters
 from engine.process.errors import StoppedBySignal, TrainingStopped, explain
 from engine.process.signals import StopRequest
+from engine.report.run_report import report_evaluation
 from engine.training.fit import Fit
 from engine.training.selection import Selection
 from modules.dual_encoder import DualEncoder
-
-
-def program(name: str, argv: Sequence[str] | None) -> int:
-    """Run `name` with `argv`. Returns the exit code: 0 done, or stopped by a signal with all saved; 1 stopped
-    in training, or a file of a folder left out; 2 bad input; 128 + n stopped by signal n (130 by Ctrl-C).
-    """
-    _print_any_text()
-    try:
-        with StopRequest() as stop:
-            config, remarks = parse_config(argv, program=name)
-            return run(config, remarks, stop=stop)
-    except StoppedBySignal as stopped:
-        print(f"{name}: {stopped}", file=sys.stderr)
-        return stopped.exit_code
-    except TrainingStopped as error:
-        print(f"{name}: stopped: {error}", file=sys.stderr)
-        return 1
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        explanation = explain(error)
-        if explanation is None:
-            raise
-        print(f"{name}: {explanation}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
-        return 2
-
-
-def _print_any_text() -> None:
-    """A Chinese path or caption in a message must not end a run on a terminal of another encoding."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _one_line(error: BaseException) -> str:
-    """The message alone; of an error in a loader process, which comes with its traceback, the last line."""
-    lines = str(error).strip().splitlines()
-    if len(lines) > 1 and "DataLoader worker" in lines[0]:
-        return lines[-1].partition(": ")[2]
-    return " ".join(lines)
 
 
 def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> int:
@@ -89,6 +49,12 @@ def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> in
         if log is not None:
             log.warning(str(end))
         raise
+    except UserError:
+        raise
+    except Exception as error:
+        if log is not None and explain(error) is None:
+            log.traceback(rank=world.rank)
+        raise
     finally:
         if log is not None:
             log.close()
@@ -102,9 +68,9 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
             return evaluate_folder(config, world, log)
         resumed = find_state(config, world, log)
         seed_streams(config.seed)  # the same first weights on every rank
-        model = world.main_first(lambda: build_model(_weights_from(config, resumed), log))
+        model = world.rank0_first(lambda: build_model(_weights_from(config, resumed), log))
         seed_streams(config.seed + 1 + world.rank)  # but not the same dropout
-        spec = world.main_first(lambda: input_spec(config, model))
+        spec = world.rank0_first(lambda: input_spec(config, model))
         if config.do_params:
             _report_parameters(config, model, world, log)
             return 0
@@ -135,7 +101,10 @@ def _evaluate(config: Config, model: DualEncoder, world: World, spec: InputSpec,
     test = build_evaluation_data(config, world, spec, log)
     evaluator = build_evaluator(config, world, test, log)
     bank = build_bank(config, world, spec) if config.qb_norm else None
-    evaluate(config, model, evaluator, test, log, epoch=None, checkpoint=config.init_model, bank=bank)
+    evaluation = evaluate(
+        config, model, evaluator, test, log, epoch=None, checkpoint=config.init_model, bank=bank
+    )
+    report_evaluation(config, evaluation, world, log)
 
 
 def _weights_from(config: Config, resumed: Resumed) -> Config:
@@ -146,7 +115,7 @@ def _weights_from(config: Config, resumed: Resumed) -> Config:
 def _open_output(config: Config, world: World) -> RunLog:
     """Make OUTPUT_DIR, save the configuration there, open the log.
 
-    Raises `ValueError` naming the flag if that cannot be, and on every rank: nobody waits for rank 0.
+    Raises `UserError` naming the flag where it cannot, on every rank, so that none waits for rank 0.
     """
     folder = Path(config.output_dir)
     problem: str | None = None
@@ -161,13 +130,13 @@ def _open_output(config: Config, world: World) -> RunLog:
             wandb=config.wandb,
             config=dataclasses.asdict(config),
         )
+    except UserError as error:
+        problem = str(error)
     except OSError as error:
         problem = f"--output_dir {folder}: cannot be written ({error.strerror})"
-    except (ValueError, ImportError) as error:
-        problem = str(error)
     problem = world.broadcast(problem)
     if problem:
-        raise ValueError(problem)
+        raise UserError(problem)
     return log
 
 

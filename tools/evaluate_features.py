@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.atomic_files import write_text
-from engine.evaluation.compute_metrics import Bank, Measures, measure
+from engine.evaluation.compute_metrics import Bank, SplitMetrics, compute_metrics
 from engine.evaluation.feature_files import FeatureSet, file_digest, load_features
 from engine.evaluation.features import Features, check_features
 from engine.evaluation.metrics import format_metrics, protocol_of
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], Measures, list[str]]:
+def evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], SplitMetrics, list[str]]:
     """(everything that goes to --json, the measures, remarks on odd features)."""
     _check_flags(arguments)
     if arguments.similarity:
@@ -109,7 +109,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], Measures, l
         tiles, scale = ScoreTiles(made.features, **options), LOGIT_SCALE
         bank = _bank(arguments, made, options) if arguments.qb_norm else None
         about["top_frames"] = options["top_frames"]
-    measured = measure(
+    measured = compute_metrics(
         tiles,
         owner,
         logit_scale=scale,
@@ -122,7 +122,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], Measures, l
         "captions": tiles.num_captions,
         "videos": tiles.num_videos,
         "protocol": protocol_of(owner, str(about.get("protocol", "auto"))),
-        "post_processing": measured.looks_at,
+        "post_processing": measured.post_processing,
         **measured.values,
         "intervals": measured.intervals,
     }
@@ -197,7 +197,7 @@ def _bank(arguments: argparse.Namespace, made: FeatureSet, options: dict[str, An
     return Bank(captions, videos, arguments.qb_beta)
 
 
-def table(result: dict[str, Any], measured: Measures) -> list[str]:
+def table(result: dict[str, Any], measured: SplitMetrics) -> list[str]:
     """Lines for people: counts, both directions, intervals of R@1, post-processed figures."""
     lines = [f"{result['captions']:,} captions, {result['videos']:,} videos; {result['protocol']['queries']}"]
     lines += format_metrics(measured.values)
@@ -205,7 +205,7 @@ def table(result: dict[str, Any], measured: Measures) -> list[str]:
         if name in measured.intervals:
             low, high = measured.intervals[name]
             lines.append(f"{name}: 95% {low:.1f} to {high:.1f}")
-    for name, sentence in measured.looks_at.items():
+    for name, sentence in measured.post_processing.items():
         shown = {key[len(name) + 1 :]: v for key, v in measured.values.items() if key.startswith(f"{name}/")}
         lines += [f"{name} {line}" for line in format_metrics(shown)]
         lines.append(f"  ({sentence})")

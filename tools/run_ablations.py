@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_all(data_dir: Path, out: Path, extra: Sequence[str]) -> int:
     # Imported when something is to be run: torch takes seconds.
-    from engine.run import program
+    from engine.program import program
     from tools import collect_results
 
     rows: list[str] = []

@@ -22,7 +22,8 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.config import PROGRAMS, Config, parse_config
+from engine.config import PROGRAMS, Config
+from engine.config_checks import parse_and_check
 from engine.distributed.world import World
 from engine.evaluation.feature_files import file_digest
 from engine.evaluation.folder import CheckpointFolder, epoch_of, list_checkpoints
@@ -79,7 +80,7 @@ def evaluation_config(settings: Settings, flags: Sequence[str], *, output_dir: P
     if settings["do_pretrain"] or settings.get("eval_dataset"):
         known = {f.name: settings[f.name] for f in dataclasses.fields(Config) if f.name in settings}
         argv.append(f"--eval_dataset={Config(**known).test_dataset}")
-    config, _ = parse_config([*argv, *_as_flags(settings), *flags], program=PROGRAM)
+    config, _ = parse_and_check([*argv, *_as_flags(settings), *flags], program=PROGRAM)
     return config
 
 

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from common.atomic_files import atomic_path
-from common.errors import FileError
+from common.errors import FileError, UserError
 
 State = dict[str, torch.Tensor]
 
@@ -34,18 +34,18 @@ def read_state(path: str | os.PathLike[str]) -> State:
     Takes `torch.save` files (read with `weights_only`) and safetensors, told apart by content; undoes
     wrapping dicts, `module.` prefixes and BERT's old `gamma`/`beta`. Tensors keep the file's dtype and, where
     its form allows, stay in the mapped file until they are used: `load_state` makes float32 of them.
-    Raises `ValueError`: no such file, truncated, holds code, holds no tensors, or one name twice.
+    Raises `UserError`: no such file, truncated, holds code, holds no tensors, or one name twice.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path}: no such file")
+        raise UserError(f"checkpoint {path}: no such file")
     raw = _read_safetensors(path) if _is_safetensors(path) else _tensors(_read_torch(path), path=path)
     state = {_published_name(name): tensor for name, tensor in raw.items()}
     if not state:
-        raise ValueError(f"checkpoint {path}: holds no tensors; expected a state dict")
+        raise UserError(f"checkpoint {path}: holds no tensors; expected a state dict")
     if len(state) < len(raw):
         twice = [name for name in raw if _published_name(name) != name and _published_name(name) in raw]
-        raise ValueError(f"checkpoint {path}: holds weights both as NAME and under an old name: {twice[0]}")
+        raise UserError(f"checkpoint {path}: holds weights both as NAME and under an old name: {twice[0]}")
     return state
 
 
@@ -87,7 +87,7 @@ def _read_safetensors(path: Path) -> State:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {path}: truncated or not a safetensors file ({_first_line(error)})"
         ) from None
 
@@ -95,7 +95,7 @@ def _read_safetensors(path: Path) -> State:
 def _read_torch(path: Path) -> Any:
     head = _head(path)
     if head.startswith(b"version https:"):
-        raise ValueError(
+        raise UserError(
             f"checkpoint {path}: a Git LFS pointer, not the weights; fetch them with git lfs pull"
         )
     is_archive = head.startswith(b"PK")
@@ -108,7 +108,7 @@ def _read_torch(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # damaged files fail in many ways, all of them the file's fault
-        raise ValueError(f"checkpoint {path}: {_reason(error, is_pickle=is_pickle)}") from None
+        raise UserError(f"checkpoint {path}: {_reason(error, is_pickle=is_pickle)}") from None
 
 
 def _reason(error: Exception, *, is_pickle: bool) -> str:
@@ -135,7 +135,7 @@ def _tensors(content: Any, *, path: Path) -> State:
         if inner is None:
             return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
         content = inner
-    raise ValueError(f"checkpoint {path}: holds a {type(content).__name__}; expected a state dict")
+    raise UserError(f"checkpoint {path}: holds a {type(content).__name__}; expected a state dict")
 
 
 def _published_name(name: str) -> str:

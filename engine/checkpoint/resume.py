@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import UserError
 from dataloaders.examples import Examples, PackedStrings
 from engine.checkpoint.states import list_states, newest_state, read_state_file, step_of
 from engine.config import Config
@@ -73,14 +74,14 @@ class Resumed:
 def find_state(config: Config, world: World, log: RunLog) -> Resumed:
     """The state that --resume asks for. Collective: rank 0 looks, all read.
 
-    `auto`: the newest whole one of OUTPUT_DIR, or none, with a word on each broken one. Raises `ValueError`
+    `auto`: the newest whole one of OUTPUT_DIR, or none, with a word on each broken one. Raises `UserError`
     where a path has none, or settings differ that change the numbers.
     """
     if config.resume is None or not config.is_training:
         return Resumed()
     path, problem = world.broadcast(_choose(config, log) if world.is_main else None)
     if problem:
-        raise ValueError(problem)
+        raise UserError(problem)
     if path is None:
         return Resumed()
     state = read_state_file(path)
@@ -117,7 +118,7 @@ def _choose(config: Config, log: RunLog) -> tuple[Path | None, str | None]:
 def compare_settings(config: Config, saved: Mapping[str, Any], *, path: Path) -> list[str]:
     """Remarks on settings after which the run goes on, but not bit by bit.
 
-    Raises `ValueError` naming each flag that has to be as it was, with both values.
+    Raises `UserError` naming each flag that has to be as it was, with both values.
     """
     now = dataclasses.asdict(config)
     # A flag that an older version did not have is left out.
@@ -125,7 +126,7 @@ def compare_settings(config: Config, saved: Mapping[str, Any], *, path: Path) ->
     refused = [name for name in changed if name not in NOT_EXACT]
     if refused:
         values = ", ".join(f"--{name} {now[name]} (was {saved[name]})" for name in refused)
-        raise ValueError(f"--resume: settings differ from those of {path}: {values}")
+        raise UserError(f"--resume: settings differ from those of {path}: {values}")
     return [
         f"--{name} {now[name]} (was {saved[name]}): the same mathematics, but no longer bit by bit"
         for name in changed
@@ -133,17 +134,17 @@ def compare_settings(config: Config, saved: Mapping[str, Any], *, path: Path) ->
 
 
 def compare_data(now: Mapping[str, Any], resumed: Resumed) -> None:
-    """Raise `ValueError` where the training examples are not those of the saved run."""
+    """Raise `UserError` where the training examples are not those of the saved run."""
     if resumed.path is None:
         return
     saved = resumed.state["data"]
     if now["examples"] != saved["examples"]:
-        raise ValueError(
+        raise UserError(
             f"--resume: {now['examples']:,} training examples, {resumed.path} was made with "
             f"{saved['examples']:,}; give the same --dataset, --data_dir and training files"
         )
     if now["sha256"] != saved["sha256"]:
-        raise ValueError(
+        raise UserError(
             f"--resume: the training texts or videos are not those of {resumed.path}, though as many; give "
             "the same training files"
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from common.atomic_files import atomic_open
+from common.errors import UserError
 
 FORM = "hmmc training state"
 VERSION = 1
@@ -69,10 +70,10 @@ def remove_leftovers(folder: Path) -> None:
 def read_state_file(path: Path, *, thorough: bool = False) -> dict[str, Any]:
     """The state in `path`, on the CPU, its tensors in the mapped file. `thorough` checks every byte's sum.
 
-    Raises `ValueError` naming the file where it is absent, damaged or no training state.
+    Raises `UserError` naming the file where it is absent, damaged or no training state.
     """
     if not path.is_file():
-        raise ValueError(f"training state {path}: no such file")
+        raise UserError(f"training state {path}: no such file")
     if thorough:
         _check_sums(path)
     try:
@@ -80,14 +81,14 @@ def read_state_file(path: Path, *, thorough: bool = False) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception:  # damaged files fail in many ways
-        raise ValueError(f"training state {path}: truncated or not a torch file") from None
+        raise UserError(f"training state {path}: truncated or not a torch file") from None
     if not isinstance(state, dict) or state.get("form") != FORM:
-        raise ValueError(f"training state {path}: not a training state of this project")
+        raise UserError(f"training state {path}: not a training state of this project")
     if state.get("version") != VERSION:
-        raise ValueError(f"training state {path}: version {state.get('version')}, this code reads {VERSION}")
+        raise UserError(f"training state {path}: version {state.get('version')}, this code reads {VERSION}")
     missing = [name for name in PARTS if name not in state]
     if missing:
-        raise ValueError(f"training state {path}: lacks {', '.join(missing)}")
+        raise UserError(f"training state {path}: lacks {', '.join(missing)}")
     return state
 
 
@@ -96,9 +97,9 @@ def _check_sums(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError):
-        raise ValueError(f"training state {path}: truncated or not a torch file") from None
+        raise UserError(f"training state {path}: truncated or not a torch file") from None
     if damaged is not None:
-        raise ValueError(f"training state {path}: damaged in {damaged}")
+        raise UserError(f"training state {path}: damaged in {damaged}")
 
 
 def newest_state(folder: Path) -> tuple[Path | None, list[str]]:

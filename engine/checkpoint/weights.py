@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.errors import UserError
 from engine.checkpoint.files import State, checkpoint_path, read_state, save_state
 
 __all__ = [
@@ -96,7 +97,7 @@ class LoadReport:
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str) -> LoadReport:
     """Copy into `model`, in its dtype, what fits by name and shape. `path`: the file, for report and errors.
 
-    Encoders load whole, with nothing left over, or `ValueError` is raised: training would go on from random
+    Encoders load whole, with nothing left over, or `UserError` is raised: training would go on from random
     weights. So it is for a weight to be loaded that is not finite, or no floating-point number. Each other
     part (momentum copies, projector, predictor, head, queues) loads whole or starts anew, momentum copies as
     copies of the encoders.
@@ -159,7 +160,7 @@ def _refuse_half_an_encoder(report: LoadReport, state: Mapping[str, torch.Tensor
     differing = f"{len(misshapen)} of another shape" + _examples(misshapen)
     homeless = f"{len(surplus)} that this model has no place for" + _examples(surplus)
     parts = ((lacking, missing), (differing, misshapen), (homeless, surplus))
-    raise ValueError(
+    raise UserError(
         f"checkpoint {report.path} does not fit this model: "
         + "; ".join(part for part, names in parts if names)
         + _hint(missing, state)
@@ -187,13 +188,13 @@ def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], o
     other = [name for name in weights if not state[name].is_floating_point()]
     if other:
         dtype = str(state[other[0]].dtype).removeprefix("torch.")
-        raise ValueError(
+        raise UserError(
             f"checkpoint {report.path}: {len(other)} weights are not floating-point but {dtype}"
             + _examples(other)
         )
     bad = [name for name in weights if not _fits_float32(state[name])]
     if bad:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {report.path}: {len(bad)} weights hold values that are not finite in float32"
             f"{_examples(bad)}"
         )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from common.errors import UserError
 from engine.distributed.world import World
 
 if TYPE_CHECKING:
@@ -30,16 +31,16 @@ METHODS = ("encode", "encode_keys", "losses", "encode_video", "encode_text")
 def shard(model: DualEncoder, world: World) -> nn.Module:
     """`model`, sharded in place: every transformer layer, then what is left of each part.
 
-    Raises `ValueError` where the ranks have no process group: one process has nothing to share out.
+    Raises `UserError` where the ranks have no process group: one process has nothing to share out.
     """
     if world.size == 1:
-        raise ValueError(
+        raise UserError(
             "--fsdp: shares the model over ranks, and there is one; start several, or leave it out"
         )
     try:
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     except ImportError:
-        raise ValueError(f"--fsdp: torch {torch.__version__} has no fully_shard, 2.6 has") from None
+        raise UserError(f"--fsdp: torch {torch.__version__} has no fully_shard, 2.6 has") from None
     # About operations in place on what a part returns: there are none.
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))

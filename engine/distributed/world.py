@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import datetime
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from common.errors import UserError
 
 T = TypeVar("T")
 TIMEOUT = datetime.timedelta(minutes=30)
@@ -35,7 +34,7 @@ class World:
         """Join the group that the launcher describes (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone.
 
         `local_rank` is the launcher's old `--local_rank` flag; the environment goes before it. Backend: NCCL
-        where each rank has an accelerator, gloo otherwise. Raises `ValueError` when a rank has no device, or
+        where each rank has an accelerator, gloo otherwise. Raises `UserError` when a rank has no device, or
         when the ranks do not find each other.
         """
         rank, size = int(environ.get("RANK", 0)), int(environ.get("WORLD_SIZE", 1))
@@ -46,7 +45,7 @@ class World:
             try:
                 dist.init_process_group(backend, **_meeting(rank, size, environ), timeout=TIMEOUT)
             except dist.DistError as error:  # a port in use, a machine that does not answer
-                raise ValueError(f"rank {rank} cannot meet the others: {error}") from None
+                raise UserError(f"rank {rank} cannot meet the others: {error}") from None
         return cls(rank, size, device)
 
     @property
@@ -61,7 +60,7 @@ class World:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def main_first(self, build: Callable[[], T]) -> T:
+    def rank0_first(self, build: Callable[[], T]) -> T:
         """`build()` on rank 0, then on the others: so that rank 0 alone downloads."""
         if self.size == 1:
             return build()
@@ -120,22 +119,6 @@ class World:
             dist.destroy_process_group()
 
 
-def end_process(code: int) -> NoReturn:
-    """End this process; as one of several ranks without taking the interpreter apart.
-
-    A group's threads outlive `destroy_process_group` while anything holds the group: DDP does, and torch's
-    caches of device meshes. One that drops its last tensor while Python shuts down wants an interpreter
-    that is gone, and the process aborts (SIGABRT) with all its work done.
-    """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads any more
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
 def _meeting(rank: int, size: int, environ: Mapping[str, str]) -> dict[str, Any]:
     """Where the ranks meet, for `init_process_group`.
 
@@ -172,7 +155,7 @@ def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
             if store.check([f"{name} taken by {other}"]):
                 waiting.remove(other)
         if time.monotonic() > end:
-            raise ValueError(f"rank 0 cannot meet the others: no word from ranks {sorted(waiting)[:8]}")
+            raise UserError(f"rank 0 cannot meet the others: no word from ranks {sorted(waiting)[:8]}")
         time.sleep(0.01)
     return name
 
@@ -183,7 +166,7 @@ def _device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     count = torch.accelerator.device_count()
     if local_rank >= count:
-        raise ValueError(
+        raise UserError(
             f"local rank {local_rank} has no device: {count} visible; start at most {count} processes on "
             "this machine, or hide all devices to run on the CPU (CUDA_VISIBLE_DEVICES=)"
         )

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.errors import UserError
 from engine.distributed.sharding import is_sharded, shard
 from engine.distributed.world import World
 from modules.dual_encoder import DualEncoder
@@ -24,10 +25,10 @@ def wrap(
     """`model`, on its device, made ready for `world`: sharded and compiled in place, or inside of DDP.
 
     With a gradient cache (`cached`) there is no DDP: `average_gradients` does its work once a step. Raises
-    `ValueError` naming the flag for what cannot be.
+    `UserError` naming the flag for what cannot be.
     """
     if fsdp and compiled:
-        raise ValueError("--compile: does not go together with --fsdp; leave one of them out")
+        raise UserError("--compile: does not go together with --fsdp; leave one of them out")
     if compiled:
         compile_encoders(model, world.device)
     if fsdp:
@@ -46,11 +47,11 @@ def wrap(
 def compile_encoders(model: DualEncoder, device: torch.device) -> None:
     """torch.compile the encoders in place, so that the names of weights stay the published ones.
 
-    Raises `ValueError` where the machine lacks the C++ compiler that CPU code needs.
+    Raises `UserError` where the machine lacks the C++ compiler that CPU code needs.
     """
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
-        raise ValueError(f"--compile: needs a C++ compiler on CPUs, {compiler} is not there; install one")
+        raise UserError(f"--compile: needs a C++ compiler on CPUs, {compiler} is not there; install one")
     for encoder in _encoders(model):
         for part in encoder.children():
             # Containers are never called; parameters that lie beside the parts stay outside.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import UserError
 from engine.evaluation.metrics import RECALL_AT
 from engine.evaluation.ranking import Rankings
 
@@ -66,13 +67,13 @@ def paired_bootstrap(
     `clusters` [Q] says which queries belong together (the video of a caption); by default each stands alone.
     Both systems are resampled by the same draws. Queries that are NaN in either are left out. p is twice
     the smaller share of resamples on one side of 0, zeros counted on both: it is at most 0.05 just where the
-    interval leaves 0 out. Raises `ValueError` where the lengths differ or nothing is left.
+    interval leaves 0 out. Raises `UserError` where the lengths differ or nothing is left.
     """
     if a.shape != b.shape:
-        raise ValueError(f"paired bootstrap: {len(a)} queries in A, {len(b)} in B")
+        raise UserError(f"paired bootstrap: {len(a)} queries in A, {len(b)} in B")
     ranked = ~(np.isnan(a) | np.isnan(b))
     if not ranked.any():
-        raise ValueError("paired bootstrap: no query is ranked in both")
+        raise UserError("paired bootstrap: no query is ranked in both")
     groups = np.arange(len(a)) if clusters is None else clusters
     names, number = np.unique(groups[ranked], return_inverse=True)
     gain = _statistics(b[ranked]) - _statistics(a[ranked])

@@ -12,8 +12,8 @@ import numpy as np
 from engine.distributed.world import World
 from engine.evaluation.bootstrap import intervals
 from engine.evaluation.metrics import all_metrics
-from engine.evaluation.normalization import LOOKS_AT, BankSums, DualSoftmax, QueryBank
-from engine.evaluation.ranking import PLAIN_WORLD, Rankings, rank_tiles
+from engine.evaluation.normalization import POST_PROCESSING_NOTES, BankSums, DualSoftmax, QueryBank
+from engine.evaluation.ranking import SINGLE_PROCESS, Rankings, rank_tiles
 from engine.evaluation.similarity import Tiles
 
 
@@ -27,17 +27,17 @@ class Bank:
 
 
 @dataclass(frozen=True)
-class Measures:
+class SplitMetrics:
     """`values`: `all_metrics` by name, post-processed ones after `dsl/`, `qb_norm_static/`,
-    `qb_norm_dynamic/`; `intervals`: 95% of the plain ones; `looks_at`: a sentence on each post-processing."""
+    `qb_norm_dynamic/`; `intervals`: 95% of the plain ones; `post_processing`: a sentence on each kind."""
 
     rankings: Rankings
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    looks_at: dict[str, str]
+    post_processing: dict[str, str]
 
 
-def measure(
+def compute_metrics(
     tiles: Tiles,
     video_of_caption: np.ndarray,
     *,
@@ -45,25 +45,25 @@ def measure(
     resamples: int = 0,
     dsl_temperature: float | None = None,
     bank: Bank | None = None,
-    world: World = PLAIN_WORLD,
-) -> Measures:
+    world: World = SINGLE_PROCESS,
+) -> SplitMetrics:
     """Rank and count. Collective. `resamples` 0: no intervals; without `dsl_temperature` or `bank`: plain."""
     plain = rank_tiles(tiles, video_of_caption, world=world)
     values = all_metrics(plain)
-    looks_at = {}
+    post_processing = {}
     if dsl_temperature is not None:
         scoring = DualSoftmax(tiles, temperature=dsl_temperature, logit_scale=logit_scale, world=world)
         found = all_metrics(rank_tiles(tiles, video_of_caption, world=world, scoring=scoring))
         values.update({f"dsl/{name}": value for name, value in found.items()})
-        looks_at["dsl"] = f"temperature {dsl_temperature:g}; {LOOKS_AT['dsl']}"
+        post_processing["dsl"] = f"temperature {dsl_temperature:g}; {POST_PROCESSING_NOTES['dsl']}"
     if bank is not None:
         found, sentences = _with_bank(
             tiles, video_of_caption, plain, bank, logit_scale=logit_scale, world=world
         )
         values.update(found)
-        looks_at.update(sentences)
+        post_processing.update(sentences)
     limits = intervals(plain, video_of_caption, resamples=resamples) if resamples else {}
-    return Measures(plain, values, limits, looks_at)
+    return SplitMetrics(plain, values, limits, post_processing)
 
 
 def _with_bank(
@@ -84,7 +84,7 @@ def _with_bank(
     )
     size = f"beta {bank.beta:g}, {bank.captions.num_captions} bank captions"
     size += f", {bank.videos.num_videos} bank videos" if bank.videos else "; text to video only"
-    values, looks_at = {}, {}
+    values, post_processing = {}, {}
     for name, dynamic in (("qb_norm_static", False), ("qb_norm_dynamic", True)):
         scoring = QueryBank(
             plain,
@@ -97,5 +97,5 @@ def _with_bank(
         found = all_metrics(rank_tiles(tiles, video_of_caption, world=world, scoring=scoring))
         told = {key: value for key, value in found.items() if of_captions or "t2v/" in key}
         values.update({f"{name}/{key}": value for key, value in told.items()})
-        looks_at[name] = f"{size}; {LOOKS_AT[name]}"
-    return values, looks_at
+        post_processing[name] = f"{size}; {POST_PROCESSING_NOTES[name]}"
+    return values, post_processing

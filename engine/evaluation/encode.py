@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from engine.distributed.world import World
-from engine.evaluation.compute_metrics import Bank, Measures, measure
+from engine.evaluation.compute_metrics import Bank, SplitMetrics, compute_metrics
 from engine.evaluation.features import Features, Names, check_features
 from engine.evaluation.similarity import ScoreTiles
 from engine.logs.run_log import RunLog
@@ -41,7 +41,7 @@ class Evaluator:
 
     def evaluate(self, model: DualEncoder) -> dict[str, float]:
         """The plain figures (`engine.evaluation.metrics.all_metrics`), the same on every rank."""
-        return self.measure(self.encode(model)).values
+        return self.compute_metrics(self.encode(model)).values
 
     @torch.inference_mode()
     def encode(self, model: DualEncoder) -> Features:
@@ -86,7 +86,7 @@ class Evaluator:
         """The similarity, tile by tile."""
         return ScoreTiles(features, top_frames=self.top_frames, logit_scale=self.logit_scale)
 
-    def measure(
+    def compute_metrics(
         self,
         features: Features,
         *,
@@ -94,10 +94,10 @@ class Evaluator:
         dsl_temperature: float | None = None,
         bank: torch.Tensor | None = None,
         qb_beta: float = 20.0,
-    ) -> Measures:
+    ) -> SplitMetrics:
         """Rank and count (`compute_metrics.measure`); what is odd about the features is logged. Collective.
 
-        `bank` [B, D] are training captions for querybank normalisation. Raises `ValueError` on features that
+        `bank` [B, D] are training captions for querybank normalisation. Raises `UserError` on features that
         cannot be ranked, with names.
         """
         remarks = check_features(
@@ -105,7 +105,7 @@ class Evaluator:
         )
         for remark in remarks:
             self.log.warning(remark)
-        return measure(
+        return compute_metrics(
             self.tiles(features),
             self.video_of_caption,
             logit_scale=self.logit_scale,

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from dataloaders.examples import Examples
-from engine.evaluation.caption_order import CaptionOrder
 from engine.evaluation.ranking import Rankings
+from engine.evaluation.ranking_counts import CaptionOrder
 from engine.evaluation.similarity import Tiles
 
 _SCORES = 1 << 24  # scores held at once

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from common.atomic_files import atomic_path
 from engine.config import Config
 from engine.data import EvaluationData
 from engine.distributed.world import World
-from engine.evaluation.compute_metrics import Measures
+from engine.evaluation.compute_metrics import SplitMetrics
 from engine.evaluation.encode import Evaluator
 from engine.evaluation.feature_files import FeatureSet, file_digest, save_features
 from engine.evaluation.features import Features
@@ -30,6 +30,16 @@ OF_FEATURES = (
     *("clip_model", "pretrained_text", "use_temp", "use_frame_fea", "max_frames", "max_words"),
     *("frame_sample_len", "top_frames", "legacy_special_tokens", "precision"),
 )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: its line in metrics.jsonl, and what a report needs besides."""
+
+    result: dict[str, Any]
+    metrics: SplitMetrics
+    tiles: Tiles
+    data: EvaluationData
 
 
 def build_evaluator(config: Config, world: World, data: EvaluationData, log: RunLog) -> Evaluator:
@@ -63,8 +73,8 @@ def evaluate(
     bank: DataLoader | None = None,
     final: bool = True,
     chosen: Mapping[str, Any] | None = None,
-) -> dict[str, float]:
-    """Evaluate, say the result, append it to metrics.jsonl. Collective. Returns all figures by name.
+) -> Evaluation:
+    """Evaluate, log the result and append it to metrics.jsonl. Collective.
 
     `split` names the list that `data` is of. Only a `final` evaluation is post-processed (`bank`:
     `query_bank.build_bank`) and writes features and similarity. `chosen` says in the result how the
@@ -75,7 +85,7 @@ def evaluate(
     if final and config.qb_norm:
         assert bank is not None
         texts = evaluator.encode_texts(model, bank, "encoding the querybank")
-    measured = evaluator.measure(
+    metrics = evaluator.compute_metrics(
         features,
         resamples=config.bootstrap,
         dsl_temperature=config.dsl_temperature if final and config.dsl else None,
@@ -83,7 +93,7 @@ def evaluate(
         qb_beta=config.qb_beta,
     )
     counts = data.counts()
-    _say(measured, data.dataset if split == "test" else f"{data.dataset} {split}", counts, log)
+    _say(metrics, data.dataset if split == "test" else f"{data.dataset} {split}", counts, log)
     protocol = protocol_of(data.examples.video_of_caption, config.protocol)
     about: dict[str, Any] = {
         "epoch": epoch,
@@ -97,51 +107,24 @@ def evaluate(
         known = checkpoint is not None and Path(checkpoint).is_file()
         about["checkpoint_sha256"] = file_digest(Path(str(checkpoint))) if known else None
         _write_files(config, features, texts, evaluator, data, about | {"protocol": protocol["name"]}, log)
-    extra = {"intervals": measured.intervals, "post_processing": measured.looks_at}
+    extra = {"intervals": metrics.intervals, "post_processing": metrics.post_processing}
     shown = {name: value for name, value in extra.items() if value}
-    result = {**about, **counts, "protocol": protocol, **measured.values, **shown}
+    result = {**about, **counts, "protocol": protocol, **metrics.values, **shown}
     log.result(result)
     prefix = "" if split == "test" else f"{split}/"
-    scalars = {prefix + name: value for name, value in measured.values.items()}
+    scalars = {prefix + name: value for name, value in metrics.values.items()}
     log.scalars(scalars, step=0 if epoch is None else epoch)
-    if final and config.report and evaluator.world.is_main:
-        _report(config, result, measured, evaluator.tiles(features), data, log)
-    return measured.values
+    return Evaluation(result, metrics, evaluator.tiles(features), data)
 
 
-def _report(
-    config: Config,
-    result: Mapping[str, Any],
-    measured: Measures,
-    tiles: Tiles,
-    data: EvaluationData,
-    log: RunLog,
-) -> None:
-    """OUTPUT_DIR/report: after the result is written, so that a full disk costs the page alone."""
-    # Drawing takes a second to import, which a run without a report need not wait for.
-    from engine.report.report import write_report
-
-    page = write_report(
-        Path(config.output_dir) / "report",
-        result={**result, "settings": dataclasses.asdict(config), "missing": list(data.missing.ids)},
-        rankings=measured.rankings,
-        examples=data.examples,
-        tiles=tiles,
-        store=data.store,
-    )
-    log.info(f"report: {page}")
-
-
-def _say(measured: Measures, dataset: str, counts: dict[str, Any], log: RunLog) -> None:
-    for line in format_metrics(measured.values):
+def _say(metrics: SplitMetrics, dataset: str, counts: dict[str, Any], log: RunLog) -> None:
+    for line in format_metrics(metrics.values):
         log.info(f"{dataset} {line}")
     for name in ("t2v/R@1", "v2t/R@1"):
-        if name in measured.intervals:
-            log.info(f"{dataset} {name} 95% interval {{:.1f}} to {{:.1f}}".format(*measured.intervals[name]))
-    for name, sentence in measured.looks_at.items():
-        figures = {
-            key[len(name) + 1 :]: v for key, v in measured.values.items() if key.startswith(f"{name}/")
-        }
+        if name in metrics.intervals:
+            log.info(f"{dataset} {name} 95% interval {{:.1f}} to {{:.1f}}".format(*metrics.intervals[name]))
+    for name, sentence in metrics.post_processing.items():
+        figures = {key[len(name) + 1 :]: v for key, v in metrics.values.items() if key.startswith(f"{name}/")}
         for line in format_metrics(figures):
             log.info(f"{dataset} {name} {line}")
         log.info(f"{name}: {sentence}")

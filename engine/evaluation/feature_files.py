@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from common.atomic_files import atomic_path
+from common.errors import UserError
 from engine.evaluation.features import Features
 
 ARRAYS, NAMES = "features.safetensors", "features.json"
@@ -80,7 +81,7 @@ def load_features(folder: Path, **expected: str | None) -> FeatureSet:
     """Read what `save_features` wrote; the arrays stay in the mapped file until they are used.
 
     `expected` are entries of `about`, for instance `dataset="msrvtt"`, `split="test"`,
-    `checkpoint_sha256=...`. Raises `ValueError`: no such files, not ours, halves of two writings, or of
+    `checkpoint_sha256=...`. Raises `UserError`: no such files, not ours, halves of two writings, or of
     another model or split, where both sides are known.
     """
     try:
@@ -90,17 +91,17 @@ def load_features(folder: Path, **expected: str | None) -> FeatureSet:
             partner = (file.metadata() or {}).get("names_sha256")
         arrays = safetensors.torch.load_file(folder / ARRAYS)
     except FileNotFoundError:
-        raise ValueError(f"{folder}: no features there; expected {ARRAYS} and {NAMES}") from None
+        raise UserError(f"{folder}: no features there; expected {ARRAYS} and {NAMES}") from None
     except (ValueError, safetensors.SafetensorError) as error:  # JSON and UTF-8 errors are ValueErrors
-        raise ValueError(f"{folder}: not features as --save_features writes them ({error})") from None
+        raise UserError(f"{folder}: not features as --save_features writes them ({error})") from None
     if not isinstance(names, dict) or names.get("format") != FORMAT:
-        raise ValueError(f"{folder / NAMES}: not of format {FORMAT}")
+        raise UserError(f"{folder / NAMES}: not of format {FORMAT}")
     if partner != hashlib.sha256(text.encode("utf-8")).hexdigest():
-        raise ValueError(f"{folder}: {ARRAYS} and {NAMES} are not of one writing; write them again")
+        raise UserError(f"{folder}: {ARRAYS} and {NAMES} are not of one writing; write them again")
     about = {key: value for key, value in names.items() if key not in ("format", "video_ids", "captions")}
     for key, wanted in expected.items():
         if wanted is not None and about.get(key) is not None and about[key] != wanted:
-            raise ValueError(f"{folder}: features of {key} {about[key]}, not {wanted}")
+            raise UserError(f"{folder}: features of {key} {about[key]}, not {wanted}")
     try:
         return FeatureSet(
             features=Features(
@@ -113,7 +114,7 @@ def load_features(folder: Path, **expected: str | None) -> FeatureSet:
             bank=arrays.get("bank_text"),
         )
     except (KeyError, AssertionError):
-        raise ValueError(f"{folder}: arrays and names do not fit each other") from None
+        raise UserError(f"{folder}: arrays and names do not fit each other") from None
 
 
 def file_digest(path: Path) -> str:

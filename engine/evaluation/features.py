@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError
+
 NAMED = 10  # ids that a message lists
 _CHUNK = 4096  # rows looked at together
 
@@ -47,21 +49,21 @@ def check_features(
     captions: Names | None = None,
     video_ids: Names | None = None,
 ) -> list[str]:
-    """Raise `ValueError` on what cannot be ranked; return a remark on each kind of odd thing that can.
+    """Raise `UserError` on what cannot be ranked; return a remark on each kind of odd thing that can.
 
     Refused: a split without captions or videos, a caption without a video, features that are not finite.
     Remarked on: zero vectors (their similarity with anything is 0), videos without captions (candidates, but
     no queries). Names come from `captions` and `video_ids`, by default the numbers.
     """
     if not len(features.text) or not len(features.video):
-        raise ValueError(f"nothing to rank: {len(features.text)} captions, {len(features.video)} videos")
+        raise UserError(f"nothing to rank: {len(features.text)} captions, {len(features.video)} videos")
     if len(video_of_caption) != len(features.text):
-        raise ValueError(
+        raise UserError(
             f"{len(features.text)} captions, but {len(video_of_caption)} say which video is theirs"
         )
     homeless = np.flatnonzero((video_of_caption < 0) | (video_of_caption >= len(features.video)))
     if len(homeless):
-        raise ValueError(f"captions without a video: {_names(homeless, captions)}")
+        raise UserError(f"captions without a video: {_names(homeless, captions)}")
     remarks = []
     for what, rows, names in (
         ("captions", features.text, captions),
@@ -88,7 +90,7 @@ def _check_rows(what: str, rows: Tensor, mask: Tensor | None, names: Names | Non
             empty &= mask[start : start + _CHUNK]  # padding is zero by nature
         zero.append(empty.flatten(1).any(dim=1).cpu().numpy() if empty.ndim > 1 else empty.cpu().numpy())
     if (found := np.flatnonzero(np.concatenate(bad))).size:
-        raise ValueError(
+        raise UserError(
             f"features of {what} are not finite: {_names(found, names)}; the model has diverged, or the "
             "features were made badly"
         )

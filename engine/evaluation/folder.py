@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from common.errors import UserError
 from engine.checkpoint.weights import load_state, read_state
 from engine.config import Config
 from engine.data import build_evaluation_data, input_spec
@@ -55,12 +56,12 @@ class CheckpointFolder:
     def evaluate(self, path: Path) -> bool:
         """Evaluate one file; False, with a warning that names it, where it is broken or of another model.
 
-        Collective. Raises `ValueError` for what is not the file's fault.
+        Collective. Raises `UserError` for what is not the file's fault.
         """
         problem = None
         try:
             if epoch_of(path) is None:
-                raise ValueError(f"{path}: not {_PREFIX}NUMBER, so no checkpoint of a run")
+                raise UserError(f"{path}: not {_PREFIX}NUMBER, so no checkpoint of a run")
             self._load(path)
         except ValueError as error:
             if str(path) not in str(error):  # the tokenizer's files, say
@@ -100,7 +101,7 @@ class CheckpointFolder:
             self._evaluator = build_evaluator(self.config, self.world, self._data, self.log)
             self._bank = build_bank(self.config, self.world, spec) if self.config.qb_norm else None
         self.log.info(f"evaluating {path}")
-        self.results[path] = evaluate(
+        evaluation = evaluate(
             self.config,
             self._model,
             self._evaluator,
@@ -111,6 +112,7 @@ class CheckpointFolder:
             split=self.split,
             bank=self._bank,
         )
+        self.results[path] = evaluation.metrics.values
 
 
 def list_by_epoch(paths: Mapping[Path, object]) -> list[Path]:
@@ -120,11 +122,11 @@ def list_by_epoch(paths: Mapping[Path, object]) -> list[Path]:
 
 def evaluate_folder(config: Config, world: World, log: RunLog) -> int:
     """--do_eval with a folder as --init_model: every checkpoint, one table. Returns the exit code: 1 where a
-    file was left out. Raises `ValueError` where there is none."""
+    file was left out. Raises `UserError` where there is none."""
     folder = Path(str(config.init_model)).expanduser()
     paths = world.broadcast(list_checkpoints(folder) if world.is_main else None)
     if not paths:
-        raise ValueError(f"--init_model {folder}: no {_PREFIX}* in this folder")
+        raise UserError(f"--init_model {folder}: no {_PREFIX}* in this folder")
     series = CheckpointFolder(config, world, log)
     for path in paths:
         series.evaluate(path)

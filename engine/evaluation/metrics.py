@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from common.errors import UserError
 from engine.evaluation.ranking import Rankings
 
 RECALL_AT = (1, 5, 10, 50)
@@ -42,7 +43,7 @@ def all_metrics(rankings: Rankings) -> dict[str, float]:
 
     `v2t_any/...` is the any-caption form. Where videos have several captions, the published code takes the
     lower of the middle pair as the median rank of captions: `published_t2v/MedianR`.
-    Raises `ValueError` where no caption was ranked.
+    Raises `UserError` where no caption was ranked.
     """
     values = {
         **_direction(rankings.t2v, rankings.t2v_ap, direction="t2v"),
@@ -69,7 +70,7 @@ def recalls(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
     """R@1, 5, 10, 50 in percent of the queries that are ranked (not NaN)."""
     ranks = ranks[~np.isnan(ranks)]
     if not len(ranks):
-        raise ValueError(f"{direction}: nothing to rank")
+        raise UserError(f"{direction}: nothing to rank")
     return {f"{direction}/R@{k}": 100.0 * float((ranks <= k).mean()) for k in RECALL_AT}
 
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from engine.distributed.world import World
-from engine.evaluation.ranking import PLAIN_WORLD, Plain, Rankings
+from engine.evaluation.ranking import SINGLE_PROCESS, Rankings, RawScores
 from engine.evaluation.similarity import Tiles, VideoTile
 
-LOOKS_AT = {
+POST_PROCESSING_NOTES = {
     "dsl": "dual softmax looks at all test queries at once: no figure for a system that answers one by one",
     "qb_norm_static": "querybank normalisation looks at a bank of training queries, never at other test "
     "queries; every query is normalised",
@@ -44,7 +44,7 @@ class LogSums:
 
 
 @torch.inference_mode()
-def log_sums(tiles: Tiles, *, factor: float, world: World = PLAIN_WORLD) -> LogSums:
+def log_sums(tiles: Tiles, *, factor: float, world: World = SINGLE_PROCESS) -> LogSums:
     """Both ways at once. Collective: each rank takes its share of videos; all get the whole."""
     first, last = (tiles.num_videos * (world.rank + k) // world.size for k in (0, 1))
     rows = _Running(tiles.num_captions, tiles.device)
@@ -93,13 +93,13 @@ class _Running:
         self.largest, self.best = largest.gather(0, first)[0], best.gather(0, first)[0]
 
 
-class DualSoftmax(Plain):
+class DualSoftmax(RawScores):
     """c times its softmax over the test queries: captions to rank videos, videos to rank captions."""
 
     dtype = torch.float64  # the softmax reaches below the smallest float32
 
     def __init__(
-        self, tiles: Tiles, *, temperature: float, logit_scale: float, world: World = PLAIN_WORLD
+        self, tiles: Tiles, *, temperature: float, logit_scale: float, world: World = SINGLE_PROCESS
     ) -> None:
         """One pass over all tiles; collective. `temperature` is the factor t on c."""
         sums = log_sums(tiles, factor=temperature / logit_scale, world=world)
@@ -139,7 +139,7 @@ class BankSums:
         return cls(sums.of_caption, _marked(sums.best_caption, tiles.num_captions))
 
 
-def _bank_pass(tiles: Tiles, *, beta: float, logit_scale: float, world: World = PLAIN_WORLD) -> LogSums:
+def _bank_pass(tiles: Tiles, *, beta: float, logit_scale: float, world: World = SINGLE_PROCESS) -> LogSums:
     return log_sums(tiles, factor=beta / logit_scale, world=world)
 
 
@@ -149,7 +149,7 @@ def _marked(chosen: np.ndarray, count: int) -> np.ndarray:
     return marks
 
 
-class QueryBank(Plain):
+class QueryBank(RawScores):
     """Querybank normalisation. A direction without a bank keeps its plain scores."""
 
     dtype = torch.float64

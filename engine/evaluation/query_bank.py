@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from dataloaders.datasets.registry import default_files, read_examples
+from common.errors import UserError
+from dataloaders.datasets.registry import read_examples
 from dataloaders.examples import Examples
 from dataloaders.loader import ShardSampler, build_loader
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.data import DEFAULT_WORDS, TEXT_WORDS, InputSpec
 from engine.distributed.world import World
+from engine.input_files import bank_files
 
 
 def build_bank(config: Config, world: World, spec: InputSpec) -> DataLoader:
     """This rank's share of the bank: --qb_bank captions drawn by --seed, or all of them.
 
-    Raises `ValueError` where there are no training annotations.
+    Raises `UserError` where there are no training annotations.
     """
     name = config.test_dataset
-    files = default_files(config.data_dir, name, "train")
-    given = {"annotations": config.train_annotations, "list": config.train_list}
-    if name == config.dataset and not config.do_pretrain:
-        chosen = {key: Path(os.path.expanduser(value)) for key, value in given.items() if value}
-        files = replace(files, **chosen)
+    files = bank_files(config)
     try:
         examples = read_examples(name, "train", language=config.language, files=files)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"--qb_norm: needs training captions ({error})") from None
+    except UserError as error:
+        raise UserError(f"--qb_norm: needs training captions ({error})") from None
     if not examples.num_captions:
-        raise ValueError(f"--qb_norm: {files.annotations} holds no training captions")
+        raise UserError(f"--qb_norm: {files.annotations} holds no training captions")
     dataset = VideoTextDataset(
         _drawn(examples, config.qb_bank, seed=config.seed),
         _NoFrames(),

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from engine.distributed.world import World
-from engine.evaluation.caption_order import CaptionOrder
 from engine.evaluation.features import Features
-from engine.evaluation.ranking_counts import ColumnCounts, count
+from engine.evaluation.ranking_counts import CaptionOrder, RankingCounts, count
 from engine.evaluation.similarity import TILE, ScoreTiles, Tiles, VideoTile
-from engine.evaluation.top_k import KEPT, TopPlaces
+from engine.evaluation.top_k import KEPT, TopK
 
-PLAIN_WORLD = World(0, 1, torch.device("cpu"))
+SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Rankings:
     v2t_own: np.ndarray  # float32 [V] best score of each video with a caption of its own; NaN: no caption
 
 
-class Plain:
+class RawScores:
     """The similarity itself, for both directions. Post-processing takes its place (`postprocessing.py`)."""
 
     dtype: torch.dtype | None = None  # of the scores, where it is not that of the tiles
@@ -61,11 +60,11 @@ def rank(
     features: Features,
     video_of_caption: np.ndarray,
     *,
-    world: World = PLAIN_WORLD,
+    world: World = SINGLE_PROCESS,
     top_frames: int,
     logit_scale: float,
     tile: tuple[int, int] = TILE,
-    scoring: Plain | None = None,
+    scoring: RawScores | None = None,
 ) -> Rankings:
     """Rank everything. Collective: each rank takes its share of videos; all get the whole result.
 
@@ -81,12 +80,12 @@ def rank_tiles(
     tiles: Tiles,
     video_of_caption: np.ndarray,
     *,
-    world: World = PLAIN_WORLD,
-    scoring: Plain | None = None,
+    world: World = SINGLE_PROCESS,
+    scoring: RawScores | None = None,
 ) -> Rankings:
     """`rank` of scores from anywhere, for instance of a matrix (`MatrixTiles`)."""
     order = CaptionOrder(video_of_caption, num_videos=tiles.num_videos)
-    counting = _Counting(order, tiles, scoring or Plain(), world)
+    counting = _Counting(order, tiles, scoring or RawScores(), world)
     return counting.rankings(*counting.own_scores())
 
 
@@ -96,7 +95,7 @@ class _Counting:
 
     order: CaptionOrder
     tiles: Tiles
-    scoring: Plain
+    scoring: RawScores
     world: World
 
     @property
@@ -178,8 +177,10 @@ class _Counting:
         for number in range(-(-len(self.order) // self.tiles.height)):
             places, captions, by_video, by_caption = self.caption_tile(number, videos)
             if columns is None or top is None:
-                columns = ColumnCounts(self.order, own, first=videos.first, last=videos.last, like=by_caption)
-                top = TopPlaces(len(videos), device=self.device, dtype=by_caption.dtype)
+                columns = RankingCounts(
+                    self.order, own, first=videos.first, last=videos.last, like=by_caption
+                )
+                top = TopK(len(videos), device=self.device, dtype=by_caption.dtype)
             rows.update(by_video, numbers, places)
             columns.update(by_caption, places)
             top.update(by_caption.T, captions)
@@ -199,7 +200,7 @@ class _RowCounts:
         self.own = torch.from_numpy(own).to(device)
         self.above = torch.zeros_like(self.own)
         self.equal = torch.zeros_like(self.own)
-        self.top = TopPlaces(len(own), device=device, dtype=dtype)
+        self.top = TopK(len(own), device=device, dtype=dtype)
 
     def update(self, scores: Tensor, videos: Tensor, places: slice) -> None:
         """Count the videos of a tile [n, v] for the captions at `places`."""

@@ -1,6 +1,7 @@
 """Counting, for the videos of one tile, the captions and caption sets scored above or equal to their own.
 
-n captions and v videos of a tile, m the most captions that one of these videos has.
+N captions and V videos in all, n and v of a tile, m the most captions that one of these videos has. Captions
+are counted in the order of their videos; a caption's *place* is its position in this order.
 """
 
 from __future__ import annotations
@@ -11,10 +12,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.evaluation.caption_order import CaptionOrder
+
+class CaptionOrder:
+    """`captions` int64 [N]: the caption at each place; `owners` int64 [N]: its video; the captions of video j
+    stand at places `starts[j]` to `starts[j + 1] - 1`."""
+
+    def __init__(self, video_of_caption: np.ndarray, *, num_videos: int) -> None:
+        owners = np.asarray(video_of_caption, dtype=np.int64)
+        assert owners.ndim == 1 and (not len(owners) or 0 <= owners.min() <= owners.max() < num_videos)
+        self.num_videos = num_videos
+        self.captions = np.argsort(owners, kind="stable")
+        self.owners = owners[self.captions]
+        self.counts = np.bincount(owners, minlength=num_videos)
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)])
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def unsort(self, values: np.ndarray) -> np.ndarray:
+        """Values by place -> values by caption number."""
+        result = np.empty_like(values)
+        result[self.captions] = values
+        return result
+
+    def by_video(self, values: np.ndarray, first: int, last: int) -> np.ndarray:
+        """Values of the places of videos `first` to `last` - 1 as a table [most captions, videos], each
+        column from the largest to the smallest, filled up with NaN."""
+        counts = self.counts[first:last]
+        table = np.full((last - first, max(1, counts.max(initial=0))), np.nan)
+        table[np.arange(table.shape[1]) < counts[:, None]] = values
+        return -np.sort(-table, axis=1).T
 
 
-class ColumnCounts:
+class RankingCounts:
     """Fed the caption tiles from the first place to the last, for the videos `first` to `last` - 1.
 
     `own` float64 [places of these videos] holds the score of each of their captions with them.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from engine.evaluation.features import Features
 from modules.heads.hmmc import similarity_of_unit_vectors
 from modules.numerics import at_least_float32, l2_normalize
@@ -76,11 +77,11 @@ class MatrixTiles(Tiles):
         return VideoTile(first, last, torch.empty(0))
 
     def scores(self, captions: Tensor, videos: VideoTile) -> Tensor:
-        """As of any tiles. Raises `ValueError` on NaN, naming the caption."""
+        """As of any tiles. Raises `UserError` on NaN, naming the caption."""
         block = self.similarity[captions.numpy(), videos.first : videos.last]
         bad = np.isnan(block).any(axis=1)
         if bad.any():
-            raise ValueError(f"similarity of caption {int(captions[int(bad.argmax())])} is NaN")
+            raise UserError(f"similarity of caption {int(captions[int(bad.argmax())])} is NaN")
         return torch.from_numpy(block).to(self.dtype)
 
 

@@ -14,7 +14,7 @@ from engine.distributed.world import World
 KEPT = 10
 
 
-class TopPlaces:
+class TopK:
     """`scores` [Q, K] from the best down (-inf: empty) and `ids` int64 [Q, K] (-1: empty).
 
     Candidates come in the order of their ids; of equal ones the first stays first, however they are cut
@@ -28,7 +28,7 @@ class TopPlaces:
     def update(self, scores: Tensor, ids: Tensor, *, first: int = 0) -> None:
         """Show the queries from `first` on the candidates `ids` [m] with `scores` [n, m]."""
         rows = slice(first, first + len(scores))
-        # Most tiles hold nothing new for most queries, and sorting is the dear part.
+        # Most tiles hold nothing new for most queries, and sorting is the expensive part.
         better = (scores.amax(dim=1) > self.scores[rows, -1]).nonzero().squeeze(1)
         if not len(better):
             return

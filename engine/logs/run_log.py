@@ -1,6 +1,6 @@
 """What a run says: log.txt, the console, progress bars, its JSON lines, TensorBoard and Weights & Biases.
 
-Only rank 0 speaks.
+Only rank 0 writes, but for the traceback of a bug.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ class RunLog:
     """The voice of one run; on ranks other than 0 all methods do nothing.
 
     `config` holds the settings of the run by name; Weights & Biases shows them, and goes on with its earlier
-    run where they say `resume`. Raises `ValueError` where a place to write to cannot be had.
+    run where they say `resume`. Raises `UserError` where a place to write to cannot be had.
     """
 
     def __init__(
@@ -77,6 +78,11 @@ class RunLog:
     def warning(self, message: str) -> None:
         if self.active:
             self._logger.warning(message)
+
+    def traceback(self, *, rank: int) -> None:
+        """Append the traceback of the current exception to log.txt, from any rank."""
+        with open(self.output_dir / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"rank {rank} ended by an error that is a bug:\n{traceback.format_exc()}")
 
     def scalars(self, values: Mapping[str, float], *, step: int, axis: str = "epoch") -> None:
         """Scalars by name to TensorBoard and Weights & Biases; `step` counts `axis`: "epoch" or "step"."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import atomic_open
+from common.errors import UserError
 
 Record = dict[str, Any]
 
@@ -49,7 +50,7 @@ def read_steps(path: Path) -> list[Record]:
 
     A half-written last line is left out: the run was killed, or is writing it now. Where the steps begin
     again, the folder was used for another run: its records replace the earlier ones from that step on.
-    Raises `ValueError` naming file and line where a line is no record.
+    Raises `UserError` naming file and line where a line is no record.
     """
     records: list[Record] = []
     for record in _lines(path):
@@ -69,7 +70,7 @@ def _lines(path: Path) -> Iterator[Record]:
             record = None
         step = record.get("step") if isinstance(record, dict) else None
         if not isinstance(step, int) or isinstance(step, bool):
-            raise ValueError(f'{path} line {number}: not a JSON object with a whole number as "step"')
+            raise UserError(f'{path} line {number}: not a JSON object with a whole number as "step"')
         yield record
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.atomic_files import write_text
+from common.errors import UserError
 
 WANDB_PROJECT = "hmmc"  # where WANDB_PROJECT is not set
 
@@ -26,7 +27,7 @@ class ScalarWriter(Protocol):
 
 
 class TensorBoardWriter:
-    """Event files in a folder. Raises `ValueError` where it cannot be written."""
+    """Event files in a folder. Raises `UserError` where it cannot be written."""
 
     def __init__(self, logdir: str) -> None:
         self.logdir = logdir
@@ -39,7 +40,7 @@ class TensorBoardWriter:
         try:
             return SummaryWriter(self.logdir, purge_step=purge_step)
         except OSError as error:
-            raise ValueError(f"--logdir {self.logdir}: cannot be written ({error.strerror})") from None
+            raise UserError(f"--logdir {self.logdir}: cannot be written ({error.strerror})") from None
 
     def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
         for name, value in values.items():
@@ -61,7 +62,7 @@ class WandbWriter:
     Its id lies in OUTPUT_DIR/wandb_run_id; with `resume` that run goes on. Points of steps later than the
     state it goes on from stay there, since Weights & Biases cannot drop any. They come a second time, with
     the same values where the steps repeat exactly.
-    Raises `ValueError` where the package is missing or the run cannot be opened.
+    Raises `UserError` where the package is missing or the run cannot be opened.
     """
 
     def __init__(self, output_dir: Path, *, config: Mapping[str, Any], resume: bool) -> None:
@@ -69,7 +70,7 @@ class WandbWriter:
             # By name: the package is not among the requirements.
             wandb = importlib.import_module("wandb")
         except ImportError:
-            raise ValueError("--wandb: the package is missing; pip install wandb") from None
+            raise UserError("--wandb: the package is missing; pip install wandb") from None
         run_id = _run_id(output_dir / "wandb_run_id", keep=resume)
         try:
             self._run = wandb.init(
@@ -82,7 +83,7 @@ class WandbWriter:
             )
         except Exception as error:  # the package's own classes: no login, no network, a bad WANDB_MODE
             reason = " ".join(str(error).split())
-            raise ValueError(
+            raise UserError(
                 f"--wandb: cannot open a run ({reason}); wandb login, or WANDB_MODE=offline"
             ) from None
         self._axes: dict[str, str] = {}

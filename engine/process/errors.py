@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 
-import torch
-import torch.distributed as dist
-
 LOST_RANK = "stopped: another rank ended, which says why"
 _CLOSED = (
     "Connection closed by peer",
@@ -38,6 +35,9 @@ MORE_MEMORY = "lower --num_thread_reader, or give the container more shared memo
 
 def explain(error: Exception) -> str | None:
     """One line on an error of torch that has its cause outside of the program; None for any other."""
+    import torch  # takes seconds, which the answer to a wrong flag need not wait for
+    import torch.distributed as dist
+
     text = str(error)
     if isinstance(error, (ConnectionError, EOFError)):
         # Killed while it handed a batch over: torch then sees the broken connection before the dead process.

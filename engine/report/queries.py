@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from dataloaders.examples import Examples
 from engine.evaluation.ranking import Rankings
 
@@ -51,13 +52,13 @@ def write_queries(path: Path, rankings: Rankings, examples: Examples) -> None:
 
 
 def read_queries(path: Path) -> Queries:
-    """Raises `ValueError` naming the file, and the line that is not as `write_queries` writes it."""
+    """Raises `UserError` naming the file, and the line that is not as `write_queries` writes it."""
     queries = Queries({}, {})
     seen: Counter[tuple[str, str, str]] = Counter()
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({error})") from None
     for number, text in enumerate(lines, start=1):
         if not text:
             continue
@@ -67,11 +68,11 @@ def read_queries(path: Path) -> Queries:
             ranks = {"t2v": queries.t2v, "v2t": queries.v2t}[direction]
             caption = str(line["caption"]) if direction == "t2v" else ""
         except (ValueError, KeyError, TypeError):
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: not a query of a report; write the report again"
             ) from None
         if not (math.isfinite(rank) and rank >= 1):
-            raise ValueError(f"{path}, line {number}: rank {rank}; write the report again")
+            raise UserError(f"{path}, line {number}: rank {rank}; write the report again")
         ranks[video, caption, seen[direction, video, caption]] = rank
         seen[direction, video, caption] += 1
     return queries

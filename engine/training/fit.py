@@ -12,8 +12,7 @@ from torch import nn
 from engine.checkpoint.optimizer_state import load_optimizer_state, optimizer_state
 from engine.checkpoint.random_state import restore_random_state
 from engine.checkpoint.resume import Resumed, compare_data, describe_data
-from engine.checkpoint.state_keeper import StateKeeper
-from engine.checkpoint.state_writer import GO_ON, Saving
+from engine.checkpoint.state_writer import GO_ON, SavingHooks, StateWriter
 from engine.checkpoint.states import list_states, remove_leftovers
 from engine.checkpoint.weights import checkpoint_path, read_state, save_state
 from engine.config import Config
@@ -64,12 +63,12 @@ class Fit:
             len(train.loader), accumulation=config.gradient_accumulation_steps
         )
         self.optimizer = _optimizer(config, model, total_steps=config.epochs * self.steps_per_epoch)
-        self.saving = Saving(
+        self.saving = SavingHooks(
             config,
             world=world,
             log=log,
             stop=stop,
-            keeper=self._keeper(),
+            writer=self._state_writer(),
             contents=self._contents,
             steps_per_epoch=self.steps_per_epoch,
         )
@@ -141,8 +140,8 @@ class Fit:
 
     def _remember(self, result: Result) -> None:
         self.results.append({name: result[name] for name in KEPT})
-        if self.saving.keeper is not None:
-            self.saving.keeper.protected = {(self._chosen() + 1) * self.steps_per_epoch}
+        if self.saving.writer is not None:
+            self.saving.writer.protected = {(self._chosen() + 1) * self.steps_per_epoch}
 
     def _chosen(self) -> int:
         """The epoch to report, of those evaluated so far."""
@@ -153,7 +152,7 @@ class Fit:
             lambda: write_best(self.output_dir, epoch=epoch, value=value, select_on=self.config.select_on)
         )
 
-    def _keeper(self) -> StateKeeper | None:
+    def _state_writer(self) -> StateWriter | None:
         if not self.world.is_main:
             return None
         remove_leftovers(self.output_dir)
@@ -163,7 +162,7 @@ class Fit:
             self.log.warning(
                 f"{others[0].name} is of another run (no --resume): the first save of this run deletes it"
             )
-        return StateKeeper(self.output_dir, keep=self.config.keep, own=own)
+        return StateWriter(self.output_dir, keep=self.config.keep, own=own)
 
     def _trainer(self, over_ranks: nn.Module) -> Trainer:
         config = self.config

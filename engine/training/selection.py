@@ -7,19 +7,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.atomic_files import write_text
+from common.errors import UserError
 from dataloaders.datasets.files import name_some
+from dataloaders.datasets.registry import read_test_ids
+from dataloaders.datasets.splits import MissingVideos
 from dataloaders.examples import Examples
+from dataloaders.frame_store.reader import FrameStore
 from engine.checkpoint.weights import checkpoint_path
 from engine.config import Config
 from engine.data import (
     EvaluationData,
     InputSpec,
     TrainingData,
+    absent_videos,
     build_evaluation_data,
     build_held_out_data,
     report_leaks,
@@ -27,9 +32,10 @@ from engine.data import (
 from engine.distributed.world import World
 from engine.evaluation.evaluate import build_evaluator, evaluate
 from engine.evaluation.query_bank import build_bank
+from engine.input_files import evaluated_elsewhere, evaluation_files
 from engine.logs.metrics_jsonl import Result
 from engine.logs.run_log import RunLog
-from engine.training.list_presence import check_test_list
+from engine.report.run_report import report_evaluation
 from modules.dual_encoder import DualEncoder
 
 CHOOSE_BY = "t2v/R@1"
@@ -52,7 +58,7 @@ class Selection:
     """The evaluations of a training run. Building one reads the list to choose on, and of the test list only
     whether it is there.
 
-    Raises `ValueError` where the test list's files are not in order, or the list to choose on is part of the
+    Raises `UserError` where the test list's files are not in order, or the list to choose on is part of the
     training or of the test.
     """
 
@@ -83,7 +89,7 @@ class Selection:
         data = self._chosen_on
         evaluator = build_evaluator(self.config, self.world, data, self.log)
         path = str(checkpoint)
-        return evaluate(
+        evaluation = evaluate(
             self.config,
             model,
             evaluator,
@@ -94,11 +100,12 @@ class Selection:
             split=split,
             final=False,
         )
+        return dict(evaluation.metrics.values)
 
     def report(self, model: DualEncoder, *, epoch: int, checkpoint: Path) -> Result:
         """Read the test list and evaluate the chosen epoch on it. Collective."""
         test = self._read_test()
-        return evaluate(
+        evaluation = evaluate(
             self.config,
             model,
             build_evaluator(self.config, self.world, test, self.log),
@@ -109,6 +116,8 @@ class Selection:
             bank=self._bank,
             chosen={"selected_on": self.config.select_on, "selected_epoch": epoch},
         )
+        report_evaluation(self.config, evaluation, self.world, self.log)
+        return dict(evaluation.metrics.values)
 
     def _list_to_choose_on(self) -> EvaluationData | None:
         config, world, log = self.config, self.world, self.log
@@ -156,8 +165,53 @@ def _refuse_trained_on(chosen_on: Examples, train: Examples) -> None:
     trained_on = set(train.video_ids)
     both = [video_id for video_id in chosen_on.video_ids if video_id in trained_on]
     if both:
-        raise ValueError(
+        raise UserError(
             f"--select_on val: {len(both):,} of the {chosen_on.num_videos:,} validation videos are trained "
             f"on ({name_some(both)}); give a --train_list without them (MSR-VTT: MSRVTT_train.full.csv), or "
             "--select_on held_out"
         )
+
+
+def check_test_list(
+    config: Config, world: World, train: Examples, chosen_on: Examples | None, log: RunLog
+) -> None:
+    """Days of training must not end at a wrong path: the files exist, the store opens and has the videos.
+
+    Only ids are read, where they stand in a list of their own. Test videos that are trained on are told as a
+    warning. Raises `UserError` on all ranks alike: for what is absent, and where a test video is in the list
+    `chosen_on` that the checkpoint is chosen on.
+    """
+    problem: str | None = None
+    if world.is_main:
+        try:
+            _check(config, train, chosen_on, log)
+        except ValueError as error:
+            problem = f"{error}{evaluated_elsewhere(config)}"
+    problem = world.broadcast(problem)
+    if problem:
+        raise UserError(problem)
+
+
+def _check(config: Config, train: Examples, chosen_on: Examples | None, log: RunLog) -> None:
+    files = evaluation_files(config, "test")
+    ids = read_test_ids(config.test_dataset, files)
+    store = FrameStore(files.store)
+    if ids is None:
+        return
+    missing = MissingVideos(tuple(store.missing(ids)), len(ids))
+    if missing.count == len(ids) or (missing and not config.allow_missing):
+        raise UserError(absent_videos(store, missing))
+    both = _shared(ids, chosen_on.video_ids if chosen_on else ())
+    if both and config.select_on == "val":
+        raise UserError(
+            f"--select_on val: {len(both):,} of the {len(ids):,} videos in {files.list} are in the "
+            f"validation list too ({name_some(both)}); choose by --select_on held_out, or test on others"
+        )
+    both = _shared(ids, train.video_ids)
+    if both:
+        log.warning(f"test videos that are trained on: {len(both):,} ({name_some(both)})")
+
+
+def _shared(ids: list[str], others: Iterable[str]) -> list[str]:
+    known = set(others)
+    return [video_id for video_id in ids if video_id in known]

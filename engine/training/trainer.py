@@ -15,43 +15,22 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from engine.distributed.device import Batch, autocast, to_device
 from engine.distributed.sharding import whole
 from engine.distributed.world import World
 from engine.distributed.wrapping import average_gradients
 from engine.logs.meter import Meter
 from engine.logs.run_log import RunLog
 from engine.process.errors import TrainingStopped
+from engine.process.step_status import StepHooks, StepStatus
 from engine.training.grad_cache import cached_backward
 from engine.training.optimizer import BertAdam
 from modules.dual_encoder import DualEncoder
 from modules.numerics import at_least_float32
 
-Batch = dict[str, torch.Tensor]
 Losses = dict[str, torch.Tensor]
 MAX_GRAD_NORM = 1.0  # METHOD 5
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 NAMED_SAMPLES = 64  # of a bad batch, in one message
-
-
-def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Autocast for `--precision`; float32 weights stay as they are."""
-    if precision not in AUTOCAST:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST[precision])
-
-
-@dataclass(frozen=True)
-class Agreed:
-    """What all ranks know of a step together: on how many of them each thing was so."""
-
-    not_finite: int
-    unreadable: int
-    stop_wanted: int
-    save_failed: int
 
 
 @dataclass
@@ -61,23 +40,6 @@ class Counters:
     skipped: int = 0
     not_finite_in_a_row: int = 0
     unreadable: int = 0
-
-
-class Hooks:
-    """What the loop asks and tells the run that it belongs to; this one wants nothing."""
-
-    def stop_wanted(self) -> bool:
-        return False
-
-    def save_failed(self) -> bool:
-        return False
-
-    def after_step(self, epoch: int, step: int, agreed: Agreed) -> None:
-        """Called on all ranks alike when `step` optimiser steps of the epoch are done."""
-
-    def last_save(self) -> str:
-        """What a message about a run that stops says of what was saved. Collective."""
-        return "nothing was saved"
 
 
 class Trainer:
@@ -101,7 +63,7 @@ class Trainer:
         log_scalars: Callable[[], Mapping[str, float]] = dict,
         max_bad_steps: int = 10,
         max_bad_samples: int = 1000,
-        hooks: Hooks | None = None,
+        hooks: StepHooks | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -118,7 +80,7 @@ class Trainer:
         self.log_scalars = log_scalars
         self.max_bad_steps = max_bad_steps
         self.max_bad_samples = max_bad_samples
-        self.hooks = hooks or Hooks()
+        self.hooks = hooks or StepHooks()
         # Scaling is what keeps fp16 gradients from vanishing; bf16 has float32's range and needs none.
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
         self.rates = optimizer.current_lrs()
@@ -147,7 +109,7 @@ class Trainer:
             if len(group) < self.accumulation and position + 1 < batches:
                 continue
             step += 1
-            losses, agreed = self._optimiser_step(group, f"epoch {epoch + 1} step {step}")
+            losses, status = self._optimiser_step(group, f"epoch {epoch + 1} step {step}")
             self.meter.step_done(sum(len(batch["index"]) for batch in group))
             group = []
             if self.log.interactive:
@@ -159,25 +121,25 @@ class Trainer:
                 self._report(losses, epoch=epoch, step=step)
                 self.meter.restart()
             self._stop_if_too_many_unreadable()
-            self.hooks.after_step(epoch, step, agreed)
+            self.hooks.after_step(epoch, step, status)
         unreadable = self.counters.unreadable - unreadable_before
         if unreadable:
             self.log.warning(
                 f"{unreadable} unreadable clips were replaced by the next readable one in this epoch"
             )
 
-    def _optimiser_step(self, group: list[Batch], where: str) -> tuple[Losses, Agreed]:
+    def _optimiser_step(self, group: list[Batch], where: str) -> tuple[Losses, StepStatus]:
         """Forward and backward over `group`, then one step, or none where numbers are not finite.
 
-        Returns the losses, averaged over the group, and what the ranks agreed on.
+        Returns the losses, averaged over the group, and the status of the step.
         """
         totals = self._backward(group)
         self.scaler.unscale_(self.optimizer)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach()
-        agreed = self._agree(self._is_finite(totals["loss"], norm), group)
-        self.counters.unreadable += agreed.unreadable
+        status = self._step_status(self._is_finite(totals["loss"], norm), group)
+        self.counters.unreadable += status.unreadable
         self.rates = self.optimizer.current_lrs()
-        if agreed.not_finite:
+        if status.not_finite:
             # The loss scale is not at fault, so that it stays; update() only ends the scaler's step.
             if self.scaler.is_enabled():
                 self.scaler.update(self.scaler.get_scale())
@@ -187,7 +149,7 @@ class Trainer:
             self.scaler.update()
             self.counters.not_finite_in_a_row = 0
         self.optimizer.zero_grad(set_to_none=True)
-        return {**totals, "grad_norm": norm}, agreed
+        return {**totals, "grad_norm": norm}, status
 
     def _backward(self, group: list[Batch]) -> Losses:
         totals: Losses = {}
@@ -229,10 +191,10 @@ class Trainer:
         # halves its scale. Below 1 there is nothing left to halve.
         return self.scaler.is_enabled() and math.isfinite(float(loss)) and self.scaler.get_scale() > 1.0
 
-    def _agree(self, finite: bool, group: Sequence[Batch]) -> Agreed:
+    def _step_status(self, finite: bool, group: Sequence[Batch]) -> StepStatus:
         unreadable = sum(int(batch["replaced"].sum()) for batch in group if "replaced" in batch)
         hooks = self.hooks
-        return Agreed(
+        return StepStatus(
             *self.world.sums(not finite, unreadable, bool(hooks.stop_wanted()), bool(hooks.save_failed()))
         )
 

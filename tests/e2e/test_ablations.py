@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import parse_config
+from engine.config_checks import parse_and_check
 from tests.e2e.conftest import Toy
 from tools import run_ablations
 from tools.run_ablations import PROGRAMS, VARIANTS, real_command
@@ -46,8 +46,10 @@ def test_the_real_command_changes_what_the_variant_says(variant: run_ablations.V
     ]
     dataset = ["--dataset", "chvtt" if variant.job == "pretrain" else "msrvtt"]
     program = PROGRAMS[variant.job]
-    plain, _ = parse_config(
+    plain, _ = parse_and_check(
         [*base, *dataset, *run_ablations.FOUR_LOSSES, "--contrast_num_negative", "1024"], program=program
     )
-    changed, _ = parse_config([*base, *dataset, "--contrast_num_negative", "1024", *flags], program=program)
+    changed, _ = parse_and_check(
+        [*base, *dataset, "--contrast_num_negative", "1024", *flags], program=program
+    )
     assert (changed == plain) == (variant.name == "base")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import parse_config
+from engine.config_checks import parse_and_check
 from tests.e2e.conftest import Toy
 from tests.processes import free_port, torchrun
 
@@ -47,7 +47,7 @@ EVALUATE = """main_task_retrieval.py --do_eval --num_thread_reader=8 --epochs=1 
 @pytest.mark.parametrize("command", [PRETRAIN, FINETUNE, EVALUATE])
 def test_published_commands_parse(command: str) -> None:
     program, *argv = shlex.split(command)
-    config, remarks = parse_config(argv, program=program)
+    config, remarks = parse_and_check(argv, program=program)
     assert remarks == []
     assert config.max_frames == 12 and config.frame_sample == "random" and config.use_temp
 

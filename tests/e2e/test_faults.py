@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import engine.checkpoint.state_keeper
+import engine.checkpoint.state_writer
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.frame_store.writer import FrameStoreWriter
 from engine.training.trainer import Trainer
@@ -114,7 +114,7 @@ def test_a_full_disk_ends_the_run_with_the_last_state_intact(
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
 
     with monkeypatch.context() as patch:
-        before(engine.checkpoint.state_keeper, "write_state", limit, patch)
+        before(engine.checkpoint.state_writer, "write_state", limit, patch)
         try:
             assert toy.run("train", tmp_path, *FLAGS, "--save_steps", "3") == 1
         finally:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import engine.training.selection
-from engine.checkpoint.state_writer import Saving
-from engine.training.trainer import Agreed
+from engine.checkpoint.state_writer import SavingHooks
+from engine.process.step_status import StepStatus
 from tests.e2e.conftest import Toy
 
 # Masked words, dropout, momentum, queues that wrap around; and the in-batch losses with accumulation.
@@ -30,15 +30,15 @@ class Killed(Exception):
 @pytest.fixture
 def kill_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], None]]:
     """kill_at(epoch, step) ends the next run after that step, before anything is saved there."""
-    original = Saving.after_step
+    original = SavingHooks.after_step
 
     def set_up(epoch: int, step: int) -> None:
-        def after_step(self: Saving, e: int, s: int, agreed: Agreed) -> None:
+        def after_step(self: SavingHooks, e: int, s: int, status: StepStatus) -> None:
             if (e, s) == (epoch, step):
                 raise Killed
-            original(self, e, s, agreed)
+            original(self, e, s, status)
 
-        monkeypatch.setattr(Saving, "after_step", after_step)
+        monkeypatch.setattr(SavingHooks, "after_step", after_step)
 
     yield set_up
     monkeypatch.undo()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config import Config, build_parser, parse_config
+from engine.config import Config, build_parser
+from engine.config_checks import parse_and_check
 
 # The published flags of both programs with their published defaults (METHOD 5 and 9 name what differs).
 PUBLISHED_DEFAULTS = {
@@ -87,7 +88,7 @@ TRAIN = ["--do_train", "--output_dir", "out", "--language", "english", "--datase
 
 
 def parse(*argv: str, program: str = "main_task_retrieval.py") -> Config:
-    return parse_config(argv, program=program)[0]
+    return parse_and_check(argv, program=program)[0]
 
 
 def flags_of(program: str) -> set[str]:
@@ -135,9 +136,11 @@ def test_what_is_evaluated() -> None:
 
 
 def test_flags_without_effect_say_so_once() -> None:
-    _, remarks = parse_config([*TRAIN, "--n_gpu", "8", "--lr_decay", "0.5"], program="main_task_retrieval.py")
+    _, remarks = parse_and_check(
+        [*TRAIN, "--n_gpu", "8", "--lr_decay", "0.5"], program="main_task_retrieval.py"
+    )
     assert len(remarks) == 2 and all("no effect" in remark for remark in remarks)
-    assert parse_config(TRAIN, program="main_task_retrieval.py")[1] == []
+    assert parse_and_check(TRAIN, program="main_task_retrieval.py")[1] == []
 
 
 @pytest.mark.parametrize(
@@ -182,16 +185,16 @@ def test_enable_amp_means_fp16_on_gpus_unless_precision_says_otherwise(
     given: list[str], on_gpu: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: on_gpu)
-    config, remarks = parse_config([*TRAIN, "--enable_amp", *given], program="main_task_retrieval.py")
+    config, remarks = parse_and_check([*TRAIN, "--enable_amp", *given], program="main_task_retrieval.py")
     assert config.precision == precision
     assert len(remarks) == (0 if on_gpu else 1)
 
 
 def test_masking_duplicates_needs_negatives_of_the_batch() -> None:
     flags = ["--do_pretrain", "--output_dir", "out", "--mask_duplicates"]
-    assert "no effect" in parse_config(flags, program="main_pretrain.py")[1][0]
-    assert parse_config([*flags, "--negatives", "batch"], program="main_pretrain.py")[1] == []
-    assert parse_config([*TRAIN, "--mask_duplicates"], program="main_task_retrieval.py")[1] == []
+    assert "no effect" in parse_and_check(flags, program="main_pretrain.py")[1][0]
+    assert parse_and_check([*flags, "--negatives", "batch"], program="main_pretrain.py")[1] == []
+    assert parse_and_check([*TRAIN, "--mask_duplicates"], program="main_task_retrieval.py")[1] == []
 
 
 def test_nothing_to_do_is_an_error() -> None:

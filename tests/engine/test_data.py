@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.config import parse_config
+from engine.config_checks import parse_and_check
 from engine.data import batch_per_rank
 from engine.distributed.world import World
 
@@ -13,7 +13,7 @@ from engine.distributed.world import World
 def per_rank(batch: int, *, ranks: int, passes: int = 1, examples: int = 1000) -> int:
     argv = ["--do_train", "--output_dir", "out", "--dataset", "msrvtt", "--language", "english"]
     argv += ["--batch_size", str(batch), "--gradient_accumulation_steps", str(passes)]
-    config, _ = parse_config(argv, program="main_task_retrieval.py")
+    config, _ = parse_and_check(argv, program="main_task_retrieval.py")
     return batch_per_rank(config, World(0, ranks, torch.device("cpu")), examples)
 
 

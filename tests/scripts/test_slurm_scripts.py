@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine.config import parse_config
+from engine.config_checks import parse_and_check
 from tests.scripts.slurm_stub import SlurmStub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +84,7 @@ def test_every_task_is_one_rank(slurm: SlurmStub) -> None:
             "MASTER_PORT": "24711",
             "OMP_NUM_THREADS": "1",
         }
-        config, remarks = parse_config(flags, program=program)
+        config, remarks = parse_and_check(flags, program=program)
         assert remarks == [] and config.do_train and config.dataset == "msrvtt" and config.seed == 7
         assert config.resume == "auto" and config.output_dir == str(slurm.folder / "out")
     arguments = slurm.srun_arguments()
@@ -95,7 +95,7 @@ def test_every_task_is_one_rank(slurm: SlurmStub) -> None:
 def test_another_row(slurm: SlurmStub) -> None:
     assert submit(slurm, "pretrain", "pretrain_chvtt_english").returncode == 0
     _, (program, *flags) = task(slurm, 0)
-    config, _ = parse_config(flags, program=program)
+    config, _ = parse_and_check(flags, program=program)
     assert config.do_pretrain and config.language == "english"
 
 

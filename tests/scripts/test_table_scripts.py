@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config, parse_config
+from engine.config import Config
+from engine.config_checks import parse_and_check
 from tools.results.published import load_published
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def printed_command(script: str, *arguments: str, **variables: str) -> list[str]
 def parsed(command: list[str]) -> Config:
     """The settings that the program in `command` would have; nothing it is given may be without effect."""
     (position,) = [i for i, word in enumerate(command) if word.startswith("main_")]
-    config, remarks = parse_config(command[position + 1 :], program=command[position])
+    config, remarks = parse_and_check(command[position + 1 :], program=command[position])
     assert remarks == []
     return config
 

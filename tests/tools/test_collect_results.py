@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.config import parse_config
+from engine.config_checks import parse_and_check
 from tools.collect_results import main
 from tools.results.published import COLUMNS, DIRECTIONS, load_published
 from tools.results.run_folders import read_run
@@ -34,7 +34,7 @@ def write_run(
     """An output folder whose evaluations, one an epoch, differ in t2v/R@1; all other metrics are 50."""
     folder.mkdir(parents=True)
     program = "main_pretrain.py" if "--do_pretrain" in flags else "main_task_retrieval.py"
-    config, _ = parse_config([*flags.split(), "--output_dir", str(folder)], program=program)
+    config, _ = parse_and_check([*flags.split(), "--output_dir", str(folder)], program=program)
     config.save(folder / "config.json")
     add_evaluations(
         folder,

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import parse_config
+from engine.config_checks import parse_and_check
 from tools.results.run_folders import read_settings
 from tools.watch_checkpoints import evaluation_config, main
 
 
 def settings_of(folder: Path, program: str, *flags: str) -> Path:
     folder.mkdir(exist_ok=True)
-    config, _ = parse_config(["--output_dir", str(folder), *flags], program=program)
+    config, _ = parse_and_check(["--output_dir", str(folder), *flags], program=program)
     config.save(folder / "config.json")
     return folder
 

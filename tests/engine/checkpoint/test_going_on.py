@@ -17,7 +17,8 @@ from dataloaders.examples import ExamplesBuilder
 from engine.checkpoint.optimizer_state import load_optimizer_state, optimizer_state
 from engine.checkpoint.random_state import random_state, restore_random_state
 from engine.checkpoint.resume import FREE, NOT_EXACT, compare_settings, describe_data
-from engine.config import Config, parse_config
+from engine.config import Config
+from engine.config_checks import parse_and_check
 from engine.logs.metrics_jsonl import drop_results_after
 from engine.process.errors import LOST_RANK, explain
 from engine.training.optimizer import build_optimizer
@@ -27,7 +28,7 @@ ARGV = ["--do_train", "--output_dir", "out", "--dataset", "msrvtt", "--language"
 
 
 def config(*flags: str) -> Config:
-    return parse_config([*ARGV, *flags], program="main_task_retrieval.py")[0]
+    return parse_and_check([*ARGV, *flags], program="main_task_retrieval.py")[0]
 
 
 def test_settings_that_may_differ_and_those_that_may_not() -> None:

@@ -30,7 +30,7 @@ def test_without_a_launcher_one_process_and_no_group() -> None:
     assert world.broadcast("value") == "value" and world.sums(1, 2) == [1, 2] and world.gather("a") == ["a"]
     rows = torch.ones(2, 3)
     assert world.gather_rows(rows) is rows and world.mean(rows) is rows
-    assert world.main_first(lambda: 5) == 5
+    assert world.rank0_first(lambda: 5) == 5
 
 
 def test_each_rank_uses_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def _on_two_ranks(rank: int, folder: str) -> None:
         rows = torch.full((sizes[rank], 2), float(rank))
         gathered = world.gather_rows(rows)
         assert gathered[:, 0].tolist() == [0.0] * sizes[0] + [1.0] * sizes[1]
-    assert world.main_first(lambda: rank) == rank
+    assert world.rank0_first(lambda: rank) == rank
     world.close()
     world.close()
 
@@ -90,7 +90,7 @@ def test_every_start_has_a_name_of_its_own_in_a_store_that_keeps_the_dead() -> N
 
 ENDS = """
 import atexit, os
-from engine.distributed.world import end_process
+from engine.program import end_process
 
 atexit.register(print, "last words")
 

@@ -48,7 +48,7 @@ def evaluator(tmp_path: Path, owners: np.ndarray, *, with_frames: bool = True) -
 def test_the_figures_are_those_of_the_whole_matrix(tmp_path: Path) -> None:
     made = features(1, with_frames=True)
     owners = np.random.default_rng(0).permutation(np.arange(CAPTIONS) % VIDEOS)
-    found = evaluator(tmp_path, owners).measure(made).rankings
+    found = evaluator(tmp_path, owners).compute_metrics(made).rankings
     np.testing.assert_array_equal(found.t2v, naive_t2v(whole_matrix(made), owners))
     np.testing.assert_array_equal(found.v2t, naive_v2t(whole_matrix(made), owners))
 
@@ -59,4 +59,4 @@ def test_features_that_are_not_finite_are_named(what: str, tmp_path: Path) -> No
     rows = made.text if what == "caption" else made.video
     rows[4, 0] = float("inf")
     with pytest.raises(ValueError, match=rf"{what}s are not finite: 1 \(4\)"):
-        evaluator(tmp_path, np.arange(CAPTIONS) % VIDEOS, with_frames=False).measure(made)
+        evaluator(tmp_path, np.arange(CAPTIONS) % VIDEOS, with_frames=False).compute_metrics(made)

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from engine.distributed.world import World
 from engine.evaluation.features import Features
 from engine.evaluation.normalization import BankSums, DualSoftmax, QueryBank, log_sums
-from engine.evaluation.ranking import PLAIN_WORLD, Rankings, rank_tiles
+from engine.evaluation.ranking import SINGLE_PROCESS, Rankings, rank_tiles
 from engine.evaluation.similarity import ScoreTiles
 from tests.engine.evaluation.naive_ranking import naive_t2v, naive_v2t, random_features, whole_matrix
 
@@ -131,7 +131,7 @@ def _rank_of(number: int, size: int, store: str, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=size)
     made, _, _ = split(7)
     ours = log_sums(tiles(made), factor=0.2, world=World(number, size, torch.device("cpu")))
-    alone = log_sums(tiles(made), factor=0.2, world=PLAIN_WORLD)
+    alone = log_sums(tiles(made), factor=0.2, world=SINGLE_PROCESS)
     for name in ("of_caption", "of_video", "best_video", "best_caption"):
         np.testing.assert_allclose(getattr(ours, name), getattr(alone, name), rtol=1e-6)
     Path(folder, f"{number}.ok").touch()

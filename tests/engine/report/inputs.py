@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dataloaders.examples import Examples, ExamplesBuilder
-from engine.evaluation.compute_metrics import Measures, measure
+from engine.evaluation.compute_metrics import SplitMetrics, compute_metrics
 from engine.evaluation.metrics import protocol_of
 from engine.evaluation.similarity import MatrixTiles
 
@@ -35,12 +35,12 @@ def scores(split: Examples, *, skill: float, seed: int = 0) -> np.ndarray:
     return made.astype(np.float32)
 
 
-def measured(split: Examples, matrix: np.ndarray, **options: Any) -> tuple[Measures, MatrixTiles]:
+def measured(split: Examples, matrix: np.ndarray, **options: Any) -> tuple[SplitMetrics, MatrixTiles]:
     tiles = MatrixTiles(matrix)
-    return measure(tiles, split.video_of_caption, logit_scale=1.0, **options), tiles
+    return compute_metrics(tiles, split.video_of_caption, logit_scale=1.0, **options), tiles
 
 
-def result_of(split: Examples, found: Measures, **about: Any) -> dict[str, Any]:
+def result_of(split: Examples, found: SplitMetrics, **about: Any) -> dict[str, Any]:
     """What metrics.jsonl says, with settings."""
     return {
         "epoch": None,
@@ -56,7 +56,7 @@ def result_of(split: Examples, found: Measures, **about: Any) -> dict[str, Any]:
         "protocol": protocol_of(split.video_of_caption),
         **found.values,
         "intervals": found.intervals,
-        "post_processing": found.looks_at,
+        "post_processing": found.post_processing,
         "settings": {"clip_model": "ViT-B/32", "use_temp": True, "use_frame_fea": True},
         **about,
     }

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-import engine.checkpoint.state_keeper
-from engine.checkpoint.state_keeper import StateKeeper
+import engine.checkpoint.state_writer
+from engine.checkpoint.state_writer import StateWriter
 from engine.checkpoint.states import (
     PARTS,
     list_states,
@@ -32,22 +32,22 @@ def steps(folder: Path) -> list[int]:
 
 
 def test_the_newest_stay_and_the_protected(tmp_path: Path) -> None:
-    keeper = StateKeeper(tmp_path, keep=2)
+    writer = StateWriter(tmp_path, keep=2)
     for step in (5, 10, 15, 100):
-        keeper.save(state(), step)
-        keeper.wait()
-        keeper.protected = {5}
+        writer.save(state(), step)
+        writer.wait()
+        writer.protected = {5}
     assert steps(tmp_path) == [100, 15, 5]
-    assert keeper.last_good == state_path(tmp_path, 100) and keeper.problem is None
+    assert writer.last_good == state_path(tmp_path, 100) and writer.problem is None
 
 
 def test_states_of_another_run_go_at_the_first_save(tmp_path: Path) -> None:
     for step in (4, 8, 90):
         write_state(state(), state_path(tmp_path, step))
-    keeper = StateKeeper(tmp_path, keep=3, own=[state_path(tmp_path, 4), state_path(tmp_path, 8)])
-    assert keeper.last_good == state_path(tmp_path, 8) and steps(tmp_path) == [90, 8, 4]
-    keeper.save(state(), 12)
-    keeper.wait()
+    writer = StateWriter(tmp_path, keep=3, own=[state_path(tmp_path, 4), state_path(tmp_path, 8)])
+    assert writer.last_good == state_path(tmp_path, 8) and steps(tmp_path) == [90, 8, 4]
+    writer.save(state(), 12)
+    writer.wait()
     assert steps(tmp_path) == [12, 8, 4]
 
 
@@ -61,28 +61,28 @@ def test_what_is_written_is_the_moment_of_the_save(tmp_path: Path, monkeypatch: 
         assert go_on.wait(10)
         original(given, path)
 
-    monkeypatch.setattr(engine.checkpoint.state_keeper, "write_state", slow)
-    keeper, given = StateKeeper(tmp_path, keep=2), state(1.0)
-    keeper.save(given, 1)
+    monkeypatch.setattr(engine.checkpoint.state_writer, "write_state", slow)
+    writer, given = StateWriter(tmp_path, keep=2), state(1.0)
+    writer.save(given, 1)
     assert begun.wait(10) and not steps(tmp_path), "save came back before the file was there"
     given["model"]["w"].fill_(2.0)
     go_on.set()
-    keeper.save(given, 2)
-    keeper.wait()
+    writer.save(given, 2)
+    writer.wait()
     for step in (1, 2):
         read = read_state_file(state_path(tmp_path, step))
         assert read["model"]["w"].tolist() == [float(step)] * 3
 
 
 def test_a_failed_write_is_told_and_spoils_nothing(tmp_path: Path) -> None:
-    keeper = StateKeeper(tmp_path, keep=1)
-    keeper.save(state(), 1)
-    keeper.wait()
+    writer = StateWriter(tmp_path, keep=1)
+    writer.save(state(), 1)
+    writer.wait()
     state_path(tmp_path, 2).mkdir()  # a file cannot take its place
-    keeper.save(state(), 2)
-    keeper.wait()
-    assert keeper.problem is not None and "training_state.2.pt: cannot be written" in keeper.problem
-    assert keeper.last_good == state_path(tmp_path, 1) and keeper.last_good.is_file()
+    writer.save(state(), 2)
+    writer.wait()
+    assert writer.problem is not None and "training_state.2.pt: cannot be written" in writer.problem
+    assert writer.last_good == state_path(tmp_path, 1) and writer.last_good.is_file()
     assert not list(tmp_path.glob("*.tmp"))
 
 

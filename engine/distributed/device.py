@@ -1,0 +1,23 @@
+"""A rank's device: precision of the forward pass, and batches on their way to it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import torch
+
+Batch = dict[str, torch.Tensor]
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Autocast for `--precision`; weights stay in float32."""
+    if precision not in AUTOCAST:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=AUTOCAST[precision])
+
+
+def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
+    """A copy of the batch on `device`; the copy runs beside the host where its memory is pinned."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,0 +1,78 @@
+"""Which annotation files, lists and frame stores a run reads, by its flags. Nothing is read here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from common.errors import UserError
+from dataloaders.datasets.registry import VALIDATION, SplitFiles, default_files, read_test_ids
+from dataloaders.frame_store.format import find_shards
+from engine.config import Config
+
+
+def training_split(config: Config) -> str:
+    """The split of `--dataset` that is trained on."""
+    return "pretrain" if config.do_pretrain else "train"
+
+
+def training_files(config: Config) -> SplitFiles:
+    """Files of the training set."""
+    files = default_files(config.data_dir, config.dataset, training_split(config))
+    return _override(files, config.train_annotations, config.train_list, config.train_store)
+
+
+def evaluation_files(config: Config, split: str) -> SplitFiles:
+    """Files of the test or validation list ("test", "val"); --eval_list replaces the test list only.
+
+    Raises `UserError` where the data set has no validation list.
+    """
+    files = default_files(config.data_dir, config.test_dataset, VALIDATION if split == "val" else split)
+    list_flag = config.eval_list if split == "test" else None
+    return _override(files, config.eval_annotations, list_flag, config.eval_store)
+
+
+def bank_files(config: Config) -> SplitFiles:
+    """Files of the querybank: training captions of the data set that is evaluated."""
+    files = default_files(config.data_dir, config.test_dataset, "train")
+    if config.test_dataset == config.dataset and not config.do_pretrain:
+        files = _override(files, config.train_annotations, config.train_list, None)
+    return files
+
+
+def evaluated_elsewhere(config: Config) -> str:
+    """What to add to an error about a data set that the user may not have meant to evaluate on."""
+    if config.test_dataset == config.dataset:
+        return ""
+    return f" (evaluating on {config.test_dataset}; --eval_dataset chooses another)"
+
+
+def require_files(config: Config) -> None:
+    """Raise `UserError` naming the first file that is not there, before any weights are looked for."""
+    if config.init_model is not None:
+        path = Path(config.init_model).expanduser()
+        if not path.exists():
+            raise UserError(f"--init_model {config.init_model}: no such file")
+    if config.is_training:
+        files = training_files(config)
+        for path in filter(None, (files.annotations, files.list)):
+            if not path.exists():
+                raise UserError(f"{path}: no such file")
+        find_shards(files.store)
+    splits = ["test"] if config.is_training or config.do_eval else []
+    if config.is_training and config.select_on == "val":
+        splits.append("val")
+    for split in splits:
+        files = evaluation_files(config, split)
+        try:
+            read_test_ids(config.test_dataset, files)
+            find_shards(files.store)
+        except UserError as error:
+            raise UserError(f"{error}{evaluated_elsewhere(config)}") from None
+
+
+def _override(
+    files: SplitFiles, annotations: str | None, list_path: str | None, store: str | None
+) -> SplitFiles:
+    flags = {"annotations": annotations, "list": list_path, "store": store}
+    return replace(files, **{name: Path(value).expanduser() for name, value in flags.items() if value})

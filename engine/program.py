@@ -1,0 +1,88 @@
+"""From a command line to an exit code, for both entry scripts.
+
+Flags and paths are checked before torch is imported, so that `--help` and a typing error answer at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from common.errors import UserError, run_program
+from engine.config_checks import parse_and_check
+from engine.input_files import require_files
+from engine.process.errors import StoppedBySignal, TrainingStopped, explain
+from engine.process.signals import StopRequest
+
+
+def program(name: str, argv: Sequence[str] | None) -> int:
+    """Run `name` with `argv`. Returns the exit code:
+
+    0 done, or stopped by a signal with everything saved; 1 training stopped, a checkpoint of a folder could
+    not be evaluated, or a bug, whose traceback is printed; 2 bad input; 128 + n stopped by signal n (130 by
+    Ctrl-C).
+    """
+    _print_any_text()
+    return run_program(name, lambda: _program(name, argv))
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process; with several ranks, without Python's own shutdown.
+
+    Threads of a process group outlive `destroy_process_group` while anything refers to the group, as DDP and
+    torch's caches of device meshes do. Such a thread that drops its last tensor while Python shuts down needs
+    an interpreter that is gone: the process aborts (SIGABRT) although all its work is done.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _program(name: str, argv: Sequence[str] | None) -> int:
+    try:
+        with StopRequest() as stop:
+            config, remarks = parse_and_check(argv, program=name)
+            require_files(config)
+            from engine.run import run
+
+            return run(config, remarks, stop=stop)
+    except StoppedBySignal as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except TrainingStopped as error:
+        print(f"{name}: stopped: {error}", file=sys.stderr)
+        return 1
+    except UserError as error:
+        raise UserError(_without_worker_traceback(error)) from error
+    except Exception as error:
+        explanation = explain(error)
+        if explanation is None:
+            traceback.print_exc()
+        else:
+            print(f"{name}: {explanation}", file=sys.stderr)
+        return 1
+
+
+def _print_any_text() -> None:
+    """A Chinese path or caption in a message must not end a run on a terminal of another encoding."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _without_worker_traceback(error: UserError) -> str:
+    """The message; of an error in a loader process, which comes with its traceback, the last line alone."""
+    lines = str(error).strip().splitlines()
+    if len(lines) > 1 and "DataLoader worker" in lines[0]:
+        return lines[-1].partition(": ")[2]
+    return str(error)
