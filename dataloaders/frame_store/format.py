@@ -18,6 +18,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
+
 MAX_KEY_BYTES = 511  # LMDB's limit on the length of a key, set when it is compiled
 STATE_KEY = b"\0store"
 VIDEO_PREFIX = b"\0video/"
@@ -28,7 +30,7 @@ _LARGEST_FRAME_NUMBER = 99_999
 _SHARD_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
 
 
-class FrameStoreError(ValueError):
+class FrameStoreError(UserError):
     """A frame store, or a frame in it, cannot be used; the message names store, video and frame."""
 
 
