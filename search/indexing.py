@@ -32,11 +32,15 @@ from search.index_format import (
 from search.index_writer import Entry, IndexWriter
 from search.retriever import Retriever
 from search.sources import Found, Source, StoreSource, open_source, record_of
+from video.video_files import describe_left_out
 
 
 @dataclass
 class IndexReport:
-    """Counts of videos of an indexing run. `failed` by reason; `failures`: (id, reason, message) each."""
+    """Counts of videos of an indexing run. `failed` by reason; `failures`: (id, reason, message) each.
+
+    `left_out`: files of the folder that are no videos, by ending or reason.
+    """
 
     found: int = 0
     unchanged: int = 0
@@ -44,6 +48,7 @@ class IndexReport:
     updated: int = 0
     moved: int = 0
     removed: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -59,6 +64,8 @@ class IndexReport:
             "removed": self.removed,
         }
         text = f"{self.found} videos found: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        if self.left_out:
+            text = f"{text.removesuffix(': ')}; left out: {describe_left_out(self.left_out)}"
         if self.failed:
             text += "; failed: " + ", ".join(f"{n} {reason}" for reason, n in self.failed.most_common())
         return text.removesuffix(": ")
@@ -149,6 +156,7 @@ class _Run:
     def run(self, *, prune: bool) -> IndexReport:
         listed = self._source.list()
         self._report.found = len(listed)
+        self._report.left_out = self._source.left_out
         for start, message in self._source.unread:
             self._report.fail(start or ".", "unreadable folder", message)
         wanted = [found for found in self._progress(listed, "looking for changes") if self._is_wanted(found)]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
 from search.index_format import VideoRecord
 from video.listing import VideoFolder
 from video.sample import run_job
-from video.video_extensions import video_extensions
+from video.video_files import OTHER, UNKNOWN, kind_left_out, rank_of, videos_by_content
 from video.worker_pool import Fault, WorkerPool
 
 _READ = 1 << 20
@@ -46,6 +47,8 @@ class Source(Protocol):
     name: str
     unread: list[tuple[str, str]]
     """After `list`: (prefix of ids, reason) of the subfolders that could not be read."""
+    left_out: Counter[str]
+    """After `list`: how many files are no videos, by ending or reason."""
 
     def list(self) -> list[Found]:
         """All videos, by id."""
@@ -74,26 +77,40 @@ class FolderSource:
         self.folder = folder.resolve()
         self.name = str(self.folder)
         self.unread: list[tuple[str, str]] = []
+        self.left_out: Counter[str] = Counter()
         self._workers = workers
         self._timeout = timeout
 
     def list(self) -> list[Found]:
-        found, extensions = [], set(video_extensions())
         self.unread.clear()
+        self.left_out.clear()
+        videos: list[Found] = []
+        unknown: list[Found] = []
         for place, folders, names in os.walk(self.folder, onerror=self._skip):
             folders.sort()
             for name in sorted(names):
-                if name.rpartition(".")[2].lower() in extensions and not name.startswith("."):
-                    path = Path(place, name)
-                    try:
-                        status = path.stat()
-                    except OSError:  # gone since, or a link to nothing
-                        continue
-                    if not stat.S_ISREG(status.st_mode):  # a pipe would keep its reader waiting
-                        continue
-                    video_id = path.relative_to(self.folder).as_posix()
-                    found.append(Found(video_id, path, status.st_size, status.st_mtime_ns))
-        return found
+                rank = OTHER if name.startswith(".") else rank_of(name)
+                found = self._found(Path(place, name)) if rank < OTHER else None
+                if found is None:
+                    self.left_out[kind_left_out(name)] += 1
+                else:
+                    (unknown if rank == UNKNOWN else videos).append(found)
+        paths = [found.path for found in unknown if found.path is not None]
+        by_content = videos_by_content(paths, workers=self._workers, timeout=self._timeout)
+        self.left_out.update(kind_left_out(path.name) for path in paths if path not in by_content)
+        videos += [found for found in unknown if found.path in by_content]
+        return sorted(videos, key=lambda found: found.video_id) if by_content else videos
+
+    def _found(self, path: Path) -> Found | None:
+        """The entry of a regular file; None for a link to nothing, or a pipe, which blocks its reader."""
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        video_id = path.relative_to(self.folder).as_posix()
+        return Found(video_id, path, status.st_size, status.st_mtime_ns)
 
     def _skip(self, error: OSError) -> None:
         folder = Path(error.filename).relative_to(self.folder).as_posix()
@@ -122,10 +139,9 @@ class FolderSource:
         by_path = {found.path: found for found in wanted if found.path is not None}
         if not by_path:
             return
-        jobs = (video_job(path) for path in by_path)
+        jobs = [video_job(path) for path in by_path]
         with WorkerPool(run_job, workers=min(self._workers, len(by_path)), timeout=self._timeout) as pool:
             for job, outcome in pool.run(jobs):
-                assert job.path is not None
                 try:
                     if isinstance(outcome, Fault):
                         raise ClipError(outcome.reason, outcome.message)
@@ -143,6 +159,7 @@ class StoreSource:
         self._files = VideoFolder(videos) if videos is not None else None
         self.name = str(store.resolve())
         self.unread: list[tuple[str, str]] = []
+        self.left_out: Counter[str] = Counter()
 
     def list(self) -> list[Found]:
         found = []

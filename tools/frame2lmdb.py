@@ -3,7 +3,7 @@
     python tools/frame2lmdb.py --video_dir FOLDER --lmdb_path STORE [--json_path LIST]
     python tools/frame2lmdb.py info STORE | verify STORE | extract STORE ID | sheet STORE ID...
 
-A second start with the same arguments goes on where the first stopped. docs/FRAME_STORE.md says more.
+A second run with the same arguments continues where the first stopped. docs/FRAME_STORE.md says more.
 Exit code: 0 all stored, 1 some failed (failures.jsonl in the store names them), 2 wrong usage.
 """
 
@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from common.errors import FileError, one_line, run_program
 from dataloaders.frame_store.format import FrameStoreWriteError
 from tools.store import commands as store_commands
 from tools.store.build import BuildOptions, BuildResult, build
@@ -25,15 +25,16 @@ from tools.store.flag_values import not_negative, positive, seconds, share_below
 from tools.store.shards import parse_shard, shard_of_environment
 from video.sample import Settings
 
-_BROKEN_PIPE = 141  # 128 + SIGPIPE, which not every system has
-_SLACK_HELP = """how far, as part of their distance, frames of videos of 3000 frames and more may move to
-where decoding is cheap (default 0.25, some three times faster; 0: exactly even)"""
+_PROGRAM = "frame2lmdb.py"
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_SLACK_HELP = """in videos of 3000 frames and more, how far frames may move to where decoding is cheap, as a
+share of their distance: 0.25 decodes some three times faster, but not exactly even positions (default 0)"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags of building; those of the commands on a store are in `store_commands`."""
+    """The flags of building; those of the commands on a store are in `tools/store/commands.py`."""
     parser = argparse.ArgumentParser(
-        prog="frame2lmdb.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=_PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--video_dir", type=Path, required=True, help="folder with the videos; never written to")
@@ -43,18 +44,21 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_workers", type=positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
     add("--short_side", type=not_negative, default=256, help="pixels; 0 keeps the size (default 256)")
     add("--quality", type=int, default=95, choices=range(1, 101), metavar="1..100", help="JPEG (default 95)")
-    add("--slack", type=share_below_half, default=0.25, help=_SLACK_HELP)
+    add("--slack", type=share_below_half, default=0.0, help=_SLACK_HELP)
     add("--clip_from_id", action="store_true", help="ids VIDEO_SSSSSS_EEEEEE are seconds S to E of VIDEO")
     add("--timeout", type=seconds, default=300.0, help="seconds a video may take (default 300)")
-    add("--shard", help="i/n: store part i of n; 'none' for all (default: as torchrun or SLURM says)")
-    add("--overwrite", action="store_true", help="remove what the store holds first")
-    add("--map_size", type=positive, default=64 << 20, help="bytes the map starts with; it grows by itself")
+    add("--shard", help="i/n: store part i of n; 'none' for all (default: from torchrun or SLURM)")
+    add("--overwrite", action="store_true", help="remove the store in this folder first")
+    add("--map_size", type=positive, default=64 << 20, help="first size of the map in bytes; it grows")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program on `argv`; returns its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    return run_program(_PROGRAM, lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: list[str]) -> int:
     parser = build_parser()
     if not argv:
         parser.print_help(sys.stderr)
@@ -65,22 +69,11 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
             return code
         return _build(parser.parse_args(argv))
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output has had enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
-    except (ValueError, OSError) as error:
-        _say(f"{parser.prog}: {describe(error)}")
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return 1 if full or isinstance(error, FrameStoreWriteError) else 2
-
-
-def describe(error: ValueError | OSError) -> str:
-    """What went wrong, in one line; a file's name as it is written, even where the system has it as bytes."""
-    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, (str, bytes)):
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return str(error)
+    except (FrameStoreWriteError, FileError) as error:
+        if isinstance(error, FileError) and error.errno not in _FULL_DISK:
+            raise
+        _say(f"{_PROGRAM}: error: {one_line(error)}")
+        return 1
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -109,12 +102,12 @@ def _summary(result: BuildResult, options: BuildOptions) -> str:
     stored = result.stored_before + result.stored
     text = f"stored {stored} of {result.listed} videos in {options.folder}"
     if result.stored_before:
-        text += f" ({result.stored_before} were there)"
+        text += f" ({result.stored_before} before this run)"
     if result.failed:
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.failed.most_common())
         text += f"; failed: {reasons}; see {options.folder / 'failures.jsonl'}"
     if result.stopped_by:
-        text += "; stopped by a signal: the same command goes on from here"
+        text += "; stopped by a signal: the same command continues from here"
     return text
 
 

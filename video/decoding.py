@@ -2,10 +2,11 @@
 
 Legend: pts, a frame's presentation time in units of the stream's time base; n frames wanted.
 
-Two ways, with the same result. *In order*: decode everything and count, so that no header is trusted.
-*By index*: where container and codec let packets stand for frames, decode only the stretches that lead to
-wanted frames, and of H.264 only the frames that others lean on. Whatever does not come out as the packets
-promised (a frame that is not given, an error, another time) is done again in order.
+There are two ways with the same result. *In order*: decode and count all frames, so that no header is
+trusted. *By index*: if each packet stands for one frame (this depends on container and codec), decode only
+from the key frames to the wanted frames, and in H.264 skip frames that no other frame refers to. If the
+output differs from what the packets promised (a missing frame, an error, another time), the video is
+decoded in order instead.
 """
 
 from __future__ import annotations
@@ -34,44 +35,43 @@ from video.sampling import (
 )
 
 _ATTACHED_PICTURE = 0x400  # FFmpeg's disposition bit of cover pictures
-# Codecs by the names of their decoders, for PyAV that does not know the one of the other.
+# Codecs by the names of their decoders, for versions of PyAV without `canonical_name`.
 _CODECS = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
-# Leaving frames undecoded is worth the seeks where at least this share of them is left out.
+# Decoding by index pays for its seeks if at least this share of the frames is not decoded.
 _WORTH_SEEKING = 0.3
+# Readers of FFmpeg for pictures and text art, which give a video stream; also all "png_pipe", "jpeg_pipe"
+# etc.
+_PICTURE_FORMATS = frozenset({"image2", "tty", "adf", "bin", "idf", "xbin"})
 
 
-class _OutOfStep(Exception):
-    """The frames are not those that the packets promised."""
+class _UnexpectedFrames(Exception):
+    """The decoded frames are not those that the packets promised."""
 
 
 def sample_with_pyav(
     path: Path, *, wanted: int, encode: Encode, window: Window, slack: float = 0.0
 ) -> Sample:
-    """`wanted` frames of the video; `slack`: see `move_to_cheap`. Raises `VideoError` if there are none."""
+    """`wanted` frames of the video. `slack`: see `move_to_cheap`. Raises `VideoError` if nothing decodes."""
     container, stream = open_video(path)
     with container:
         table = read_packets(container, stream)
         guess = _range_within(table, float(stream.time_base or 0), window)
         try:
             sample = _sample_by_index(
-                container, stream, table, wanted=wanted, encode=encode, found=guess, slack=slack
+                container, stream, table, wanted=wanted, encode=encode, positions=guess, slack=slack
             )
-        except (_OutOfStep, av.FFmpegError):
+        except (_UnexpectedFrames, av.FFmpegError):
             sample = _sample_all(path, wanted=wanted, encode=encode, window=window, guess=guess)
         _describe(sample, container, stream)
     return sample
 
 
 def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
-    """The container and its first video stream that is no cover picture.
+    """The container and its first video stream that is not a cover picture.
 
     Raises `VideoError`: unopenable, no video stream, codec not decodable.
     """
-    try:
-        # The full path, since FFmpeg takes what stands before a colon in a name for a protocol.
-        container = av.open(os.path.abspath(path), metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError("unopenable", describe_error(error)) from None
+    container = _open(path)
     stream = next((stream for stream in container.streams.video if not _is_cover(stream)), None)
     if stream is None or stream.codec_context is None:
         container.close()
@@ -82,8 +82,28 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
     return container, stream
 
 
+def is_video(path: Path) -> bool:
+    """Whether FFmpeg opens the file and finds a video stream: not only sound, a picture or text."""
+    try:
+        container = _open(path)
+    except VideoError:
+        return False
+    with container:
+        name = container.format.name
+        is_picture = name.endswith("_pipe") or name in _PICTURE_FORMATS
+        return not is_picture and not all(_is_cover(stream) for stream in container.streams.video)
+
+
+def _open(path: Path) -> InputContainer:
+    try:
+        # The full path: FFmpeg takes the part of a name before a colon for a protocol.
+        return av.open(os.path.abspath(path), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoError("unopenable", describe_error(error)) from None
+
+
 def describe_error(error: BaseException) -> str:
-    """What a decoding library says, in one line."""
+    """The message of a decoding library in one line."""
     text = getattr(error, "strerror", None) or str(error)
     return (text.splitlines() or [type(error).__name__])[0]
 
@@ -111,7 +131,7 @@ def _describe(sample: Sample, container: InputContainer, stream: av.VideoStream)
 
 
 class _Upright:
-    """Encodes frames and remembers by how much the first was turned."""
+    """Encodes frames and remembers by how much the first one was rotated."""
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
@@ -138,7 +158,7 @@ def _sample_all(path: Path, *, wanted: int, encode: Encode, window: Window, gues
 
 
 class _FramesInOrder:
-    """All frames of a file; packets that do not decode are passed over and counted in `damaged`."""
+    """All frames of a file. Packets that do not decode are skipped and counted in `damaged`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -164,7 +184,7 @@ class _FramesInOrder:
                 packet = next(packets, None)
                 if packet is None:
                     return
-            except av.FFmpegError:  # the file breaks off here
+            except av.FFmpegError:  # the file is cut off here
                 self.damaged += 1
                 return
             try:
@@ -175,7 +195,7 @@ class _FramesInOrder:
                     self._undecodable = f"codec {codec_of(stream)}: {describe_error(error)}"
 
     def explain(self, error: VideoError) -> VideoError:
-        """A more telling reason than `error`, which came of reading this file."""
+        """`error` with a more exact reason, if reading the file has shown one."""
         if error.reason == "no frames" and self._undecodable:
             return VideoError("codec not decodable", self._undecodable)
         if error.reason == "no frames" and self.damaged:
@@ -187,7 +207,7 @@ class _FramesInOrder:
 
 
 def _range_within(table: PacketTable, time_base: float, window: Window) -> Range | None:
-    """The positions inside the window as far as packets tell, None where they don't."""
+    """The positions inside the window according to the packets; None if these do not tell."""
     if len(table.times) != table.packets or not table.times:
         return None
     if window.whole:
@@ -203,24 +223,24 @@ def _sample_by_index(
     *,
     wanted: int,
     encode: Encode,
-    found: Range | None,
+    positions: Range | None,
     slack: float,
 ) -> Sample:
-    if not table.trusted or found is None or found[0] >= found[1]:
-        raise _OutOfStep
-    even = positions_within(found, wanted)
+    if not table.trusted or positions is None or positions[0] >= positions[1]:
+        raise _UnexpectedFrames
+    even = positions_within(positions, wanted)
     indices = move_to_cheap(even, table, slack=slack)
     groups = _group_by_keyframe(table, {table.times[index] for index in indices})
     needed = sum(table.count_between(start, max(group)) for start, group in groups.items())
     if stream.codec_context.name != "h264" and needed > (1 - _WORTH_SEEKING) * table.packets:
-        raise _OutOfStep
+        raise _UnexpectedFrames
     upright = _Upright(encode)
     pictures: dict[int, Encoded] = {}
     for start, group in groups.items():
         for frame in _decode_group(container, stream, start=start, group=group):
             pictures[cast(int, frame.pts)] = upright(frame)
     chosen = [pictures[table.times[index]] for index in indices]
-    sample = Sample(indices, chosen, frames=found[1] - found[0], by_index=True)
+    sample = Sample(indices, chosen, frames=positions[1] - positions[0], by_index=True)
     sample.moved = max(abs(taken - planned) for taken, planned in zip(indices, even, strict=True))
     sample.rotation = upright.rotation or 0
     return sample
@@ -232,7 +252,7 @@ def _group_by_keyframe(table: PacketTable, wanted: set[int]) -> dict[int, set[in
     for pts in sorted(wanted):
         start = table.start_of(pts)
         if start is None:
-            raise _OutOfStep
+            raise _UnexpectedFrames
         groups.setdefault(start, set()).add(pts)
     return groups
 
@@ -242,8 +262,8 @@ def _decode_group(
 ) -> Iterator[av.VideoFrame]:
     """The frames with the pts of `group`, decoded from the key frame at `start` on.
 
-    A frame that no other leans on (in H.264: NONREF) and that is not wanted need not be decoded; nothing else
-    changes by it. Raises `_OutOfStep` where a frame of the group does not come out.
+    In H.264, frames that are not wanted and that no other frame refers to (NONREF) are skipped; this does not
+    change the other frames. Raises `_UnexpectedFrames` if a frame of the group is not decoded.
     """
     context = stream.codec_context
     skippable = context.name == "h264"
@@ -251,7 +271,7 @@ def _decode_group(
     container.seek(start, stream=stream)
     for number, packet in enumerate(container.demux(stream)):
         if not number and packet.pts != start:
-            raise _OutOfStep
+            raise _UnexpectedFrames
         if skippable:
             context.skip_frame = "DEFAULT" if packet.pts in unread else "NONREF"
         unread.discard(packet.pts)
@@ -261,10 +281,10 @@ def _decode_group(
         for frame in frames:
             if frame.pts in unseen:
                 if frame.is_corrupt:
-                    raise _OutOfStep
+                    raise _UnexpectedFrames
                 unseen.discard(frame.pts)
                 yield frame
         if not unread:
             break
     if unseen:
-        raise _OutOfStep
+        raise _UnexpectedFrames

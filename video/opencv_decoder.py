@@ -1,6 +1,6 @@
-"""Frames of a video file by OpenCV's own FFmpeg, for what PyAV's cannot open or decode.
+"""Frames of a video file by OpenCV's own FFmpeg, for files that PyAV's cannot open or decode.
 
-Legend: pictures are BGR uint8 [H, W, 3], turned upright by OpenCV.
+Legend: pictures are BGR uint8 [H, W, 3], rotated upright by OpenCV.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from video.sampling import Encode, Sample, TimedFrames, VideoError, Window, samp
 
 
 def sample_with_opencv(path: Path, *, wanted: int, encode: Encode, window: Window) -> Sample:
-    """`wanted` frames of the video, decoded in order. Raises `VideoError` where it gives none."""
+    """`wanted` frames of the video, decoded in order. Raises `VideoError` if nothing decodes."""
     frames = _FramesInOrder(path)
     sample = sample_in_order(frames, wanted=wanted, encode=encode, window=window, guess=None)
     sample.decoder = f"OpenCV {cv2.__version__}"
@@ -22,8 +22,8 @@ def sample_with_opencv(path: Path, *, wanted: int, encode: Encode, window: Windo
     return sample
 
 
-def _be_silent() -> None:
-    """What is wrong with a file is reported once, by its id; OpenCV would write it to the terminal."""
+def _silence_opencv() -> None:
+    """OpenCV would print errors to the terminal; a bad file is reported once, by its id."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     older = getattr(cv2, "setLogLevel", None)
     if older:
@@ -33,7 +33,7 @@ def _be_silent() -> None:
 
 
 class _FramesInOrder:
-    """All frames that OpenCV reads from a file, and what it says of the file."""
+    """All frames that OpenCV reads from a file, and the file's codec, frame rate and rotation."""
 
     def __init__(self, path: Path) -> None:
         self._path = os.fsencode(os.path.abspath(path)).decode("utf-8", "replace")  # OpenCV takes UTF-8
@@ -42,7 +42,7 @@ class _FramesInOrder:
         self.rotation = 0
 
     def __call__(self) -> TimedFrames:
-        _be_silent()
+        _silence_opencv()
         capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG)
         try:
             if not capture.isOpened():

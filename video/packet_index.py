@@ -1,4 +1,4 @@
-"""What the packets of a video say about its frames, without decoding any.
+"""What the packets of a video say about its frames, without decoding.
 
 Legend: pts, a frame's presentation time in units of the stream's time base.
 """
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 
 import av
 
-# Frames from which on a video is long: two minutes at 25 a second.
+# A video of at least so many frames is long: two minutes at 25 frames a second.
 LONG_VIDEO = 3000
-# Containers that say themselves which packets are key frames, and codecs of which every packet is one frame.
-# Elsewhere (transport streams, AVI, VP8 with its hidden frames) only decoding tells.
+# Containers that mark key frames, and codecs with one frame in every packet. For all others (transport
+# streams, AVI, VP8 with its hidden frames) only decoding tells the frames.
 _INDEXED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 _FRAME_PER_PACKET = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "libvpx-vp9", "libaom-av1"})
 
 
 @dataclass(frozen=True)
 class PacketTable:
-    """What the packets of a stream promise.
+    """The frames of a stream according to its packets.
 
-    `times`: pts of the frames to be shown, in display order; `keyframes`: pts of the key frames, ascending;
-    `packets`: how many carry a frame to be shown; `trusted`: whether `times` are, one for one, the frames
-    that decoding gives, as far as packets can tell.
+    `times`: pts of the frames to be shown, in display order. `keyframes`: pts of the key frames, ascending.
+    `packets`: how many packets have a frame to be shown. `trusted`: whether decoding will give exactly the
+    frames of `times`, as far as packets can tell.
     """
 
     times: list[int]
@@ -33,15 +33,16 @@ class PacketTable:
     trusted: bool
 
     def start_of(self, pts: int) -> int | None:
-        """The key frame from which decoding gives the frame at `pts` exactly: the last not shown after it.
+        """The key frame from which the frame at `pts` decodes exactly: the last one with a pts <= `pts`.
 
-        A frame shown before the key frame that precedes it in the file may lean on frames before that.
+        The key frame before it in the file is not enough: a frame shown before that key frame may refer to
+        even earlier frames.
         """
         place = bisect_right(self.keyframes, pts)
         return self.keyframes[place - 1] if place else None
 
     def count_between(self, first: int, last: int) -> int:
-        """How many frames lie from pts `first` to pts `last`, both included."""
+        """The number of frames from pts `first` to pts `last`, both included."""
         return bisect_right(self.times, last) - bisect_left(self.times, first)
 
 
@@ -49,14 +50,14 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
     """The table of a stream's packets; reads the container to its end."""
     times: list[int] = []
     keyframes: list[int] = []
-    packets, sound = 0, True
+    packets, valid = 0, True
     prefix = _unit_length_bytes(stream)
     try:
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            sound = sound and packet.pts is not None and not packet.is_corrupt
-            sound = sound and (not prefix or _units_fit(memoryview(packet), prefix))
+            valid = valid and packet.pts is not None and not packet.is_corrupt
+            valid = valid and (not prefix or _units_fit(memoryview(packet), prefix))
             if packet.pts is not None and packet.is_keyframe:
                 keyframes.append(packet.pts)
             if packet.is_discard:
@@ -65,16 +66,16 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
             if packet.pts is not None:
                 times.append(packet.pts)
     except av.FFmpegError:
-        sound = False
+        valid = False
     keyframes.sort()
     times.sort()
-    sound = sound and bool(keyframes) and bool(times) and keyframes[0] <= times[0]
-    sound = sound and all(earlier < later for earlier, later in zip(times, times[1:], strict=False))
-    return PacketTable(times, keyframes, packets, sound and _one_frame_a_packet(container, stream))
+    valid = valid and bool(keyframes) and bool(times) and keyframes[0] <= times[0]
+    valid = valid and all(earlier < later for earlier, later in zip(times, times[1:], strict=False))
+    return PacketTable(times, keyframes, packets, valid and _one_frame_a_packet(container, stream))
 
 
 def _unit_length_bytes(stream: av.VideoStream) -> int:
-    """How many bytes say a unit's length in packets of H.264 as mp4 and Matroska have it; 0 elsewhere."""
+    """The size in bytes of a unit's length field in H.264 packets of mp4 and Matroska; 0 for others."""
     extradata = stream.codec_context.extradata
     if stream.codec_context.name != "h264" or not extradata or len(extradata) < 7 or extradata[0] != 1:
         return 0
@@ -82,9 +83,9 @@ def _unit_length_bytes(stream: av.VideoStream) -> int:
 
 
 def _units_fit(data: memoryview, prefix: int) -> bool:
-    """Whether a packet of H.264 is whole units one after another, as far as their lengths and headers go.
+    """Whether an H.264 packet is a sequence of complete units, judged by their lengths and headers.
 
-    A frame that is left undecoded is not otherwise looked at, and one of no sense would be counted.
+    Frames that are not decoded get no other check; without this one, garbage would count as a frame.
     """
     place, size = 0, len(data)
     while place + prefix < size:
@@ -102,11 +103,11 @@ def _one_frame_a_packet(container: av.container.InputContainer, stream: av.Video
 
 
 def move_to_cheap(indices: list[int], table: PacketTable, *, slack: float) -> list[int]:
-    """`indices` with frames of long videos (`LONG_VIDEO`) moved to where decoding is cheap.
+    """`indices`; in long videos (`LONG_VIDEO`) moved to positions that are cheap to decode.
 
-    A frame moves by at most `slack` of the distance between two: to the nearest key frame within reach, else
-    as near as it may to the key frame before it. First and last stay; so do frames that share their stretch
-    with others, which is decoded anyway.
+    A frame moves by at most `slack` times the distance between two wanted frames: to the nearest key frame
+    within reach, else as far as allowed towards the key frame before it. The first and the last frame stay.
+    So do frames with the same key frame as a neighbour, because the frames between are decoded anyway.
     """
     reach = int(slack * (indices[-1] - indices[0]) / max(1, len(indices) - 1))
     if indices[-1] - indices[0] + 1 < LONG_VIDEO or not reach:

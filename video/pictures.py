@@ -1,7 +1,7 @@
-"""From a decoded frame to the JPEG that is stored: upright, small, in proper colour.
+"""From a decoded frame to the stored JPEG: upright, small, with the right colours.
 
-Legend: pictures are BGR uint8 [H, W, 3]. The display matrix is FFmpeg's: three rows of three 32-bit numbers,
-of which the first two of the first two rows turn and mirror the picture.
+Legend: pictures are BGR uint8 [H, W, 3]. The display matrix is FFmpeg's: three rows of three 32-bit
+numbers. The first two numbers of the first two rows rotate and mirror the picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 
-# (Kr, Kb) by FFmpeg's numbers of colour matrices; the others occur in no video.
+# (Kr, Kb) by FFmpeg's numbers of colour matrices; others do not occur in videos.
 _WEIGHTS = {
     1: (0.2126, 0.0722),  # BT.709
     4: (0.30, 0.11),  # FCC
@@ -29,7 +29,7 @@ _WEIGHTS = {
 }
 _BT709, _BT601 = 1, 5
 _FULL_RANGE = 2
-# The pool's processes share the cores already; older PyAV has no such choice.
+# The pool's processes use all cores already. Older PyAV has no such option.
 _ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 Picture: TypeAlias = "av.VideoFrame | np.ndarray"
@@ -47,10 +47,10 @@ class Encoded:
 
 
 class PictureEncoder:
-    """Makes the stored JPEG of a decoded frame, a PyAV frame or a BGR array that is upright already.
+    """Makes the stored JPEG of a frame: a PyAV frame, or a BGR array that is already upright.
 
-    `short_side`: the shorter side is reduced to it by area averaging; never enlarged; 0 keeps the size.
-    `quality`: the JPEG's, 1 to 100.
+    `short_side`: the shorter side is reduced to this by area averaging, never enlarged; 0 keeps the size.
+    `quality` of the JPEG, 1 to 100.
     """
 
     def __init__(self, *, short_side: int, quality: int) -> None:
@@ -68,12 +68,12 @@ class PictureEncoder:
         return apply_display_matrix(self._small_bgr(frame), matrix=display_matrix(frame))
 
     def _small_bgr(self, frame: av.VideoFrame) -> np.ndarray:
-        """Shrinks the planes first, and mixes the colours of the few pixels left by the frame's matrix."""
+        """Shrink the YUV planes first, then convert the small picture to BGR by the frame's matrix."""
         width, height = small_size(frame.width, frame.height, short_side=self.short_side)
         size: dict[str, Any] = {"width": width, "height": height, "interpolation": "AREA", **_ONE_THREAD}
         if not frame.format.name.startswith(("yuv", "nv", "p0")):
             return self._scaler.reformat(frame, format="bgr24", **size).to_ndarray()
-        full = frame.format.name.startswith("yuvj")  # the same range in and out, so that no value changes
+        full = frame.format.name.startswith("yuvj")  # keep the range, so that no value changes
         small = self._scaler.reformat(frame, format="yuvj444p" if full else "yuv444p", **size)
         planes = [_plane(plane, height=height, width=width) for plane in small.planes]
         return cv2.transform(cv2.merge(planes), bgr_of_yuv(*colour_of(frame)))
@@ -90,7 +90,7 @@ def _plane(plane: Any, *, height: int, width: int) -> np.ndarray:
 
 
 def small_size(width: int, height: int, *, short_side: int) -> tuple[int, int]:
-    """(width, height) with the shorter side at `short_side`, the shape kept; never larger; 0 keeps it."""
+    """(width, height) with the shorter side reduced to `short_side`, in proportion; 0 keeps the size."""
     shorter = min(width, height)
     if not short_side or shorter <= short_side:
         return width, height
@@ -98,9 +98,9 @@ def small_size(width: int, height: int, *, short_side: int) -> tuple[int, int]:
 
 
 def colour_of(frame: av.VideoFrame) -> tuple[int, bool]:
-    """The colour matrix by which a frame's YUV is to be read, and whether its range is full.
+    """The colour matrix of a frame's YUV, and whether its range is full.
 
-    As tagged; a frame without a tag is BT.709 from 720 lines on and BT.601 below, as players have it.
+    From the tags. A frame without a tag is BT.709 from 720 lines on and BT.601 below, as in players.
     """
     matrix = int(frame.colorspace)
     if matrix not in _WEIGHTS:
@@ -127,7 +127,7 @@ def bgr_of_yuv(matrix: int, full: bool) -> np.ndarray:
 
 
 def display_matrix(frame: av.VideoFrame) -> Signs | None:
-    """The signs of a frame's display matrix, or None where the frame is to be shown as it is."""
+    """The signs of a frame's display matrix, or None if the frame is shown as it is."""
     side_data: Any = frame.side_data  # its stubs name another type of key
     data = side_data.get(SideDataType.DISPLAYMATRIX)
     if data is None:
@@ -137,9 +137,9 @@ def display_matrix(frame: av.VideoFrame) -> Signs | None:
 
 
 def apply_display_matrix(picture: np.ndarray, *, matrix: Signs | None) -> np.ndarray:
-    """`picture` turned and mirrored as its display matrix says.
+    """`picture` rotated and mirrored by its display matrix.
 
-    Only quarter turns and mirrorings occur in the world; another matrix leaves the picture as it is.
+    Only rotations by multiples of 90 degrees and mirroring are applied; other matrices are ignored.
     """
     if matrix is None:
         return picture
@@ -152,6 +152,6 @@ def apply_display_matrix(picture: np.ndarray, *, matrix: Signs | None) -> np.nda
 
 
 def rotation_of(matrix: Signs | None) -> int:
-    """Degrees clockwise by which the display matrix turns a picture: 0, 90, 180, 270; mirroring left out."""
+    """Degrees clockwise by which the display matrix rotates: 0, 90, 180, 270. Mirroring is ignored."""
     turns = {(-1, 0, 0, -1): 180, (0, 1, -1, 0): 90, (0, -1, 1, 0): 270}
     return turns.get(matrix, 0) if matrix is not None else 0

@@ -1,4 +1,4 @@
-"""One video of the list, from file to JPEGs and manifest record; runs in the pool's workers.
+"""One video, from its file to JPEGs and manifest record. Runs in the workers of a pool.
 
 Legend: n frames wanted of every video.
 """
@@ -22,7 +22,7 @@ from video.pictures import PictureEncoder
 from video.sampling import Sample, VideoError, Window
 from video.worker_pool import Output
 
-# What OpenCV's FFmpeg may take where PyAV's does not.
+# Errors of PyAV after which OpenCV's own FFmpeg is tried.
 _SECOND_CHANCE = frozenset({"unopenable", "codec not decodable", "no frames"})
 
 _PROBE_PACKETS = 64
@@ -30,16 +30,16 @@ _PROBE_PACKETS = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """What all videos of a store share: it is written into the store, and another is refused.
+    """The settings of a store. They are written into it; videos with other settings are refused.
 
-    `num_frames` n; `short_side` in pixels (0: as it is); `quality` of the JPEGs; `slack`: see
-    `move_to_cheap`.
+    `num_frames` n; `short_side` in pixels (0: original size); `quality` of the JPEGs; `slack`: how far frames
+    of long videos may move from their even positions, see `move_to_cheap` (0: not at all).
     """
 
     num_frames: int = 30
     short_side: int = 256
     quality: int = 95
-    slack: float = 0.25
+    slack: float = 0.0
 
     def as_record(self) -> dict[str, Any]:
         """The settings as the store keeps them."""
@@ -48,16 +48,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A video to store: its file (None: not found) and the part of it, in seconds."""
+    """A video to decode: its id, its file and the part of it."""
 
     video_id: str
-    path: Path | None
+    path: Path
     window: Window
     settings: Settings
 
 
 def run_job(job: Job) -> Output:
-    """(manifest record, JPEGs) of a video, or (the `VideoError`, nothing)."""
+    """(manifest record, JPEGs) of a video, or (`VideoError`, [])."""
     _prepare_process()
     try:
         sample = _sample(job)
@@ -67,7 +67,7 @@ def run_job(job: Job) -> Output:
 
 
 def probe(path: Path) -> Output:
-    """(the video's codec, and whether its first frames decode not), or (the `VideoError`, nothing)."""
+    """(the codec, with a remark if the first packets do not decode, []), or (`VideoError`, [])."""
     _prepare_process()
     try:
         container, stream = open_video(path)
@@ -84,8 +84,8 @@ def probe(path: Path) -> Output:
 
 @lru_cache(maxsize=1)
 def _prepare_process() -> None:
-    cv2.setNumThreads(1)  # the pool's processes share the cores
-    av.logging.set_level(av.logging.PANIC)  # what is wrong with a file is reported once, by its id
+    cv2.setNumThreads(1)  # the pool's processes use all cores already
+    av.logging.set_level(av.logging.PANIC)  # a bad file is reported once, by its id
 
 
 @lru_cache(maxsize=4)
@@ -94,8 +94,8 @@ def _encoder(settings: Settings) -> PictureEncoder:
 
 
 def _sample(job: Job) -> Sample:
-    if job.path is None:
-        raise VideoError("missing", "no file of this name in the folder of videos")
+    if not job.path.is_file():
+        raise VideoError("missing", "no such file")
     settings, encode = job.settings, _encoder(job.settings)
     try:
         return sample_with_pyav(
@@ -111,7 +111,6 @@ def _sample(job: Job) -> Sample:
 
 
 def _record(job: Job, sample: Sample) -> dict[str, Any]:
-    assert job.path is not None
     sizes = {(picture.height, picture.width) for picture in sample.pictures}
     record: dict[str, Any] = {
         "file": os.fsencode(job.path.name).decode("utf-8", "replace"),

@@ -1,7 +1,7 @@
-"""Which frames of a video are taken, and taking them from any decoder that gives its frames in order.
+"""Which frames of a video are taken, and how to take them from any decoder that gives its frames in order.
 
-Legend: N frames that decode (inside the window, where one is given), n frames wanted; positions count frames
-in the order in which they are shown, from 0; times are seconds from the first frame.
+Legend: N frames that decode (inside the window, if there is one), n frames wanted. Positions count frames in
+display order from 0. Times are seconds from the first frame.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from video.pictures import Encoded, Picture
 
 Encode = Callable[[Picture], Encoded]
-# What a decoder gives one after another: seconds from the first frame (None: not known), and the picture.
+# The frames of a decoder, one after another: seconds from the first frame (None: not known), picture.
 TimedFrames = Iterator[tuple["float | None", "Picture"]]
 # Positions first <= p < last.
 Range = tuple[int, int]
 
 
 class VideoError(Exception):
-    """A video gives no frames; `reason` is the class of the fault, `message` says more."""
+    """A video gives no frames. `reason` is the kind of error, `message` the details."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(reason, message)
@@ -47,12 +47,12 @@ class Window:
 
 @dataclass
 class Sample:
-    """The n frames picked from a video.
+    """The n frames taken from a video.
 
-    `indices`: their positions in the whole file; `frames`: N; `decoder`: program and version; `by_index`:
-    whether frames that were not needed were left undecoded; `moved`: how far, in frames, one lies at most
-    from its even position; `rotation`: degrees clockwise applied; `damaged`: packets that did not decode;
-    `fps`, `duration` (seconds): as the header has them.
+    `indices`: their positions in the whole file. `frames`: N. `decoder`: program and version. `by_index`:
+    only the needed frames were decoded. `moved`: the largest distance of a frame from its even position, in
+    frames. `rotation`: degrees clockwise that were applied. `damaged`: packets that did not decode. `fps`,
+    `duration` (seconds): the values of the header.
     """
 
     indices: list[int]
@@ -70,50 +70,50 @@ class Sample:
 
 @dataclass
 class _Pass:
-    """What one pass over all frames saw: the positions inside the window, and the pictures that were kept."""
+    """The result of one pass over all frames: the positions inside the window, and the pictures taken."""
 
-    found: Range
+    range: Range
     kept: dict[int, Encoded] = field(default_factory=dict)
 
 
 def spread_positions(frames: int, wanted: int) -> list[int]:
-    """`wanted` positions spread evenly over 0..frames-1, first and last included, never decreasing.
+    """`wanted` positions spread evenly over 0..frames-1, in order, first and last included.
 
-    With fewer frames than wanted, positions repeat. One position alone is the middle.
+    If there are fewer frames than wanted, positions repeat. A single position is the middle.
     """
     if wanted == 1:
         return [(frames - 1) // 2]
     return [int(position) for position in np.linspace(0, frames - 1, wanted).round()]
 
 
-def positions_within(found: Range, wanted: int) -> list[int]:
-    """The wanted positions of a range of positions, which must hold one at least."""
-    first, last = found
+def positions_within(positions: Range, wanted: int) -> list[int]:
+    """`wanted` positions spread evenly over a range that is not empty."""
+    first, last = positions
     return [first + position for position in spread_positions(last - first, wanted)]
 
 
 def sample_in_order(
     frames: Callable[[], TimedFrames], *, wanted: int, encode: Encode, window: Window, guess: Range | None
 ) -> Sample:
-    """`wanted` frames out of all, by decoding in order; `frames()` starts from the first frame each time.
+    """`wanted` frames, by decoding all frames in order; each call of `frames()` starts at the first frame.
 
-    `guess` is where the window's frames are thought to lie; where it is wrong, or None, a second pass takes
-    the pictures by the true count. Raises `VideoError` where nothing decodes.
+    `guess` is the expected range of the window's frames. If it is wrong or None, a second pass takes the
+    pictures by the true count. Raises `VideoError` if nothing decodes.
     """
     seen = _one_pass(frames(), positions=_positions(guess, wanted), encode=encode, window=window)
-    if seen.found[0] >= seen.found[1]:
-        raise VideoError("no frames", _why_none(seen.found, window))
-    if seen.found != guess:
-        again = _one_pass(frames(), positions=_positions(seen.found, wanted), encode=encode, window=window)
-        if again.found != seen.found:
+    if seen.range[0] >= seen.range[1]:
+        raise VideoError("no frames", _why_none(seen.range, window))
+    if seen.range != guess:
+        again = _one_pass(frames(), positions=_positions(seen.range, wanted), encode=encode, window=window)
+        if again.range != seen.range:
             raise VideoError("no frames", "decoding it twice gives different numbers of frames")
         seen = again
-    indices = positions_within(seen.found, wanted)
-    return Sample(indices, [seen.kept[index] for index in indices], frames=seen.found[1] - seen.found[0])
+    indices = positions_within(seen.range, wanted)
+    return Sample(indices, [seen.kept[index] for index in indices], frames=seen.range[1] - seen.range[0])
 
 
-def _positions(found: Range | None, wanted: int) -> set[int]:
-    return set(positions_within(found, wanted)) if found is not None and found[0] < found[1] else set()
+def _positions(guess: Range | None, wanted: int) -> set[int]:
+    return set(positions_within(guess, wanted)) if guess is not None and guess[0] < guess[1] else set()
 
 
 def _one_pass(frames: TimedFrames, *, positions: set[int], encode: Encode, window: Window) -> _Pass:
@@ -131,7 +131,7 @@ def _one_pass(frames: TimedFrames, *, positions: set[int], encode: Encode, windo
     return _Pass((first, count), kept)
 
 
-def _why_none(found: Range, window: Window) -> str:
-    if found[1]:
+def _why_none(seen: Range, window: Window) -> str:
+    if seen[1]:
         return f"no frame between {window.start:g} s and {window.end:g} s"
     return "no frame of the file decodes"

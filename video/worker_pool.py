@@ -1,8 +1,8 @@
-"""A pool of processes that no task can bring down or hang.
+"""A pool of processes that survives tasks that crash or hang.
 
-Each worker holds one task at a time, so that a worker that dies (a crash in native code, a kill, no memory)
-or takes too long (an endless loop) costs that task alone, and the pool knows which. Results travel as raw
-buffers through a pipe, without being pickled or joined.
+Each worker has one task at a time. A worker that dies (a crash in native code, a kill, no memory) or takes
+too long (an endless loop) therefore costs only that task, and the pool knows which one. Large results
+travel through a pipe as raw buffers, without pickling or copying.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
 
 Task = TypeVar("Task")
-# What a task's function gives: anything small that pickles, and large buffers that travel as they are.
+# The result of a task: anything small that can be pickled, and large raw buffers.
 Output = tuple[Any, Sequence[bytes]]
 
 _START_LIMIT = 120.0  # seconds that a worker may take to import what it needs
-_LOOK_UP_EVERY = 0.5  # seconds after which `run` looks at its deadlines and at `stop`
+_CHECK_EVERY = 0.5  # seconds between two checks of the deadlines and of `stop`
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Fault:
 
 
 def default_context() -> BaseContext:
-    """How workers are started: never by forking this process, whose native threads would not survive it."""
+    """How workers start: never by forking this process, because its native threads do not survive a fork."""
     methods = multiprocessing.get_all_start_methods()
     if "forkserver" not in methods:
         return multiprocessing.get_context("spawn")
@@ -47,10 +47,10 @@ def default_context() -> BaseContext:
 
 
 class WorkerPool(Generic[Task]):
-    """Runs `function(task)` in `workers` processes.
+    """Runs `function(task)` in `workers` processes; a context manager.
 
-    `function` must be importable by name. A task that takes more than `timeout` seconds is given up with its
-    worker; one whose worker dies is tried once more in a fresh worker before it is given up.
+    `function` must be importable by name. If a task takes more than `timeout` seconds, its worker is
+    killed. If a worker dies, its task is tried once more in a new worker.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class WorkerPool(Generic[Task]):
     def run(
         self, tasks: Iterable[Task], *, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[Task, Output | Fault]]:
-        """Each task with its result or fault, as they come. Once `stop()` is true no more come."""
-        coming = (_Attempt(task) for task in tasks)
+        """Each task with its result or fault, in the order in which they finish, until `stop()` is true."""
+        new = (_Attempt(task) for task in tasks)
         again: deque[_Attempt[Task]] = deque()
         while not stop():
-            self._feed(coming, again)
+            self._feed(new, again)
             busy = [worker for worker in self._workers if worker.attempt is not None]
             if not busy:
                 return
@@ -108,10 +108,10 @@ class WorkerPool(Generic[Task]):
                         continue
                 yield attempt.task, outcome
 
-    def _feed(self, coming: Iterator[_Attempt[Task]], again: deque[_Attempt[Task]]) -> None:
+    def _feed(self, new: Iterator[_Attempt[Task]], again: deque[_Attempt[Task]]) -> None:
         for worker in self._workers:
             if worker.attempt is None:
-                attempt = again.popleft() if again else next(coming, None)
+                attempt = again.popleft() if again else next(new, None)
                 if attempt is None:
                     return
                 worker.give(attempt)
@@ -128,13 +128,13 @@ class _Attempt(Generic[Task]):
 
 
 class _Worker:
-    """One process and the parent's end of its pipe. It says once that it is ready, then answers tasks."""
+    """A process and the parent's end of its pipe. It sends `_Ready` once, then one result for every task."""
 
     def __init__(self, context: Any, function: Callable[[Any], Output], *, timeout: float) -> None:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self._process.start()
-        theirs.close()  # so that the pipe ends when the worker does
+        theirs.close()  # so that the pipe closes when the worker ends
         self._timeout = timeout
         self._ready = False
         self.attempt: _Attempt[Any] | None = None
@@ -152,11 +152,11 @@ class _Worker:
         self.attempt = attempt
         if self._ready:
             self.deadline = time.monotonic() + self._timeout
-        with contextlib.suppress(OSError):  # a dead worker's task comes back as crashed
+        with contextlib.suppress(OSError):  # the worker is dead: `outcome` reports the task as crashed
             self._connection.send(attempt.task)
 
     def outcome(self) -> Output | Fault | None:
-        """The result or fault of the task; None where there is none yet."""
+        """The result or fault of the task; None if there is none yet."""
         try:
             while self._connection.poll():
                 answer = self._connection.recv()
@@ -190,14 +190,14 @@ class _Worker:
 
 
 class _Ready:
-    """What a worker says when it has imported everything."""
+    """Sent by a worker when it has imported everything."""
 
 
 def _wait(busy: Sequence[_Worker]) -> list[_Worker]:
-    """The busy workers that have something to say, are dead, or are over their time."""
+    """The busy workers that have sent something, are dead, or are past their deadline."""
     until = min(worker.deadline for worker in busy) - time.monotonic()
     handles = [handle for worker in busy for handle in worker.handles]
-    ready = wait(handles, timeout=max(0.0, min(until, _LOOK_UP_EVERY)))
+    ready = wait(handles, timeout=max(0.0, min(until, _CHECK_EVERY)))
     now = time.monotonic()
     return [worker for worker in busy if now >= worker.deadline or any(h in ready for h in worker.handles)]
 
@@ -214,18 +214,18 @@ def _serve(connection: Connection, function: Callable[[Any], Output]) -> None:
             task = connection.recv()
             try:
                 result, buffers = function(task)
-            except Exception as error:  # the pool must survive any task, so that its fault becomes data
+            except Exception as error:  # the pool must survive every task: its error becomes data
                 connection.send(Fault("error", f"{type(error).__name__}: {error}"))
                 continue
             connection.send((result, len(buffers)))
             for buffer in buffers:
                 connection.send_bytes(buffer)
     except (EOFError, OSError):
-        return  # the parent has gone
+        return  # the parent has ended
 
 
 def _die_with_parent() -> None:
-    """End the process when its parent does, even from within native code that never returns."""
+    """End the process when its parent ends, even if native code never returns."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -1,7 +1,7 @@
-"""LMDB environments open for reading: one per file and process, which is all that LMDB allows.
+"""LMDB environments that are open for reading: one per file and process, as LMDB demands.
 
-They open without locks, so that read-only media and other people's stores work and no slot in a reader table
-can leak; with a small map, which LMDB makes as large as the data by itself; and again in a forked child.
+They are opened without locks, so that read-only media and other people's stores work and no slot in a reader
+table can leak. The map starts small; LMDB enlarges it to the size of the data. A forked child opens its own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import lmdb
 
+from common.errors import file_errors
 from dataloaders.frame_store.format import DATA_FILE, FrameStoreError
 
 _SMALL_MAP = 1 << 20
@@ -20,7 +21,7 @@ _SPARE_PAGES = 64
 
 
 class ReadOnlyEnvironment:
-    """One LMDB environment, opened on first use and again after a fork; closed when nothing holds it."""
+    """One LMDB environment, opened on first use and again after a fork; closed when nothing refers to it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -29,7 +30,7 @@ class ReadOnlyEnvironment:
         self._lock = threading.Lock()
 
     def begin(self) -> lmdb.Transaction:
-        """A read transaction with zero-copy buffers, seeing all that is committed now."""
+        """A read transaction with zero-copy buffers. It sees everything that is committed now."""
         env = self._env if self._pid == os.getpid() and self._env is not None else self._open()
         try:
             return env.begin(buffers=True)
@@ -42,7 +43,7 @@ class ReadOnlyEnvironment:
             if self._env is not None and self._pid == os.getpid():
                 return self._env
             if self._env is not None:
-                self._env.close()  # inherited by fork: this closes the child's copy, not the parent's
+                self._env.close()  # inherited by fork: closes the child's copy, not the parent's
             self._env = _open_read_only(self.path)
             self._pid = os.getpid()
             return self._env
@@ -50,7 +51,9 @@ class ReadOnlyEnvironment:
 
 def _open_read_only(path: str) -> lmdb.Environment:
     file = os.path.join(path, DATA_FILE) if os.path.isdir(path) else path
-    if not os.path.getsize(file):  # its builder was killed between making and filling the file
+    with file_errors(file):
+        size = os.path.getsize(file)
+    if not size:  # its builder was killed before the first write
         raise FrameStoreError(f"frame store {path}: incomplete: nothing stored yet; build it again")
     try:
         env = lmdb.open(
@@ -70,17 +73,17 @@ def _open_read_only(path: str) -> lmdb.Environment:
 
 
 def check_length(env: lmdb.Environment, path: str | os.PathLike[str]) -> None:
-    """Close `env` and raise `FrameStoreError` where its file, `path` or in it, is shorter than it says.
+    """Close `env` and raise `FrameStoreError` if its data file is shorter than its header says.
 
-    Reading beyond a file's end kills the process (SIGBUS). LMDB may leave a few last pages unwritten that
-    hold nothing, so that a small gap is no fault.
+    `path` is the data file or its folder. Reading past the end of a file kills the process (SIGBUS). LMDB may
+    leave a few empty pages at the end unwritten, so a small gap is allowed.
     """
     file = os.path.join(path, DATA_FILE) if os.path.isdir(path) else path
     page = env.stat()["psize"]
-    needed, found = (env.info()["last_pgno"] + 1) * page, os.path.getsize(file)
-    if found < needed - _SPARE_PAGES * page:
+    needed, size = (env.info()["last_pgno"] + 1) * page, os.path.getsize(file)
+    if size < needed - _SPARE_PAGES * page:
         env.close()
-        raise FrameStoreError(f"frame store {path}: cut off: {found} bytes of {needed}; copy it again")
+        raise FrameStoreError(f"frame store {path}: cut off: {size} bytes of {needed}; copy it again")
 
 
 _environments: weakref.WeakValueDictionary[str, ReadOnlyEnvironment] = weakref.WeakValueDictionary()
@@ -88,7 +91,7 @@ _environments_lock = threading.Lock()
 
 
 def shared_environment(path: Path) -> ReadOnlyEnvironment:
-    """The environment of this process for the file or folder at `path`, by whatever name it is called."""
+    """The environment of this process for the file or folder at `path`, whichever name leads to it."""
     real = os.path.realpath(path)
     with _environments_lock:
         environment = _environments.get(real)
@@ -98,7 +101,7 @@ def shared_environment(path: Path) -> ReadOnlyEnvironment:
 
 
 def _renew_locks_after_fork() -> None:
-    """A lock that another thread held when the process forked would stay locked in the child for ever."""
+    """A lock that another thread held at the fork would stay locked in the child forever."""
     global _environments_lock
     _environments_lock = threading.Lock()
     for environment in list(_environments.values()):

@@ -1,13 +1,13 @@
-"""What a frame store is made of: keys, the state record, shard folders. Shared by reader, writer and tools.
+"""The layout of a frame store: keys, the state record, shard folders. Shared by reader, writer and tools.
 
-Layout (METHOD section 7). One LMDB environment, all in its main database:
+One LMDB environment (METHOD section 7), all in its main database:
 
     {video_id}_{i}          JPEG of stored frame i = 0..n-1: the published layout, readable by published code
     \\0video/{video_id}      manifest of one video, JSON: what was stored and where it came from
     \\0store                 state of the store, JSON: complete or not, counts, settings
 
-Keys of our own begin with a NUL byte, which no video id may hold, so that they can never be a frame key; a
-reader that knows only the published layout never asks for them.
+The last two keys begin with a NUL byte, which no video id may contain, so they cannot clash with a frame key.
+Code that reads only the published layout never asks for them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, file_errors
 
-MAX_KEY_BYTES = 511  # LMDB's limit on the length of a key, set when it is compiled
+MAX_KEY_BYTES = 511  # LMDB's limit on the length of a key, a compile-time constant
 STATE_KEY = b"\0store"
 VIDEO_PREFIX = b"\0video/"
 LOCK_FILE = "writing.lock"
@@ -31,11 +31,11 @@ _SHARD_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
 
 
 class FrameStoreError(UserError):
-    """A frame store, or a frame in it, cannot be used; the message names store, video and frame."""
+    """A frame store or a frame in it cannot be used. The message names store, video and frame."""
 
 
 class FrameStoreWriteError(FrameStoreError):
-    """Writing had to stop (full disk, no address space); what was committed is kept."""
+    """Writing stopped: full disk or no address space. What was committed is kept."""
 
 
 def frame_key(video_id: str, index: int) -> bytes:
@@ -49,22 +49,20 @@ def video_key(video_id: str) -> bytes:
 
 
 def check_video_id(video_id: str) -> None:
-    """Raise `ValueError` where a video's keys could not be stored: empty, with NUL, not text, or too long."""
+    """Raise `UserError` if a video id cannot be a key: empty, with NUL, not UTF-8, or too long."""
     if not video_id or "\0" in video_id:
-        raise ValueError(f"video id {video_id!r} is empty or holds a NUL character")
+        raise UserError(f"video id {video_id!r} is empty or contains a NUL character")
     try:
         longest = max(len(frame_key(video_id, _LARGEST_FRAME_NUMBER)), len(video_key(video_id)))
     except UnicodeEncodeError as error:
-        raise ValueError(f"video id {video_id!r} cannot be written as UTF-8") from error
+        raise UserError(f"video id {video_id!r} cannot be written as UTF-8") from error
     if longest > MAX_KEY_BYTES:
         limit = MAX_KEY_BYTES - len(video_key(""))
-        raise ValueError(
-            f"video id {video_id[:40]!r}... is longer than {limit} bytes, the most that LMDB takes"
-        )
+        raise UserError(f"video id {video_id[:40]!r}... is longer than {limit} bytes, LMDB's limit")
 
 
 def to_json(record: dict[str, Any]) -> bytes:
-    """The bytes of a manifest or state record; the same record always gives the same bytes."""
+    """The bytes of a manifest or state record. Equal records give equal bytes."""
     return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -74,7 +72,7 @@ def from_json(data: bytes | memoryview | None) -> dict[str, Any] | None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], *, here: str = "now") -> str:
-    """Which settings are not the same in `old` and `new`, in words."""
+    """Which settings differ between `old` and `new`, in words."""
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return ", ".join(f"{name} {old.get(name)!r} there, {new.get(name)!r} {here}" for name in names)
 
@@ -85,34 +83,29 @@ def shard_name(index: int, count: int) -> str:
 
 
 def shard_of(video_id: str, count: int) -> int:
-    """The shard that holds a video: by its id alone, so that it does not depend on any list's order.
+    """The shard of a video. It depends on the id alone, not on the order of a list.
 
-    An id that is no UTF-8 has its shard too, which says of it that it cannot be stored.
+    An id that is not UTF-8 also has a shard: the one that reports it as a bad id.
     """
     return zlib.crc32(video_id.encode("utf-8", "surrogatepass")) % count
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The environments that make up the store at `path`, in shard order; one for a store that is not sharded.
+    """The LMDB environments of the store at `path`, in shard order; one for a store without shards.
 
-    Raises `FrameStoreError` where nothing is there, or shards are absent or of several countings.
+    Raises `FrameStoreError` if there is no store, a shard is absent, or shards of different counts are mixed.
     """
     if path.is_file() or (path / DATA_FILE).is_file():
         return [path]
     if not path.is_dir():
         raise FrameStoreError(f"frame store {path}: no such folder or file; tools/frame2lmdb.py makes stores")
-    found = {
-        name: match
-        for name in sorted(p.name for p in path.iterdir())
-        if (match := _SHARD_NAME.fullmatch(name))
-    }
-    counts = {int(match[2]) for match in found.values()}
+    with file_errors(path):
+        matches = [_SHARD_NAME.fullmatch(entry.name) for entry in path.iterdir()]
+    counts = {int(match[2]) for match in matches if match is not None}
     if not counts:
-        raise FrameStoreError(f"frame store {path}: the folder holds neither {DATA_FILE} nor shards")
+        raise FrameStoreError(f"frame store {path}: the folder has neither {DATA_FILE} nor shards")
     if len(counts) > 1:
-        raise FrameStoreError(
-            f"frame store {path}: shards of different countings lie together: {sorted(counts)}"
-        )
+        raise FrameStoreError(f"frame store {path}: shards of different counts are mixed: {sorted(counts)}")
     count = counts.pop()
     shards = [path / shard_name(index, count) for index in range(count)]
     absent = [shard.name for shard in shards if not (shard / DATA_FILE).is_file()]

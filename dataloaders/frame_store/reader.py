@@ -1,9 +1,9 @@
-"""Read-only access to frame stores: ours, the published ones as they are, and sharded ones.
+"""Read-only access to frame stores: ours, the published ones, and stores in shards.
 
 Legend: n stored frames of a video, i frame number 0..n-1; pictures are RGB uint8 [H, W, 3].
 
-Only a store's path is pickled; the file itself is shared by all that read it in a process, and opened again
-after a fork (`frame_store_environment`).
+Only the path of a store is pickled. All readers in a process share one open file; a forked child opens it
+again (environment.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import cv2
 import lmdb
 import numpy as np
 
+from common.errors import UserError
 from dataloaders.frame_store.environment import ReadOnlyEnvironment, shared_environment
 from dataloaders.frame_store.format import (
     MAX_KEY_BYTES,
@@ -34,7 +35,7 @@ from dataloaders.frame_store.format import (
 
 __all__ = ["FrameStore", "FrameStoreError", "decode_jpeg"]
 
-# Frames a video in the published stores (METHOD section 7): tried before probing blindly.
+# Frames a video in the published stores (METHOD section 7): tried first.
 _USUAL_COUNTS = (30, 48)
 _STATE_FIELDS = {"complete", "videos", "frames", "expected", "settings", "failed"}
 _MEND = "copy it again, or build it again with --overwrite"
@@ -44,7 +45,7 @@ class FrameStore:
     """The frames of many videos, by video id and frame number.
 
     `path` is a folder with `data.mdb`, a folder of shards, or a single LMDB file. Raises `FrameStoreError`
-    where it is none of these, or where its building did not finish (unless `allow_incomplete`).
+    if it is none of these, or if building it did not finish (unless `allow_incomplete`).
     """
 
     def __init__(self, path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> None:
@@ -77,14 +78,14 @@ class FrameStore:
 
     @contextmanager
     def _begin(self, video_id: str) -> Iterator[lmdb.Transaction]:
-        """A read transaction on the shard of a video; what LMDB finds damaged in it is said of that video."""
+        """A read transaction on the shard of a video. Errors of LMDB name that video."""
         shards = self._open_shards()
         shard = shards[shard_of(video_id, len(shards)) if len(shards) > 1 else 0]
-        with _explained(self._name(video_id)), shard.begin() as txn:
+        with _damage_errors(self._name(video_id)), shard.begin() as txn:
             yield txn
 
     def close(self) -> None:
-        """Let go of the environment; it closes when no other store object uses it. Reading opens it again."""
+        """Release the environment; it closes when no other store uses it. Reading opens it again."""
         self._shards = None
 
     def __contains__(self, video_id: object) -> bool:
@@ -94,23 +95,23 @@ class FrameStore:
             return any(_get(txn, key) is not None for key in (video_key(video_id), frame_key(video_id, 0)))
 
     def has_frame(self, video_id: str, index: int) -> bool:
-        """Whether frame `index` of a video has a key here, be its picture good or not."""
+        """Whether frame `index` of a video has a key; its picture may still be broken."""
         with self._begin(video_id) as txn:
             return _get(txn, frame_key(video_id, index)) is not None
 
     def missing(self, video_ids: Iterable[str]) -> list[str]:
-        """Those of `video_ids` that have no frames here, in their order, each once."""
+        """Those of `video_ids` that have no frames here, in their order, without repetitions."""
         return [video_id for video_id in dict.fromkeys(video_ids) if video_id not in self]
 
     def video_ids(self) -> Iterator[str]:
-        """All videos of the store, in key order: by its manifest, or by its frames' keys if it has none."""
+        """All videos of the store in key order, from the manifests, or from the frames' keys without any."""
         for shard in self._open_shards():
-            with _explained(f"frame store {shard.path}: the list of its videos"), shard.begin() as txn:
+            with _damage_errors(f"frame store {shard.path}: the list of its videos"), shard.begin() as txn:
                 listed = txn.get(STATE_KEY) is not None
                 yield from _manifest_ids(txn) if listed else _ids_of_frames(txn)
 
     def manifest(self, video_id: str) -> dict[str, Any] | None:
-        """What the builder noted on a video (docs/FRAME_STORE.md), or None in stores without a manifest."""
+        """The manifest of a video (docs/FRAME_STORE.md), or None in stores without manifests."""
         with self._begin(video_id) as txn:
             return self._record(txn, video_id)
 
@@ -122,11 +123,11 @@ class FrameStore:
             raise FrameStoreError(f"{self._name(video_id)}: its manifest is broken; {_MEND}") from None
 
     def states(self) -> list[dict[str, Any] | None]:
-        """The state record of every shard; None for environments in the published layout, which have none."""
+        """The state record of every shard; None for the published layout, which has none."""
         return [_state(shard) for shard in self._open_shards()]
 
     def num_frames(self, video_id: str) -> int:
-        """How many frames of a video are stored, n; 0 where the store does not hold it."""
+        """The number n of stored frames of a video; 0 if the store does not hold it."""
         with self._begin(video_id) as txn:
             record = self._record(txn, video_id)
             if record is not None:
@@ -137,14 +138,14 @@ class FrameStore:
         return count
 
     def read_jpegs(self, video_id: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The stored JPEGs of the frames `indices`. Raises `FrameStoreError` on an absent or empty one."""
+        """The stored JPEGs of the frames `indices`. Raises `FrameStoreError` if one is absent or empty."""
         with self._begin(video_id) as txn:
             return [bytes(self._get(txn, video_id, int(index))) for index in indices]
 
     def read_frames(self, video_id: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """The pictures of the frames `indices`, each RGB uint8 [H, W, 3].
 
-        Raises `FrameStoreError` on a frame that is absent, empty, cut off or no JPEG.
+        Raises `FrameStoreError` if a frame is absent, empty, cut off or not a JPEG.
         """
         frames = []
         with self._begin(video_id) as txn:
@@ -152,22 +153,22 @@ class FrameStore:
                 data = self._get(txn, video_id, int(index))
                 try:
                     frames.append(decode_jpeg(data))
-                except ValueError as error:
+                except UserError as error:
                     raise FrameStoreError(f"{self._name(video_id, int(index))}: {error}") from None
         return frames
 
     def _get(self, txn: lmdb.Transaction, video_id: str, index: int) -> bytes | memoryview:
-        with _explained(self._name(video_id, index)):
+        with _damage_errors(self._name(video_id, index)):
             data = _get(txn, frame_key(video_id, index))
         if data is None:
             raise FrameStoreError(
-                f"{self._name(video_id, index)}: not stored; {self._what_is_there(txn, video_id)}"
+                f"{self._name(video_id, index)}: not stored; {self._stored_frames(txn, video_id)}"
             )
         if not len(data):
             raise FrameStoreError(f"{self._name(video_id, index)}: empty (0 bytes)")
         return data
 
-    def _what_is_there(self, txn: lmdb.Transaction, video_id: str) -> str:
+    def _stored_frames(self, txn: lmdb.Transaction, video_id: str) -> str:
         record = self._record(txn, video_id)
         if record is not None:
             return f"the manifest says {record['frames']} frames (0 to {record['frames'] - 1})"
@@ -180,27 +181,28 @@ class FrameStore:
 
 
 def decode_jpeg(data: bytes | memoryview) -> np.ndarray:
-    """A JPEG's picture, RGB uint8 [H, W, 3]. Raises `ValueError` where it is no JPEG, cut off or broken.
+    """The picture of a JPEG, RGB uint8 [H, W, 3]. Raises `UserError` if it is no JPEG, cut off or broken.
 
-    The decoder fills a cut-off picture up with grey and says nothing, so the end mark is looked for here.
+    The decoder fills the rest of a cut-off picture with grey without an error, so the end mark is checked
+    here.
     """
     view = memoryview(data)
     if bytes(view[:2]) != b"\xff\xd8":
-        raise ValueError("not a JPEG")
+        raise UserError("not a JPEG")
     if b"\xff\xd9" not in bytes(view[-64:]):  # some encoders pad after the end mark
-        raise ValueError(f"broken JPEG: cut off after {len(view)} bytes")
+        raise UserError(f"broken JPEG: cut off after {len(view)} bytes")
     try:
         picture = cv2.imdecode(np.frombuffer(view, dtype=np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise ValueError(f"broken JPEG: {error.err}") from None
+        raise UserError(f"broken JPEG: {error.err}") from None
     if picture is None:
-        raise ValueError("broken JPEG: it cannot be decoded")
+        raise UserError("broken JPEG: it cannot be decoded")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
 
 
 @contextmanager
-def _explained(where: str) -> Iterator[None]:
-    """Turns what LMDB says of damaged pages, and keys that are no text, into `FrameStoreError` of `where`."""
+def _damage_errors(where: str) -> Iterator[None]:
+    """Turn LMDB's errors on damaged pages, and keys that are not text, into `FrameStoreError`s."""
     try:
         yield
     except (lmdb.Error, UnicodeDecodeError) as error:
@@ -208,7 +210,7 @@ def _explained(where: str) -> Iterator[None]:
 
 
 def _get(txn: lmdb.Transaction, key: bytes) -> bytes | memoryview | None:
-    """A key's value; None where it is absent, as one is that is longer than LMDB takes."""
+    """The value of a key; None if it is absent or longer than LMDB allows."""
     return txn.get(key) if len(key) <= MAX_KEY_BYTES else None
 
 
@@ -224,7 +226,7 @@ def _manifest_ids(txn: lmdb.Transaction) -> Iterator[str]:
 
 
 def _ids_of_frames(txn: lmdb.Transaction) -> Iterator[str]:
-    """The ids of a store in the published layout: those that have a frame 0."""
+    """The ids of a store in the published layout: those with a frame 0."""
     for key in txn.cursor().iternext(keys=True, values=False):
         name = bytes(key)
         if name.endswith(b"_0") and not name.startswith(b"\0"):
@@ -232,7 +234,7 @@ def _ids_of_frames(txn: lmdb.Transaction) -> Iterator[str]:
 
 
 def _probe_count(txn: lmdb.Transaction, video_id: str, *, guesses: Sequence[int]) -> int:
-    """The number of frames of a video found by asking for keys: guesses first, then doubling and halving."""
+    """The number of frames of a video, found by asking for keys: guesses first, then binary search."""
 
     def has(index: int) -> bool:
         return _get(txn, frame_key(video_id, index)) is not None
@@ -254,22 +256,22 @@ def _probe_count(txn: lmdb.Transaction, video_id: str, *, guesses: Sequence[int]
 
 def _check_complete(path: Path, shards: Sequence[ReadOnlyEnvironment]) -> None:
     states = [state for state in map(_state, shards) if state is not None]
-    if any(_is_empty(shard) for shard in shards):  # a builder was killed before its first record
+    if any(_is_empty(shard) for shard in shards):  # the builder was killed before the first record
         raise FrameStoreError(f"frame store {path}: incomplete: nothing stored yet; build it again")
     if all(state["complete"] for state in states):
         _check_settings(path, [state["settings"] for state in states])
         return
     stored = sum(state["videos"] for state in states)
-    known = all(state["expected"] is not None for state in states)
-    expected = sum(state["expected"] for state in states) if known else "?"
+    counted = all(state["expected"] is not None for state in states)
+    expected = sum(state["expected"] for state in states) if counted else "?"
     raise FrameStoreError(
         f"frame store {path}: incomplete: {stored} of {expected} videos; run the command that builds it "
-        "again (tools/frame2lmdb.py goes on where it stopped)"
+        "again (tools/frame2lmdb.py continues where it stopped)"
     )
 
 
 def _check_settings(path: Path, settings: Sequence[dict[str, Any]]) -> None:
-    other = next((found for found in settings if found != settings[0]), None)
+    other = next((record for record in settings if record != settings[0]), None)
     if other is not None:
         raise FrameStoreError(
             f"frame store {path}: its shards were made with different settings "
@@ -279,17 +281,17 @@ def _check_settings(path: Path, settings: Sequence[dict[str, Any]]) -> None:
 
 def _state(shard: ReadOnlyEnvironment) -> dict[str, Any] | None:
     where = f"frame store {shard.path}: its state record"
-    with _explained(where), shard.begin() as txn:
+    with _damage_errors(where), shard.begin() as txn:
         try:
             state = from_json(txn.get(STATE_KEY))
-            whole = state is None or state.keys() >= _STATE_FIELDS
-        except (ValueError, AttributeError):  # no JSON, or no record
-            whole = False
-        if not whole:
+            valid = state is None or state.keys() >= _STATE_FIELDS
+        except (ValueError, AttributeError):  # not JSON, or not a record
+            valid = False
+        if not valid:
             raise FrameStoreError(f"{where} is broken; {_MEND}")
         return state
 
 
 def _is_empty(shard: ReadOnlyEnvironment) -> bool:
-    with _explained(f"frame store {shard.path}"), shard.begin() as txn:
+    with _damage_errors(f"frame store {shard.path}"), shard.begin() as txn:
         return not txn.stat()["entries"]

@@ -1,6 +1,6 @@
-"""Write a frame store: whole videos at a time, never half of one, whatever stops the process.
+"""Write a frame store. A video is stored with all its frames or not at all, even if the process is killed.
 
-Legend: n stored frames of a video. The keys and records are described in `frame_store_format`.
+Legend: n stored frames of a video. format.py describes the keys and records.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import lmdb
 
 from common.atomic_files import write_text
+from common.errors import file_errors
 from common.locks import FileLock, LockedError
 from dataloaders.frame_store.environment import check_length
 from dataloaders.frame_store.format import (
@@ -38,7 +39,7 @@ FORMAT_VERSION = 1
 _FIRST_MAP = 64 << 20
 _LARGEST_STEP = 4 << 30
 _BATCH_BYTES = 32 << 20
-# A finished file is rewritten where more than this share of it is free pages.
+# A finished file is rewritten if more than this share of its pages is free.
 _WORTH_COMPACTING = 0.05
 
 _MEND = "build it again with --overwrite"
@@ -47,17 +48,17 @@ Item = tuple[bytes, "bytes | memoryview"]
 
 
 class FrameStoreWriter:
-    """Writes videos into the LMDB environment in folder `path`, made where absent; a finished one grows.
+    """Writes videos into the LMDB environment in folder `path`. Makes the folder; adds to a finished store.
 
-    A context manager. `put` gathers videos; every `batch_bytes` they are committed together with the state,
-    so that what the file holds is always a whole number of videos and a state that counts them. Leaving the
-    block normally marks the store complete and writes `metadata.json`; leaving it by an exception keeps what
-    is committed and leaves the store marked incomplete, which readers refuse.
+    A context manager. `put` collects videos; every `batch_bytes` they are committed together with the state
+    record, so the file always holds complete videos and their right count. Leaving the block normally marks
+    the store complete and writes `metadata.json`. Leaving it by an exception keeps what is committed; the
+    store stays marked incomplete, and readers refuse it.
 
-    `settings`: what all videos of a store share; a store made with others is refused. `expected`: the number
-    of videos that the store will hold when complete. `map_size`: where the map starts, in bytes; it grows by
-    itself. `overwrite`: remove what the folder's store holds first. Raises `FrameStoreError` where the store
-    cannot be written: another process writes to it, it has other settings or no manifest, the disk is full.
+    `settings` are shared by all videos of a store; a store with other settings is refused. `expected`: the
+    number of videos when complete. `map_size`: the first size of the map in bytes; it grows automatically.
+    `overwrite`: first remove the store that is in the folder. Raises `FrameStoreError` if the store cannot be
+    written: another process writes to it, it has other settings or no manifests, the disk is full.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class FrameStoreWriter:
         self._batch_bytes = batch_bytes
         self._pending: dict[str, list[Item]] = {}
         self._pending_bytes = 0
-        self.path.mkdir(parents=True, exist_ok=True)
+        with file_errors(self.path, "cannot be made"):
+            self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock = FileLock(self.path / LOCK_FILE)
         except LockedError as error:
@@ -92,7 +94,7 @@ class FrameStoreWriter:
             raise
 
     def _open(self, map_size: int) -> lmdb.Environment:
-        # LMDB's own lock file is not needed: this object's lock keeps other writers out, readers take none.
+        # LMDB's own lock file is not needed: `FileLock` keeps other writers out, readers use no lock.
         options: dict[str, Any] = {
             "subdir": True,
             "lock": False,
@@ -120,23 +122,21 @@ class FrameStoreWriter:
     def _read_state(self, settings: dict[str, Any] | None) -> dict[str, Any]:
         try:
             with self._open_env.begin() as txn:
-                found, entries = from_json(txn.get(STATE_KEY)), txn.stat()["entries"]
+                state, entries = from_json(txn.get(STATE_KEY)), txn.stat()["entries"]
         except (lmdb.Error, ValueError) as error:
             raise self._error(f"its state record: the file is damaged ({error}); {_MEND}") from None
-        if found is None:
+        if state is None:
             if entries:
-                raise self._error(
-                    "holds frames but no manifest, so that it cannot be added to; choose another"
-                )
+                raise self._error("has frames but no manifests, so nothing can be added; choose another")
             state = {"format": FORMAT_VERSION, "videos": 0, "frames": 0, "failed": 0, "complete": False}
             return {**state, "settings": settings or {}}
-        if settings is not None and settings != found["settings"]:
-            there = differences(found["settings"], settings)
-            raise self._error(f"made with other settings: {there}; choose another, or overwrite it")
-        return found
+        if settings is not None and settings != state["settings"]:
+            names = differences(state["settings"], settings)
+            raise self._error(f"made with other settings: {names}; choose another, or overwrite it")
+        return state
 
     def expect(self, expected: int | None) -> None:
-        """Mark the store incomplete until `finish`, with `expected` videos in all (None: not known)."""
+        """Mark the store incomplete until `finish`; it will have `expected` videos (None: not known)."""
         self._state.update(complete=False, expected=expected)
         self._write([(STATE_KEY, to_json(self._state))])
 
@@ -157,7 +157,7 @@ class FrameStoreWriter:
             return video_id in self._pending or txn.get(video_key(video_id)) is not None
 
     def record(self, video_id: str) -> dict[str, Any] | None:
-        """What is noted of a video that is committed; None where it is not."""
+        """The manifest of a committed video; None if it is not committed."""
         try:
             with self._open_env.begin() as txn:
                 return from_json(txn.get(video_key(video_id)))
@@ -176,15 +176,15 @@ class FrameStoreWriter:
         *,
         record: dict[str, Any] | None = None,
     ) -> None:
-        """Store a video's frames (JPEGs, at least one) with `record` as its manifest.
+        """Store the frames of a video (JPEGs, at least one) with `record` as its manifest.
 
-        Raises `ValueError` on an id that cannot be a key, on a video that is there already and on no frames.
+        Raises `UserError` if the id cannot be a key, the video is already stored, or there are no frames.
         """
         check_video_id(video_id)
         if not jpegs:
-            raise ValueError(f"video {video_id!r}: no frames to store")
+            raise FrameStoreError(f"video {video_id!r}: no frames to store")
         if video_id in self:
-            raise ValueError(f"video {video_id!r}: already in the frame store {self.path}")
+            raise FrameStoreError(f"video {video_id!r}: already in the frame store {self.path}")
         items: list[Item] = [(frame_key(video_id, index), jpeg) for index, jpeg in enumerate(jpegs)]
         items.append((video_key(video_id), to_json({**(record or {}), "frames": len(jpegs)})))
         self._pending[video_id] = items
@@ -193,7 +193,7 @@ class FrameStoreWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Make all videos put so far durable."""
+        """Commit all videos that were put so far."""
         if not self._pending:
             return
         self._state["complete"] = False
@@ -205,7 +205,7 @@ class FrameStoreWriter:
         self._pending, self._pending_bytes = {}, 0
 
     def _write(self, items: list[Item], *, state: dict[str, Any] | None = None) -> None:
-        """Write `items` and the state in one transaction, with a larger map where the map is too small."""
+        """Write `items` and the state in one transaction; enlarge the map if it is too small."""
         if state is not None:
             items = [*items, (STATE_KEY, to_json(state))]
         while True:
@@ -234,9 +234,9 @@ class FrameStoreWriter:
             ) from error
 
     def finish(self, *, failed: int = 0) -> None:
-        """Commit, mark the store complete, drop free pages, and write `metadata.json`.
+        """Commit, mark the store complete, remove free pages, write `metadata.json`.
 
-        `failed` is the number of videos that were to be stored and could not.
+        `failed` is the number of videos that could not be stored.
         """
         self.commit()
         self._state.update(complete=True, expected=self._state["videos"], failed=failed)
@@ -245,7 +245,7 @@ class FrameStoreWriter:
         write_metadata(self.path, videos=self.videos)
 
     def _compact(self) -> None:
-        """Rewrite the file without its free pages, where they are many and the disk has room for a copy."""
+        """Rewrite the file without its free pages if they are many and the disk has room for a copy."""
         with self._open_env.begin() as txn:
             stat = txn.stat()
         used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
@@ -261,7 +261,7 @@ class FrameStoreWriter:
             self._open_env.copy(str(copy), compact=True)
             with open(copy / DATA_FILE, "rb+") as file:
                 os.fsync(file.fileno())
-        except (lmdb.Error, OSError):  # no room after all, as under a quota: the store is whole as it is
+        except (lmdb.Error, OSError):  # no room after all, for example a quota: the store is valid as it is
             shutil.rmtree(copy, ignore_errors=True)
             return
         self._open_env.close()
@@ -270,7 +270,7 @@ class FrameStoreWriter:
         self._env = self._open(_FIRST_MAP)
 
     def close(self) -> None:
-        """Close the store; videos that were not committed are not kept."""
+        """Close the store. Videos that were not committed are lost."""
         if self._env is not None:
             self._env.close()
             self._env = None
@@ -289,7 +289,7 @@ def write_metadata(path: Path, *, videos: int) -> None:
 
 
 def _cause(error: Exception, path: Path, *, needed: int = 0) -> str:
-    """What stopped a write of `needed` bytes. LMDB calls a write that was cut short an input/output error."""
+    """Why a write of `needed` bytes failed. On a full disk, LMDB reports an input/output error."""
     text = str(error)
     full = isinstance(error, lmdb.DiskError) or os.strerror(errno.ENOSPC) in text
     full = full or shutil.disk_usage(path).free < needed

@@ -329,13 +329,11 @@ def job(path: Path | None, **settings: int) -> Job:
         ("audio.mp4", "no video stream"),
         ("strange.mp4", "codec not decodable"),
         ("headless.mp4", "no frames"),
-        (None, "missing"),
+        ("absent.mp4", "missing"),
     ],
 )
-def test_files_without_frames_are_named_with_their_reason(
-    name: str | None, reason: str, tmp_path: Path
-) -> None:
-    path = None if name is None else tmp_path / name
+def test_files_without_frames_are_named_with_their_reason(name: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / name
     if name == "empty.mp4":
         path.write_bytes(b"")
     elif name == "text.mp4":

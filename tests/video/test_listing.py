@@ -5,24 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Literal
 
-import av
 import pytest
-from av.format import ContainerFormat
 
-from tools.frame2lmdb import describe
+from common.errors import FileError, UserError, file_errors
+from tests.video.fixtures import write_audio, write_video
 from tools.store.shards import Shard, parse_shard, shard_of_environment
 from video.listing import VideoFolder, Wanted, list_folder, read_list
 from video.sampling import Window
-from video.video_extensions import (
-    COMMON_EXTENSIONS,
-    PICTURES,
-    SOUND,
-    SUBTITLES,
-    TEXT,
-    video_extensions,
-)
+from video.video_files import OTHER, OTHER_ENDINGS, UNKNOWN, VIDEO_ENDINGS, describe_left_out, rank_of
 
 
 def listed(tmp_path: Path, text: str, **options: bool) -> list[Wanted]:
@@ -61,20 +52,20 @@ def test_a_line_separator_within_json_does_not_break_the_line(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no video id"),
+        ("", "has no video id"),
         ('{"video_id": "a"}\n{"id": "b", "t": 1}\n', "line 2: no video_id.*has id, t$"),
         ('{"video_id": "a"}\n{"video_id": ""}\n', "line 2: no video_id"),
         ('{"video_id": "a"}\n{oops\n', "line 2: not JSON"),
         ('{"video_id": "a", "start": "x"}', "line 1: start and end must be seconds"),
         ('{"video_id": "a", "start": 5, "end": 5}', "start 5 s and end 5 s"),
         ("[1, null]", "entry 2: no video_id"),
-        ('{"video_id": "a", "end": 2}\n{"video_id": "a", "end": 3}', "line 2: 'a' comes again with another"),
+        ('{"video_id": "a", "end": 2}\n{"video_id": "a", "end": 3}', "line 2: 'a' is repeated with another"),
         ('video_id,sentence\na,"two\nlines"\n,x\n', "line 4: no video_id"),
-        (f"video_id,sentence\na,{'x' * 200_000}\n", "line 2: no csv: field larger"),
+        (f"video_id,sentence\na,{'x' * 200_000}\n", "line 2: not csv: field larger"),
     ],
 )
 def test_lists_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"list.*{message}"):
+    with pytest.raises(UserError, match=f"list.*{message}"):
         listed(tmp_path, text)
 
 
@@ -92,9 +83,9 @@ def test_a_line_that_is_no_csv_is_an_id(tmp_path: Path) -> None:
 
 def test_a_list_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes(b"\xff\xfe\x00 caf\xe9")
-    with pytest.raises(ValueError, match="UTF-8"):
+    with pytest.raises(UserError, match="UTF-8"):
         read_list(tmp_path / "list")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_list(tmp_path / "nothing")
 
 
@@ -115,12 +106,52 @@ def test_a_folder_gives_all_its_videos(tmp_path: Path) -> None:
     (tmp_path / "folder.mp4").mkdir()
     folder = VideoFolder(tmp_path)
     ids = [entry.video_id for entry in list_folder(folder)]
-    assert ids == sorted(["b", "a", "c.d_e", "-x", "视频", "both", "folder"])
-    assert folder.find("both") == tmp_path / "both.mp4"
+    assert ids == sorted(["b", "a", "c.d_e", "-x", "视频", "both"])
+    assert folder.find("both") == tmp_path / "both.mp4" and folder.same_name == ["both.mkv"]
     assert folder.find("a") == tmp_path / "a.WEBM"
     assert folder.find("pic.jpg") == tmp_path / "pic.jpg"  # named in full, it is meant
     assert folder.find("../" + tmp_path.name + "/b.mp4") is None and folder.find("zzz") is None
+    assert folder.find("/etc/passwd") is None and folder.find("/etc/passwd/x") is None
     assert folder.find("\ud800") is None and folder.find("a\0") is None  # no names that a file could have
+    assert folder.left_out == {
+        ".txt": 1,
+        ".json": 1,
+        ".jpg": 1,
+        "without ending": 1,
+        "hidden": 1,
+        "folders": 1,
+    }
+    assert describe_left_out(folder.left_out).count("(1)") == 6
+
+
+def test_what_ffmpeg_opens_is_a_video_whatever_its_name(tmp_path: Path) -> None:
+    base = write_video(tmp_path / "base.mp4", frames=12).read_bytes()
+    for name in ["a.3gpp", "b.qt", "c.m2p", "d.ogm", "e.xyz", "f", "g.2024-05-01"]:
+        (tmp_path / name).write_bytes(base)
+    write_audio(tmp_path / "sound.mp4").rename(tmp_path / "sound.snd2")
+    (tmp_path / "text.rst2").write_text("no video\n" * 99, encoding="utf-8")
+    png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\2\0\0\0\x90wS\xde"
+    (tmp_path / "picture.pic2").write_bytes(png + bytes(40))
+    (tmp_path / "many.xyz").write_bytes(b"no video")
+    (tmp_path / "many.zyx").write_bytes(base)
+    (tmp_path / "._base.mp4").write_bytes(b"\0\5\x16\7")  # what macOS leaves on other disks
+    (tmp_path / ".trashed-1-base.mp4").write_bytes(base)
+    folder = VideoFolder(tmp_path)
+    ids = [entry.video_id for entry in list_folder(folder, workers=2)]
+    assert ids == ["a", "b", "base", "c", "d", "e", "f", "g", "many"]
+    assert folder.find("a") == tmp_path / "a.3gpp" and folder.find("many") == tmp_path / "many.zyx"
+    assert folder.left_out == {".snd2": 1, ".rst2": 1, ".pic2": 1, ".xyz": 1, "hidden": 2}
+
+
+def test_an_id_may_name_a_file_in_a_subfolder(tmp_path: Path) -> None:
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    for name in ("sub/clip.xyz", "sub/deep/clip.mp4", "sub/deep/clip.txt"):
+        (tmp_path / name).touch()
+    folder = VideoFolder(tmp_path / "sub")
+    assert folder.find("deep/clip") == tmp_path / "sub" / "deep" / "clip.mp4"
+    assert VideoFolder(tmp_path).find("sub/clip") == tmp_path / "sub" / "clip.xyz"  # decoding will tell
+    for outside in ("deep/../../sub/clip", "./clip", "deep//clip", "nowhere/clip", "deep/\0/clip"):
+        assert folder.find(outside) is None
 
 
 def test_a_folder_that_cannot_be_read_is_named_as_it_is_written(
@@ -134,66 +165,41 @@ def test_a_folder_that_cannot_be_read_is_named_as_it_is_written(
     monkeypatch.setattr("video.listing.os.scandir", refuse)
     folder = tmp_path / "视频 x"
     folder.mkdir()
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         VideoFolder(folder)
-    assert str(caught.value) == f"{folder}: cannot be read: Permission denied (--video_dir)"
+    assert str(caught.value) == f"{folder}: cannot be read (Permission denied)"
 
 
 def test_system_errors_name_files_as_they_are_written() -> None:
-    name = "/data/视频 x"
-    for given in (name, os.fsencode(name)):
-        error = PermissionError(errno.EACCES, "Permission denied", given)
-        assert describe(error) == f"{name}: Permission denied"
-    assert describe(OSError("no number, no name")) == "no number, no name"
-    assert describe(ValueError("a: b")) == "a: b"
+    path = Path("/data/视频 x")
+    for name in (str(path), os.fsencode(path)):
+        with pytest.raises(FileError) as caught, file_errors(path):
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        assert str(caught.value) == f"{path}: cannot be read (Permission denied)"
 
 
 def test_folders_without_videos_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no videos in it"):
+    with pytest.raises(UserError, match="no videos in it"):
         list_folder(VideoFolder(tmp_path))
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         VideoFolder(tmp_path / "nothing")
 
 
-def claimed_extensions(*modes: Literal["r", "w"]) -> set[str]:
-    known: set[str] = set()
-    for name in av.formats_available:
-        for mode in modes:
-            try:
-                known |= ContainerFormat(name, mode).extensions
-            except ValueError:
-                continue
-    return known
-
-
-def test_all_that_ffmpegs_readers_claim_is_taken_but_what_is_no_video() -> None:
-    others = set(" ".join((SOUND, PICTURES, SUBTITLES, TEXT)).split())
-    assert set(video_extensions()) == set(COMMON_EXTENSIONS.split()) | (claimed_extensions("r") - others)
-    for extension in ["mp4", "ts", "wmv", "lvf", "moflex", "cdxl", "y4m"]:
-        assert extension in video_extensions()
-    for extension in ["mp3", "m4a", "wav", "jpg", "avif", "srt", "vtt", "txt", "json", "csv", "xml"]:
-        assert extension not in video_extensions()
-
-
-def test_common_extensions_are_ffmpegs_or_known_by_content() -> None:
-    by_content = set("mpg mpeg m2v rmvb f4v 3g2 dvd vvc h266 266 divx evo nsv mod tod trp dirac".split())  # noqa: SIM905
-    common = COMMON_EXTENSIONS.split()
-    assert set(common) - claimed_extensions("r", "w") <= by_content
-    assert len(set(common)) == len(common)
-
-
-def test_files_that_are_no_videos_are_passed_over(tmp_path: Path) -> None:
-    for name in ["a.mp4", "a.srt", "a.m4a", "b.LVF", "c.nfo", "d.wav", "e.jxl", "a.lvf", "f.ty+"]:
-        (tmp_path / name).touch()
-    folder = VideoFolder(tmp_path)
-    assert folder.files == {"a": "a.mp4", "b": "b.LVF", "f": "f.ty+"}  # of a's, the common one
+def test_common_endings_are_judged_without_opening_the_file() -> None:
+    for ending in ["mp4", "TS", "wmv", "3gpp", "y4m"]:
+        assert rank_of(f"clip.{ending}") < UNKNOWN
+    for ending in ["mp3", "m4a", "wav", "jpg", "avif", "srt", "vtt", "txt", "json", "csv", "xml"]:
+        assert rank_of(f"clip.{ending}") == OTHER
+    for name in ["clip", "clip.lvf", "clip.dat", "clip.2024-05-01"]:
+        assert rank_of(name) == UNKNOWN
+    assert len(set(VIDEO_ENDINGS)) == len(VIDEO_ENDINGS) and not OTHER_ENDINGS & set(VIDEO_ENDINGS)
 
 
 def test_shards_by_flag() -> None:
     assert parse_shard("1/4") == Shard(1, 4, "--shard")
     assert parse_shard("0/1") is None and parse_shard("none") is None
     for bad in ("4/4", "1", "a/b", "-1/4", "1/0"):
-        with pytest.raises(ValueError, match="--shard"):
+        with pytest.raises(UserError, match="--shard"):
             parse_shard(bad)
 
 
@@ -203,6 +209,7 @@ def test_shards_by_flag() -> None:
         ({}, None),
         ({"RANK": "2", "WORLD_SIZE": "4"}, (2, 4)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"RANK": "", "WORLD_SIZE": ""}, None),
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "3"}, (1, 3)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}, (2, 4)),
@@ -222,6 +229,11 @@ def test_shards_by_flag() -> None:
 def test_shards_by_environment(environment: dict[str, str], expected: tuple[int, int] | None) -> None:
     shard = shard_of_environment(environment)
     assert (shard and (shard.index, shard.count)) == expected
+
+
+def test_a_variable_that_is_no_number_is_named() -> None:
+    with pytest.raises(UserError, match="WORLD_SIZE=two"):
+        shard_of_environment({"RANK": "0", "WORLD_SIZE": "two"})
 
 
 def test_every_video_is_in_one_shard() -> None:

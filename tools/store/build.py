@@ -1,4 +1,4 @@
-"""Build a frame store: the list of videos through the pool of decoders into the writer."""
+"""Build a frame store: list the videos, decode them in a pool of processes, write them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError, file_errors
 from dataloaders.frame_store.format import DATA_FILE, FrameStoreError, check_video_id, differences
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.frame_store.writer import FrameStoreWriter, write_metadata
@@ -18,16 +19,18 @@ from tools.store.shards import Shard
 from video.listing import VideoFolder, Wanted, list_folder, read_list
 from video.sample import Job, Settings, probe, run_job
 from video.sampling import VideoError, Window
+from video.video_files import describe_left_out
 from video.worker_pool import Fault, Output, WorkerPool
 
 FAILURES_FILE = "failures.jsonl"
-_COMMIT_EVERY = 2.0  # seconds of work that a kill can cost
-_PROBED = 16  # files looked at before the work starts
+_COMMIT_EVERY = 2.0  # seconds of work that a kill can lose
+_PROBED = 16  # files that are opened before the work starts
+_SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build and how: see the flags of `tools/frame2lmdb.py`, which have the same names."""
+    """What to build and how: the flags of `tools/frame2lmdb.py` with the same names."""
 
     video_dir: Path
     lmdb_path: Path
@@ -42,18 +45,18 @@ class BuildOptions:
 
     @property
     def folder(self) -> Path:
-        """Where this process writes: the store's folder, or its shard's inside it."""
+        """The folder that this process writes to: the store, or its shard of it."""
         return self.lmdb_path / self.shard.folder if self.shard else self.lmdb_path
 
 
 def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = False) -> BuildResult:
     """Store the videos that are not stored yet; with `quiet` without progress.
 
-    Raises `ValueError` where it cannot start, `FrameStoreWriteError` where the disk is full.
+    Raises `UserError` if it cannot start and `FrameStoreWriteError` if the disk is full.
     """
     folder = VideoFolder(options.video_dir)
-    wanted = _listed(options, folder)
     _check_place(options)
+    wanted = _listed(options, folder, say)
     say(f"{len(wanted)} videos to store in {options.folder}, {options.settings.num_frames} frames each")
     writer = FrameStoreWriter(
         options.folder,
@@ -64,7 +67,9 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
     try:
         todo = [entry for entry in wanted if not _stored(writer, entry)]
         result = BuildResult(listed=len(wanted), stored_before=len(wanted) - len(todo))
-        (options.folder / FAILURES_FILE).unlink(missing_ok=True)
+        failures = options.folder / FAILURES_FILE
+        with file_errors(failures, "cannot be removed"):
+            failures.unlink(missing_ok=True)
         with StopSignals() as signals:
             if todo:
                 writer.expect(writer.videos + len(todo))
@@ -79,25 +84,35 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
     return result
 
 
-def _listed(options: BuildOptions, folder: VideoFolder) -> list[Wanted]:
-    if options.json_path is None:
-        wanted = list_folder(folder, clip_from_id=options.clip_from_id)
-    else:
+def _listed(options: BuildOptions, folder: VideoFolder, say: Callable[[str], None]) -> list[Wanted]:
+    if options.json_path is not None:
         wanted = read_list(options.json_path, clip_from_id=options.clip_from_id)
+    else:
+        wanted = list_folder(
+            folder,
+            clip_from_id=options.clip_from_id,
+            workers=options.num_workers,
+            timeout=options.timeout,
+        )
+        if folder.left_out:
+            say(f"left out, no videos: {describe_left_out(folder.left_out)}")
+        if folder.same_name:
+            names = ", ".join(folder.same_name[:_SHOWN]) + (", ..." if len(folder.same_name) > _SHOWN else "")
+            say(f"left out, another video has the same name: {len(folder.same_name)} ({names})")
     return [entry for entry in wanted if options.shard is None or options.shard.holds(entry.video_id)]
 
 
 def _check_place(options: BuildOptions) -> None:
     path, shard = options.lmdb_path, options.shard
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{path}: is a file; --lmdb_path must be a folder, or a name that is free")
+        raise UserError(f"{path}: is a file; --lmdb_path must be a folder or a new name")
     shards = sorted(path.glob("shard-*-of-*")) if path.is_dir() else []
     if shard is None and shards:
-        raise ValueError(
-            f"{path}: holds a store of shards; go on with --shard, or choose another --lmdb_path"
+        raise UserError(
+            f"{path}: holds a store of shards; continue with --shard, or choose another --lmdb_path"
         )
     if shard is not None and (path / DATA_FILE).exists():
-        raise ValueError(f"{path}: holds a store without shards; choose another --lmdb_path")
+        raise UserError(f"{path}: holds a store without shards; choose another --lmdb_path")
     _check_number(path, shards, shard)
     if not options.overwrite:
         _check_settings(options, shards)
@@ -106,48 +121,48 @@ def _check_place(options: BuildOptions) -> None:
 def _check_number(path: Path, shards: list[Path], shard: Shard | None) -> None:
     other = next((other for other in shards if shard and not other.name.endswith(shard.folder[-9:])), None)
     if other is not None:
-        raise ValueError(
-            f"{path}: was begun in another number of shards ({other.name}); --shard must keep it"
+        raise UserError(
+            f"{path}: was started with another number of shards ({other.name}); --shard must keep it"
         )
 
 
 def _check_settings(options: BuildOptions, shards: list[Path]) -> None:
-    """Other shards of a store must have the settings of this one."""
+    """The other shards of a store must have the same settings."""
     wanted = options.settings.as_record()
     for other in shards:
         if other == options.folder:
-            continue  # the writer opens it, which must be the only one
+            continue  # the writer opens it and checks it
         try:
             state = FrameStore(other, allow_incomplete=True).states()[0]
         except FrameStoreError:
             continue  # another process is about to make it
         if state and state["settings"] != wanted:
-            raise ValueError(f"{other}: made with other settings: {differences(state['settings'], wanted)}")
+            raise UserError(f"{other}: made with other settings: {differences(state['settings'], wanted)}")
 
 
 def _finish_shards(path: Path) -> None:
-    """Write the store's `metadata.json` once its last shard is there."""
+    """Write the store's `metadata.json` once all shards are complete."""
     try:
         states = FrameStore(path).states()
     except FrameStoreError:
-        return  # others are still at work
+        return  # other processes are still at work
     write_metadata(path, videos=sum(state["videos"] for state in states if state))
 
 
 def _stored(writer: FrameStoreWriter, entry: Wanted) -> bool:
-    """Whether a video is there already. Raises `ValueError` where another part of it is."""
+    """Whether a video is stored already. Raises `UserError` if another part of it is stored."""
     try:
         check_video_id(entry.video_id)
-    except ValueError:
+    except UserError:
         return False
     record = writer.record(entry.video_id)
     if record is None:
         return False
     start, end = record.get("start"), record.get("end")
-    there = Window(start or 0.0, inf if end is None else end)
-    if there != entry.window:
-        raise ValueError(
-            f"frame store {writer.path}: of {entry.video_id!r} it holds {there}, while {entry.window} are "
+    stored = Window(start or 0.0, inf if end is None else end)
+    if stored != entry.window:
+        raise UserError(
+            f"frame store {writer.path}: it has {stored} of {entry.video_id!r}, but {entry.window} are "
             "wanted; choose another --lmdb_path, or add --overwrite"
         )
     return True
@@ -174,7 +189,7 @@ class _Build:
         self._quiet = quiet
 
     def run(self, todo: list[Wanted], *, say: Callable[[str], None]) -> None:
-        """Store the videos; commits by time besides by size, so that a kill costs little."""
+        """Store the videos. Commits also by time, so that a kill loses little."""
         workers = min(self._options.num_workers, len(todo))
         with WorkerPool(_work, workers=workers, timeout=self._options.timeout) as pool:
             if not self._quiet:
@@ -202,11 +217,11 @@ class _Build:
             report.stored(record["bytes"])
 
     def _jobs(self, todo: list[Wanted], report: Report) -> Iterator[Job | Path]:
-        """The jobs that need a worker; the others are reported as they come up."""
+        """The jobs for the workers; videos without a valid id or file are reported as failed."""
         for entry in todo:
             try:
                 check_video_id(entry.video_id)
-            except ValueError as error:
+            except UserError as error:
                 report.failed(entry.video_id, None, VideoError("bad id", str(error)))
                 continue
             path = self._folder.find(entry.file_id)
@@ -217,7 +232,7 @@ class _Build:
                 yield Job(entry.video_id, path, entry.window, self._options.settings)
 
     def _probe(self, pool: WorkerPool[Any], todo: list[Wanted]) -> str:
-        """What a sample of the files is encoded in, and what does not decode, before hours of work."""
+        """The codecs of a sample of the files, and which do not decode here, before hours of work."""
         chosen = todo[:: max(1, len(todo) // _PROBED)][:_PROBED]
         paths = [path for path in (self._folder.find(entry.file_id) for entry in chosen) if path is not None]
         found: Counter[str] = Counter()
@@ -225,7 +240,7 @@ class _Build:
             answer = _answer(outcome)
             found[answer.reason if isinstance(answer, VideoError) else answer[0]] += 1
         names = ", ".join(f"{count} {name}" for name, count in found.most_common())
-        return f"a sample of {len(paths)} files: {names or 'none of them there'}"
+        return f"a sample of {len(paths)} files: {names or 'none of them exists'}"
 
 
 def _work(task: Job | Path) -> Output:

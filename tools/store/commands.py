@@ -1,4 +1,4 @@
-"""Look into a frame store: info, verify, extract, sheet. Each takes a store in any of its forms.
+"""Commands on a frame store: info, verify, extract, sheet. Each takes a store of any layout.
 
 Legend: n stored frames of a video; pictures are RGB uint8 [H, W, 3].
 """
@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from common.errors import UserError, file_errors
 from dataloaders.frame_store.reader import FrameStore
 from tools.store.flag_values import positive
 from tools.store.verify import verify_store
@@ -28,13 +29,13 @@ _HISTOGRAM_WIDTH = 40
 
 
 def run(argv: list[str]) -> int:
-    """Run the command `argv[0]`; returns the exit code. Raises `ValueError` on a store beyond use."""
+    """Run the command `argv[0]`; returns the exit code. Raises `UserError` for an unusable store."""
     args = _parser().parse_args(_ids_apart(argv) if argv[0] in ("extract", "sheet") else argv)
     return int(args.run(args))
 
 
 def _ids_apart(argv: list[str]) -> list[str]:
-    """`argv` with all that is no flag behind a `--`, for ids may begin with a dash, as YouTube's do."""
+    """`argv` with a `--` before all that is no flag: ids may begin with a dash, as on YouTube."""
     if "--" in argv:
         return argv
     flags, others = [argv[0]], list[str]()
@@ -59,9 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("store", type=Path)
     info.set_defaults(run=_info)
 
-    verify = commands.add_parser("verify", help="is every key there, does every JPEG decode, do counts fit?")
+    verify = commands.add_parser("verify", help="check that every key exists and every JPEG decodes")
     verify.add_argument("store", type=Path)
-    verify.add_argument("--sample", type=positive, metavar="N", help="look at N videos, chosen at random")
+    verify.add_argument("--sample", type=positive, metavar="N", help="check N random videos")
     verify.add_argument("--num_workers", type=positive, default=cpus, help="processes (default: all cores)")
     verify.set_defaults(run=_verify)
 
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--out", type=Path, required=True, help="folder for the JPEGs")
     extract.set_defaults(run=_extract)
 
-    sheet = commands.add_parser("sheet", help="one picture with the frames of several videos, to look at")
+    sheet = commands.add_parser("sheet", help="one picture with the frames of several videos")
     sheet.add_argument("store", type=Path)
     sheet.add_argument("ids", nargs="+", metavar="ID", help=help_ids)
     sheet.add_argument("--out", type=Path, required=True, help="the picture, .png or .jpg")
@@ -146,9 +147,10 @@ def histogram(sizes: list[int], *, bins: int = 8) -> list[str]:
 def _verify(args: argparse.Namespace) -> int:
     found = verify_store(args.store, sample=args.sample, workers=args.num_workers)
     faults = [_describe_state(state) for state in found.states if state and not state["complete"]]
-    for fault in (faults := faults + found.faults):
+    faults += found.faults
+    for fault in faults:
         _say(fault)
-    _say(f"{found.checked} videos looked at, {len(faults)} faults")
+    _say(f"{found.checked} videos checked, {len(faults)} faults")
     return 1 if faults else 0
 
 
@@ -158,11 +160,14 @@ def _verify(args: argparse.Namespace) -> int:
 def _extract(args: argparse.Namespace) -> int:
     store = FrameStore(args.store, allow_incomplete=True)
     _refuse_missing(store, args.ids)
-    args.out.mkdir(parents=True, exist_ok=True)
+    with file_errors(args.out, "cannot be made"):
+        args.out.mkdir(parents=True, exist_ok=True)
     for video_id in args.ids:
         name = re.sub(r"[^\w.-]", "_", video_id).lstrip(".") or "video"
         for index, jpeg in enumerate(store.read_jpegs(video_id, range(store.num_frames(video_id)))):
-            (args.out / f"{name}_{index}.jpg").write_bytes(jpeg)
+            path = args.out / f"{name}_{index}.jpg"
+            with file_errors(path, "cannot be written"):
+                path.write_bytes(jpeg)
         _say(f"{video_id}: {store.num_frames(video_id)} frames in {args.out}")
     return 0
 
@@ -182,16 +187,16 @@ def _sheet(args: argparse.Namespace) -> int:
 def _write_picture(path: Path, picture: np.ndarray) -> None:
     try:
         done = cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    except cv2.error:  # an extension that it does not know
+    except cv2.error:  # an ending that OpenCV does not know
         done = False
     if not done:
-        raise ValueError(f"{path}: no picture can be written there; --out must be a .png or .jpg in a folder")
+        raise UserError(f"{path}: no picture can be written there; --out must be a .png or .jpg in a folder")
 
 
 def _refuse_missing(store: FrameStore, video_ids: list[str]) -> None:
     missing = store.missing(video_ids)
     if missing:
-        raise ValueError(f"frame store {store.path}: does not hold {', '.join(map(repr, missing[:5]))}")
+        raise UserError(f"frame store {store.path}: does not hold {', '.join(map(repr, missing[:5]))}")
 
 
 def _sheet_row(store: FrameStore, video_id: str) -> np.ndarray:

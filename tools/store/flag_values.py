@@ -1,4 +1,4 @@
-"""Values of flags on a command line: numbers within their limits, with a word on what would be right."""
+"""Types of flags for argparse: numbers within limits; the error says what would be right."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """A whole number, at least 1."""
     return _whole(text, least=1)
 
 
 def not_negative(text: str) -> int:
-    """A whole number from 0 on."""
+    """A whole number, at least 0."""
     return _whole(text, least=0)
 
 

@@ -1,4 +1,4 @@
-"""What a build says of itself: counts, the file of failures, the progress bar, and signals to stop."""
+"""The progress of a build: counts, failures.jsonl, the progress bar, and signals to stop."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.errors import file_errors
 from video.sampling import VideoError
 
 
 @dataclass
 class BuildResult:
-    """What a build did: videos stored now and before, failures by reason, and the signal that stopped it."""
+    """The result of a build: videos stored now and before, failures by reason, the signal that stopped it."""
 
     listed: int
     stored_before: int
@@ -30,7 +31,7 @@ class BuildResult:
 
     @property
     def exit_code(self) -> int:
-        """0 all stored, 1 some failed, 128 + signal where one stopped it."""
+        """0 all stored, 1 some failed, 128 + signal if a signal stopped it."""
         if self.stopped_by:
             return 128 + self.stopped_by
         return 1 if self.failed else 0
@@ -44,7 +45,7 @@ class Report:
         self._result = result
         self._bytes = 0
         self._started = time.monotonic()
-        # On a terminal a bar that moves, elsewhere a line now and then.
+        # Elsewhere than on a terminal, every state of the bar is a line of its own: show few.
         every = 0.5 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
             total=result.listed,
@@ -67,11 +68,11 @@ class Report:
         self._show()
 
     def failed(self, video_id: str, path: Path | None, error: VideoError) -> None:
-        """Count a video as failed and write down why."""
+        """Count a video as failed and append the reason to failures.jsonl."""
         self._result.failed[error.reason] += 1
         line = {"video_id": video_id, "reason": error.reason, "message": error.message}
         line["file"] = os.fsencode(path.name).decode("utf-8", "replace") if path else ""
-        with open(self._path, "a", encoding="utf-8") as file:
+        with file_errors(self._path, "cannot be written"), open(self._path, "a", encoding="utf-8") as file:
             file.write(_json_line(line))
         self._show()
 
@@ -83,9 +84,9 @@ class Report:
 
 
 class StopSignals:
-    """Turns Ctrl-C and SIGTERM into a number to look at, so that no write is cut through.
+    """Stores Ctrl-C and SIGTERM as a number in `received`, so that no write is interrupted.
 
-    A second one kills.
+    A second signal ends the process.
     """
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ class StopSignals:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._before[number] = signal.signal(number, self._receive)
-            except ValueError:  # not the main thread: the signals are not ours
+            except ValueError:  # not the main thread, which alone may handle signals
                 return self
         return self
 
@@ -110,7 +111,7 @@ class StopSignals:
 
 
 def _json_line(record: dict[str, str]) -> str:
-    """A record as a line of JSON that UTF-8 can write; an id or the name of a file need not be such text."""
+    """A record as a line of JSON. Ids and names that UTF-8 cannot encode are escaped."""
     line = json.dumps(record, ensure_ascii=False)
     try:
         line.encode()

@@ -1,7 +1,7 @@
-"""Whether a frame store is sound: every key there, every JPEG decodes, counts fit. Several processes look.
+"""Check a frame store: every key exists, every JPEG decodes, the counts are right.
 
-All reading is done by workers: LMDB falls over pages that are badly damaged, which must not end the program.
-What a batch of videos shows does not depend on the worker that looked; faults come in the order of the keys.
+Only worker processes read: badly damaged pages crash LMDB, which must not end the program. The result does
+not depend on the number of workers; faults are listed in the order of the keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BATCH = 64  # videos; some seconds of work
 
 @dataclass(frozen=True)
 class _Batch:
-    """Videos of the store at `path` to look at; `place` is theirs in the store's order."""
+    """Videos of the store at `path` to check; `place` is their place in the order of the store."""
 
     place: tuple[int, int]
     path: Path
@@ -38,7 +38,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Survey:
-    """A store's state records and how many videos can be listed; `fault`: why no more of them."""
+    """The state records of a store and how many videos can be listed; `fault`: why the list ends there."""
 
     states: list[dict[str, Any] | None]
     videos: int
@@ -47,7 +47,7 @@ class _Survey:
 
 @dataclass
 class Findings:
-    """The state record of every shard, the number of videos looked at, and what is wrong, a line each."""
+    """The state record of every shard, the number of checked videos, and the faults, one line each."""
 
     states: list[dict[str, Any] | None]
     checked: int
@@ -55,9 +55,9 @@ class Findings:
 
 
 def verify_store(path: Path, *, sample: int | None, workers: int) -> Findings:
-    """Look at all videos of the store, or at `sample` of them chosen at random, in `workers` processes.
+    """Check all videos of the store, or `sample` random ones, with `workers` processes.
 
-    Raises `FrameStoreError` where the path is no store.
+    Raises `FrameStoreError` if the path is no store.
     """
     store = FrameStore(path, allow_incomplete=True)
     survey = _survey_of(path)
@@ -88,7 +88,7 @@ def _survey_of(path: Path) -> _Survey:
 
 
 def _batches(path: Path, video_ids: Iterator[str]) -> Iterator[_Batch]:
-    """A few ids at a time, so that a million of them are never held."""
+    """The ids in batches, so that a million of them are never in memory."""
     number = 0
     while batch := tuple(islice(video_ids, _BATCH)):
         yield _Batch((number, 0), path, batch)
@@ -96,11 +96,11 @@ def _batches(path: Path, video_ids: Iterator[str]) -> Iterator[_Batch]:
 
 
 def _look(batches: Iterator[_Batch], *, total: int, workers: int) -> tuple[int, list[str]]:
-    """The number of videos in all batches, and what is wrong with them, in their order."""
+    """The number of checked videos and their faults, in order."""
     faults: dict[tuple[int, int], list[str]] = {}
     fatal: list[_Batch] = []
     checked = 0
-    every = 0.5 if sys.stderr.isatty() else 30.0  # seconds between two states of the bar
+    every = 0.5 if sys.stderr.isatty() else 30.0  # seconds between two updates of the bar
     with (
         WorkerPool(_look_at, workers=workers, timeout=inf) as pool,
         tqdm(total=total, unit="video", mininterval=every) as bar,
@@ -112,7 +112,7 @@ def _look(batches: Iterator[_Batch], *, total: int, workers: int) -> tuple[int, 
             faults[batch.place] = outcome[0]
             checked += len(batch.video_ids)
             bar.update(len(batch.video_ids))
-        # Pages so damaged that LMDB itself falls over them: video by video, to say which.
+        # Batches that crashed their worker: video by video, to find out which one.
         for batch, outcome in pool.run(chain.from_iterable(map(_split, fatal))):
             faults[batch.place] = [_fatal(batch, outcome)] if isinstance(outcome, Fault) else outcome[0]
             checked += 1
@@ -144,7 +144,7 @@ def _survey(path: Path) -> Output:
         for _ in _store(path).video_ids():
             videos += 1
     except FrameStoreError as error:
-        fault = f"{error}; only the {videos} videos before that were looked at"
+        fault = f"{error}; only the {videos} videos before that were checked"
     return _Survey(states, videos, fault), []
 
 
@@ -155,17 +155,17 @@ def _look_at(batch: _Batch) -> Output:
 
 @lru_cache(maxsize=1)
 def _store(path: Path) -> FrameStore:
-    cv2.setNumThreads(1)  # the pool's processes share the cores
+    cv2.setNumThreads(1)  # the pool's processes use all cores already
     return FrameStore(path, allow_incomplete=True)
 
 
 def faults_of(store: FrameStore, video_id: str) -> list[str]:
-    """What is wrong with a video's frames: absent, empty, broken, of another size or number than noted."""
+    """The faults of a video's frames: absent, empty, broken, or not as its manifest says."""
     try:
         record, count = store.manifest(video_id) or {}, store.num_frames(video_id)
         faults = [fault for index in range(count) if (fault := _fault_of(store, video_id, index, record))]
         if not faults and store.has_frame(video_id, count):
-            faults.append(f"video {video_id!r}: holds more frames than the {count} noted")
+            faults.append(f"video {video_id!r}: has more frames than the {count} of its manifest")
     except FrameStoreError as error:
         return [str(error)]
     return faults
@@ -176,10 +176,10 @@ def _fault_of(store: FrameStore, video_id: str, index: int, record: dict[str, An
         size = store.read_frames(video_id, [index])[0].shape[:2]
     except FrameStoreError as error:
         return str(error)
-    noted = (record.get("height", size[0]), record.get("width", size[1]))
-    if size == noted or record.get("mixed_sizes"):
+    expected = (record.get("height", size[0]), record.get("width", size[1]))
+    if size == expected or record.get("mixed_sizes"):
         return ""
-    return f"video {video_id!r}, frame {index}: is {size}, the manifest says {noted}"
+    return f"video {video_id!r}, frame {index}: is {size}, the manifest says {expected}"
 
 
 # Of the whole store
@@ -187,20 +187,20 @@ def _fault_of(store: FrameStore, video_id: str, index: int, record: dict[str, An
 
 def _wrong_totals(path: Path, survey: _Survey) -> list[str]:
     states = [state for state in survey.states if state]
-    noted = sum(state["videos"] for state in states)
+    counted = sum(state["videos"] for state in states)
     if not states:
         return []
     held = survey.videos
-    faults = [f"the store notes {noted} videos, but holds {held}"] if noted != held else []
+    faults = [f"the state record says {counted} videos, the store has {held}"] if counted != held else []
     metadata = path / METADATA_FILE
     if all(state["complete"] for state in states) and metadata.is_file():
-        length = _noted_length(metadata)
-        faults += [f"{METADATA_FILE} says {length} videos"] if length != noted else []
+        length = _length_in(metadata)
+        faults += [f"{METADATA_FILE} says {length} videos"] if length != counted else []
     return faults
 
 
-def _noted_length(metadata: Path) -> object:
+def _length_in(metadata: Path) -> object:
     try:
         return json.loads(metadata.read_text(encoding="utf-8")).get("length")
-    except (ValueError, AttributeError):  # no JSON, or none of this form
+    except (ValueError, AttributeError):  # not JSON, or not of this form
         return "no number of"

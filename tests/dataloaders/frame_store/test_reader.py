@@ -346,7 +346,7 @@ def test_shards_that_are_not_all_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FrameStoreError, match=r"incomplete: 2 of 3 shards absent \(shard-00001-of-00003"):
         FrameStore(tmp_path / "s")
     written(tmp_path / "s" / shard_name(0, 2), {"v": 1})
-    with pytest.raises(FrameStoreError, match="different countings"):
+    with pytest.raises(FrameStoreError, match="shards of different counts"):
         FrameStore(tmp_path / "s")
 
 

@@ -98,7 +98,7 @@ def test_a_second_start_has_nothing_to_do(videos: Path, tmp_path: Path, capsys: 
     before = contents(tmp_path / "s")
     assert frame2lmdb.main(arguments(videos, tmp_path / "s")) == 0
     assert contents(tmp_path / "s") == before
-    assert "(4 were there)" in capsys.readouterr().err
+    assert "(4 before this run)" in capsys.readouterr().err
 
 
 def test_failed_videos_get_another_chance(videos: Path, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_another_part_of_a_stored_video_is_refused(videos: Path, tmp_path: Path,
         names.write_text(json.dumps({"video_id": "a", "end": end}), encoding="utf-8")
         assert frame2lmdb.main(build) == code
     said = capsys.readouterr().err.splitlines()
-    assert "of 'a' it holds seconds 0 to 1, while seconds 0 to the end are wanted" in said[-1]
+    assert "it has seconds 0 to 1 of 'a', but seconds 0 to the end are wanted" in said[-1]
     assert FrameStore(tmp_path / "s").manifest("a")["end"] == 1  # type: ignore[index]
     assert frame2lmdb.main([*build, "--overwrite"]) == 0
     assert "end" not in FrameStore(tmp_path / "s").manifest("a")  # type: ignore[operator]

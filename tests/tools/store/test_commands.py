@@ -47,7 +47,7 @@ def run(*argv: str | Path) -> int:
 def test_a_sound_store_is_found_sound(store: Path, capsys: Any) -> None:
     assert run("verify", store) == 0
     assert run("verify", store, "--sample", "2") == 0
-    assert capsys.readouterr().out.splitlines() == [f"{n} videos looked at, 0 faults" for n in (3, 2)]
+    assert capsys.readouterr().out.splitlines() == [f"{n} videos checked, 0 faults" for n in (3, 2)]
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_a_sound_store_is_found_sound(store: Path, capsys: Any) -> None:
         (b"a_7", b"", "video 'a', frame 7: empty"),
         (b"a_7", jpeg(5)[:100], "video 'a', frame 7: broken JPEG"),
         (b"a_7", jpeg(5, height=48), r"video 'a', frame 7: is \(48, 32\), the manifest says \(24, 32\)"),
-        (b"a_12", jpeg(5), "video 'a': holds more frames than the 12 noted"),
-        (b"\0video/a", None, "the store notes 3 videos, but holds 2"),
+        (b"a_12", jpeg(5), "video 'a': has more frames than the 12 of its manifest"),
+        (b"\0video/a", None, "the state record says 3 videos, the store has 2"),
     ],
 )
 def test_faults_are_found(key: bytes, value: bytes | None, fault: str, store: Path, capsys: Any) -> None:
@@ -166,4 +166,4 @@ def test_shards_are_looked_into_as_one(tmp_path: Path, capsys: Any) -> None:
             for video_id in (f"v{n}" for n in range(20) if shard_of(f"v{n}", 2) == shard):
                 writer.put(video_id, [jpeg(1)])
     assert run("verify", tmp_path / "s") == 0
-    assert "20 videos looked at, 0 faults" in capsys.readouterr().out
+    assert "20 videos checked, 0 faults" in capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_signals_stop_it_cleanly(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
-    assert "the same command goes on from here" in said and "Traceback" not in said
+    assert "the same command continues from here" in said and "Traceback" not in said
     with pytest.raises(FrameStoreError, match=r"incomplete: \d+ of 60"):
         FrameStore(store)
     assert frame2lmdb.main(arguments(folder, store)) == 0

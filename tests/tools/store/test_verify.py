@@ -43,26 +43,26 @@ def spoil(store: Path, *keys: bytes) -> None:
 
 
 def test_findings_do_not_depend_on_the_workers(store: Path, capsys: Any) -> None:
-    assert verify(store, capsys, "--num_workers", "2") == (0, [f"{VIDEOS} videos looked at, 0 faults"])
+    assert verify(store, capsys, "--num_workers", "2") == (0, [f"{VIDEOS} videos checked, 0 faults"])
     spoil(store, b"v149_0", b"v003_5", b"v070_2", b"v003_1")
     one, two = (verify(store, capsys, "--num_workers", number) for number in ("1", "2"))
     assert one == two and one[0] == 1
     named = [(f"v{video:03d}", frame) for video, frame in ((3, 1), (3, 5), (70, 2), (149, 0))]
     wanted = [f"frame store {store}: video {name!r}, frame {i}: empty (0 bytes)" for name, i in named]
-    assert one[1] == [*wanted, f"{VIDEOS} videos looked at, 4 faults"]
+    assert one[1] == [*wanted, f"{VIDEOS} videos checked, 4 faults"]
 
 
 def test_a_sample_does_not_depend_on_the_workers(store: Path, capsys: Any) -> None:
     spoil(store, *(f"v{number:03d}_1".encode() for number in range(VIDEOS)))
     one, two = (verify(store, capsys, "--sample", "70", "--num_workers", number) for number in ("1", "2"))
-    assert one == two and one[1][-1] == "70 videos looked at, 70 faults"
-    assert verify(store, capsys, "--sample", "999")[1][-1] == f"{VIDEOS} videos looked at, {VIDEOS} faults"
+    assert one == two and one[1][-1] == "70 videos checked, 70 faults"
+    assert verify(store, capsys, "--sample", "999")[1][-1] == f"{VIDEOS} videos checked, {VIDEOS} faults"
 
 
 def test_rotten_pages_are_named_and_the_rest_is_looked_at(store: Path, capsys: Any) -> None:
     damage_leaf(store, b"v149_5")
     code, said = verify(store, capsys)
-    assert code == 1 and said[-1].startswith(f"{VIDEOS} videos looked at")
+    assert code == 1 and said[-1].startswith(f"{VIDEOS} videos checked")
     assert f"frame store {store}: video 'v149', frame 5: the file is damaged" in "".join(said)
     assert not any("'v000'" in line for line in said)
 
@@ -71,7 +71,7 @@ def test_rotten_manifests_end_the_list_with_a_word(store: Path, capsys: Any) -> 
     damage_leaf(store, video_key("v149"))
     code, said = verify(store, capsys)
     assert code == 1 and "the list of its videos: the file is damaged" in "".join(said)
-    assert "videos before that were looked at" in said[-2]
+    assert "videos before that were checked" in said[-2]
 
 
 def test_damage_that_kills_the_reader_costs_one_video(store: Path, capsys: Any) -> None:
@@ -80,7 +80,7 @@ def test_damage_that_kills_the_reader_costs_one_video(store: Path, capsys: Any) 
     code, said = verify(store, capsys, "--num_workers", "2")
     assert code == 1 and len(said) == 2
     assert said[0].startswith(f"frame store {store}: video 'v070'")
-    assert said[1] == f"{VIDEOS} videos looked at, 1 faults"
+    assert said[1] == f"{VIDEOS} videos checked, 1 faults"
 
 
 @pytest.mark.parametrize("text", ["[]", "no JSON", "{}"])

@@ -1,0 +1,74 @@
+"""Which files are videos: by ending if it is a common one, else by content.
+
+A file with a common ending of videos counts as one without being opened. Files with common endings of
+pictures, sound, text and data are left out without being opened, because FFmpeg reads many of them as a
+video of one picture. Any other file is a video if FFmpeg opens it and it has a video stream. So 100,000
+pictures beside the videos cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from video.decoding import is_video
+from video.worker_pool import Fault, Output, WorkerPool
+
+_VIDEOS = (
+    "mp4 mkv webm avi mov m4v flv f4v mpg mpeg ts mts m2ts m2t wmv asf 3gp 3g2 3gpp 3gpp2 qt ogv ogm vob m2p "
+    "dv gif mxf rm rmvb m1v m2v divx mk3d y4m ivf h264 264 hevc h265 265 mjpeg mjpg apng"
+)
+_OTHERS = (
+    "jpg jpeg png webp bmp tif tiff heic heif avif jxl jp2 j2k ico svg psd dng cr2 nef "
+    "mp3 wav m4a aac flac opus wma aif aiff amr ac3 mka oga mid midi "
+    "srt vtt ass ssa sub idx ttml lrc "
+    "txt csv tsv json jsonl xml html htm md nfo log pdf yaml yml toml ini cfg py sh ipynb "
+    "zip tar gz tgz bz2 xz zst 7z rar npy npz pt pth ckpt safetensors pkl h5 hdf5 parquet mdb db sqlite "
+    "m3u m3u8 pls mpd sdp ffconcat part ytdl crdownload aria2 tmp torrent md5 sha256"
+)
+VIDEO_ENDINGS = tuple(_VIDEOS.split())  # in the order of preference if two files have the same name
+OTHER_ENDINGS = frozenset(_OTHERS.split())
+_RANKS = {ending: rank for rank, ending in enumerate(VIDEO_ENDINGS)}
+UNKNOWN, OTHER = len(VIDEO_ENDINGS), len(VIDEO_ENDINGS) + 1
+HIDDEN = "hidden"  # ".name": what other programs leave behind, such as ._clip.mp4 and .trashed-1-clip.mp4
+
+
+def stem_and_ending(name: str) -> tuple[str, str]:
+    """("Clip", "mp4") of "Clip.MP4": the name without its ending, and the ending in lower case."""
+    stem, _, ending = name.rpartition(".")
+    return (stem, ending.lower()) if stem else (name, "")
+
+
+def rank_of(name: str) -> int:
+    """Less than `UNKNOWN` for a video, the best first; `UNKNOWN` if the content decides; else `OTHER`."""
+    ending = stem_and_ending(name)[1]
+    return OTHER if ending in OTHER_ENDINGS else _RANKS.get(ending, UNKNOWN)
+
+
+def videos_by_content(paths: Sequence[Path], *, workers: int, timeout: float) -> set[Path]:
+    """Those of `paths` that are videos. Processes of their own open them: a file may crash its process."""
+    if not paths:
+        return set()
+    with WorkerPool(_look, workers=min(workers, len(paths)), timeout=timeout) as pool:
+        return {path for path, outcome in pool.run(paths) if not isinstance(outcome, Fault) and outcome[0]}
+
+
+def _look(path: Path) -> Output:
+    return is_video(path), []
+
+
+def kind_left_out(name: str) -> str:
+    """What a file that is left out is counted as: "hidden", its ending ".txt", or "without ending"."""
+    if name.startswith("."):
+        return HIDDEN
+    ending = stem_and_ending(name)[1]
+    return f".{ending}" if ending else "without ending"
+
+
+def describe_left_out(left_out: Counter[str]) -> str:
+    """The counts in words: ".txt (3), hidden (1)"; after ten kinds, one number for the others."""
+    counts = left_out.most_common(10)
+    rest = sum(left_out.values()) - sum(count for _, count in counts)
+    counts += [("others", rest)] if rest else []
+    return ", ".join(f"{kind} ({count})" for kind, count in counts)
