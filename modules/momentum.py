@@ -43,7 +43,7 @@ class FeatureQueue:
     """The keys of the last K clips: several queues, by name, with one pointer.
 
     Each queue is a buffer [D, K * w] of `owner` under its published name; `widths` gives its w. Clip k has
-    the columns k * w to (k + 1) * w: unit vectors, or zeros for padded frames, which are no keys (as zeros
+    the columns k * w to (k + 1) * w: unit vectors, or zeros for padded frames, which are not keys (as zeros
     they also survive in a checkpoint). The buffer `queue_ptr` [1] is the position of the next clip. Queues
     start as normalised noise. `pushes` and `clips` count what this run has pushed.
     """
@@ -64,7 +64,7 @@ class FeatureQueue:
 
     @property
     def age(self) -> int:
-        """Number of pushes since the oldest key in the queue that is no initial noise."""
+        """Number of pushes since the oldest key in the queue that is not initial noise."""
         if not self.pushes:
             return 0
         return min(self.pushes, math.ceil(self.size * self.pushes / self.clips))

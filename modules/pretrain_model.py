@@ -142,7 +142,7 @@ class PretrainModel(DualEncoder):
         return with_total(losses, self.weights)
 
     def log_scalars(self) -> dict[str, float]:
-        """Scale of the logits, age of the oldest key in steps, share of the queue that is no noise."""
+        """Scale of the logits, age of the oldest key in steps, share of the queue that this run filled."""
         return {
             "logit_scale": 1.0 / self.temperature,
             "queue_age": float(self.queue.age),
@@ -305,5 +305,5 @@ def _mask_duplicates(negatives: Negatives, duplicate_mask: Tensor | None) -> Neg
 
 
 def _without_padding(frame_keys: Tensor, mask: Tensor | None) -> Tensor:
-    """`frame_keys` with zeros in place of padded frames: zeros are no keys."""
+    """`frame_keys` with zeros in place of padded frames: zeros are not keys."""
     return frame_keys if mask is None else frame_keys.masked_fill(~mask.unsqueeze(-1), 0.0)

@@ -71,24 +71,33 @@ def find_clip_weights(
 def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
     """State dict of a weight file, and whether it is OpenAI's TorchScript archive. Runs no pickled code."""
     path = Path(path)
-    if _is_torchscript(path):
-        with warnings.catch_warnings():
-            # Deprecated, but nothing else reads OpenAI's archives. Only the tensors are used.
-            warnings.simplefilter("ignore")
-            state: Any = torch.jit.load(str(path), map_location="cpu").state_dict()
-        return _clean(state), True
+    from_openai = _is_torchscript(path)
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(str(path))
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_torchscript(path) if from_openai else _read_tensors(path)
     except Exception as error:  # torch and safetensors raise many kinds on a damaged file
         raise UserError(
             f"{path}: not readable as weights (tensors only, no pickled code): {_reason(error)}"
         ) from error
-    return _clean(state.get("state_dict", state) if isinstance(state, dict) else {}), False
+    return _clean(state), from_openai
+
+
+def _read_torchscript(path: Path) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but nothing else reads OpenAI's archives
+        state: dict[str, Any] = torch.jit.load(str(path), map_location="cpu").state_dict()
+    return state
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    state: Any
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(str(path))
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    inner = state.get("state_dict", state) if isinstance(state, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def _reason(error: Exception) -> str:
@@ -105,6 +114,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _clean(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Only weights, without DistributedDataParallel's prefix."""
     tensors = {
         key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)
     }

@@ -57,7 +57,7 @@ def in_batch_cross_entropy(similarity: Tensor) -> Tensor:
 def negative_logsumexp(queries: Tensor, negatives: Negatives, *, temperature: float) -> Tensor:
     """log sum exp(query . key / temperature) over the negative keys.
 
-    Queries [B, D] give [B], queries [B, F, D] give [B, F]. Columns of zeros, such as padded frames, are no
+    Queries [B, D] give [B], queries [B, F, D] give [B, F]. Columns of zeros, such as padded frames, are not
     keys.
     """
     keys = negatives.keys if isinstance(negatives, BatchKeys) else negatives

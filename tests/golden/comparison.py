@@ -1,6 +1,6 @@
-"""Every golden quantity against ours: name, largest relative difference, tolerance.
+"""Compare this project with the golden numbers: name, largest relative difference, tolerance.
 
-The tests assert on these rows, the report prints them, so that both speak of the same numbers.
+The tests assert on these rows and the report prints them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tests.golden import recipe
 
 VALUES = 1e-4  # losses, features, queues, momentum parameters
 TRAINING = 1e-3  # gradient norms and the optimiser's trajectory
-# Gradients that are zero in exact arithmetic (a key's bias under softmax, a bias before BatchNorm) are
-# rounding noise on both sides: below this share of the total norm only smallness is asked for.
+# Some gradients are zero in exact arithmetic (of a key's bias under softmax, of a bias before BatchNorm), so
+# both sides have rounding errors. Norms below this share of the total norm must only be small.
 NOISE = 1e-7
 
 
 @dataclass(frozen=True)
 class Difference:
-    """`value` is relative to the largest golden magnitude; of norms, each to its own."""
+    """`value` is relative to the largest golden magnitude; each norm is relative to its own golden norm."""
 
     quantity: str
     value: float
@@ -67,7 +67,7 @@ def finetune_gradients(language: str, folder: Path) -> Iterator[Difference]:
 
 
 def finetune_trajectory(language: str, folder: Path) -> Iterator[Difference]:
-    """Six optimiser steps on one batch: losses, gradient norms, rates, parameter norms at the end."""
+    """Six optimiser steps on one batch: losses, gradient norms, learning rates, final parameter norms."""
     prefix = f"{language}/ft/traj"
     model, batch = recipe.retrieval_model(language, folder), recipe.retrieval_batch(language)
     rates = {"lr": 1e-4, "text_lr": 3e-5, "coef_lr": 0.8}
@@ -84,13 +84,13 @@ def finetune_trajectory(language: str, folder: Path) -> Iterator[Difference]:
     yield _against(f"{prefix}_loss", torch.tensor(losses), tolerance=TRAINING)
     yield _against(f"{prefix}_grad_norm", torch.tensor(norms), tolerance=TRAINING)
     golden = torch.tensor(recipe.numbers()[f"{prefix}_lr"], dtype=torch.float64)
-    # The golden rates are those of the step just done; ours are those of the next.
+    # The golden rates are those of the last step; ours are those of the next one.
     yield Difference(f"{prefix}_lr", _relative(torch.tensor(lrs, dtype=torch.float64), golden), VALUES)
     yield _norms(f"{prefix}_param_norm", {n: float(p.detach().norm()) for n, p in model.named_parameters()})
 
 
 def pretrain_steps(language: str, dataset: str, folder: Path) -> Iterator[Difference]:
-    """Losses, gradients, queues and momentum parameters of a pre-training step; the loss of a second."""
+    """Losses, gradients, queues and momentum parameters of a pre-training step; the loss of the next step."""
     prefix = f"{language}/pt/{dataset}"
     model, batch = recipe.pretrain_model(language, dataset, folder), recipe.pretrain_batch(language, dataset)
     losses = model(batch)
@@ -102,14 +102,14 @@ def pretrain_steps(language: str, dataset: str, folder: Path) -> Iterator[Differ
     yield _against(f"{prefix}/queue_ptr", model.get_buffer("queue_ptr"), tolerance=0.0)
     keys = {n: float(p.norm()) for n, p in model.named_parameters() if not p.requires_grad}
     yield _norms(f"{prefix}/momentum_param_norm", keys)
-    # The second forward pass had the clips, not the texts, in reverse order.
+    # The golden numbers were made with the clips, but not the texts, in reverse order.
     second = model({**batch, "frames": batch["frames"].flip(0)})
     yield _against(f"{prefix}/loss2_without_mlm", second["loss"])
     yield _against(f"{prefix}/queue_ptr2", model.get_buffer("queue_ptr"), tolerance=0.0)
 
 
 def masked_words(language: str, folder: Path) -> Iterator[Difference]:
-    """The MLM loss of given masks."""
+    """The MLM loss of the golden masks."""
     model = recipe.pretrain_model(language, "msrvtt", folder, weight_MLM=0.05)
     ids, labels, mask = (recipe.array(f"{language}/mlm/{name}") for name in ("ids", "labels", "mask"))
     with torch.no_grad():
@@ -120,7 +120,7 @@ def masked_words(language: str, folder: Path) -> Iterator[Difference]:
 
 
 def everything(folder: Path) -> Iterator[Difference]:
-    """All rows, in the order of the report."""
+    """All comparisons, in the order of the report."""
     makers: list[Callable[[str, Path], Iterator[Difference]]] = [
         finetune_forward,
         finetune_gradients,
@@ -137,8 +137,8 @@ def everything(folder: Path) -> Iterator[Difference]:
 def _queues(prefix: str, model: nn.Module, *, written: bool) -> Iterator[Difference]:
     """Column sums of each queue. `written`: the data set has tags.
 
-    The published code writes the tags it is called with to the tag queue even where the data set has none and
-    no loss reads it; ours leaves it alone there, so only the columns that neither wrote are compared.
+    Where the data set has no tags, the published code still pushes its inputs to the tag queue, which no loss
+    reads. This project does not, so only the columns that neither wrote are compared.
     """
     pointer = int(model.get_buffer("queue_ptr"))
     for name in ("queue_v_cross_ng", "queue_title_cross_ng", "queue_tag_cross_ng"):

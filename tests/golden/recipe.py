@@ -1,6 +1,6 @@
-"""The recipe of the golden numbers: weights, inputs and models that they were computed with.
+"""Weights, inputs and models that the golden numbers were computed with.
 
-`golden.json` and `golden.npz` hold what the published code gave for them.
+`golden.json` and `golden.npz` hold the results of the published code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from modules.video_encoder import VideoEncoder
 
 FOLDER = Path(__file__).parent
 LANGUAGES = ("english", "chinese")
-# Published data set of the pre-training numbers -> does it have tags.
+# Data sets of the pre-training numbers: does it have tags?
 PRETRAIN_SETS = {"msrvtt": False, "bird": True}
 
 
@@ -86,7 +86,7 @@ def weight(name: str, shape: list[int] | torch.Size) -> Tensor:
 
 
 def fill(model: nn.Module, names_and_shapes: dict[str, list[int]]) -> None:
-    """Give every entry of the model its golden value; the model's names must all be published ones."""
+    """Set every entry of the model to its golden value. All its names must be published ones."""
     own = model.state_dict()
     state = {name: weight(name, names_and_shapes[name]) for name in own if "position_ids" not in name}
     if "cls.bias" in state:
@@ -101,7 +101,7 @@ def video() -> Tensor:
 
 
 def encoders(language: str, folder: Path) -> tuple[VideoEncoder, nn.Module]:
-    """Encoders of the golden sizes; `folder` takes the configuration files that they are built from."""
+    """Encoders of the golden sizes. Their configuration files are written to `folder`."""
     from modules.backbones.clip_towers import build_clip
 
     path = folder / "golden_clip.json"

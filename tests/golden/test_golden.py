@@ -1,4 +1,4 @@
-"""The numbers of the published code, reproduced."""
+"""This project gives the numbers of the published code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--freeze: what stays as it is, and what cannot be frozen."""
+"""--freeze: which parameters are frozen, and what cannot be frozen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import UserError
 from engine.training.optimizer import parameter_groups
 from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
@@ -25,7 +26,7 @@ def frozen(model: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_whole_encoder(part: str) -> None:
+def test_an_encoder(part: str) -> None:
     model = tiny.retrieval_model()
     freeze(model, part)
     assert frozen(model) == {name for name, _ in model.named_parameters() if name.startswith(PARTS[part])}
@@ -51,18 +52,18 @@ def test_embeddings_and_the_first_layers(part: str) -> None:
     assert all(name.startswith(PARTS[part]) for name in names)
     first = {"image": "visual_encoder.visual.conv1.weight", "text": "text_encoder.token_embedding.weight"}
     assert first[part] in names
-    freeze(model, part, 0)  # no layer: the embeddings alone, which are frozen already
+    freeze(model, part, 0)  # 0 layers: only the embeddings, which are frozen already
     assert frozen(model) == names
 
 
-def test_no_more_layers_than_there_are() -> None:
-    with pytest.raises(ValueError, match=r"--freeze image:99: it has \d+ layers"):
+def test_more_layers_than_there_are_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--freeze image:99: it has \d+ layers"):
         freeze(tiny.retrieval_model(), "image", 99)
 
 
-def test_no_temporal_transformer() -> None:
+def test_an_absent_temporal_transformer_is_refused() -> None:
     model = RetrievalModel(*tiny.encoders(use_temp=False), use_frame_fea=True)
-    with pytest.raises(ValueError, match="--freeze temporal: .*--use_temp"):
+    with pytest.raises(UserError, match="--freeze temporal: .*--use_temp"):
         freeze(model, "temporal")
 
 
@@ -92,7 +93,7 @@ def test_the_chinese_encoder(chinese: DualEncoder) -> None:
     assert frozen(chinese) == {name for name, _ in chinese.named_parameters() if name.startswith("text_enc")}
 
 
-def test_frozen_parts_get_no_gradient_and_no_place_in_the_optimiser() -> None:
+def test_frozen_parts_get_no_gradient_and_are_not_in_the_optimiser() -> None:
     model = tiny.pretrain_model()
     freeze(model, "image")
     model(tiny.batch(4, tags=True))["loss"].backward()
@@ -104,7 +105,7 @@ def test_frozen_parts_get_no_gradient_and_no_place_in_the_optimiser() -> None:
     assert sum(len(group["params"]) for group in groups) == len(trained)
 
 
-def test_momentum_copies_go_on_following() -> None:
+def test_momentum_encoders_are_still_updated() -> None:
     model = tiny.pretrain_model()
     freeze(model, "image")
     query: Any = model.visual_encoder
@@ -115,7 +116,7 @@ def test_momentum_copies_go_on_following() -> None:
     torch.testing.assert_close((pair[1] - pair[0]).abs().max(), 0.99 * before)
 
 
-def test_everything_frozen_is_known() -> None:
+def test_nothing_learns_when_everything_is_frozen() -> None:
     model = RetrievalModel(*tiny.encoders(use_temp=False), use_frame_fea=True)
     assert not nothing_learns(model.parameters())
     freeze(model, "image")

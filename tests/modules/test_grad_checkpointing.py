@@ -1,4 +1,4 @@
-"""--grad_checkpointing: the same gradients, fewer kept activations."""
+"""--grad_checkpointing: the same gradients, and fewer activations are kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.grad_checkpointing import checkpoint_activations
@@ -42,10 +43,10 @@ MODELS: dict[str, Callable[[Path], DualEncoder]] = {
 
 
 def kept_bytes_and_gradients(model: nn.Module, batch: dict[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
-    """Bytes that the graph keeps from the forward pass, each tensor once and no weights; gradients."""
+    """Bytes that the graph keeps after the forward pass, without the weights; gradients."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # an address that is given again would be counted as the same tensor
+    alive: list[Tensor] = []  # else the address of a freed tensor could be used again and be counted once
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -57,7 +58,7 @@ def kept_bytes_and_gradients(model: nn.Module, batch: dict[str, Tensor]) -> tupl
     torch.manual_seed(3)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = model(batch)["loss"]
-    size = sum(kept.values())  # what is recomputed in the backward pass is not kept
+    size = sum(kept.values())  # before the backward pass, which recomputes activations
     loss.backward()
     return size, tiny.gradients(model)
 
@@ -68,7 +69,7 @@ def test_same_gradients_and_less_is_kept(kind: str, tmp_path: Path) -> None:
     saving = MODELS[kind](tmp_path).double()
     saving.load_state_dict(plain.state_dict())
     with warnings.catch_warnings():
-        warnings.simplefilter("error", FutureWarning)  # the library's way of saying that a name goes
+        warnings.simplefilter("error", FutureWarning)  # transformers' sign that a name is deprecated
         checkpoint_activations(saving)
     batch = tiny.batch(4, padded=True, tags=kind == "pre-training")
     size, expected = kept_bytes_and_gradients(plain, batch)
@@ -89,8 +90,8 @@ def test_the_temporal_transformer_by_itself() -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_tower_that_cannot_is_refused_by_name() -> None:
+def test_an_image_tower_without_the_option_is_refused() -> None:
     model = tiny.retrieval_model()
     model.visual_encoder.visual = nn.Linear(3, 3)
-    with pytest.raises(ValueError, match="--grad_checkpointing: an image tower of type Linear"):
+    with pytest.raises(UserError, match="--grad_checkpointing: an image tower of type Linear"):
         checkpoint_activations(model)

@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.errors import UserError
 from modules.momentum import FeatureQueue, momentum_copy, momentum_update
 
 DIM, FRAMES = 32, 3
 
 
 def key(number: int) -> Tensor:
-    """The unit vector that stands for clip `number`."""
+    """The unit vector of clip `number`."""
     return torch.eye(DIM)[number]
 
 
 def clips(*numbers: int) -> dict[str, Tensor]:
+    """Keys of these clips; those of frames are not of length 1."""
     return {
         "clips": torch.stack([key(n) for n in numbers]),
         "frames": torch.stack(
@@ -31,6 +33,7 @@ def make_queue(size: int) -> tuple[nn.Module, FeatureQueue]:
 
 
 def numbers(queue: FeatureQueue, name: str = "clips") -> list[int]:
+    """The clip of each column."""
     return queue.snapshot(name).argmax(dim=0).tolist()
 
 
@@ -56,7 +59,7 @@ def test_three_pushes_of_three_into_eight() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 11])
 @pytest.mark.parametrize("counts", [(10,), (3, 10), (1, 2, 5, 5)])
-def test_any_sizes_leave_what_pushing_one_by_one_leaves(size: int, counts: tuple[int, ...]) -> None:
+def test_pushing_many_clips_leaves_what_pushing_one_by_one_leaves(size: int, counts: tuple[int, ...]) -> None:
     owner, together = make_queue(size)
     other_owner = copy.deepcopy(owner)
     single = FeatureQueue(other_owner, size=size, dim=DIM, widths={"clips": 1, "frames": FRAMES})
@@ -71,13 +74,13 @@ def test_any_sizes_leave_what_pushing_one_by_one_leaves(size: int, counts: tuple
         assert torch.equal(value, other_owner.state_dict()[name]), name
 
 
-def test_a_kind_not_given_stays_and_a_snapshot_is_not_touched_by_a_push() -> None:
+def test_a_push_changes_neither_other_queues_nor_snapshots() -> None:
     _, queue = make_queue(4)
-    frames, before = queue.snapshot("frames"), queue.snapshot("clips")
-    kept = before.clone()
+    frames, snapshot = queue.snapshot("frames"), queue.snapshot("clips")
+    before = snapshot.clone()
     queue.push({"clips": clips(1, 2)["clips"]})
     assert torch.equal(queue.snapshot("frames"), frames)
-    assert torch.equal(before, kept) and not torch.equal(queue.snapshot("clips"), kept)
+    assert torch.equal(snapshot, before) and not torch.equal(queue.snapshot("clips"), before)
 
 
 def test_keys_are_normalised_and_padding_stays_zero() -> None:
@@ -88,11 +91,11 @@ def test_keys_are_normalised_and_padding_stays_zero() -> None:
     assert torch.allclose(queue.snapshot("frames").norm(dim=0), torch.tensor([1.0, 1, 1, 1, 1, 0]))
 
 
-def test_wrong_widths_are_a_broken_invariant_and_no_clip_a_user_error() -> None:
+def test_a_wrong_width_is_a_broken_invariant_and_a_size_of_0_a_user_error() -> None:
     _, queue = make_queue(2)
     with pytest.raises(AssertionError):
         queue.push({"frames": clips(1)["frames"][:, :2]})
-    with pytest.raises(ValueError, match="--contrast_num_negative 0"):
+    with pytest.raises(UserError, match="--contrast_num_negative 0"):
         make_queue(0)
 
 
@@ -113,12 +116,12 @@ def test_momentum_moves_parameters_and_leaves_buffers() -> None:
     assert torch.equal(key_module[1].running_mean, before[1].running_mean)  # type: ignore[arg-type]
 
 
-def test_a_key_that_is_not_finite_enters_as_no_key() -> None:
+def test_a_key_that_is_not_finite_is_written_as_zeros() -> None:
     owner, queue = make_queue(4)
-    given = clips(1, 2, 3)
-    given["clips"][1, 0] = torch.nan
-    given["frames"][2, 1] = torch.inf
-    queue.push(given)
+    keys = clips(1, 2, 3)
+    keys["clips"][1, 0] = torch.nan
+    keys["frames"][2, 1] = torch.inf
+    queue.push(keys)
     lengths = queue.snapshot("clips").norm(dim=0), queue.snapshot("frames").norm(dim=0).view(4, FRAMES)
     torch.testing.assert_close(lengths[0][:3], torch.tensor([1.0, 0, 1]))
     torch.testing.assert_close(lengths[1][2], torch.tensor([1.0, 0, 1]))
@@ -126,11 +129,11 @@ def test_a_key_that_is_not_finite_enters_as_no_key() -> None:
     assert owner.get_buffer("queue_ptr").tolist() == [3]
 
 
-def test_counts_what_came_in_since_the_start() -> None:
-    """Ages in pushes; a queue of 8 holds clips of the last 3 pushes of 3."""
+def test_age_and_share_filled_since_the_start() -> None:
+    """The age is in pushes: a queue of 8 holds clips of the last 3 pushes of 3."""
     _, queue = make_queue(8)
-    found = [(queue.age, queue.filled)]
+    counts = [(queue.age, queue.filled)]
     for start in range(0, 15, 3):
         queue.push(clips(start, start + 1, start + 2))
-        found.append((queue.age, queue.filled))
-    assert found == [(0, 0.0), (1, 3 / 8), (2, 6 / 8), (3, 1.0), (3, 1.0), (3, 1.0)]
+        counts.append((queue.age, queue.filled))
+    assert counts == [(0, 0.0), (1, 3 / 8), (2, 6 / 8), (3, 1.0), (3, 1.0), (3, 1.0)]

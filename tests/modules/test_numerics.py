@@ -5,13 +5,13 @@ import torch
 from modules.numerics import l2_normalize, without_autocast
 
 
-def test_unit_length_and_a_zero_row_that_stays_finite() -> None:
+def test_unit_length_and_a_zero_row_with_a_finite_gradient() -> None:
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
     unit = l2_normalize(rows)
     assert torch.allclose(unit, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
     (unit * torch.tensor([1.0, 2.0])).sum().backward()
     assert rows.grad is not None and torch.isfinite(rows.grad).all()
-    # Not blown up by one over a tiny length.
+    # Not multiplied by 1 / eps.
     assert rows.grad[1].abs().max() <= 2.0
 
 

@@ -38,14 +38,14 @@ def make_model(case: str) -> nn.Module:
 
 
 def clips(seed: int) -> dict[str, Tensor]:
-    """Clips 0 and 2 show one video, clips 1 and 3 have one caption: each pair over two ranks."""
-    whole = tiny.batch(CLIPS, padded=True, tags=True, seed=seed)
-    whole["text_ids"][3] = whole["text_ids"][1]
-    return whole | {"video": torch.tensor([5, 1, 5, 2])}
+    """Clips 0 and 2 have one video, clips 1 and 3 one caption; the clips of a pair are on different ranks."""
+    batch = tiny.batch(CLIPS, padded=True, tags=True, seed=seed)
+    batch["text_ids"][3] = batch["text_ids"][1]
+    return batch | {"video": torch.tensor([5, 1, 5, 2])}
 
 
 def two_steps(model: nn.Module, rank: int, ranks: int) -> dict[str, Any]:
-    """Gradients of both steps, losses and state after them, on this rank's share of the clips."""
+    """Losses and gradients of two steps on this rank's share of the clips, and the state after them."""
     result: dict[str, Any] = {"losses": [], "gradients": []}
     for seed in (1, 2):
         model.zero_grad()
@@ -57,17 +57,18 @@ def two_steps(model: nn.Module, rank: int, ranks: int) -> dict[str, Any]:
     return result
 
 
-def share(whole: dict[str, Tensor], rank: int, ranks: int) -> dict[str, Tensor]:
-    own = slice(rank * CLIPS // ranks, (rank + 1) * CLIPS // ranks)
-    return {key: value[own] for key, value in whole.items()}
+def share(batch: dict[str, Tensor], rank: int, ranks: int) -> dict[str, Tensor]:
+    """This rank's clips."""
+    rows = slice(rank * CLIPS // ranks, (rank + 1) * CLIPS // ranks)
+    return {key: value[rows] for key, value in batch.items()}
 
 
 def step_with_a_bad_clip(rank: int) -> dict[str, Tensor]:
     """The state after a step in which the last clip, on the last rank, is not finite."""
-    model, whole = make_model("pretrain all"), clips(1)
-    whole["frames"] = whole["frames"].double()
-    whole["frames"][-1] = torch.nan
-    model(share(whole, rank, RANKS))
+    model, batch = make_model("pretrain all"), clips(1)
+    batch["frames"] = batch["frames"].double()
+    batch["frames"][-1] = torch.nan
+    model(share(batch, rank, RANKS))
     return model.state_dict()
 
 
@@ -122,7 +123,7 @@ def test_gradients_equal_those_of_one_process(case: str, two_ranks: list[dict[st
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_queues_statistics_and_key_branch_are_equal_on_all_ranks(
+def test_queues_statistics_and_momentum_encoders_are_equal_on_all_ranks(
     case: str, two_ranks: list[dict[str, Any]]
 ) -> None:
     first, second = (rank[case]["state"] for rank in two_ranks)
@@ -130,7 +131,7 @@ def test_queues_statistics_and_key_branch_are_equal_on_all_ranks(
     assert_same(first, two_steps(make_model(case), 0, 1)["state"])
 
 
-def test_a_bad_clip_of_one_rank_is_no_key_on_any(two_ranks: list[dict[str, Any]]) -> None:
+def test_a_bad_clip_of_one_rank_is_written_as_zeros_on_all(two_ranks: list[dict[str, Any]]) -> None:
     first, second = (rank["bad clip"] for rank in two_ranks)
     before = make_model("pretrain all").state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 
+from common.errors import UserError
 from modules.pretrain_model import PretrainModel
 from tests.modules import tiny
 
@@ -29,7 +30,7 @@ def test_any_choice_of_losses_trains_all_that_is_trainable(chosen: tuple[str, ..
 
 
 def test_no_loss_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match="every loss has weight 0"):
+    with pytest.raises(UserError, match="every loss has weight 0"):
         tiny.pretrain_model(**{**tiny.NO_LOSS, "weight_FTM": 0.5}, use_frame_fea=False)
 
 
@@ -39,14 +40,14 @@ def test_without_frame_features_there_is_no_frame_loss() -> None:
     assert "queue_frame_cross_ng" not in model.state_dict()
 
 
-def test_tags_are_averaged_with_titles_and_enter_their_queue() -> None:
+def test_losses_of_tags_and_titles_are_averaged_and_tags_have_a_queue() -> None:
     model, batch = tiny.pretrain_model(), tiny.batch(tags=True)
     before = model.get_buffer("queue_tag_cross_ng").clone()
     model(batch)
     changed = (model.get_buffer("queue_tag_cross_ng") != before).any(dim=0)
     assert changed.tolist() == [True] * 4 + [False] * 2
 
-    model = tiny.pretrain_model().eval()  # eval leaves keys and queues as they are
+    model = tiny.pretrain_model().eval()  # eval mode does not change momentum encoders and queues
     model.queue_tag_cross_ng = model.get_buffer("queue_title_cross_ng").clone()
     as_title = {**batch, **{f"text_{k}": batch[f"tag_{k}"] for k in ("ids", "mask", "mlm_ids", "mlm_labels")}}
     title, tag, both = (
@@ -61,7 +62,7 @@ def test_tags_are_averaged_with_titles_and_enter_their_queue() -> None:
         assert torch.allclose(both[name], (title[name] + tag[name]) / 2), name
 
 
-def test_keys_are_computed_after_the_momentum_step_and_enqueued_after_the_losses() -> None:
+def test_keys_are_computed_after_the_momentum_update_and_pushed_after_the_losses() -> None:
     model, batch = tiny.pretrain_model(momentum=0.5), tiny.batch()
     query = {name: p.clone() for name, p in model.visual_encoder.named_parameters()}
     key = {name: p.clone() for name, p in model.visual_encoder_k.named_parameters()}
@@ -79,7 +80,7 @@ def test_keys_are_computed_after_the_momentum_step_and_enqueued_after_the_losses
     assert model.get_buffer("queue_ptr").tolist() == [2]  # 8 modulo 6
 
 
-def test_the_key_branch_has_no_gradient_and_keeps_its_dropout_mode() -> None:
+def test_momentum_encoders_have_no_gradient_and_follow_the_dropout_mode() -> None:
     model = tiny.pretrain_model()
     keys = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert keys and all("_k." in name for name in keys)
@@ -101,7 +102,7 @@ def test_padding_does_not_matter_and_is_never_a_negative() -> None:
     changed = {**batch, "frames": torch.where(hidden, 255 - batch["frames"], batch["frames"])}
     model, other = tiny.pretrain_model(), tiny.pretrain_model()
     other.load_state_dict(model.state_dict())
-    for _ in range(2):  # the second step meets the keys of the first
+    for _ in range(2):  # in the second step the keys of the first are in the queues
         assert torch.equal(model(batch)["loss"], other(changed)["loss"])
     for name in QUEUES:
         assert torch.equal(model.get_buffer(name), other.get_buffer(name)), name
@@ -176,7 +177,7 @@ def test_batch_statistics_are_those_of_real_frames() -> None:
         assert torch.allclose(model.v_projector.get_buffer(name), expected, atol=1e-6), name
 
 
-def test_a_clip_that_is_not_finite_spoils_only_its_own_step() -> None:
+def test_a_clip_that_is_not_finite_affects_only_its_own_step() -> None:
     model = tiny.pretrain_model()
     bad = tiny.batch(4)
     bad["frames"] = bad["frames"].float() / 255
@@ -189,7 +190,7 @@ def test_a_clip_that_is_not_finite_spoils_only_its_own_step() -> None:
     assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(model).values())
 
 
-def test_figures_to_watch_go_on_after_a_restart() -> None:
+def test_logged_scalars_continue_after_resuming() -> None:
     model, resumed = tiny.pretrain_model(), tiny.pretrain_model()  # a queue of 6
     assert model.log_scalars() == {
         "logit_scale": pytest.approx(1 / 0.07),

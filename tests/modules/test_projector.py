@@ -18,7 +18,7 @@ def test_layers_and_published_names(layers: int, linears: int) -> None:
         )
 
 
-def test_one_process_is_plain_batchnorm() -> None:
+def test_in_one_process_it_is_batchnorm() -> None:
     ours, plain = SyncBatchNorm1d(4), nn.BatchNorm1d(4)
     rows = torch.randn(6, 4)
     assert torch.equal(ours(rows), plain(rows))
@@ -26,8 +26,8 @@ def test_one_process_is_plain_batchnorm() -> None:
     assert torch.equal(ours.eval()(rows), plain.eval()(rows))
 
 
-def test_a_batch_that_is_not_finite_leaves_the_running_statistics() -> None:
-    """Channel by channel: a bad value in one of them does not spoil what the others learn."""
+def test_values_that_are_not_finite_do_not_change_the_running_statistics() -> None:
+    """Only those of their channel: the other channels are updated."""
     norm, rows = SyncBatchNorm1d(3), torch.randn(6, 3)
     norm(rows)
     before = {name: value.clone() for name, value in norm.state_dict().items()}

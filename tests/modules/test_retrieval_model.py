@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from common.errors import UserError
 from modules.losses.matching import frame_text_matching, video_text_matching
 from tests.modules import tiny
 
@@ -25,10 +26,9 @@ def test_padding_does_not_matter() -> None:
     hidden = ~batch["frame_mask"][:, :, None, None, None]
     changed = {**batch, "frames": torch.where(hidden, 255 - batch["frames"], batch["frames"])}
     assert torch.equal(model(batch)["loss"], model(changed)["loss"])
-    whole = tiny.batch()
-    assert torch.allclose(
-        model(whole)["loss"], model({k: v for k, v in whole.items() if k != "frame_mask"})["loss"]
-    )
+    unpadded = tiny.batch()
+    without_mask = {k: v for k, v in unpadded.items() if k != "frame_mask"}
+    assert torch.allclose(model(unpadded)["loss"], model(without_mask)["loss"])
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_every_trainable_parameter_gets_a_gradient(options: dict[str, float]) ->
 
 
 def test_no_loss_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match="every loss has weight 0"):
+    with pytest.raises(UserError, match="every loss has weight 0"):
         tiny.retrieval_model(weight_VTM=0.0, use_frame_fea=False)
 
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from common.errors import UserError
 from modules.numerics import l2_normalize
 from modules.video_encoder import PIXEL_MEAN, PIXEL_STD, VideoEncoder
 from tests.modules import tiny
 
 
-def test_bytes_are_normalised_and_floats_taken_as_they_are() -> None:
+def test_bytes_are_normalised_and_floats_are_not() -> None:
     encoder = tiny.encoders()[0].eval()
     frames = tiny.batch()["frames"]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
@@ -37,7 +38,7 @@ def test_temporal_parts_see_the_order_of_frames() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_what_lies_in_padding_does_not_matter(training: bool) -> None:
+def test_the_content_of_padding_does_not_matter(training: bool) -> None:
     encoder = tiny.encoders()[0].train(training)
     batch = tiny.batch(padded=True)
     frames, mask = batch["frames"], batch["frame_mask"]
@@ -89,7 +90,7 @@ def test_frames_without_any_feature_give_finite_gradients() -> None:
 
 def test_more_frames_than_positions_are_refused() -> None:
     encoder = VideoEncoder(tiny.encoders()[0].visual, embed_dim=32, use_temp=True, max_positions=3)
-    with pytest.raises(ValueError, match="4 frames a clip.*3 positions"):
+    with pytest.raises(UserError, match="4 frames a clip.*3 positions"):
         encoder(tiny.batch()["frames"])
 
 

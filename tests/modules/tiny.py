@@ -1,4 +1,4 @@
-"""Models and batches small enough for tests, the same on every call."""
+"""Small models and batches, equal on every call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoders(*, use_temp: bool = True) -> tuple[VideoEncoder, ClipTextEncoder]:
 def pretrain_model(**options: Any) -> PretrainModel:
     options = {"queue_size": 6, "projector_width": 24, "max_frames": FRAMES, "use_frame_fea": True, **options}
     model = PretrainModel(*encoders(), **options)
-    set_apart(model)
+    change_momentum_encoders(model)
     return model.train()
 
 
@@ -40,8 +40,8 @@ def retrieval_model(**options: Any) -> RetrievalModel:
     return RetrievalModel(*encoders(), **{"use_frame_fea": True, "logit_scale": 5.0, **options}).train()
 
 
-def set_apart(model: PretrainModel) -> None:
-    """Key weights unlike the query weights, as after some training."""
+def change_momentum_encoders(model: PretrainModel) -> None:
+    """Make their weights differ from the trained ones, as after some steps."""
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         if "_k." in name:
@@ -49,7 +49,7 @@ def set_apart(model: PretrainModel) -> None:
 
 
 def batch(clips: int = 4, *, padded: bool = False, tags: bool = False, seed: int = 1) -> dict[str, Tensor]:
-    """Clips with texts; `padded`: of 4, 2, 1 and 3 real frames; masked words: 2, 0, 1 and 1 a text."""
+    """Clips with texts that have 2, 0, 1 and 1 masked words; `padded`: with 4, 2, 1 and 3 real frames."""
     draw = torch.Generator().manual_seed(seed)
     result = {"frames": torch.randint(0, 256, (clips, FRAMES, 3, 32, 32), generator=draw, dtype=torch.uint8)}
     lengths = torch.tensor([4, 2, 1, 3] * clips)[:clips] if padded else torch.full((clips,), FRAMES)

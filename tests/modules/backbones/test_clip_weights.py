@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,17 @@ class Hostile:
         return (Path.touch, (Path("hostile"),))
 
 
-@pytest.mark.parametrize("content", ["code", "text", "empty"])
-def test_code_and_rubbish_are_refused(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", ["code", "text", "empty", "archive"])
+def test_pickled_code_and_damaged_files_are_refused(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.pt"
     if content == "code":
         torch.save({"state_dict": Hostile()}, path)
+    elif content == "archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("weights/constants.pkl", b"not TorchScript")
     else:
         path.write_bytes(b"" if content == "empty" else b"not weights")
     with pytest.raises(UserError, match=r"weights\.pt: not readable as weights") as refusal:

@@ -40,7 +40,7 @@ def bert_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every attempt to open a connection fails and is noted."""
+    """Attempts to open a connection, each of which fails."""
     attempts: list[str] = []
 
     def refuse(self: Any, address: Any, *args: Any) -> None:
@@ -84,8 +84,8 @@ def test_more_words_than_positions_are_refused(bert_folder: Path) -> None:
 def test_chinese_encoder_reads_a_folder_without_the_network(bert_folder: Path, no_network: list[str]) -> None:
     encoder = ChineseTextEncoder(bert_folder, embed_dim=8).eval()
     stored = load_file(str(bert_folder / "model.safetensors"))
-    own = encoder.chinese_encoder.state_dict()
-    assert all(torch.equal(own[name], value) for name, value in stored.items())
+    loaded = encoder.chinese_encoder.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in stored.items())
     ids = torch.tensor([[2, 7, 9, 3, 0, 0], [2, 8, 3, 0, 0, 0]])
     text, hidden = encoder(ids, (ids > 0).long())
     assert text.shape == (2, 8) and hidden.shape == (2, 6, 8)
@@ -142,9 +142,7 @@ def test_missing_weights_are_refused_except_the_poolers(
         ChineseTextEncoder(bert_folder, embed_dim=8)
 
 
-def test_a_name_that_the_network_does_not_give_says_what_to_fetch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_download_says_what_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def no_connection(source: str, **options: Any) -> None:

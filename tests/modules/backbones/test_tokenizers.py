@@ -31,7 +31,7 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bert_vocabulary(tmp_path_factory.mktemp("bert"), WORDS)
 
 
-# One row shows a fault of the published tokenizer: text that becomes special tokens.
+# In this row the published tokenizer has a fault: text becomes special tokens.
 FAULTY = "<|startoftext|> trick <|endoftext|>"
 GOLDEN_ROWS = [row for row in GOLDEN["rows"] if row["caption"] != FAULTY]
 
@@ -67,7 +67,7 @@ def test_text_never_becomes_a_special_token(clip: ClipTokenizer, text: str) -> N
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
-        # What the published tokenizer gives with ftfy; without it accents, ligatures and wide letters differ.
+        # The ids of the published tokenizer, with ftfy; without it they differ.
         ("ﬁ ligature", [3589, 19915, 4490]),
         ("rÃ©sumÃ©", [29106, 7054, 4166]),
         ("&amp;amp;", [261]),
@@ -136,7 +136,7 @@ def test_chinese_text_never_becomes_a_special_token(bert_folder: Path) -> None:
 
 
 def test_legacy_special_tokens_are_unknown_words(bert_folder: Path) -> None:
-    """METHOD 8: CLIP's start and end strings, which a Chinese vocabulary does not hold."""
+    """METHOD section 8: CLIP's start and end strings are not in a Chinese vocabulary."""
     tokenizer = ChineseTokenizer(str(bert_folder), legacy_special_tokens=True)
     assert tokenizer.encode("一", 4)[0].tolist() == [1, 5, 1, 0]
 
@@ -151,7 +151,7 @@ def test_chinese_tokenizer_can_be_pickled(bert_folder: Path) -> None:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every attempt to reach another machine, each refused."""
+    """Attempts to open a connection, each of which fails."""
     attempts: list[Any] = []
 
     def refuse(*arguments: Any, **_: Any) -> None:

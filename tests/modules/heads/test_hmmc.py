@@ -1,4 +1,4 @@
-"""HMMC's similarity against a loop that follows the formula word for word."""
+"""HMMC's similarity against a loop that follows its formula."""
 
 from __future__ import annotations
 

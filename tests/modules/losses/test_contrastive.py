@@ -18,7 +18,7 @@ def test_in_batch_is_both_directions_of_softmax() -> None:
     assert torch.allclose(in_batch_cross_entropy(similarity), rows + columns)
 
 
-def test_queue_loss_is_the_cross_entropy_with_the_own_key_first() -> None:
+def test_queue_loss_is_the_cross_entropy_of_the_positive_key() -> None:
     draw = torch.Generator().manual_seed(0)
     queries, keys = torch.randn(3, 8, generator=draw), torch.randn(3, 8, generator=draw)
     queue = F.normalize(torch.randn(8, 5, generator=draw), dim=0)
@@ -31,7 +31,7 @@ def test_queue_loss_is_the_cross_entropy_with_the_own_key_first() -> None:
     )
 
 
-def test_columns_of_zeros_are_no_negatives() -> None:
+def test_columns_of_zeros_are_not_negatives() -> None:
     draw = torch.Generator().manual_seed(0)
     queries = torch.randn(3, 8, generator=draw)
     queue = F.normalize(torch.randn(8, 5, generator=draw), dim=0)
@@ -52,7 +52,7 @@ def test_an_empty_queue_and_a_zero_query_give_finite_losses_and_gradients() -> N
 
 
 def test_in_batch_negatives_are_the_keys_of_the_other_clips() -> None:
-    """The cross-entropy over [own key, the others' keys], as `F.cross_entropy` has it on the whole batch."""
+    """The loss is that of `F.cross_entropy` on the similarity matrix of the batch."""
     torch.manual_seed(3)
     queries, keys = torch.randn(4, 8), torch.randn(4, 8)
     negatives = negative_logsumexp(queries, BatchKeys.of(keys), temperature=0.07)
@@ -61,7 +61,7 @@ def test_in_batch_negatives_are_the_keys_of_the_other_clips() -> None:
     torch.testing.assert_close(loss, F.cross_entropy(similarity, torch.arange(4), reduction="none"))
 
 
-def test_no_frame_of_the_own_clip_is_an_in_batch_negative() -> None:
+def test_frames_of_the_same_clip_are_not_in_batch_negatives() -> None:
     torch.manual_seed(4)
     queries, keys = torch.randn(3, 2, 8), torch.randn(3, 2, 8)
     negatives = negative_logsumexp(queries, BatchKeys.of(keys), temperature=0.1)

@@ -1,4 +1,4 @@
-"""Clips of one video, or with one text, are no negatives of each other with `mask_duplicates`."""
+"""With `mask_duplicates`, clips of one video or with one text are not negatives of each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modules.losses.duplicates import find_duplicates
 from modules.numerics import l2_normalize
 from tests.modules import tiny
 
-# Clips 0 and 3 show one video, clips 1 and 4 have one caption, clips 2 and 3 one tag.
+# Clips 0 and 3 have the same video, clips 1 and 4 the same caption, clips 2 and 3 the same tag.
 CLIPS, VIDEOS = 5, [7, 2, 5, 7, 1]
 
 
@@ -27,14 +27,14 @@ def batch(*, padded: bool = True, tags: bool = False) -> dict[str, Tensor]:
     return result | {"video": torch.tensor(VIDEOS)}
 
 
-def same(one: int, other: int, text: str | None) -> bool:
+def is_duplicate(one: int, other: int, text: str | None) -> bool:
     texts = {"text": {(1, 4), (4, 1)}, "tag": {(2, 3), (3, 2)}, None: set()}
     return one != other and (VIDEOS[one] == VIDEOS[other] or (one, other) in texts[text])
 
 
 @pytest.mark.parametrize("text", ["text", "tag", None])
 def test_pairs_of_one_video_or_one_text(text: str | None) -> None:
-    expected = [[same(i, j, text) for j in range(CLIPS)] for i in range(CLIPS)]
+    expected = [[is_duplicate(i, j, text) for j in range(CLIPS)] for i in range(CLIPS)]
     assert find_duplicates(batch(tags=True), text=text).tolist() == expected
 
 
@@ -43,11 +43,11 @@ def loss_of_row(scores: dict[int, float], own: float) -> float:
 
 
 def naive_matching(text: Tensor, vectors: Tensor, real: list[bool], *, scale: float) -> list[float]:
-    """Per clip: both directions' cross-entropy over clips that are real and no duplicates."""
+    """Per clip: the cross-entropies of both directions over clips that are real and not duplicates."""
     scores = (scale * F.normalize(text, dim=-1) @ F.normalize(vectors, dim=-1).T).tolist()
     losses = []
     for i in range(CLIPS):
-        allowed = [j for j in range(CLIPS) if not same(i, j, "text")]
+        allowed = [j for j in range(CLIPS) if not is_duplicate(i, j, "text")]
         to_video = loss_of_row({j: scores[i][j] for j in allowed if real[j]}, scores[i][i])
         to_text = loss_of_row({j: scores[j][i] for j in allowed}, scores[i][i])
         losses.append(to_video + to_text)
@@ -69,13 +69,14 @@ def test_fine_tuning_is_the_naive_loop() -> None:
     assert float(losses["FTM"]) == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)
 
 
-def naive_terms(query: Tensor, own: Tensor, keys: list[Tensor], *, temperature: float) -> Tensor:
+def naive_loss(query: Tensor, positive: Tensor, keys: list[Tensor], *, temperature: float) -> Tensor:
     negatives = torch.stack([query @ key for key in keys]) / temperature
-    return torch.cat([(query @ own)[None] / temperature, negatives]).logsumexp(0) - query @ own / temperature
+    own = query @ positive / temperature
+    return torch.cat([own[None], negatives]).logsumexp(0) - own
 
 
 def test_pre_training_on_its_batch_is_the_naive_loop() -> None:
-    """VTM over titles and tags, each with its own duplicates."""
+    """VTM of titles and tags; a tag has other duplicates than a title."""
     only_vtm: dict[str, Any] = {**tiny.NO_LOSS, "weight_VTM": 1.0}
     model = tiny.pretrain_model(in_batch_negatives=True, mask_duplicates=True, **only_vtm).double().eval()
     clips = batch(tags=True)
@@ -84,25 +85,25 @@ def test_pre_training_on_its_batch_is_the_naive_loop() -> None:
     total = torch.tensor(0.0, dtype=torch.float64)
     for kind in ("text", "tag"):
         for i in range(CLIPS):
-            allowed = [j for j in range(CLIPS) if j != i and not same(i, j, kind)]
+            allowed = [j for j in range(CLIPS) if j != i and not is_duplicate(i, j, kind)]
             for one, other in (("video", kind), (kind, "video")):
                 negatives = [keys[other][j] for j in allowed]
-                total += naive_terms(query[one][i], keys[other][i], negatives, temperature=model.temperature)
+                total += naive_loss(query[one][i], keys[other][i], negatives, temperature=model.temperature)
     loss = model.losses(model.encode(clips), model.encode_keys(clips), clips)["VTM"]
     torch.testing.assert_close(loss, total / CLIPS / 2, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", ["FAM", "FTM"])
-def test_frames_of_a_duplicate_push_nothing_in_pre_training(name: str) -> None:
-    """Clip 3 shows the video of clip 0: its frames move the gradient of clip 1, not that of clip 0."""
+def test_frames_of_a_duplicate_give_no_gradient_in_pre_training(name: str) -> None:
+    """Clips 3 and 0 have the same video: the frames of 3 change the gradient of clip 1, but not of clip 0."""
     options: dict[str, Any] = {**tiny.NO_LOSS, f"weight_{name}": 1.0, "in_batch_negatives": True}
     model = tiny.pretrain_model(mask_duplicates=True, **options).double().eval()
     clips = batch(padded=False)
     moved = {key: value.clone() for key, value in clips.items()}
     moved["frames"][3] = 255 - moved["frames"][3]
 
-    def push_by(changed: dict[str, Tensor]) -> Tensor:
-        """How each clip's query is pushed by the keys of all clips."""
+    def gradient_with_keys_of(changed: dict[str, Tensor]) -> Tensor:
+        """The gradient of each clip's query."""
         features = {key: rows.detach() for key, rows in model.encode(clips).items()}
         query = features["frames" if name == "FAM" else "text"].requires_grad_()
         model.losses(features, model.encode_keys(changed), clips)["loss"].backward()
@@ -110,8 +111,8 @@ def test_frames_of_a_duplicate_push_nothing_in_pre_training(name: str) -> None:
         assert gradient is not None
         return gradient
 
-    before, after = push_by(clips), push_by(moved)
-    assert not torch.allclose(before[1], after[1])  # a negative of clip 1 has moved
+    before, after = gradient_with_keys_of(clips), gradient_with_keys_of(moved)
+    assert not torch.allclose(before[1], after[1])  # clip 3 is a negative of clip 1
     torch.testing.assert_close(before[0], after[0])
 
 
@@ -135,7 +136,7 @@ def test_without_duplicates_nothing_changes(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "changes"), [("finetune", True), ("batch", True), ("queue", False)])
 def test_duplicates_change_in_batch_losses_only(kind: str, changes: bool) -> None:
-    """Keys in a queue do not tell where they come from."""
+    """Keys in a queue have no video number."""
     plain, masked = (all_losses(model, batch(tags=True)) for model in pair(kind))
     assert (plain["VTM"] > masked["VTM"]) if changes else plain == masked
 

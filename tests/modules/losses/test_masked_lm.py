@@ -27,7 +27,7 @@ def test_nothing_masked_is_zero_with_zero_gradient() -> None:
         assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
 
 
-def test_the_two_bias_names_are_one_tensor_also_after_loading() -> None:
+def test_both_names_of_the_bias_are_one_tensor_also_after_loading() -> None:
     head = MaskedLMHead(8, vocab_size=11)
     assert {"bias", "decoder.bias"} <= set(head.state_dict())
     assert len(list(head.parameters())) == 6

@@ -1,4 +1,4 @@
-"""Losses against loops that follow the formulas word for word."""
+"""Losses against loops that follow their formulas."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_frame_text_matching_with_padding() -> None:
     assert float(ours) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
-def test_queue_losses_follow_their_formulas_and_leave_padding_out() -> None:
+def test_queue_losses_follow_their_formulas_without_padding() -> None:
     video, text, video_key, text_key = (draw(N, WIDTH, seed=s) for s in range(4))
     frames, frame_keys = draw(N, FRAMES, WIDTH, seed=4), draw(N, FRAMES, WIDTH, seed=5)
     text_queue = F.normalize(draw(WIDTH, 6, seed=6), dim=0)
