@@ -1,6 +1,6 @@
-"""The routes of the JSON API. Work with the model, SQLite and files is done in threads.
+"""The routes of the JSON API. Work with the model, SQLite and files runs in threads.
 
-What a route does with wrong input is said by its documentation at /openapi.json.
+/openapi.json documents what a route answers to wrong input.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from demo.schemas import (
     VideoAnswer,
     errors,
 )
-from demo.turns import Turns
-from demo.uploads import SearchForm, read_form, saved
+from demo.throttling import WaitingLine
+from demo.uploads import SearchForm, read_form, saved_files
 from search import Retriever, SearchResults, VideoIndex, VideoRecord
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 VideoId = Annotated[
     str, PathParameter(description="Id of a video, as holiday/beach.mp4; slashes may be sent as they are")
 ]
@@ -54,8 +54,8 @@ class Api:
         self._limits = limits
         self._decoder = decoder
         self._media = MediaFiles()
-        self._picture_turn = threading.Lock()
-        self._turns = Turns(limits.encodings, waiting=limits.waiting, what="searches")
+        self._picture_lock = threading.Lock()  # one large picture in memory at a time
+        self._waiting_line = WaitingLine(limits.encodings, waiting=limits.waiting)
         self._engine = str(index.info()["engine"])
 
     def router(self) -> APIRouter:
@@ -113,11 +113,11 @@ class Api:
         return await self._search(query, self._retriever, {})
 
     async def search_form(self, request: Request) -> SearchAnswer:
-        """Videos that show what a text says, a picture or a clip shows, or all that are given."""
+        """Videos that match a text, a picture, a clip, or all of those that are given."""
         form = await read_form(request, self._limits)
         try:
             self._check_texts(form.query)
-            retriever = await run_in_threadpool(self._decoded, form)
+            retriever = await run_in_threadpool(self._with_uploads, form)
             return await self._search(form.query, retriever, {name: Path(name) for name in form.files})
         finally:
             await form.close()
@@ -127,10 +127,10 @@ class Api:
 
         def work() -> SearchResults:
             self._index.refresh()
-            self._known(video_id)
+            self._record(video_id)
             return self._retriever.similar(self._index, video_id, **ranking.model_dump())
 
-        return await self._answer(work)
+        return await self._answer_with(work)
 
     async def _search(self, query: Query, retriever: Retriever, files: dict[str, Any]) -> SearchAnswer:
         text = query.q
@@ -141,44 +141,46 @@ class Api:
             settings = query.model_dump(exclude={"q", "exclude"})
             return retriever.search(self._index, text, exclude=query.exclude, **files, **settings)
 
-        return await self._answer(work)
+        return await self._answer_with(work)
 
     def _check_texts(self, query: Query) -> None:
-        most = self._limits.query_characters
+        limit = self._limits.query_characters
         for name, text in (("q", query.q or ""), *(("not", text) for text in query.exclude)):
-            if len(text) > most:
-                raise HTTPException(400, f"{name}: has {len(text):,} characters; give at most {most:,}")
+            if len(text) > limit:
+                raise HTTPException(400, f"{name}: has {len(text):,} characters; give at most {limit:,}")
         if len(query.exclude) > self._limits.excluded_texts:
             raise HTTPException(400, f"not: give at most {self._limits.excluded_texts} texts")
 
-    def _decoded(self, form: SearchForm) -> Retriever:
-        """A retriever that has the form's files in it."""
-        model, pixels = self._retriever, self._limits.pixels
+    def _with_uploads(self, form: SearchForm) -> Retriever:
+        """A retriever for this form, which holds the form's decoded files."""
+        retriever = self._retriever
         if not form.files:
-            return model
+            return retriever
         try:
-            with saved(form.files) as paths:
+            with saved_files(form.files) as paths:
                 picture = clip = None
                 if "video" in paths:
-                    clip = self._decoder.decode(paths["video"], frames=model.frames, size=model.image_size)
-                with self._picture_turn:  # one large picture in memory at a time
+                    frames, size = retriever.frames, retriever.image_size
+                    clip = self._decoder.decode(paths["video"], frames=frames, size=size)
+                with self._picture_lock:
                     if "image" in paths:
-                        picture = decode_picture(paths["image"], pixels=pixels)
-                    return WithUploads(model, picture=picture, clip=clip)
+                        picture = decode_picture(paths["image"], pixels=self._limits.pixels)
+                    return WithUploads(retriever, picture=picture, clip=clip)
         except UploadError as error:
             raise HTTPException(error.status, str(error)) from None
 
-    async def _answer(self, work: Callable[[], SearchResults]) -> SearchAnswer:
-        async with self._turns:
-            found = await self._in_thread(work)
-        hits = found.to_json(paths=False)
-        for told, hit in zip(hits["hits"], found.hits, strict=True):
-            told["video_url"] = None if hit.path is None or hit.missing else url_of("video", hit.video_id)
-            told["thumbnail_url"] = self._thumbnail_url(hit.video_id, hit.frame)
+    async def _answer_with(self, search: Callable[[], SearchResults]) -> SearchAnswer:
+        async with self._waiting_line:
+            results = await self._in_thread(search)
+        content = results.to_json(paths=False)
+        for shown, hit in zip(content["hits"], results.hits, strict=True):
+            has_file = hit.path is not None and not hit.missing
+            shown["video_url"] = url_of("video", hit.video_id) if has_file else None
+            shown["thumbnail_url"] = self._thumbnail_url(hit.video_id, hit.frame)
         return SearchAnswer.model_construct(
-            hits=[HitAnswer.model_validate(told) for told in hits["hits"]],
-            remarks=hits["remarks"],
-            seconds=hits["seconds"],
+            hits=[HitAnswer.model_validate(shown) for shown in content["hits"]],
+            remarks=content["remarks"],
+            seconds=content["seconds"],
         )
 
     # Videos
@@ -187,7 +189,7 @@ class Api:
         """What is known of a video."""
 
         def work() -> VideoAnswer:
-            record = self._known(video_id)
+            record = self._record(video_id)
             return VideoAnswer(
                 video_id=record.video_id,
                 duration=record.duration,
@@ -202,21 +204,21 @@ class Api:
         return await self._in_thread(work)
 
     async def video_file(self, video_id: VideoId, request: Request) -> Response:
-        """The file of a video; one range of bytes of it where the header Range asks for that."""
-        record = await self._in_thread(lambda: self._known(video_id))
-        return await video_response(self._media, record, request.headers, head=request.method == "HEAD")
+        """The file of a video, or the range of bytes that the header Range asks for."""
+        record = await self._in_thread(lambda: self._record(video_id))
+        return await video_response(self._media, record, request)
 
     async def thumbnail(self, video_id: VideoId, request: Request, frame: Frame = None) -> Response:
         """A small JPEG of the frame nearest to `frame`."""
 
         def work() -> bytes | None:
-            self._known(video_id)
+            self._record(video_id)
             return self._index.thumbnail(video_id, frame=frame)
 
         jpeg = await self._in_thread(work)
         if jpeg is None:
             raise HTTPException(404, "the index has no thumbnail of this video")
-        return jpeg_response(jpeg, request.headers)
+        return jpeg_response(jpeg, request)
 
     async def health(self) -> HealthAnswer:
         """Whether the server works, and what it serves."""
@@ -236,7 +238,7 @@ class Api:
 
         return await self._in_thread(work)
 
-    def _known(self, video_id: str) -> VideoRecord:
+    def _record(self, video_id: str) -> VideoRecord:
         record = self._index.record(video_id)
         if record is None:
             raise HTTPException(404, f"video {video_id[:80]!r}: not in the index")
@@ -247,8 +249,8 @@ class Api:
             return None
         return url_of("thumbnail", video_id) + ("" if frame is None else f"?frame={frame}")
 
-    async def _in_thread(self, work: Callable[[], Done]) -> Done:
-        def guarded() -> Done:
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        def guarded() -> Result:
             with search_errors():
                 return work()
 
@@ -265,7 +267,7 @@ def _content(kind: str) -> dict[str, Any]:
 
 
 def _form_body() -> dict[str, Any]:
-    """The documentation of the form: the fields of `Query` and two files."""
+    """The form for /openapi.json: the fields of `Query` and two files."""
     fields = dict(Query.model_json_schema(by_alias=True)["properties"])
     files: Sequence[tuple[str, str]] = (("image", "A picture"), ("video", "A clip"))
     fields |= {name: {**_FILE, "description": f"{what} as the query"} for name, what in files}

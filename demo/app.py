@@ -1,4 +1,4 @@
-"""The app: the JSON API over one open index, behind the limits."""
+"""The FastAPI app: the JSON API over one open index, behind the access middleware."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from demo.access_middleware import AccessMiddleware
 from demo.api import Api
 from demo.decoding import ClipDecoder, ClipLimits
 from demo.errors import error_response, install_handlers
-from demo.gate import Gate
 from demo.limits import Limits
 from demo.schemas import HINTS
 from search import Retriever, VideoIndex
 
 _DESCRIPTION = """Search an index of videos by words, a picture or a clip.
 
-Every error is {"error": "one line"}. There is no page of documentation here, because FastAPI's would fetch
-its scripts from elsewhere; this file can be opened with any program that reads OpenAPI."""
+Every error is {"error": "one line"}. Open this file with any program that reads OpenAPI: there is no page of
+documentation here, because FastAPI's page would fetch its scripts from other hosts."""
 
 
 def create_app(index: VideoIndex, retriever: Retriever, limits: Limits | None = None) -> FastAPI:
-    """The JSON API over one open index; more may be mounted on the app, and is behind the same limits.
+    """The JSON API over one open index. What is mounted on the app later is behind the same limits.
 
-    `app.state.decoder` decodes uploaded clips in a process of its own. Raises `VideoIndexError` where another
+    `app.state.decoder` decodes uploaded clips in a separate process. Raises `VideoIndexError` if another
     model made the index.
     """
     index.check_model(retriever.identity)
@@ -53,19 +53,19 @@ def create_app(index: VideoIndex, retriever: Retriever, limits: Limits | None = 
     install_handlers(app, HINTS)
     router = Api(index, retriever, limits, decoder).router()
     app.include_router(router)
-    allowed: dict[str, set[str]] = {}
+    methods: dict[str, set[str]] = {}
     for route in router.routes:
         assert isinstance(route, Route)
-        allowed.setdefault(route.path, set()).update(route.methods or ())
-    # Else a page that is mounted at "/" would answer.
-    app.router.routes += [Route(path, _OtherMethods(methods)) for path, methods in allowed.items()]
-    app.add_middleware(Gate, limits=limits)
+        methods.setdefault(route.path, set()).update(route.methods or ())
+    # Without these, a page that is mounted at "/" would answer other methods.
+    app.router.routes += [Route(path, _OtherMethods(allowed)) for path, allowed in methods.items()]
+    app.add_middleware(AccessMiddleware, limits=limits)
     return app
 
 
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """Without the status 422, which our handler of wrong values does not use."""
+        """The schema without status 422: our handler answers wrong values with 400."""
         schema = super().openapi()
         for path in schema["paths"].values():
             for operation in path.values():
@@ -76,7 +76,7 @@ class _App(FastAPI):
 
 
 class _OtherMethods:
-    """Answers methods that a route has not; an instance, so that it is asked for any method."""
+    """Answers 405 to the methods that a path lacks. No function: Starlette lets functions answer GET only."""
 
     def __init__(self, methods: set[str]) -> None:
         self._allowed = ", ".join(sorted(methods))

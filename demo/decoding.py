@@ -1,4 +1,4 @@
-"""Uploaded pictures and clips, decoded under limits; clips in a process that can be ended.
+"""Decodes uploaded pictures and clips under limits; clips in a process that can be killed.
 
 F frames of a clip, S pixels a side.
 """
@@ -15,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from common.errors import UserError
 from dataloaders.transforms import resize_and_crop
 from search import Retriever
 from search.clips import Clip, ClipError, clip_of_job, picture_of_file, video_job
@@ -27,12 +28,12 @@ PICTURES = "JPEG, PNG, WebP or BMP"
 CLIPS = "MP4, MOV, WebM, MKV, AVI, MPEG, Ogg, FLV, WMV or GIF"
 _PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_ASPECT = 50
-_HEAD = 512  # bytes that tell the kind of a file
+_HEAD = 512  # bytes that identify a format
 _TS_PACKET = 188
 
 
-class UploadError(ValueError):
-    """An uploaded file cannot be used; `status` is HTTP's."""
+class UploadError(UserError):
+    """An uploaded file cannot be used. `status` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +42,7 @@ class UploadError(ValueError):
 
 @dataclass(frozen=True)
 class ClipLimits:
-    """What an uploaded clip may be: `seconds` of it, pixels of a frame."""
+    """The longest clip in seconds, and the most pixels of a frame."""
 
     seconds: float
     pixels: int
@@ -54,7 +55,7 @@ class _LimitedJob:
 
 
 def run_limited_job(task: _LimitedJob) -> Output:
-    """In the worker: what `run_job` gives, or a `VideoError` where the clip is too long or too large."""
+    """`run_job` for the worker process; a `VideoError` if the clip is too long or too large."""
     assert task.job.path is not None
     try:
         with av.open(str(task.job.path)) as container:
@@ -63,22 +64,22 @@ def run_limited_job(task: _LimitedJob) -> Output:
             seconds = (container.duration or 0) / av.time_base
     except (av.FFmpegError, IndexError, ValueError, OSError):
         return VideoError("unopenable", "no video stream"), []
-    fault = _shape_fault(width, height, task.limits.pixels)
-    if fault:
-        return VideoError("too large", fault), []
+    problem = _size_problem(width, height, task.limits.pixels)
+    if problem:
+        return VideoError("too large", problem), []
     if seconds > task.limits.seconds:
         return VideoError("too large", f"{seconds:,.0f} s; give at most {task.limits.seconds:,.0f} s"), []
     answer, jpegs = run_job(task.job)
-    for jpeg in jpegs:  # frames may be larger than the file says at its start
+    for jpeg in jpegs:  # frames may be larger than the header of the file says
         with Image.open(io.BytesIO(jpeg)) as frame:
-            fault = _shape_fault(*frame.size, task.limits.pixels)
-        if fault:
-            return VideoError("too large", fault), []
+            problem = _size_problem(*frame.size, task.limits.pixels)
+        if problem:
+            return VideoError("too large", problem), []
     return answer, jpegs
 
 
-def _shape_fault(width: int, height: int, pixels: int) -> str | None:
-    """What is wrong with a size: too much to unpack, or a line, of which the model would see the middle."""
+def _size_problem(width: int, height: int, pixels: int) -> str | None:
+    """What is wrong with a size: too many pixels, or so narrow that the square crop shows next to nothing."""
     if width * height > pixels:
         return f"{width} x {height} pixels; give at most {pixels:,}"
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -87,7 +88,7 @@ def _shape_fault(width: int, height: int, pixels: int) -> str | None:
 
 
 class ClipDecoder:
-    """Decodes a clip at a time in a process of its own, started for the first. Threads may share it."""
+    """Decodes one clip at a time in a separate process, which the first clip starts. Threads may share it."""
 
     def __init__(self, limits: ClipLimits, *, timeout: float) -> None:
         self._limits = limits
@@ -122,9 +123,9 @@ class ClipDecoder:
 
 
 def check_clip(path: Path) -> None:
-    """Raise `UploadError` where a file does not start as a video does, whatever its name.
+    """Raise `UploadError` if the first bytes of a file are not those of a video format, whatever its name.
 
-    FFmpeg would also read playlists, which name other files and addresses; here they are refused.
+    FFmpeg would also read playlists, which name other files and addresses: those are refused here.
     """
     with open(path, "rb") as file:
         head = file.read(_HEAD)
@@ -148,7 +149,7 @@ def _is_video(head: bytes) -> bool:
 
 
 def decode_picture(path: Path, *, pixels: int) -> np.ndarray:
-    """An RGB picture [H, W, 3] of a file. Raises `UploadError`; one of more than `pixels` is not unpacked."""
+    """The RGB picture [H, W, 3] in a file. Raises `UploadError`; one of more than `pixels` is not decoded."""
     try:
         with Image.open(path, formats=_PICTURE_FORMATS) as picture:  # reads the header only
             width, height = picture.size
@@ -156,9 +157,9 @@ def decode_picture(path: Path, *, pixels: int) -> np.ndarray:
         raise UploadError(413, f"image: too many pixels; give at most {pixels:,}") from None
     except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError):
         raise UploadError(415, f"image: not a picture by its contents; send {PICTURES}") from None
-    fault = _shape_fault(width, height, pixels)
-    if fault:
-        raise UploadError(413, f"image: {fault}")
+    problem = _size_problem(width, height, pixels)
+    if problem:
+        raise UploadError(413, f"image: {problem}")
     try:
         return picture_of_file(path)
     except ClipError:
@@ -166,11 +167,11 @@ def decode_picture(path: Path, *, pixels: int) -> np.ndarray:
 
 
 class WithUploads(Retriever):
-    """`retriever`, for one search whose picture and clip are decoded already: their paths are not read."""
+    """`retriever` for one search, with the decoded picture and clip of that search: it reads no files."""
 
     def __init__(self, retriever: Retriever, *, picture: np.ndarray | None, clip: Clip | None) -> None:
-        self.__dict__.update(vars(retriever))  # the same model
-        # Made small now: a search may have to wait for its turn.
+        self.__dict__.update(vars(retriever))  # shares the model
+        # Resized now, because the search may have to wait and many may hold a picture meanwhile.
         self._picture = None if picture is None else resize_and_crop([picture], self.image_size)
         self._clip = clip
 

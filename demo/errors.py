@@ -16,65 +16,67 @@ from search import QueryError, VideoIndexError
 
 logger = logging.getLogger(__name__)
 
-_LINE = 300  # characters of an error
-_CLIENT_LIBRARIES = {"qdrant_client", "httpx", "httpcore", "grpc"}  # whose errors tell of a server away
+_MAX_CHARACTERS = 300
+# Packages whose exceptions mean that the server of a search engine cannot be reached.
+_ENGINE_CLIENTS = {"qdrant_client", "httpx", "httpcore", "grpc"}
 
 
 def one_line(text: str) -> str:
-    """`text` without line breaks and half characters, cut where it is long."""
+    """`text` without line breaks, control characters and lone surrogates, at most 300 characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     line = line.encode("utf-8", "replace").decode("utf-8")
-    return line if len(line) <= _LINE else line[: _LINE - 3] + "..."
+    return line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 3] + "..."
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer that tells of an error."""
+    """The response that reports an error."""
     return JSONResponse({"error": one_line(message)}, status, headers)
 
 
 def install_handlers(app: FastAPI, hints: Mapping[str, str]) -> None:
-    """Make all errors of `app` JSON of one line; `hints` tell by parameter what would be right."""
+    """Make all errors of `app` JSON of one line. `hints`: what would be right, by parameter."""
 
-    async def told(_: Request, error: Exception) -> JSONResponse:
+    async def http_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, StarletteHTTPException)
         return error_response(error.status_code, str(error.detail), error.headers)
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid_value(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         return error_response(400, validation_line(error.errors(), hints))
 
-    app.add_exception_handler(StarletteHTTPException, told)
-    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(StarletteHTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, invalid_value)
 
 
 def validation_line(errors: Sequence[Any], hints: Mapping[str, str]) -> str:
-    """The first of pydantic's errors: the parameter, what it was, what would be right."""
+    """The first of pydantic's errors in one line: the parameter, its value, what would be right."""
     first = errors[0]
     names = [part for part in first["loc"] if isinstance(part, str) and part not in ("query", "path", "body")]
     name = names[-1] if names else "request"
-    given = first.get("input")
-    shown = f" {given[:40]!r}" if isinstance(given, str) else ""
+    value = first.get("input")
+    shown = f" {value[:40]!r}" if isinstance(value, str) else ""
     return f"{name}{shown}: {hints.get(name, first['msg'])}"
 
 
 @contextmanager
 def search_errors() -> Iterator[None]:
-    """Errors of a search as statuses: 400 where the query is wrong, 503 where index or engine are away."""
+    """Turn errors of a search into statuses: 400 for a wrong query, 503 if index or engine are gone."""
     try:
         yield
     except HTTPException:
         raise
     except QueryError as error:
         raise HTTPException(400, str(error)) from None
-    except (VideoIndexError, OSError) as error:  # their messages name folders
-        raise _away(error) from error
+    except (VideoIndexError, OSError) as error:
+        raise _unavailable(error) from error
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in _CLIENT_LIBRARIES:
-            raise _away(error) from error
+        if type(error).__module__.partition(".")[0] in _ENGINE_CLIENTS:
+            raise _unavailable(error) from error
         raise
 
 
-def _away(error: Exception) -> HTTPException:
+def _unavailable(error: Exception) -> HTTPException:
+    """The message goes to the log only, because it may name folders."""
     logger.error("the index or its engine cannot be used: %s", one_line(str(error)))
     message = "the index or its search engine cannot be reached; try again later"
     return HTTPException(503, message, {"Retry-After": "10"})

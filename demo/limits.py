@@ -1,4 +1,4 @@
-"""What clients may ask for: sizes, rates and numbers, in one place. No library is needed to read them."""
+"""What clients may ask for: sizes, rates and counts, in one place. Reading it imports no library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(frozen=True)
 class Rate:
-    """Requests of one client: `burst` at once, then `per_second`."""
+    """Requests that one client may send: `burst` at once, then `per_second`."""
 
     per_second: float
     burst: int
@@ -19,11 +19,11 @@ class Rate:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a server; the defaults suit a page that one household or group uses.
+    """The limits of a server. The defaults suit a page that one household or group uses.
 
-    `hosts`: names in the Host header that are answered, without port ("*": any); others are refused, which
-    keeps pages of other sites from reaching a server on this computer by a name of their own. IPv6 addresses
-    stand in brackets. Sizes in bytes, times in seconds.
+    `hosts`: names that the Host header may have, without port; "*" allows any name, IPv6 addresses stand in
+    brackets. Other names are refused, so that a web site cannot reach a server on this computer through a
+    name of its own (DNS rebinding). Sizes are in bytes, times in seconds.
     """
 
     hosts: tuple[str, ...] = LOOPBACK_HOSTS
@@ -32,17 +32,17 @@ class Limits:
     excluded_texts: int = 10
 
     upload_bytes: int = 64 << 20  # of each file
-    body_bytes: int = (64 << 20) + (1 << 20)  # of a whole request, whatever route it is for
-    body_seconds: float = 300.0  # in which a request must have been sent
-    decode_seconds: float = 30.0  # that decoding an uploaded clip may take
+    body_bytes: int = (64 << 20) + (1 << 20)  # of a request, for any route
+    body_seconds: float = 300.0  # until a request must have arrived
+    decode_seconds: float = 30.0  # for decoding an uploaded clip
     clip_seconds: float = 3600.0  # of an uploaded clip
     pixels: int = 50_000_000  # of an uploaded picture, or of a frame of a clip
 
     search_rate: Rate = Rate(5.0, 30)  # searches and uploads
     other_rate: Rate = Rate(100.0, 1000)  # thumbnails, pieces of videos, files of the page
-    clients: int = 10_000  # addresses whose rates are remembered
+    clients: int = 10_000  # clients whose rates are remembered
 
     encodings: int = 1  # model calls at once
-    waiting: int = 16  # requests that may wait for the model; more are told to come back
-    uploads: int = 16  # large requests that arrive, or are decoded, at once
-    client_uploads: int = 4  # of them from one client
+    waiting: int = 16  # requests that may wait for the model; further ones get status 503
+    uploads: int = 16  # large requests that arrive or are decoded at once
+    client_uploads: int = 4  # the same, from one client

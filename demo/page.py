@@ -1,4 +1,4 @@
-"""The page: a search box, an upload, settings and results, made with gradio and mounted beside the API."""
+"""The gradio page, mounted beside the API: a search box, an upload, settings and results."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from demo.answers import MAX_SHOWN, Answers
-from demo.cards import EMPTY_INDEX, NOTHING_YET
-from demo.closed_files import close_files
+from demo.gradio_access import block_files
 from demo.limits import Limits
+from demo.page_events import MAX_CARDS, PageEvents
+from demo.page_html import hint_html, intro_html, script_html
 from search import Retriever, VideoIndex
 from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS
 
-SHOWN = 12
+CARDS = 12  # shown by default
 _HERE = Path(__file__).resolve().parent
 _LANGUAGES = {"english": "English", "chinese": "Chinese"}
 _PLACEHOLDERS = {
@@ -34,9 +33,9 @@ EXAMPLES = {
     "english": ("a man is singing on a stage", "a dog runs on the grass", "someone is cooking"),
     "chinese": ("一个男人在台上唱歌", "一只狗在草地上奔跑", "有人在做饭"),
 }
-_QUEUED = 32  # events that may wait
-_AT_ONCE = 2  # events at work
-# Of the results: a click on "similar" becomes an event with the id of the video.
+_WAITING = 32  # events that may wait
+_AT_ONCE = 2  # events that run at once
+# A click on "similar" in the results becomes an event with the id of the video.
 _ON_LOAD = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-similar]");
   if (button) trigger("select", { id: button.dataset.similar });
@@ -45,7 +44,7 @@ _ON_LOAD = """element.addEventListener("click", (event) => {
 
 @dataclass(frozen=True)
 class PageText:
-    """What the page says of its model: queries to try (none: those of the language) and a remark."""
+    """Queries to try (none: those of the language) and a remark on the model."""
 
     examples: Sequence[str] = ()
     remark: str = ""
@@ -56,9 +55,9 @@ def mount_page(
 ) -> FastAPI:
     """`app`, which `create_app` made, with the page at "/"."""
     limits: Limits = app.state.limits
-    answers = Answers(index, retriever, app.state.decoder, limits)
-    blocks = make_page(answers, text or PageText())
-    # Last of all: a route that is added after "/" is mounted would never be reached.
+    events = PageEvents(index, retriever, app.state.decoder, limits)
+    blocks = make_page(events, text or PageText())
+    # "/" is mounted last: a route that is added later would never be reached.
     mounted = gr.mount_gradio_app(
         app,
         blocks,
@@ -73,18 +72,18 @@ def mount_page(
         enable_monitoring=False,
         theme=_theme(),
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
-        head=f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+        head=script_html((_HERE / "page.js").read_text(encoding="utf-8")),
     )
-    close_files(blocks)
+    block_files(blocks)
     return mounted
 
 
-def make_page(answers: Answers, text: PageText) -> gr.Blocks:
+def make_page(events: PageEvents, text: PageText) -> gr.Blocks:
     """The page as gradio blocks."""
-    index, retriever = answers.index, answers.retriever
+    index, retriever = events.index, events.retriever
     language = retriever.config.language
     with gr.Blocks(title="Video search", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gr.HTML(_intro(len(index), language, text.remark))
+        gr.HTML(intro_html(videos=len(index), language=_LANGUAGES[language], remark=text.remark))
         with gr.Row(elem_classes="ask"):
             query = gr.Textbox(
                 placeholder=_PLACEHOLDERS[language],
@@ -116,7 +115,7 @@ def make_page(answers: Answers, text: PageText) -> gr.Blocks:
                     elem_id="upload",
                 )
             with gr.Accordion("Settings", open=False, elem_id="more-settings"):
-                top = gr.Slider(1, MAX_SHOWN, value=SHOWN, step=1, label="Videos to show", elem_id="top")
+                top = gr.Slider(1, MAX_CARDS, value=CARDS, step=1, label="Videos to show", elem_id="top")
                 frame_weight = gr.Number(
                     retriever.frame_weight,
                     label="Frame weight",
@@ -134,14 +133,14 @@ def make_page(answers: Answers, text: PageText) -> gr.Blocks:
                     info="how many frames of a video count",
                 )
         results = gr.HTML(
-            EMPTY_INDEX if not len(index) else NOTHING_YET,
+            hint_html(videos=len(index)),
             js_on_load=_ON_LOAD,
             elem_id="results",
             apply_default_css=False,
         )
 
         settings = [top, frame_weight, top_frames]
-        everything = [query, exclude, upload, *settings]
+        inputs = [query, exclude, upload, *settings]
         limits: dict[str, Any] = {
             "api_visibility": "private",
             "concurrency_limit": _AT_ONCE,
@@ -149,26 +148,19 @@ def make_page(answers: Answers, text: PageText) -> gr.Blocks:
             "trigger_mode": "always_last",
         }
         for ask in (query.submit, go.click, exclude.submit, upload.upload):
-            ask(answers.search, everything, results, **limits)
+            ask(events.search, inputs, results, **limits)
         for button in examples:
             words = str(button.value)
             button.click(None, None, [query, upload], js=f"() => [{json.dumps(words)}, null]").then(
-                answers.search, everything, results, **limits
+                events.search, inputs, results, **limits
             )
-        results.select(answers.similar, settings, results, **limits)
-    blocks.queue(max_size=_QUEUED, api_open=False, default_concurrency_limit=_AT_ONCE)
+        results.select(events.similar, settings, results, **limits)
+    blocks.queue(max_size=_WAITING, api_open=False, default_concurrency_limit=_AT_ONCE)
     return blocks
 
 
-def _intro(videos: int, language: str, remark: str) -> str:
-    told = f"{videos:,} video{'s' if videos != 1 else ''}, searched in {_LANGUAGES[language]}"
-    return f'<div class="intro"><h1>Video search</h1><p>{told}</p></div>' + (
-        f'<p class="remark">{escape(remark)}</p>' if remark else ""
-    )
-
-
 def _theme() -> gr.themes.Base:
-    """Gradio's own looks with the fonts of the system, for nothing is fetched, and more contrast."""
+    """Gradio's default theme with more contrast and system fonts, because nothing may be fetched."""
     fonts = ["system-ui", "Noto Sans", "Noto Sans CJK SC", "Noto Sans SC", "sans-serif"]
     theme = gr.themes.Default(
         primary_hue="blue", neutral_hue="zinc", font=fonts, font_mono=["ui-monospace", "monospace"]

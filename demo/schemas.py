@@ -1,4 +1,4 @@
-"""What the API takes and answers, as pydantic models, from which the OpenAPI page is made."""
+"""Requests and responses of the API as pydantic models; /openapi.json is made from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FrameWeight = Annotated[
         ge=0,
         le=MAX_FRAME_WEIGHT,
         allow_inf_nan=False,
-        description="What the best frames count beside the whole video; by default as in evaluation",
+        description="Weight of the best frames beside the whole video; by default as in evaluation",
     ),
 ]
 TopFrames = Annotated[
@@ -52,7 +52,7 @@ class Query(Ranking):
         None, description=f"What the video should show; at most {MAX_QUERY_CHARACTERS:,} characters"
     )
     exclude: list[str] = Field(
-        default_factory=list, alias="not", description="What it should not show; again and again"
+        default_factory=list, alias="not", description="What it should not show; may be repeated"
     )
 
 
@@ -60,7 +60,7 @@ class MomentAnswer(BaseModel):
     """A frame that matches."""
 
     frame: int = Field(description="Its number among the frames that the model saw")
-    seconds: float | None = Field(description="Its time in the video; null where not known")
+    seconds: float | None = Field(description="Its time in the video; null if not known")
     score: float = Field(description="Its cosine with the query")
 
 
@@ -76,16 +76,16 @@ class HitAnswer(BaseModel):
     moments: list[MomentAnswer] = Field(description="All frames that counted, best first")
     duration: float | None = Field(description="Seconds of the video")
     missing: bool = Field(description="The file was deleted or moved after indexing")
-    video_url: str | None = Field(description="Where the file is; null where there is none (now)")
-    thumbnail_url: str | None = Field(description="A JPEG of the best frame; null where none are kept")
+    video_url: str | None = Field(description="Address of the file; null if there is none")
+    thumbnail_url: str | None = Field(description="Address of a JPEG of the best frame; null if none is kept")
 
 
 class SearchAnswer(BaseModel):
     """What a search found."""
 
     hits: list[HitAnswer] = Field(description="Best first")
-    remarks: list[str] = Field(description="To show to the user, as a text cut off")
-    seconds: float = Field(description="That the search took")
+    remarks: list[str] = Field(description="Messages for the user, for example that a text was cut off")
+    seconds: float = Field(description="Duration of the search")
 
 
 class VideoAnswer(BaseModel):
@@ -102,7 +102,7 @@ class VideoAnswer(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """The server works, and this is what it serves."""
+    """What a running server serves."""
 
     status: str = "ok"
     videos: int
@@ -117,20 +117,20 @@ class HealthAnswer(BaseModel):
 class ErrorAnswer(BaseModel):
     """Any error."""
 
-    error: str = Field(description="One line, which names the parameter and what would be right")
+    error: str = Field(description="One line that names the parameter and says what would be right")
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for its documentation."""
+    """The error responses of a route for /openapi.json; every route may answer 400 and 429."""
     meaning = {
         400: "A wrong value",
         404: "No such video, or no file of it",
         408: "The request took too long to arrive",
         413: "Too large",
-        415: "Not a picture or video that can be read, or no form",
+        415: "Not a form, or not a readable picture or video",
         416: "No such range",
-        429: "Too many requests; Retry-After tells when",
-        503: "Index or engine away, or too many requests at once; Retry-After tells when",
+        429: "Too many requests; Retry-After says when to retry",
+        503: "Index or engine not available, or too many requests at once; Retry-After says when to retry",
     }
     return {
         status: {"model": ErrorAnswer, "description": meaning[status]} for status in (400, *statuses, 429)

@@ -1,4 +1,4 @@
-"""The form of POST /search: its fields, and its files in a private folder that is deleted always."""
+"""The form of POST /search: its fields, and its files in a private folder that is always deleted."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 @dataclass(frozen=True)
 class SearchForm:
-    """The fields of a form, and the files "image" and "video" of it, not yet looked at."""
+    """The fields of a form, and its files "image" and "video", not yet decoded."""
 
     query: Query
     files: dict[str, UploadFile]
     data: FormData
 
     async def close(self) -> None:
-        """Delete what was received."""
+        """Delete the received files."""
         await self.data.close()
 
 
@@ -52,12 +52,8 @@ async def read_form(request: Request, limits: Limits) -> SearchForm:
         data = await request.form(max_files=len(FILES), max_fields=_FIELDS, max_part_size=_FIELD_BYTES)
     except (StarletteHTTPException, ClientDisconnect):
         raise
-    except (
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ) as error:  # odd forms find holes in the parser
+    # What the parser raises on malformed forms.
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         logger.info("a form that cannot be read: %r", error)
         raise HTTPException(400, "the form cannot be read; send multipart/form-data") from None
     try:
@@ -71,9 +67,9 @@ def _query(data: FormData) -> Query:
     values: dict[str, Any] = {"not": data.getlist("not")}
     for name in data:
         if name not in (*_TEXTS, *FILES, "not"):
-            known = ", ".join((*_TEXTS, *FILES, "not"))
-            raise HTTPException(400, f"field {name[:40]!r}: not known here; give some of {known}")
-    # An empty field of a form is one that was not filled in.
+            names = ", ".join((*_TEXTS, *FILES, "not"))
+            raise HTTPException(400, f"field {name[:40]!r}: not known here; give some of {names}")
+    # Browsers send an empty field where nothing was filled in.
     values |= {name: data[name] for name in _TEXTS if data.get(name) not in (None, "")}
     try:
         return Query.model_validate(values)
@@ -94,15 +90,15 @@ def _files(data: FormData, limits: Limits) -> dict[str, UploadFile]:
             if name in files:
                 raise HTTPException(400, f"{name}: send one file")
             if (value.size or 0) > limits.upload_bytes:
-                most = f"{limits.upload_bytes / (1 << 20):g} MiB"
-                raise HTTPException(413, f"{name}: the file is too large; send at most {most}")
+                limit = f"{limits.upload_bytes / (1 << 20):g} MiB"
+                raise HTTPException(413, f"{name}: the file is too large; send at most {limit}")
             files[name] = value
     return files
 
 
 @contextmanager
-def saved(files: dict[str, UploadFile]) -> Iterator[dict[str, Path]]:
-    """The files under names of our own in a folder that only this user reads, deleted at the end."""
+def saved_files(files: dict[str, UploadFile]) -> Iterator[dict[str, Path]]:
+    """The files under our own names in a folder that only this user can read, deleted at the end."""
     if not files:
         yield {}
         return

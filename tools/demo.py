@@ -4,7 +4,7 @@
     python tools/demo.py --toy [--language chinese]   toy videos, and a toy model trained for a minute
 
 Only this computer can open the page unless --host says otherwise. docs/SEARCH.md says more.
-Exit code: 2 wrong usage, told in one line; 128 + signal: stopped (Ctrl-C: 130).
+Exit code: 2 for a wrong flag or file, with one line that says so; 128 + signal (Ctrl-C: 130) at the end.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from common.errors import EXIT_INTERRUPTED, UserError, run_program
 from demo.limits import LOOPBACK_HOSTS, Limits
 from demo.toy_index import FOLDER, LANGUAGES, ToyDemo, prepare
-from search import Retriever, VideoIndex
-from search.index_format import ENGINES, missing_package
+from search.index_format import ENGINES, missing_package, read_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -41,8 +41,8 @@ _PACKAGES = {
     "uvicorn": "uvicorn",
     "python_multipart": "python-multipart",
 }
-_SECONDS_TO_END = 2  # that open connections may take when the program ends
-_CONNECTIONS = 512  # more are answered with status 503
+_SHUTDOWN_SECONDS = 2  # for open connections when the program ends
+_MAX_CONNECTIONS = 512  # further ones get status 503
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,58 +62,64 @@ def build_parser() -> argparse.ArgumentParser:
         help="another name of this server",
     )
     add("--init_model", type=Path, help="where the index's checkpoint is now")
-    add("--engine", choices=ENGINES, help="what finds candidates [as the index was made]")
-    add("--url", help="of the Qdrant server, as http://127.0.0.1:6333")
+    add("--engine", choices=ENGINES, help="what finds candidates (default: the engine of the index)")
+    add("--url", help="address of the Qdrant server, as http://127.0.0.1:6333")
     toy = parser.add_argument_group("toy demo")
     toy.add_argument("--toy", action="store_true", help="make toy videos, a toy model and their index first")
-    toy.add_argument("--language", choices=LANGUAGES, help="of the toy model (default english)")
-    toy.add_argument("--out", type=Path, help="where it is kept (default runs/toy_demo here)")
+    toy.add_argument("--language", choices=LANGUAGES, help="language of the toy model (default english)")
+    toy.add_argument("--out", type=Path, help="folder of the toy demo (default runs/toy_demo here)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program on `argv`; returns its exit code."""
+    return run_program("demo.py", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
-    before = signal.signal(signal.SIGTERM, _end)
+    previous = signal.signal(signal.SIGTERM, _end)
     try:
         _check(arguments)
         _need_libraries()
         with _listen(arguments.host, arguments.port) as listening:
             _serve(arguments, listening)
-        return 128 + signal.SIGINT
+        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except (ValueError, OSError, ImportError) as error:
-        _say(f"demo.py: {error}")
-        return 2
+        return EXIT_INTERRUPTED  # Ctrl-C is how the program ends
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for flags that do not fit together and files that do not exist."""
     if arguments.toy and arguments.index:
-        raise ValueError(f"--toy makes its own index; leave {arguments.index} out, or --toy")
+        raise UserError(f"--toy makes its own index; leave {arguments.index} out, or --toy")
     if not arguments.toy and not arguments.index:
-        raise ValueError("which index? Name one that tools/search.py index made, or give --toy")
+        raise UserError("which index? Name one that tools/search.py index made, or give --toy")
     if not arguments.toy and (arguments.out or arguments.language):
-        raise ValueError("--out and --language belong to --toy; the index knows its own model")
+        raise UserError("--out and --language belong to --toy; the index knows its own model")
+    if arguments.index:
+        read_settings(arguments.index)
+    if arguments.init_model and not arguments.init_model.expanduser().is_file():
+        raise UserError(f"--init_model {arguments.init_model}: no such file")
 
 
 def _need_libraries() -> None:
-    """Raise `ImportError` of one line where a library is absent."""
+    """Raise `UserError` if a library is not installed."""
     for name, package in _PACKAGES.items():
         if importlib.util.find_spec(name) is None:
             raise missing_package(package)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises `OSError` where the name or the port cannot be had."""
+    """A socket that listens there. Raises `UserError` if there is no such address or the port is taken."""
     try:
         if not host:
             raise OSError("empty")
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError:
-        raise OSError(f"--host {host}: no such address; 127.0.0.1 is this computer") from None
+        raise UserError(f"--host {host}: no such address; 127.0.0.1 is this computer") from None
     listening = socket.socket(family)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -121,36 +127,38 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except OSError as error:
         listening.close()
-        raise OSError(
+        raise UserError(
             f"--port {port}: cannot listen there on {host} ({error.strerror}); --port 0 takes a free one"
         ) from None
     return listening
 
 
 def _serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
-    """Answer until a signal comes."""
+    """Serve until a signal comes."""
     toy = _toy(arguments) if arguments.toy else None
     folder = toy.index if toy else arguments.index
+    from search import Retriever, VideoIndex
+
     with (
         VideoIndex(folder, engine=arguments.engine, url=arguments.url) as index,
         tempfile.TemporaryDirectory(prefix="hmmc-demo-") as uploads,
     ):
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}  # before the import
         logging.getLogger("httpx").setLevel(logging.WARNING)
+        _ = index.engine  # opened now, so that its errors are reported before the weights are loaded
         from demo.app import create_app
         from demo.page import PageText, mount_page
 
         retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
         host, port = listening.getsockname()[:2]
-        app = create_app(index, retriever, Limits(hosts=_names(arguments, host)))
-        _ = index.engine  # opened now: what is wrong with it is told before the first query
+        app = create_app(index, retriever, Limits(hosts=_host_names(arguments, host)))
         text = PageText(toy.examples, toy.remark) if toy else PageText()
         mount_page(app, index, retriever, text)
-        _run(app, listening, lambda: _tell_address(arguments.host, host, port, videos=len(index)))
+        _serve_app(app, listening, lambda: _print_address(arguments.host, host, port, videos=len(index)))
 
 
-def _run(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve `app`; `ready` is called when it answers."""
+def _serve_app(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve `app`; `ready` is called when it accepts requests."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -163,9 +171,9 @@ def _run(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> N
         log_level="warning",
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # whoever runs it behind a proxy limits rates there
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_SECONDS_TO_END,
+        proxy_headers=False,  # behind a proxy, the proxy has to limit rates
+        limit_concurrency=_MAX_CONNECTIONS,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     Server(config).run(sockets=[listening])
 
@@ -176,8 +184,8 @@ def _toy(arguments: argparse.Namespace) -> ToyDemo:
     return toy
 
 
-def _names(arguments: argparse.Namespace, host: str) -> tuple[str, ...]:
-    """By which names, in the Host header, the server is asked for pages."""
+def _host_names(arguments: argparse.Namespace, host: str) -> tuple[str, ...]:
+    """The names that the Host header of a request may have."""
     names = [*LOOPBACK_HOSTS, *arguments.allow_host]
     if not _is_loopback(host):
         names.append(arguments.host)
@@ -185,23 +193,23 @@ def _names(arguments: argparse.Namespace, host: str) -> tuple[str, ...]:
         name = socket.gethostname()
         names.append(name)
         with contextlib.suppress(OSError):
-            names += [str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
-    return tuple(dict.fromkeys(_in_address(name) for name in names))
+            names += [str(entry[4][0]) for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+    return tuple(dict.fromkeys(_bracketed(name) for name in names))
 
 
 def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
-def _in_address(name: str) -> str:
-    """IPv6 addresses stand in brackets."""
+def _bracketed(name: str) -> str:
+    """A host name in lower case, an IPv6 address in brackets."""
     return f"[{name}]" if ":" in name and not name.startswith("[") else name.lower()
 
 
-def _tell_address(named: str, host: str, port: int, *, videos: int) -> None:
+def _print_address(named: str, host: str, port: int, *, videos: int) -> None:
     if not _is_loopback(host):
         _say(f"warning: --host {named}: everybody who reaches port {port} can search and watch the videos")
-    shown = _in_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
+    shown = _bracketed({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
     _say(f"{videos:,} video{'s' if videos != 1 else ''}; open http://{shown}:{port}/ (Ctrl-C ends)")
 
 

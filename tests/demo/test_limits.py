@@ -1,4 +1,4 @@
-"""What every request passes: hosts, rates, sizes and times of bodies, headers, gradio's closed routes."""
+"""The access middleware: hosts, rates, sizes and durations of bodies, headers, blocked routes of gradio."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ import pytest
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
+from demo.access_middleware import AccessMiddleware, is_costly
 from demo.app import create_app
-from demo.gate import Gate
-from demo.gradio_routes import is_closed, is_costly
+from demo.gradio_access import is_blocked_route
 from demo.limits import Limits, Rate
-from demo.rates import Buckets, Large, client_of
-from demo.turns import Turns
+from demo.throttling import TokenBuckets, UploadSlots, WaitingLine, client_key
 from search import Retriever
-from tests.demo.conftest import LIMITS, Served
-from tests.demo.conftest import client_of as make_client
+from tests.demo.conftest import LIMITS, Served, client_of
 from tests.demo.test_api import error_of
 
 GIB = 1 << 30
@@ -108,9 +106,9 @@ def test_bytes_are_counted_whatever_the_length_says(
 
     limits = Limits(body_bytes=1 << 20)
     ours = path == "/search"
-    gate = create_app(served.index, retriever, limits) if ours else Gate(reader, limits=limits)
+    app = create_app(served.index, retriever, limits) if ours else AccessMiddleware(reader, limits=limits)
     chunk = bytes(64 << 10)
-    client = asyncio.run(Client(gate, path).send(FORM + length, lambda n: chunk if n else START))
+    client = asyncio.run(Client(app, path).send(FORM + length, lambda n: chunk if n else START))
     assert client.status == 413 and b"send at most 1 MiB" in client.body
     assert client.pieces <= 18
 
@@ -142,7 +140,7 @@ def test_few_large_requests_at_once(served: Served, retriever: Retriever) -> Non
         return [client.status for client in await asyncio.gather(*clients)]
 
     assert asyncio.run(several()) == [408, 408, 503, 408, 503]
-    assert asyncio.run(several()) == [408, 408, 503, 408, 503]  # all places are free again
+    assert asyncio.run(several()) == [408, 408, 503, 408, 503]  # all slots are free again
 
 
 @pytest.mark.parametrize(
@@ -168,13 +166,13 @@ def test_other_names_of_the_host_are_not_answered(host: str, status: int, client
 
 def test_more_hosts_can_be_allowed(served: Served, retriever: Retriever) -> None:
     for hosts in (("videos.LAN",), ("*",)):
-        with make_client(served, retriever, Limits(hosts=hosts)) as client:
+        with client_of(served, retriever, Limits(hosts=hosts)) as client:
             assert client.get("/health", headers={"Host": "Videos.lan:80"}).status_code == 200
 
 
 def test_searches_are_rated_by_client(served: Served, retriever: Retriever) -> None:
     limits = Limits(search_rate=Rate(0.001, 3), other_rate=Rate(0.001, 5))
-    with make_client(served, retriever, limits) as client:
+    with client_of(served, retriever, limits) as client:
         assert [client.get("/search?q=a").status_code for _ in range(4)] == [200, 200, 200, 429]
         refused = client.get(
             "/similar/red.mp4", headers={"X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9"}
@@ -185,8 +183,8 @@ def test_searches_are_rated_by_client(served: Served, retriever: Retriever) -> N
         assert codes == [200] * 5 + [429]
 
 
-def test_addresses_that_a_header_told_are_one_client(served: Served, retriever: Retriever) -> None:
-    """As uvicorn gives them to the app: port 0."""
+def test_addresses_from_a_header_are_one_client(served: Served, retriever: Retriever) -> None:
+    """uvicorn gives them to the app with port 0."""
     app = create_app(served.index, retriever, Limits(other_rate=Rate(0.001, 2)))
 
     async def status(number: int) -> int:
@@ -205,7 +203,7 @@ def test_addresses_that_a_header_told_are_one_client(served: Served, retriever: 
 
 def test_buckets_fill_again_and_forget() -> None:
     now = 0.0
-    buckets = Buckets(Rate(2.0, 2), clients=3, clock=lambda: now)
+    buckets = TokenBuckets(Rate(2.0, 2), clients=3, clock=lambda: now)
     assert [buckets.take("a") for _ in range(3)] == [0, 0, 0.5]
     now = 0.5
     assert [buckets.take("a") for _ in range(2)] == [0, 0.5]
@@ -217,27 +215,27 @@ def test_buckets_fill_again_and_forget() -> None:
 
 
 def test_what_is_one_client() -> None:
-    assert client_of("::ffff:1.2.3.4") == client_of("1.2.3.4") == "1.2.3.4"
-    assert client_of("2001:db8::1") == client_of("2001:db8::ffff") != client_of("2001:db8:1::1")
-    assert client_of("fe80::1%eth0") == client_of("fe80::2") and client_of("socket") == "socket"
+    assert client_key("::ffff:1.2.3.4") == client_key("1.2.3.4") == "1.2.3.4"
+    assert client_key("2001:db8::1") == client_key("2001:db8::ffff") != client_key("2001:db8:1::1")
+    assert client_key("fe80::1%eth0") == client_key("fe80::2") and client_key("socket") == "socket"
 
 
 def test_large_requests_are_counted() -> None:
-    large = Large(most=2, most_each=1)
-    assert [large.enter(client) for client in "aabc"] == [True, False, True, False]
-    large.leave("a")
-    assert large.enter("c") and len(large) == 2
+    slots = UploadSlots(total=2, per_client=1)
+    assert [slots.acquire(client) for client in "aabc"] == [True, False, True, False]
+    slots.release("a")
+    assert slots.acquire("c") and len(slots) == 2
 
 
-def test_turns_let_few_in_and_few_wait() -> None:
+def test_few_searches_run_and_few_wait() -> None:
     async def several() -> tuple[int, int]:
-        turns = Turns(2, waiting=3, what="searches")
+        line = WaitingLine(2, waiting=3)
         inside = most = 0
 
         async def one() -> bool:
             nonlocal inside, most
             try:
-                async with turns:
+                async with line:
                     inside += 1
                     most = max(most, inside)
                     await asyncio.sleep(0.01)
@@ -296,7 +294,7 @@ def test_gradio_serves_uploads_and_no_other_files(upload_folder: Path, tmp_path:
     secret.write_text("x", encoding="utf-8")
     (upload_folder / "link").symlink_to(secret)
     for prefix in ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/file/"):
-        assert not is_closed(f"{prefix}{upload_folder}/a.png")
+        assert not is_blocked_route(f"{prefix}{upload_folder}/a.png")
         for other in (
             secret,
             f"{upload_folder}/../secret.txt",
@@ -307,7 +305,7 @@ def test_gradio_serves_uploads_and_no_other_files(upload_folder: Path, tmp_path:
             f"{secret}\0.png",
             "",
         ):
-            assert is_closed(f"{prefix}{other}"), other
+            assert is_blocked_route(f"{prefix}{other}"), other
 
 
 def test_gradio_routes() -> None:
@@ -326,19 +324,19 @@ def test_gradio_routes() -> None:
         ),
         *("/gradio_api/runs", "/gradio_api/deep_link", "/gradio_api/info", "/login", "/gradio_api/api/x"),
     ):
-        assert is_closed(path), path
+        assert is_blocked_route(path), path
     for path in (
         *("/", "/config", "/theme.css", "/assets/index.js", "/static/img/logo.svg", "/gradio_api/upload"),
         *("/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/heartbeat/x", "/video/file=a.mp4"),
         *("/thumbnail/runs/a.mp4", "/videos/proxy=x", "/similar/login", "/runsheet"),
     ):
-        assert not is_closed(path), path
+        assert not is_blocked_route(path), path
     costly = ("/search", "/similar/a", "/gradio_api/queue/join", "/gradio_api/upload")
     assert all(is_costly(path) for path in costly)
     assert not any(is_costly(path) for path in ("/", "/video/search", "/gradio_api/queue/data", "/searching"))
 
 
-def test_what_is_mounted_is_behind_the_gate(
+def test_what_is_mounted_is_behind_the_middleware(
     upload_folder: Path, served: Served, retriever: Retriever, tmp_path: Path
 ) -> None:
     gradio = pytest.importorskip("gradio", reason="needs requirements-search.txt")

@@ -90,7 +90,7 @@ def test_wrong_usage_is_told_in_one_line(
     flags = [flag.format(index=index) for flag in flags]
     assert demo.main([*flags, *([] if "--port" in flags else ["--port", "0"])]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.startswith("demo.py: ") and error.count("\n") == 1
+    assert message in error and error.startswith("demo.py: error: ") and error.count("\n") == 1
 
 
 def test_a_port_in_use_is_told(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +98,7 @@ def test_a_port_in_use_is_told(index: Path, capsys: pytest.CaptureFixture[str]) 
         port = other.getsockname()[1]
         assert demo.main([str(index), "--port", str(port)]) == 2
     assert capsys.readouterr().err == (
-        f"demo.py: --port {port}: cannot listen there on 127.0.0.1 (Address already in use); "
+        f"demo.py: error: --port {port}: cannot listen there on 127.0.0.1 (Address already in use); "
         "--port 0 takes a free one\n"
     )
 
@@ -125,23 +125,23 @@ def test_an_absent_library_is_told_in_one_line(
     monkeypatch.setitem(demo._PACKAGES, "no_such_library", "no-such-library")
     assert demo.main([str(index), "--port", "0"]) == 2
     assert capsys.readouterr().err == (
-        "demo.py: this needs the package no-such-library: pip install -r requirements-search.txt\n"
+        "demo.py: error: this needs the package no-such-library: pip install -r requirements-search.txt\n"
     )
 
 
 def test_only_loopback_goes_without_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     for host in ("127.0.0.1", "::1"):
-        demo._tell_address(host, host, 1, videos=0)
+        demo._print_address(host, host, 1, videos=0)
     assert "warning" not in capsys.readouterr().err
     for host in ("0.0.0.0", "::", "192.0.2.1"):
-        demo._tell_address(host, host, 1, videos=0)
+        demo._print_address(host, host, 1, videos=0)
         assert f"warning: --host {host}: everybody who reaches port 1" in capsys.readouterr().err
 
 
 def test_the_names_that_are_answered() -> None:
     parse = demo.build_parser().parse_args
-    assert demo._names(parse(["x"]), "127.0.0.1") == ("localhost", "127.0.0.1", "[::1]")
-    named = demo._names(parse(["x", "--host", "Box", "--allow_host", "videos.example"]), "192.0.2.1")
+    assert demo._host_names(parse(["x"]), "127.0.0.1") == ("localhost", "127.0.0.1", "[::1]")
+    named = demo._host_names(parse(["x", "--host", "Box", "--allow_host", "videos.example"]), "192.0.2.1")
     assert named == ("localhost", "127.0.0.1", "[::1]", "videos.example", "box")
-    everywhere = demo._names(parse(["x", "--host", "::"]), "::")
+    everywhere = demo._host_names(parse(["x", "--host", "::"]), "::")
     assert socket.gethostname().lower() in everywhere and "[::]" in everywhere

@@ -1,4 +1,4 @@
-"""The HTML of results: everything from outside is escaped, what cannot be played is not offered."""
+"""The HTML of the page: everything from outside is escaped, what cannot be played is not offered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from demo.cards import card_html, clock, error_html, remarks_html, results_html
+from demo.page_html import clock, error_html, intro_html, results_html
 from search import Hit, SearchResults
 from search.results import Moment
 
@@ -58,9 +58,15 @@ class Tags(HTMLParser):
         return next(attributes for _, attributes in self.tags if attribute in attributes)
 
 
+def card(hit: Hit, *, place: int = 1) -> Tags:
+    """The last of `place` cards."""
+    html = results_html(SearchResults((hit,) * place), title="", videos=place)
+    return Tags("<li" + html.rpartition("<li")[2])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_becomes_html(name: str) -> None:
-    plain, page = Tags(card_html(hit(), 1)), Tags(card_html(hit(name), 1))
+    plain, page = card(hit()), card(hit(name))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
     assert [set(attributes) for _, attributes in page.tags] == [set(a) for _, a in plain.tags]
     assert name in page.texts
@@ -70,7 +76,7 @@ def test_no_name_becomes_html(name: str) -> None:
 
 
 def test_a_card_plays_from_the_best_moment_and_knows_the_others() -> None:
-    page = Tags(card_html(hit(), 4))
+    page = card(hit(), place=4)
     shot = page.first("data-play")
     assert shot["data-second"] == "61.250" and json.loads(str(shot["data-moments"])) == [61.25, 2.5]
     assert shot["aria-label"] == "play a.mp4 from 1:01"
@@ -82,14 +88,14 @@ def test_a_card_plays_from_the_best_moment_and_knows_the_others() -> None:
     ("changes", "why"), [({"missing": True}, "file is missing"), ({"path": None}, "only frames")]
 )
 def test_what_has_no_file_is_shown_and_not_played(changes: dict[str, object], why: str) -> None:
-    page = Tags(card_html(hit(**changes), 1))
+    page = card(hit(**changes))
     assert any(text.startswith(why) for text in page.texts)
     assert not any("data-play" in attributes for _, attributes in page.tags)
     assert page.first("src")["src"] == "/thumbnail/a.mp4?frame=3" and page.first("data-similar")
 
 
 def test_a_moment_that_is_not_known_plays_from_the_start() -> None:
-    page = Tags(card_html(hit(moment=None, moments=()), 1))
+    page = card(hit(moment=None, moments=()))
     assert page.first("data-play")["data-second"] == "0.000"
     assert "0:00" not in page.texts and page.first("aria-label")["aria-label"] == "play a.mp4"
 
@@ -108,8 +114,11 @@ def test_nothing_found_is_said_in_words() -> None:
 
 
 def test_messages_are_escaped() -> None:
-    assert "<script" not in error_html("<script>x</script>") + remarks_html(["<script>"])
-    assert 'role="alert"' in error_html("x") and 'role="status"' in remarks_html(["x"])
+    remarks = results_html(SearchResults((), ("<script>",)), title="", videos=1)
+    intro = intro_html(videos=1, language="English", remark="<script>")
+    assert "<script" not in error_html("<script>x</script>") + remarks + intro
+    assert "&lt;script&gt;" in remarks and "&lt;script&gt;" in intro
+    assert 'role="alert"' in error_html("x") and 'role="status"' in remarks
 
 
 @pytest.mark.parametrize(

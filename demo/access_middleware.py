@@ -1,7 +1,7 @@
-"""What every request passes, for the API and for the page alike: an ASGI middleware.
+"""An ASGI middleware that every request passes, for the API and for the page alike.
 
-Names of the host, rates, sizes and times of bodies, closed routes; headers of every answer; errors of the
-program as one line.
+It checks the host's name, request rates, size and duration of bodies and blocked routes, adds security
+headers to every response, and turns unexpected errors into one line.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import re
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,9 +18,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demo.errors import error_response
-from demo.gradio_routes import OUR_OWN, is_closed, is_costly
+from demo.gradio_access import is_blocked_route
 from demo.limits import Limits
-from demo.rates import Buckets, Large, client_of
+from demo.throttling import TokenBuckets, UploadSlots, client_key
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +33,26 @@ _HEADERS = {
 _POLICY = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'"
 _MB = 1 << 20
 _LARGE = 1 << 20  # bytes of a body that counts as an upload
+_API_ROUTE = re.compile(r"/(search|similar|videos?|thumbnail|health|openapi\.json)(/|$)")
+# Routes that run the model or fill the disk.
+_COSTLY_ROUTE = re.compile(r"/search(/|$)|/similar/|(?:/gradio_api)?/(?:queue/join|upload)(/|$)")
 
 
-class Gate:
-    """The middleware. Only HTTP passes; nothing here needs a websocket."""
+def is_costly(path: str) -> bool:
+    """Whether requests for `path` count as searches."""
+    return _COSTLY_ROUTE.match(path) is not None
+
+
+class AccessMiddleware:
+    """The middleware. It passes HTTP only; nothing here needs a websocket."""
 
     def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
         self._app = app
         self._limits = limits
         self._hosts = {host.lower() for host in limits.hosts}
-        self._search = Buckets(limits.search_rate, clients=limits.clients)
-        self._other = Buckets(limits.other_rate, clients=limits.clients)
-        self._large = Large(most=limits.uploads, most_each=limits.client_uploads)
+        self._search_rates = TokenBuckets(limits.search_rate, clients=limits.clients)
+        self._other_rates = TokenBuckets(limits.other_rate, clients=limits.clients)
+        self._upload_slots = UploadSlots(total=limits.uploads, per_client=limits.client_uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -51,89 +60,91 @@ class Gate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await self._http(scope, receive, _with_headers(send, scope["path"]))
+            await self._handle(scope, receive, _with_headers(send, scope["path"]))
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._refusal(scope)
-        if refused:
-            status, message, headers = refused
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(scope)
+        if refusal:
+            status, message, headers = refusal
             await error_response(status, message, headers)(scope, receive, send)
             return
         client = _client(scope)
         if not _is_large(Headers(scope=scope)):
-            await self._pass(scope, receive, send)
-        elif self._large.enter(client):
+            await self._forward(scope, receive, send)
+        elif self._upload_slots.acquire(client):
             try:
-                await self._pass(scope, receive, send)
+                await self._forward(scope, receive, send)
             finally:
-                self._large.leave(client)
+                self._upload_slots.release(client)
         else:
             headers = {"Retry-After": "5", "Connection": "close"}
             await error_response(503, "too many uploads at once; try again in a moment", headers)(
                 scope, receive, send
             )
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = _Body(receive, limit=self._limits.body_bytes, seconds=self._limits.body_seconds)
-        answer = _Answer(send, body)
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = _LimitedBody(receive, limit=self._limits.body_bytes, seconds=self._limits.body_seconds)
+        response = _Response(send, body)
         try:
-            await self._app(scope, body.receive, answer.send)
+            await self._app(scope, body.receive, response.send)
         except ClientDisconnect:
             return
         except Exception:
-            if answer.started:
+            if response.started:
                 raise
             if not body.refusal:
                 logger.exception("a request failed")
-                failed = "something went wrong here; the log of the server says what"
-                await error_response(500, failed)(scope, receive, send)
+                message = "something went wrong here; the log of the server says what"
+                await error_response(500, message)(scope, receive, send)
                 return
-        if body.refusal and not answer.started:
+        if body.refusal and not response.started:
             status, message = body.refusal
             await error_response(status, message, {"Connection": "close"})(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
-        headers = Headers(scope=scope)
+        """(status, message, headers) if the request is refused before its body is read."""
+        headers, path = Headers(scope=scope), scope["path"]
         host = headers.get("host", "")
-        if "*" not in self._hosts and _name(host) not in self._hosts:
+        if "*" not in self._hosts and _host_name(host) not in self._hosts:
             return 400, f"host {host[:80]!r}: this server does not answer to that name", {}
-        wait = (self._search if is_costly(scope["path"]) else self._other).take(_client(scope))
+        rates = self._search_rates if is_costly(path) else self._other_rates
+        wait = rates.take(_client(scope))
         if wait:
             return 429, "too many requests; wait a moment", {"Retry-After": str(math.ceil(wait))}
-        if is_closed(scope["path"]):
+        if not _API_ROUTE.match(path) and is_blocked_route(path):
             return 404, "not found", {}
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             return 400, "Content-Length: give the number of bytes", {"Connection": "close"}
-        # Compared as text first: Python refuses to read numbers of thousands of digits.
+        # The number of digits comes first: Python refuses to parse integers of thousands of digits.
         if len(length.lstrip("0")) > 18 or int(length) > self._limits.body_bytes:
             return 413, _too_large(self._limits.body_bytes), {"Connection": "close"}
         return None
 
 
-class _Body:
-    """A request's body, counted as it comes."""
+class _LimitedBody:
+    """The body of a request, whose bytes and seconds are counted while it arrives."""
 
     def __init__(self, receive: Receive, *, limit: int, seconds: float) -> None:
         self._receive = receive
         self._limit = limit
-        self._until = time.monotonic() + seconds
+        self._deadline = time.monotonic() + seconds
         self._bytes = 0
-        self._whole = False
-        self.refusal: tuple[int, str] | None = None
+        self._complete = False
+        self.refusal: tuple[int, str] | None = None  # status and message
 
     async def receive(self) -> Message:
-        if self._whole:
+        if self._complete:
             return await self._receive()
         if self.refusal:
             raise _BodyRefused
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
         except (TimeoutError, asyncio.TimeoutError):
             self.refusal = 408, "the request took too long to arrive"
             raise _BodyRefused from None
         self._bytes += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
+        self._complete = not message.get("more_body", False)
         if self._bytes > self._limit:
             self.refusal = 413, _too_large(self._limit)
             raise _BodyRefused
@@ -141,13 +152,13 @@ class _Body:
 
 
 class _BodyRefused(Exception):
-    """Ends the reading of a body; what the routes make of it is not sent."""
+    """Stops the reading of a body. Whatever response the route makes of it is not sent."""
 
 
-class _Answer:
-    """Sends an answer on, unless the body was refused before the answer started."""
+class _Response:
+    """Forwards a response, except one that starts after the body was refused."""
 
-    def __init__(self, send: Send, body: _Body) -> None:
+    def __init__(self, send: Send, body: _LimitedBody) -> None:
         self._send = send
         self._body = body
         self.started = False
@@ -160,33 +171,33 @@ class _Answer:
 
 
 def _with_headers(send: Send, path: str) -> Send:
-    async def wrapped(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
-            if OUR_OWN.match(path):
+            if _API_ROUTE.match(path):
                 headers.setdefault("Content-Security-Policy", _POLICY)
         await send(message)
 
-    return wrapped
+    return send_with_headers
 
 
 def _client(scope: Scope) -> str:
     host, port = scope.get("client") or ("", 0)
-    # uvicorn, unless told not to, puts what X-Forwarded-For says there, with port 0. Whatever it says is one
-    # client, or everybody could be a new one with each request.
-    return client_of(host) if port else "forwarded"
+    # Port 0: uvicorn took the address from X-Forwarded-For, which anybody can write. All such requests count
+    # as one client, or every request could claim to be a new one.
+    return client_key(host) if port else "forwarded"
 
 
 def _is_large(headers: Headers) -> bool:
-    """Whether a body is large, or of a length that is not told."""
+    """Whether a body is large, or its length is not known beforehand."""
     length = headers.get("content-length")
     return "transfer-encoding" in headers if length is None else int(length) > _LARGE
 
 
-def _name(host: str) -> str:
-    """The Host header without its port."""
+def _host_name(host: str) -> str:
+    """The Host header in lower case without its port."""
     name, colon, port = host.rpartition(":")
     with contextlib.suppress(ValueError):
         if colon and (not port or int(port) >= 0) and not (host.endswith("]")):

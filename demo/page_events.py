@@ -1,7 +1,7 @@
 """The functions behind the page's events.
 
-Events of a gradio page are an open endpoint, so that all that they bring is checked here, by the limits of
-`search/query.py`.
+Events of a gradio page are an open endpoint: anybody can send any argument. So these functions check all of
+them, by the limits of `search/query.py`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any
 import gradio as gr
 from fastapi import HTTPException
 
-from demo.cards import error_html, results_html
-from demo.closed_files import uploaded
 from demo.decoding import ClipDecoder, UploadError, WithUploads, decode_picture
 from demo.errors import search_errors
+from demo.gradio_access import uploaded_file
 from demo.limits import Limits
+from demo.page_html import error_html, results_html
 from search import QueryError, Retriever, SearchResults, VideoIndex
 
-MAX_SHOWN = 100  # cards of one answer
+MAX_CARDS = 100  # of one answer
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 logger = logging.getLogger(__name__)
 
 
-class Answers:
-    """The functions behind the events. They return HTML, whatever they are given."""
+class PageEvents:
+    """The functions behind the events. They return HTML for any arguments."""
 
     def __init__(self, index: VideoIndex, retriever: Retriever, decoder: ClipDecoder, limits: Limits) -> None:
         self.index = index
@@ -42,23 +42,25 @@ class Answers:
     ) -> str:
         """Results for a text, an uploaded file, or both."""
 
-        def answer() -> tuple[SearchResults, str]:
+        def search() -> tuple[SearchResults, str]:
             words, unwanted = _text(text, "query"), _text(exclude, "text to exclude")
             settings = _settings(top, frame_weight, top_frames)
-            file = uploaded(upload)
+            file = uploaded_file(upload)
             title = " + ".join(part for part in (words, file.name if file else "") if part)
             if not title:
                 raise QueryError("the query is empty; give a text, a picture or a clip")
             retriever, files = self._with_upload(file) if file else (self.retriever, {})
-            found = retriever.search(self.index, words or None, exclude=unwanted or None, **files, **settings)
-            return found, title + (f", not {unwanted}" if unwanted else "")
+            results = retriever.search(
+                self.index, words or None, exclude=unwanted or None, **files, **settings
+            )
+            return results, title + (f", not {unwanted}" if unwanted else "")
 
-        return self._html(answer)
+        return self._html(search)
 
     def similar(self, top: Any, frame_weight: Any, top_frames: Any, event: gr.EventData) -> str:
         """Results like a video of the index, which the event names."""
 
-        def answer() -> tuple[SearchResults, str]:
+        def search() -> tuple[SearchResults, str]:
             data = event._data
             video_id = data.get("id") if isinstance(data, dict) else None
             settings = _settings(top, frame_weight, top_frames)
@@ -66,10 +68,10 @@ class Answers:
                 raise QueryError("this video is not in the index any more; search again")
             return self.retriever.similar(self.index, video_id, **settings), f"Like {video_id}"
 
-        return self._html(answer)
+        return self._html(search)
 
     def _with_upload(self, file: Path) -> tuple[Retriever, dict[str, Any]]:
-        """A retriever that has the file in it, and what it is searched by. Raises `QueryError`."""
+        """A retriever with the decoded file, and the argument of `search` for it. Raises `QueryError`."""
         try:
             try:
                 picture = decode_picture(file, pixels=self._limits.pixels)
@@ -82,11 +84,12 @@ class Answers:
         except UploadError as error:
             raise QueryError(f"the upload {file.name}: {str(error).partition(': ')[2]}") from None
 
-    def _html(self, answer: Callable[[], tuple[SearchResults, str]]) -> str:
+    def _html(self, search: Callable[[], tuple[SearchResults, str]]) -> str:
+        """The results of `search` under its title, or one line that says what is wrong."""
         try:
             with search_errors():
-                found, title = answer()
-                return results_html(found, title=title, videos=len(self.index))
+                results, title = search()
+                return results_html(results, title=title, videos=len(self.index))
         except HTTPException as error:
             return error_html(error.detail)
         except Exception:
@@ -104,6 +107,6 @@ def _settings(top: Any, frame_weight: Any, top_frames: Any) -> dict[str, Any]:
     for value, name in ((top, "videos to show"), (frame_weight, "frame weight"), (top_frames, "top frames")):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise QueryError(f"{name}: give a number")
-    if not 1 <= top <= MAX_SHOWN:
-        raise QueryError(f"videos to show: give a number from 1 to {MAX_SHOWN}")
+    if not 1 <= top <= MAX_CARDS:
+        raise QueryError(f"videos to show: give a number from 1 to {MAX_CARDS}")
     return {"top": int(top), "frame_weight": float(frame_weight), "top_frames": int(top_frames)}
