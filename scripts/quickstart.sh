@@ -52,7 +52,7 @@ finetune() {  # finetune NAME FLAGS...
 step "untrained"
 rm -rf "${out:?}/untrained"
 python main_task_retrieval.py --do_eval --dataset msrvtt --output_dir "$out/untrained" "${model[@]}" "${both[@]}"
-# On VATEX: CHVTT's augmentation crops and mirrors every frame by itself, and with that goes what moves where.
+# On VATEX: CHVTT's augmentation crops and mirrors every frame independently, which hides how things move.
 step "pre-training"
 rm -rf "${out:?}/pretrain"
 python main_pretrain.py --do_pretrain --dataset vatex --output_dir "$out/pretrain" "${model[@]}" "${training[@]}" \

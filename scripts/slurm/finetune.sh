@@ -4,9 +4,9 @@
 #   sbatch --nodes=2 scripts/slurm/finetune.sh [finetune_vatex_english] [FLAGS...]
 #   OUTPUT_DIR=/shared/run1 DATA_DIR=/shared/data sbatch --nodes=2 scripts/slurm/finetune.sh --batch_size 512
 #
-# From the checkout, on a file system that all nodes see. Three minutes before the time limit, and when Slurm takes
-# the nodes for another job, every rank is signalled: the run saves, ends, and goes back into the queue; it goes on
-# where it was. docs/MULTINODE.md tells more.
+# Submit it from the checkout, on a file system that all nodes see. Three minutes before the time limit, and when Slurm
+# takes the nodes for another job, every rank gets a signal: the run saves, ends, returns to the queue, and continues
+# at its next start. More in docs/MULTINODE.md.
 #SBATCH --job-name=hmmc-finetune
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8

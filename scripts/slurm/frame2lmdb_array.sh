@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Prepare a frame store with many machines: every task of the array stores its part of the videos in a shard of
-# its own, and readers take the folder as one store. Start again with the same command after a failure: what is
-# stored stays, and a task with nothing left to do ends at once.
+# Write a frame store with many machines: each task of the array stores its part of the videos in a shard of its own,
+# and readers take the folder as one store. After a failure start the same command again: stored videos are kept.
 #
 #   sbatch --array=0-15 scripts/slurm/frame2lmdb_array.sh VIDEO_DIR STORE [flags of tools/frame2lmdb.py]
 #

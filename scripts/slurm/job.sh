@@ -29,8 +29,8 @@ run_job() {
     export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     trap : TERM # a job that loses its nodes: wait for the ranks to save
-    # One process a task, and every shell on the way gives its place to it (exec): Slurm's signals reach the ranks
-    # themselves, once each. --gpu-bind=none: a rank sees all GPUs of its node and takes that of its number there.
+    # Every task becomes one rank: each shell on the way is replaced (exec), so Slurm's signals reach each rank once.
+    # --gpu-bind=none: a rank sees all GPUs of its node and takes the one of its local rank.
     # srun does not take --cpus-per-task from sbatch.
     # shellcheck disable=SC2016 # the variables are those of each task
     srun --kill-on-bad-exit=1 --gpu-bind=none ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
@@ -43,7 +43,7 @@ run_job() {
     again_if_stopped
 }
 
-# The run leaves OUTPUT_DIR/stopped where a signal ended it before its work was done.
+# A run leaves OUTPUT_DIR/stopped if a signal ended it before it was done.
 again_if_stopped() {
     [ -e "$OUTPUT_DIR/stopped" ] || return 0
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "${MAX_RESTARTS:-100}" ]; then
