@@ -29,13 +29,12 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.checkpoint.optimizer_state import MOMENTS, optimizer_state
 from engine.distributed.sharding import full_state
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
 from engine.logs.run_log import RunLog
 from engine.process.step_status import StepHooks, StepStatus
-from engine.training.optimizer import build_optimizer
+from engine.training.optimizer import MOMENTS, build_optimizer, optimizer_state
 from engine.training.trainer import Trainer
 from modules.dual_encoder import DualEncoder
 from tests.modules import tiny

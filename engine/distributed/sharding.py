@@ -66,13 +66,13 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a tensor, sharded or not. Collective where it is."""
     full: Any = getattr(tensor, "full_tensor", None)
     return tensor if full is None else full()
 
 
-def copy_whole(target: Tensor, source: Tensor) -> None:
+def copy_full(target: Tensor, source: Tensor) -> None:
     """Copy a whole `source` into `target`, of which this rank may hold a part."""
     if not is_sharded(target):
         target.copy_(source)
@@ -91,7 +91,7 @@ def full_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        full = whole(tensor).cpu() if is_sharded(tensor) else tensor
+        full = full_tensor(tensor).cpu() if is_sharded(tensor) else tensor
         if keep:
             state[name] = full
     return state
@@ -101,4 +101,4 @@ def full_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
 def load_full_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """The inverse of `full_state`: every tensor of the model from its whole one. Not collective."""
     for name, target in model.state_dict().items():
-        copy_whole(target, state[name])
+        copy_full(target, state[name])

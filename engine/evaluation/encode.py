@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from engine.distributed.device import autocast, to_device
 from engine.distributed.world import World
 from engine.evaluation.compute_metrics import Bank, SplitMetrics, compute_metrics
 from engine.evaluation.features import Features, Names, check_features
 from engine.evaluation.similarity import ScoreTiles
 from engine.logs.run_log import RunLog
-from engine.training.trainer import autocast, to_device
 from modules.dual_encoder import DualEncoder
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from engine.checkpoint.optimizer_state import load_optimizer_state, optimizer_state
 from engine.checkpoint.random_state import restore_random_state
 from engine.checkpoint.resume import Resumed, compare_data, describe_data
 from engine.checkpoint.state_writer import GO_ON, SavingHooks, StateWriter
@@ -22,7 +21,7 @@ from engine.distributed.world import World
 from engine.logs.metrics_jsonl import Result, drop_results_after, is_final
 from engine.logs.run_log import RunLog
 from engine.process.signals import StopRequest
-from engine.training.optimizer import BertAdam, build_optimizer
+from engine.training.optimizer import BertAdam, build_optimizer, load_optimizer_state, optimizer_state
 from engine.training.selection import CHOOSE_BY, Selection, choose, describe, write_best
 from engine.training.trainer import Counters, Trainer, steps_per_epoch
 from modules.dual_encoder import DualEncoder

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.distributed.sharding import copy_full, full_tensor
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
 
 
@@ -142,3 +145,29 @@ def build_optimizer(
     """BertAdam over `parameter_groups` of `model`."""
     groups = parameter_groups(model, lr=lr, text_lr=text_lr, coef_lr=coef_lr, weight_decay=weight_decay)
     return BertAdam(groups, lr=lr, total_steps=total_steps, warmup=warmup)
+
+
+def optimizer_state(model: nn.Module, optimizer: BertAdam) -> dict[str, Any]:
+    """The state by parameter name, so that any number of ranks can load it:
+    {"exp_avg": {name: tensor}, "exp_avg_sq": {name: tensor}, "step": n}, with full tensors.
+
+    Collective where parameters are sharded; no copies are made where not.
+    """
+    state: dict[str, Any] = {moment: {} for moment in MOMENTS}
+    for name, parameter in model.named_parameters():
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            state[moment][name] = full_tensor(value)
+    return {**state, "step": optimizer.steps_done}
+
+
+@torch.no_grad()
+def load_optimizer_state(model: nn.Module, optimizer: BertAdam, state: dict[str, Any]) -> None:
+    """The inverse of `optimizer_state`; values are copied to each parameter's device."""
+    for name, parameter in model.named_parameters():
+        if name in state[MOMENTS[0]]:
+            moments = {moment: torch.empty_like(parameter) for moment in MOMENTS}
+            for moment, value in moments.items():
+                copy_full(value, state[moment][name])
+            optimizer.state[parameter] = moments
+    for group in optimizer.param_groups:
+        group["step"] = int(state["step"])

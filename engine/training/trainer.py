@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from engine.distributed.device import Batch, autocast, to_device
-from engine.distributed.sharding import whole
+from engine.distributed.sharding import full_tensor
 from engine.distributed.world import World
 from engine.distributed.wrapping import average_gradients
 from engine.logs.meter import Meter
@@ -135,7 +135,7 @@ class Trainer:
         """
         totals = self._backward(group)
         self.scaler.unscale_(self.optimizer)
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach()
+        norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach()
         status = self._step_status(self._is_finite(totals["loss"], norm), group)
         self.counters.unreadable += status.unreadable
         self.rates = self.optimizer.current_lrs()

@@ -14,14 +14,13 @@ import torch.distributed as dist
 from torch import nn
 
 from dataloaders.examples import ExamplesBuilder
-from engine.checkpoint.optimizer_state import load_optimizer_state, optimizer_state
 from engine.checkpoint.random_state import random_state, restore_random_state
 from engine.checkpoint.resume import FREE, NOT_EXACT, compare_settings, describe_data
 from engine.config import Config
 from engine.config_checks import parse_and_check
 from engine.logs.metrics_jsonl import drop_results_after
 from engine.process.errors import LOST_RANK, explain
-from engine.training.optimizer import build_optimizer
+from engine.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 
 CPU = torch.device("cpu")
 ARGV = ["--do_train", "--output_dir", "out", "--dataset", "msrvtt", "--language", "english"]
