@@ -7,6 +7,7 @@ end with exit code 2. Every other exception is a bug: Python prints its tracebac
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -52,8 +53,12 @@ def run_program(name: str, body: Callable[[], int]) -> int:
     """Run `body` as the program `name` and return the exit code.
 
     A `UserError` becomes one line on stderr and exit code 2, Ctrl-C exit code 130. A reader that closed our
-    output, as `head` does, is no error to report. All other exceptions pass: they are bugs.
+    output, as `head` does, is no error to report. All other exceptions pass: they are bugs. Characters that
+    the terminal's encoding does not have are printed as escapes.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return body()
     except UserError as error:

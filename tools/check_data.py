@@ -1,8 +1,8 @@
-"""Looks a data set over: which lists are there, what is missing, broken, double or leaking.
+"""Check a data set: its split lists, and what is missing, broken, duplicate or shared by training and test.
 
     python tools/check_data.py --dataset msrvtt --data_dir data
 
-Exit code: 0 fine, 1 problems (with --strict: or warnings), 2 wrong usage or nothing to check.
+Exit code: 0 fine, 1 problems (with --strict also warnings), 2 wrong usage or nothing to check.
 """
 
 from __future__ import annotations
@@ -17,79 +17,80 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.errors import UserError, run_program
 from dataloaders.datasets.registry import DATASETS, SPLITS, SplitFiles, default_files, read_examples
 from dataloaders.datasets.splits import match_store_ids
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError
 from tools.doctor import store_checks, text_checks
 from tools.doctor.clip_overlap import Span, spans_of_ids, spans_of_msrvtt
-from tools.doctor.report import Report, say
+from tools.doctor.report import Report
 
 TRAINING, HELD_OUT = ("pretrain", "train"), ("val", "test")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One split to look over. `asked` where the user named it or one of its files."""
+    """One split to check. `is_required` if the user named it or one of its files."""
 
     split: str
     dataset: str
     files: SplitFiles
-    asked: bool
-    store_asked: bool
+    is_required: bool
+    is_store_required: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns its exit code."""
-    args = _build_parser().parse_args(argv)
-    try:
-        report = check_data(_jobs(args), language=_language(args), sample=args.sample)
-        code = report.exit_code(strict=args.strict)
-        if args.json:
-            settings = {key: str(value) for key, value in vars(args).items() if value is not None}
-            report.write_json(args.json, settings=settings, exit_code=code)
-    except (ValueError, OSError) as error:
-        print(f"check_data: {error}", file=sys.stderr)
-        return 2
-    say(report.lines())
+    """Run the program; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    return run_program("check_data.py", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    report = check_data(_jobs(args), language=_language(args), sample=args.sample)
+    code = report.exit_code(strict=args.strict)
+    if args.json:
+        settings = {key: str(value) for key, value in vars(args).items() if value is not None}
+        report.write_json(args.json, settings=settings, exit_code=code)
+    print("\n".join(report.lines()))
     return code
 
 
 def check_data(jobs: Sequence[Job], *, language: str, sample: int | None) -> Report:
-    """Look over all `jobs`; frames of `sample` videos a split are decoded (None: all).
+    """Check all `jobs`; frames of `sample` videos per split are decoded (None: all).
 
-    Raises ValueError where none of the splits is there.
+    Raises `UserError` if none of the splits exists.
     """
     report = Report()
-    found = {job.split: job for job in jobs if _is_there(report, job)}
-    if not found:
-        wanted = ", ".join(str(job.files.list or job.files.annotations) for job in jobs)
-        raise ValueError(f"nothing to check, none of these is there: {wanted} (docs/DATA.md says where)")
+    existing = {job.split: job for job in jobs if _exists(report, job)}
+    if not existing:
+        paths = ", ".join(str(job.files.list or job.files.annotations) for job in jobs)
+        raise UserError(f"nothing to check, none of these files exists: {paths} (see docs/DATA.md)")
     examples: dict[str, Examples] = {}
-    looked_at: dict[str, store_checks.LookedAt] = {}
+    decoded: dict[str, store_checks.DecodedVideos] = {}
     spans: dict[str, Span] = {}
-    for split, job in found.items():
+    for split, job in existing.items():
         try:
             examples[split] = _check_texts(report, job, spans, language=language)
-        except ValueError as error:
+        except UserError as error:
             report.add("problem", split, "unreadable", str(error))
             continue
-        seen = _check_store(report, job, examples[split], sample=sample)
-        if seen is not None:
-            looked_at[split] = seen
-    _check_pairs(report, examples, looked_at, spans)
+        videos = _check_store(report, job, examples[split], sample=sample)
+        if videos is not None:
+            decoded[split] = videos
+    _check_pairs(report, examples, decoded, spans)
     return report
 
 
-def _is_there(report: Report, job: Job) -> bool:
-    """Whether the file that says which videos the split has exists; remarks on it where not."""
+def _exists(report: Report, job: Job) -> bool:
+    """Whether the file that defines the videos of the split exists; if not, the report says so."""
     path = job.files.list or job.files.annotations
     if path.exists():
         return True
-    if job.asked:
+    if job.is_required:
         report.add("problem", job.split, "absent", f"no such file: {path}")
     else:
-        report.add("note", job.split, "absent", f"not checked, there is no {path}")
+        report.add("note", job.split, "absent", f"not checked, no such file: {path}")
     return False
 
 
@@ -116,10 +117,10 @@ def _check_texts(report: Report, job: Job, spans: dict[str, Span], *, language: 
 
 def _check_store(
     report: Report, job: Job, examples: Examples, *, sample: int | None
-) -> store_checks.LookedAt | None:
+) -> store_checks.DecodedVideos | None:
     path = job.files.store
     report.fact(job.split, "frame store", str(path))
-    if not path.exists() and not job.store_asked:
+    if not path.exists() and not job.is_store_required:
         report.add("note", job.split, "no-store", f"no frame store at {path}, so no video is checked")
         return None
     try:
@@ -135,49 +136,49 @@ def _check_store(
 def _check_pairs(
     report: Report,
     examples: Mapping[str, Examples],
-    looked_at: Mapping[str, store_checks.LookedAt],
+    decoded: Mapping[str, store_checks.DecodedVideos],
     spans: Mapping[str, Span],
 ) -> None:
-    """Every training split against every held-out one."""
+    """Compare every training split with every validation and test split."""
     for train in (split for split in TRAINING if split in examples):
         for test in (split for split in HELD_OUT if split in examples):
             names = (train, test)
             text_checks.check_leaks(report, examples[train], examples[test], names=names, spans=spans)
-            if train in looked_at and test in looked_at:
-                store_checks.check_same_pictures(report, looked_at[train], looked_at[test], names=names)
+            if train in decoded and test in decoded:
+                store_checks.check_same_pictures(report, decoded[train], decoded[test], names=names)
 
 
 def _language(args: argparse.Namespace) -> str:
-    """The language asked for, or Chinese where the data set has it; all data sets of the run must have it."""
+    """The flag, else Chinese if the data set has it. All data sets of the run must have the language."""
     languages = DATASETS[args.dataset].languages
     language: str = args.language or ("chinese" if "chinese" in languages else languages[0])
     for name in (args.dataset, args.eval_dataset or args.dataset):
         if language not in DATASETS[name].languages:
-            have = " and ".join(DATASETS[name].languages)
-            raise ValueError(f"--language {language}: {name} has captions in {have} only")
+            available = " and ".join(DATASETS[name].languages)
+            raise UserError(f"--language {language}: {name} has captions in {available} only")
     return language
 
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
-    """The splits to look over with their files; of splits that are one and the same, one."""
+    """The splits to check, with their files; of splits with the same files, only one."""
     train_name = "pretrain" if args.splits and "train" not in args.splits else "train"
     jobs = []
     for split in args.splits or _distinct_splits(args.dataset, only_training=bool(args.eval_dataset)):
         dataset = args.eval_dataset if args.eval_dataset and split in HELD_OUT else args.dataset
         side = {train_name: "train", "test": "eval"}.get(split)
-        given = {
+        overrides = {
             field: Path(value).expanduser()
             for field in ("annotations", "list", "store")
             if side and (value := getattr(args, f"{side}_{field}"))
         }
         files = default_files(args.data_dir, dataset, split)
-        asked = bool(args.splits) or bool({"annotations", "list"} & given.keys())
-        jobs.append(Job(split, dataset, replace(files, **given), asked, store_asked="store" in given))
+        is_required = bool(args.splits) or bool({"annotations", "list"} & overrides.keys())
+        jobs.append(Job(split, dataset, replace(files, **overrides), is_required, "store" in overrides))
     return jobs
 
 
 def _distinct_splits(dataset: str, *, only_training: bool) -> list[str]:
-    """Splits with files of their own: MSR-VTT's test list serves for val too, its train list for pretrain."""
+    """The splits with different files: MSR-VTT uses its test list for val, its train list for pretrain."""
     splits = ["pretrain", "train"] if _differ(dataset, "pretrain", "train") else ["train"]
     if not only_training and _differ(dataset, "val", "test"):
         splits.append("val")
@@ -191,13 +192,12 @@ def _differ(dataset: str, first: str, second: str) -> bool:
 def _sample(text: str) -> int | None:
     if text == "all":
         return None
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: must be a number from 0, or 'all'")
+    return int(text)
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
         epilog=(__doc__ or "").splitlines()[-1],
@@ -209,11 +209,11 @@ def _build_parser() -> argparse.ArgumentParser:
         "--data_dir",
         type=Path,
         default=Path(os.environ.get("HMMC_DATA") or "data"),
-        help="folder holding one folder a data set [$HMMC_DATA or 'data']",
+        help="folder with one folder per data set [$HMMC_DATA or 'data']",
     )
-    add("--language", choices=("chinese", "english"), help="[chinese where the data set has it]")
-    add("--splits", nargs="+", choices=SPLITS, help="look over these only, and they must be there")
-    add("--eval_dataset", choices=tuple(DATASETS), help="take the test split of another data set")
+    add("--language", choices=("chinese", "english"), help="[chinese if the data set has it]")
+    add("--splits", nargs="+", choices=SPLITS, help="check only these; they must exist")
+    add("--eval_dataset", choices=tuple(DATASETS), help="use the test split of another data set")
     for side, what in (("train", "training"), ("eval", "test")):
         for field in ("annotations", "list", "store"):
             add(
@@ -226,9 +226,9 @@ def _build_parser() -> argparse.ArgumentParser:
         type=_sample,
         default=100,
         metavar="N",
-        help="decode all frames of N videos of each split, or 'all' [100]",
+        help="decode all frames of N videos per split, or 'all' [100]",
     )
-    add("--json", type=Path, metavar="FILE", help="write the report as JSON too")
+    add("--json", type=Path, metavar="FILE", help="also write the report as JSON")
     add("--strict", action="store_true", help="exit code 1 for warnings too")
     return parser
 

@@ -1,32 +1,61 @@
-"""Is A better than B? Two reports of one split, query by query.
+"""Is A better than B? Two reports of one split, compared query by query.
 
     python tools/compare_reports.py A B [--intersect] [--json FILE]
 
-A and B are report folders or output folders of runs (OUTPUT_DIR/report). Prints which captions moved, and the
-difference of each figure with a 95% interval and a two-sided p-value by paired bootstrap over videos. Both
-must have ranked the same queries; --intersect compares those that both have.
+A and B are report folders or output folders of runs (OUTPUT_DIR/report). Prints which captions moved, and for
+each metric the difference A - B with a 95% interval and a two-sided p-value, by paired bootstrap over videos.
+Both must have ranked the same queries; --intersect compares the queries that both have.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.atomic_files import write_text
-from tools.doctor.report import say
-from tools.paired_reports import Pair, differences, movement, movers, pair_reports, sentence
+from common.atomic_files import write_json
+from common.errors import UserError, run_program
+from dataloaders.datasets.files import read_json_object
+
+if TYPE_CHECKING:  # these load torch, and --help must answer at once
+    from engine.report.queries import Key, Queries
 
 RESAMPLES = 10_000
-SHOWN = 8  # movers each way
+SIGNIFICANT = 0.05
+MUST_AGREE = ("dataset", "split", "language")
+SHOWN = 8  # captions that moved most, each way
 WIDTH = 64  # characters of a caption
+_NAMED = 3  # queries in a message
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report folder."""
+
+    folder: Path
+    about: Mapping[str, Any]
+    queries: Queries
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two reports, and the ranks of A and B, float64 [queries, 2]; `t2v` has the order of `t2v_keys`."""
+
+    a: Report
+    b: Report
+    t2v_keys: list[Key]
+    t2v: np.ndarray
+    v2t: np.ndarray
+    remarks: tuple[str, ...]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,30 +71,95 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resamples", type=int, default=RESAMPLES, metavar="N", help=f"bootstrap resamples [{RESAMPLES}]"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap [0]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap [0]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 2 bad input."""
-    arguments = build_parser().parse_args(argv)
-    try:
-        if arguments.resamples < 100:
-            raise ValueError(f"--resamples {arguments.resamples}: give at least 100")
-        pair = pair_reports(arguments.A, arguments.B, intersect=arguments.intersect)
-        found = compare(pair, resamples=arguments.resamples, seed=arguments.seed)
-        say(lines(found))
-        if arguments.json:
-            write_text(arguments.json, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
-    except (ValueError, OSError) as error:
-        print(f"compare_reports.py: error: {error}", file=sys.stderr)
-        return 2
+    """Run the program; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    return run_program("compare_reports.py", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.resamples < 100:
+        raise UserError(f"--resamples {args.resamples}: give at least 100")
+    pair = pair_reports(args.A, args.B, intersect=args.intersect)
+    comparison = compare(pair, resamples=args.resamples, seed=args.seed)
+    print("\n".join(lines(comparison)))
+    if args.json:
+        write_json(args.json, comparison)
     return 0
 
 
+def pair_reports(first: Path, second: Path, *, intersect: bool = False) -> Pair:
+    """Read two reports and pair their queries.
+
+    Raises `UserError` if they are of different splits, have no query in common, or, without `intersect`, have
+    different queries.
+    """
+    folders = [_report_folder(first), _report_folder(second)]
+    a, b = (_read_report(folder) for folder in folders)
+    for key in MUST_AGREE:
+        if a.about.get(key) != b.about.get(key):
+            raise UserError(
+                f"reports of different splits: {key} is {a.about.get(key)} in {a.folder}, "
+                f"{b.about.get(key)} in {b.folder}"
+            )
+    t2v_keys, t2v = _paired(a.queries.t2v, b.queries.t2v)
+    _, v2t = _paired(a.queries.v2t, b.queries.v2t)
+    unpaired = len(a.queries.t2v) + len(b.queries.t2v) - 2 * len(t2v)
+    unpaired += len(a.queries.v2t) + len(b.queries.v2t) - 2 * len(v2t)
+    if unpaired and not intersect:
+        raise UserError(
+            f"reports of different queries: {_unpaired_queries(a, b)}; --intersect compares the others"
+        )
+    if not len(t2v) or not len(v2t):
+        raise UserError(f"{a.folder}, {b.folder}: no query is in both reports")
+    remarks = []
+    candidates = [report.about.get("videos") for report in (a, b)]
+    if unpaired or candidates[0] != candidates[1]:
+        remarks.append(
+            f"A ranked these queries among {candidates[0]} candidates and B among {candidates[1]}: "
+            "fewer candidates give better ranks"
+        )
+    return Pair(a, b, t2v_keys, t2v, v2t, tuple(remarks))
+
+
+def _report_folder(folder: Path) -> Path:
+    """`folder`, or the `report` folder in it."""
+    for candidate in (folder, folder / "report"):
+        if (candidate / "report.json").is_file():
+            return candidate
+    raise UserError(f"{folder}: no report there (report.json); give a report folder or a run's output folder")
+
+
+def _read_report(folder: Path) -> Report:
+    from engine.report.queries import FILE, read_queries
+
+    return Report(folder, read_json_object(folder / "report.json"), read_queries(folder / FILE))
+
+
+def _paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> tuple[list[Key], np.ndarray]:
+    """The queries of both, sorted, so that their order does not depend on which report comes first."""
+    keys = sorted(a.keys() & b.keys())
+    return keys, np.array([(a[key], b[key]) for key in keys]).reshape(-1, 2)
+
+
+def _unpaired_queries(a: Report, b: Report) -> str:
+    parts = []
+    for name, one, two in (("A", a, b), ("B", b, a)):
+        only = [key for key in one.queries.t2v if key not in two.queries.t2v]
+        only += [key for key in one.queries.v2t if key not in two.queries.v2t]
+        if only:
+            some = ", ".join(repr(caption or video) for video, caption, _ in only[:_NAMED])
+            parts.append(f"{len(only)} only in {name} ({some}{', ...' if len(only) > _NAMED else ''})")
+    return ", ".join(parts)
+
+
 def compare(pair: Pair, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Everything that is told, ready for JSON. Differences are A minus B."""
+    """Everything that is printed, ready for JSON. Differences are A - B."""
     return {
         "A": str(pair.a.folder),
         "B": str(pair.b.folder),
@@ -74,29 +168,118 @@ def compare(pair: Pair, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[st
         "videos": len(pair.v2t),
         "differences": differences(pair, resamples=resamples, seed=seed),
         "resamples": resamples,
-        "moved": movement(pair),
-        **movers(pair, count=SHOWN),
+        "moved": _movement(pair),
+        **_largest_moves(pair),
     }
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """For people."""
-    shown = [f"A: {found['A']}", f"B: {found['B']}", *(f"note: {remark}" for remark in found["remarks"])]
-    shown += [f"{found['captions']:,} captions, {found['videos']:,} videos with captions", ""]
-    shown += _figures(found["differences"])
-    shown += ["", *(sentence(name, found["differences"][name]) for name in ("t2v/R@1", "v2t/R@1"))]
+def differences(pair: Pair, *, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    """For each R@K and MeanR of both directions: a, b, value (a - b), low, high, p, p_shown."""
+    from engine.evaluation.bootstrap import paired_bootstrap
+
+    videos = np.unique([video for video, _, _ in pair.t2v_keys], return_inverse=True)[1]
+    result = {}
+    for direction, ranks, clusters in (("t2v", pair.t2v, videos), ("v2t", pair.v2t, None)):
+        by_metric = paired_bootstrap(
+            ranks[:, 1], ranks[:, 0], clusters=clusters, resamples=resamples, seed=seed
+        )
+        for metric, difference in by_metric.items():
+            a, b = (_metric(ranks[:, side], metric) for side in (0, 1))
+            result[f"{direction}/{metric}"] = {
+                "a": a,
+                "b": b,
+                "value": difference.value,
+                "low": difference.low,
+                "high": difference.high,
+                "p": difference.p,
+                "p_shown": _shown_p(difference.p, resamples),
+            }
+    return result
+
+
+def _metric(ranks: np.ndarray, name: str) -> float:
+    if name == "MeanR":
+        return float(ranks.mean())
+    return float(100.0 * (ranks <= int(name.removeprefix("R@"))).mean())
+
+
+def _shown_p(p: float, resamples: int) -> str:
+    least = 2 / (1 + resamples)  # the smallest p that so many resamples can show
+    if p <= least * 1.001:
+        return f"<{least:.1g}"
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}"
+
+
+def _movement(pair: Pair) -> dict[str, Any]:
+    """How many captions rank better or worse in A, and the median factor between their two ranks."""
+    a, b = pair.t2v.T
+    moved = a != b
+    factor = float(np.exp(np.median(np.abs(np.log(a[moved] / b[moved]))))) if moved.any() else 1.0
+    return {
+        "better": int((a < b).sum()),
+        "worse": int((a > b).sum()),
+        "same": int((~moved).sum()),
+        "gained_first": int(((a <= 1) & (b > 1)).sum()),
+        "lost_first": int(((a > 1) & (b <= 1)).sum()),
+        "factor": factor,
+    }
+
+
+def _largest_moves(pair: Pair) -> dict[str, list[dict[str, Any]]]:
+    """The captions whose rank changed by the largest factor, each way.
+
+    By factor, a move from 20 to 1 is larger than one from 900 to 500.
+    """
+    change = np.log(pair.t2v[:, 0] / pair.t2v[:, 1])
+    result = {}
+    for name, signed in (("better_in_a", change), ("worse_in_a", -change)):
+        order = [i for i in np.argsort(signed, kind="stable")[:SHOWN].tolist() if signed[i] < 0]
+        result[name] = [
+            {
+                "video": pair.t2v_keys[i][0],
+                "caption": pair.t2v_keys[i][1],
+                "a": float(pair.t2v[i, 0]),
+                "b": float(pair.t2v[i, 1]),
+            }
+            for i in order
+        ]
+    return result
+
+
+def lines(comparison: dict[str, Any]) -> list[str]:
+    """The printed text of what `compare` returns."""
+    shown = [f"A: {comparison['A']}", f"B: {comparison['B']}"]
+    shown += [f"note: {remark}" for remark in comparison["remarks"]]
+    shown += [f"{comparison['captions']:,} captions, {comparison['videos']:,} videos with captions", ""]
+    shown += _table(comparison["differences"])
+    shown += ["", *(sentence(name, comparison["differences"][name]) for name in ("t2v/R@1", "v2t/R@1"))]
     shown.append(
-        f"({found['resamples']:,} resamples of videos with all their captions. With "
-        f"{len(found['differences'])} figures compared, a single p just under 0.05 is weak evidence.)"
+        f"({comparison['resamples']:,} resamples of videos with all their captions. With "
+        f"{len(comparison['differences'])} metrics compared, a single p just under 0.05 is weak evidence.)"
     )
-    shown += ["", *_moved(found["moved"])]
+    shown += ["", *_moved_lines(comparison["moved"])]
     for key, title in (("better_in_a", "better in A"), ("worse_in_a", "worse in A")):
-        if found[key]:
-            shown += ["", f"{title}, rank in A <- B:", *map(_mover, found[key])]
+        if comparison[key]:
+            shown += ["", f"{title}, rank in A <- B:", *map(_moved_caption, comparison[key])]
     return shown
 
 
-def _figures(differences: dict[str, dict[str, Any]]) -> list[str]:
+def sentence(name: str, difference: Mapping[str, Any]) -> str:
+    """The difference of a metric in words; says so if none has been shown."""
+    value, p = difference["value"], difference["p_shown"]
+    is_rank = name.endswith("MeanR")
+    unit = "" if is_rank else " points"
+    test = (
+        f"95% {difference['low']:+.1f} to {difference['high']:+.1f}, p {p if p.startswith('<') else '= ' + p}"
+    )
+    if difference["p"] > SIGNIFICANT:
+        return f"No difference shown in {name}: A - B = {value:+.1f}{unit} ({test})."
+    better = (value < 0) == is_rank
+    way = "lower" if value < 0 else "higher"
+    return f"A's {name} is {abs(value):.1f}{unit} {way} ({test}): A is {'better' if better else 'worse'}."
+
+
+def _table(differences: dict[str, dict[str, Any]]) -> list[str]:
     shown = [f"{'':12}{'A':>9}{'B':>9}{'A - B':>9}   {'95% interval':18}{'p':>7}"]
     for name, d in differences.items():
         interval = f"{d['low']:+.2f} to {d['high']:+.2f}"
@@ -106,21 +289,21 @@ def _figures(differences: dict[str, dict[str, Any]]) -> list[str]:
     return shown
 
 
-def _moved(moved: dict[str, Any]) -> list[str]:
+def _moved_lines(moved: dict[str, Any]) -> list[str]:
     return [
         f"captions: {moved['better']:,} rank better in A, {moved['worse']:,} worse, "
         f"{moved['same']:,} the same; median factor of those that moved: {moved['factor']:.2g}",
-        f"into first place {moved['gained_first']:,}, out of it {moved['lost_first']:,}",
+        f"{moved['gained_first']:,} gained the first rank in A, {moved['lost_first']:,} lost it",
     ]
 
 
-def _mover(entry: dict[str, Any]) -> str:
+def _moved_caption(entry: dict[str, Any]) -> str:
     caption = " ".join(entry["caption"].split())
     caption = caption if len(caption) <= WIDTH else caption[: WIDTH - 1] + "…"
-    return f"  {_rank(entry['a']):>8} <- {_rank(entry['b']):>8}  {entry['video']}: {caption}"
+    return f"  {_shown_rank(entry['a']):>8} <- {_shown_rank(entry['b']):>8}  {entry['video']}: {caption}"
 
 
-def _rank(rank: float) -> str:
+def _shown_rank(rank: float) -> str:
     return f"{rank:,.0f}" if math.floor(rank) == rank else f"{rank:,.1f}"
 
 

@@ -2,23 +2,50 @@
 
     python tools/convert_checkpoint.py SRC DST [--encoders_only] [--half] [--overwrite]
 
-DST is safetensors where its name ends so, else a torch file. Reads every form that --init_model reads, and
-runs no code from SRC. Exit code: 0 done, 2 bad input.
+DST is a safetensors file if its name ends so, else a torch file. Reads every format that --init_model reads,
+and runs no code from SRC.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from engine.checkpoint.weights import ENCODER_GROUPS, State, count_by_group, group_of, read_state, save_state
-from tools.clip4clip_names import from_clip4clip, is_clip4clip
+from common.errors import FileError, UserError, run_program
+
+if TYPE_CHECKING:  # torch is imported where it is used, so that --help answers at once
+    from torch import Tensor
+
+    from engine.checkpoint.weights import State
+
+# CLIP4Clip's names -> ours, first match decides; None drops the tensor. https://github.com/ArrowLuo/CLIP4Clip
+# Its `seqTransf` head is our temporal transformer: the same blocks, T(f + P) + f, and the mean over frames of
+# unit vectors. It also normalises the mean, which does not change cosines.
+_TEMPORAL = "transformerClip."
+_PREFIXES = (
+    ("clip.visual.conv2.", None),
+    ("clip.visual.", "visual_encoder.visual."),
+    ("clip.logit_scale", None),
+    ("clip.", "text_encoder."),
+    (_TEMPORAL, "visual_encoder.temporal_transformer."),
+)
+FRAME_POSITIONS = 48  # rows of our table; theirs has as many as CLIP has word positions
+_POSITIONS = "frame_position_embeddings.weight"
+# What is left out, by the beginning of its name, and why.
+_LEFT_OUT = {
+    "clip.logit_scale": "a constant here, min(exp, 100)",
+    "clip.visual.conv2": "patches over time (--linear_patch 3d) do not exist here; frame features differ",
+    "cross": "the cross encoder (tightTransf) does not exist here",
+    "similarity_dense": "the score of the cross encoder (tightTransf)",
+    "lstm_visual": "the recurrent head (seqLSTM) does not exist here: use the model without --use_temp",
+    "frame_position_embeddings": "only seqTransf uses it",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,28 +55,48 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("src", type=Path, metavar="SRC", help="checkpoint to read; never written to")
+    add("src", type=Path, metavar="SRC", help="checkpoint to read; it is not changed")
     add("dst", type=Path, metavar="DST", help="checkpoint to write")
     add(
         "--encoders_only", action="store_true", help="keep what fine-tuning and retrieval need, drop the rest"
     )
     add("--half", action="store_true", help="write matrices in float16: half the size, rounded to 3 digits")
-    add("--overwrite", action="store_true", help="replace DST if it is there")
+    add("--overwrite", action="store_true", help="replace DST if it exists")
     return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    return run_program("convert_checkpoint.py", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    lines = convert(
+        args.src,
+        args.dst,
+        encoders_only=args.encoders_only,
+        half=args.half,
+        overwrite=args.overwrite,
+    )
+    print("\n".join(lines))
+    return 0
 
 
 def convert(
     src: Path, dst: Path, *, encoders_only: bool = False, half: bool = False, overwrite: bool = False
 ) -> list[str]:
-    """Write `src` as `dst`; returns what to tell. Raises `ValueError` for what cannot be read or written."""
-    _check_target(src, dst, overwrite=overwrite)
+    """Write `src` as `dst` and return a report. Raises `UserError` if one cannot be read or written."""
+    _check_paths(src, dst, overwrite=overwrite)
+    from engine.checkpoint.weights import ENCODER_GROUPS, count_by_group, group_of, read_state, save_state
+
     state = read_state(src)
     if is_clip4clip(state):
         lines = [f"{_size(src, state)} under CLIP4Clip's names"]
         state, remarks = from_clip4clip(state)
         lines += remarks
     else:
-        lines = [_summary(src, state)]
+        lines = [f"{_size(src, state)}: {count_by_group(state)}"]
     if encoders_only:
         dropped = [name for name in state if group_of(name) not in ENCODER_GROUPS]
         lines += [f"dropped: {count_by_group(dropped)}"] if dropped else []
@@ -57,37 +104,35 @@ def convert(
     if half:
         state = {name: _halved(name, tensor) for name, tensor in state.items()}
     if not state:
-        raise ValueError(f"checkpoint {src}: nothing to write; it holds no encoder under a known name")
+        raise UserError(f"checkpoint {src}: nothing to write; it holds no encoder under a known name")
     save_state(state, dst)
-    return [*lines, _summary(dst, state)]
+    return [*lines, f"{_size(dst, state)}: {count_by_group(state)}"]
 
 
-def _check_target(src: Path, dst: Path, *, overwrite: bool) -> None:
+def _check_paths(src: Path, dst: Path, *, overwrite: bool) -> None:
+    if not src.exists():
+        raise FileError(f"{src}: no such file")
     if not dst.parent.is_dir():
-        raise ValueError(f"{dst}: the folder {dst.parent} does not exist")
+        raise FileError(f"{dst}: the folder {dst.parent} does not exist")
     if dst.is_dir():
-        raise ValueError(f"{dst}: a folder; give the name of a file")
-    if dst.exists() and src.exists() and dst.samefile(src):
-        raise ValueError(f"{dst}: SRC and DST are the same file")
+        raise FileError(f"{dst}: a folder; give the name of a file")
+    if dst.exists() and dst.samefile(src):
+        raise UserError(f"{dst}: SRC and DST are the same file")
     if dst.exists() and not overwrite:
-        raise ValueError(f"{dst}: exists; replace it with --overwrite")
+        raise UserError(f"{dst}: exists; replace it with --overwrite")
 
 
-def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Matrices in float16. Vectors are small, and norms and statistics do not bear the rounding."""
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    """Matrices in float16. Vectors are small, and norms and statistics need more digits."""
+    import torch
+
     if not tensor.is_floating_point() or tensor.dim() < 2 or not tensor.numel():
         return tensor
     low, high = torch.aminmax(tensor)
     limit = torch.finfo(torch.float16).max
     if not (-limit <= float(low) and float(high) <= limit):
-        raise ValueError(
-            f"--half: {name} holds values that float16 cannot: {float(low):g} to {float(high):g}"
-        )
+        raise UserError(f"--half: {name} holds values that float16 cannot: {float(low):g} to {float(high):g}")
     return tensor.half()
-
-
-def _summary(path: Path, state: State) -> str:
-    return f"{_size(path, state)}: {count_by_group(state)}"
 
 
 def _size(path: Path, state: State) -> str:
@@ -95,21 +140,46 @@ def _size(path: Path, state: State) -> str:
     return f"{path}: {len(state)} tensors, {size / 1e6:,.1f} MB"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    try:
-        lines = convert(
-            args.src,
-            args.dst,
-            encoders_only=args.encoders_only,
-            half=args.half,
-            overwrite=args.overwrite,
-        )
-    except (ValueError, OSError) as error:
-        print(f"convert_checkpoint.py: error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(lines))
-    return 0
+def is_clip4clip(state: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors have CLIP4Clip's names."""
+    return "clip.visual.conv1.weight" in state and "clip.token_embedding.weight" in state
+
+
+def from_clip4clip(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
+    """(the tensors that we have too, under our names; remarks on all others).
+
+    Raises `UserError` if the state has fewer frame positions than our table.
+    """
+    result: State = {}
+    left_out: Counter[str] = Counter()
+    remarks = []
+    has_temporal = any(name.startswith(_TEMPORAL) for name in state)
+    for name, tensor in state.items():
+        if name == _POSITIONS and has_temporal:
+            result[f"visual_encoder.{name}"] = _frame_positions(tensor)
+            remarks.append(f"{name}: the first {FRAME_POSITIONS} of {len(tensor)} positions taken")
+            continue
+        our_name = _our_name(name)
+        if our_name is None:
+            left_out[next((part for part in _LEFT_OUT if f"{name}.".startswith(f"{part}.")), name)] += 1
+        else:
+            result[our_name] = tensor
+    for part, count in left_out.items():
+        remarks.append(f"{part}: {count} left out ({_LEFT_OUT.get(part, 'unknown')})")
+    return result, remarks
+
+
+def _our_name(name: str) -> str | None:
+    for theirs, ours in _PREFIXES:
+        if name.startswith(theirs):
+            return None if ours is None else ours + name.removeprefix(theirs)
+    return None
+
+
+def _frame_positions(table: Tensor) -> Tensor:
+    if len(table) < FRAME_POSITIONS:
+        raise UserError(f"{_POSITIONS}: {len(table)} positions; {FRAME_POSITIONS} are needed")
+    return table[:FRAME_POSITIONS].clone()  # frame i has row i in both
 
 
 if __name__ == "__main__":

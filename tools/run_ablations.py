@@ -1,10 +1,10 @@
-"""Run the method's ablations on the toy data and print one table; or print their commands for the real data.
+"""Run the method's ablations on the toy data and print a table, or print their commands for the real data.
 
-    run_ablations.py --data_dir toy --out runs/ablations           every variant, a short run each
+    run_ablations.py --data_dir toy --out runs/ablations           a short run of every variant
     run_ablations.py --real                                        the commands for CHVTT and MSR-VTT
 
-Pre-training variants are scored zero-shot, fine-tuning variants after training, both on MSR-VTT in English. A
-variant that has its results already is not run again.
+Pre-training variants are evaluated zero-shot, fine-tuning variants after training, both on MSR-VTT in
+English. Variants that already have results are not run again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.errors import run_program
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table: the flags in which it departs from its base."""
+    """One row of the table: the flags that differ from its base."""
 
     name: str
     job: str  # "pretrain" or "train"
     flags: tuple[str, ...] = ()
-    leaves_out: tuple[str, ...] = ()  # flags of the base that it goes without
+    leaves_out: tuple[str, ...] = ()  # flags of the base that it does not have
 
     @property
     def folder(self) -> str:
@@ -73,14 +75,14 @@ VARIANTS = (
 PROGRAMS = {"pretrain": "main_pretrain.py", "train": "main_task_retrieval.py"}
 REAL_SCRIPTS = {"pretrain": "scripts/pretrain_chvtt_english.sh", "train": "scripts/finetune_msrvtt.sh"}
 REAL_QUEUE, TOY_QUEUE = 1024, 512
-# All four losses take part here, unlike in the published English runs.
+# All four losses are on, unlike in the published English runs.
 FOUR_LOSSES = ("--weight_FAM", "0.05", "--weight_VTM", "0.45", "--weight_FTM", "0.45", "--weight_MLM", "0.05")
 
 
 def real_command(variant: Variant) -> str:
-    """The variant on the real data, as a line for the shell."""
+    """The shell command of the variant on the real data."""
     weights = FOUR_LOSSES if variant.job == "pretrain" else ()
-    # The script's flags stand first and have these on.
+    # The script turns these on, and later flags win.
     negative = [f"--no-{flag.removeprefix('--')}" for flag in variant.leaves_out]
     flags = [*weights, *_with_queue(variant.flags, REAL_QUEUE), *negative]
     script = ["bash", REAL_SCRIPTS[variant.job], *flags]
@@ -109,7 +111,7 @@ def _with_queue(flags: Sequence[str], queue: int) -> list[str]:
     return [str(queue // 2) if flag == "half" else flag for flag in flags]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -117,7 +119,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="a folder of runs")
     parser.add_argument("--real", action="store_true", help="print the commands for the real data")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="after --: more flags for every run")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    return run_program("run_ablations.py", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.real:
         for variant in VARIANTS:
             print(real_command(variant))
@@ -126,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_all(data_dir: Path, out: Path, extra: Sequence[str]) -> int:
-    # Imported when something is to be run: torch takes seconds.
+    # Imported only to run something: torch takes seconds.
     from engine.program import program
     from tools import collect_results
 

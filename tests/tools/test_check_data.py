@@ -207,9 +207,9 @@ def test_strange_and_shared_captions(tmp_path: Path) -> None:
     report = run(tmp_path, "--dataset", "vatex", "--language", "english", code=0)
     strange = {f["message"]: f["some"] for f in report["findings"] if f["check"] == "strange-caption"}
     assert sorted(strange) == [
-        "captions that are empty, used as they stand: 1",
-        "captions that look like a missing value, used as they stand: 1",
-        "captions that look like a number, used as they stand: 1",
+        "captions that are empty, used unchanged: 1",
+        "captions that look like a missing value, used unchanged: 1",
+        "captions that look like a number, used unchanged: 1",
     ]
     assert ["a: 'nan'"] in strange.values()
     assert found(report, "shared-caption", "note")["some"] == ["same text"]
@@ -300,7 +300,7 @@ def test_files_named_by_the_trainers_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--dataset", "msrvtt"], "nothing to check, none of these is there"),
+        (["--dataset", "msrvtt"], "nothing to check, none of these files exists"),
         (
             ["--dataset", "msrvtt", "--language", "chinese"],
             "--language chinese: msrvtt has captions in english only",

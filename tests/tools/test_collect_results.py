@@ -155,7 +155,7 @@ def test_one_model_evaluated_twice_counts_once(tmp_path: Path, capsys: pytest.Ca
         (f"--do_train {MSRVTT} --weight_FTM_finetune 0", "weight_FTM_finetune 0.0 (published: 0.15)"),
         (f"--do_train {MSRVTT} --clip_model toy", "clip_model toy"),
         (f"--do_eval {MSRVTT} --init_model downloaded.bin", "no config.json beside downloaded.bin"),
-        (f"--do_eval {MSRVTT}", "no video trained"),
+        (f"--do_eval {MSRVTT}", "not trained on video"),
         (f"{PRETRAIN} --dataset msrvtt", "pre-trained on msrvtt"),
         (f"--do_train {MSRVTT} --init_model FINETUNED", "was not pre-trained on chvtt"),
         (f"--do_eval {MSRVTT} --init_model VATEX", "fine-tuned on vatex, evaluated on msrvtt"),
@@ -221,7 +221,10 @@ def test_the_epoch_that_the_run_chose_counts(tmp_path: Path, capsys: pytest.Capt
     assert measured(capsys, folder) == {"finetune_msrvtt": 46.0}
     assert measured(capsys, folder, "--epoch", "last") == {"finetune_msrvtt": 45.0}
     printed = collect(capsys, folder)
-    assert "epoch 1 of 5 (best t2v/R@1 on the test list itself)" in printed and "which flatters" in printed
+    assert (
+        "epoch 1 of 5 (best t2v/R@1 on the test list itself)" in printed
+        and "which is too optimistic" in printed
+    )
 
 
 def test_lines_of_other_lists_never_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,7 +259,7 @@ def test_another_test_list_shows_no_difference(tmp_path: Path, capsys: pytest.Ca
     assert "120 captions, not 1,000" in printed
 
 
-def test_an_explicit_row_names_its_departures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_explicit_row_names_its_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path / "a", f"--do_train {MSRVTT} --epochs 3", 45.0)
     assert "epochs 3 (published: 5)" in collect(capsys, "--row", f"finetune_msrvtt={folder}")
     error = refused(capsys, "--row", f"finetune_vatex_english={folder}")
@@ -295,7 +298,7 @@ def test_latex_and_output_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ("name", "content", "words"),
     [
         ("config.json", None, "config.json: no such file"),
-        ("config.json", "{", "config.json: not JSON"),
+        ("config.json", "{", "config.json, line 1: is not JSON"),
         ("config.json", "{}", "do_pretrain is missing"),
         ("metrics.jsonl", None, "metrics.jsonl: no such file"),
         ("metrics.jsonl", "", "holds no evaluation"),

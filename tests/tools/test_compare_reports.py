@@ -12,8 +12,7 @@ from dataloaders.examples import Examples
 from engine.evaluation.bootstrap import paired_bootstrap
 from engine.report.report import write_report
 from tests.engine.report.inputs import examples, measured, result_of, scores
-from tools.compare_reports import compare, main
-from tools.paired_reports import pair_reports, sentence
+from tools.compare_reports import compare, main, pair_reports, sentence
 
 
 def write(folder: Path, split: Examples, matrix: np.ndarray, **about: object) -> Path:
@@ -116,7 +115,7 @@ def test_intersect_says_that_the_candidates_differ(
     c = write(tmp_path / "c", fewer, scores(fewer, skill=1.0))
     assert main([str(a), str(c), "--intersect"]) == 0
     shown = capsys.readouterr().out
-    assert "among 60 candidates in A and 58 in B" in shown and "174 captions, 58 videos" in shown
+    assert "among 60 candidates and B among 58" in shown and "174 captions, 58 videos" in shown
     other = examples(3, texts=("quite other words",))
     d = write(tmp_path / "d", other, scores(other, skill=1.0))
     assert "no query is in both" in refused(c, d, capsys, "--intersect")
@@ -127,7 +126,7 @@ def test_bad_folders_are_named(split: Examples, tmp_path: Path, capsys: pytest.C
     assert "no report there" in refused(a, tmp_path / "nothing", capsys)
     b = write(tmp_path / "b", split, scores(split, skill=1.0))
     (b / "report" / "report.json").write_text("{", encoding="utf-8")
-    assert "report.json: cannot be read" in refused(a, b, capsys)
+    assert "report.json, line 1: is not JSON" in refused(a, b, capsys)
 
 
 def test_a_lower_mean_rank_is_better() -> None:

@@ -263,6 +263,6 @@ def test_overwrite_keeps_folders_of_others(tmp_path: Path, capsys: pytest.Captur
 def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unseen scenes"):
         make_toy_dataset(tmp_path / "toy", sizes=Sizes(msrvtt_test=5000), parts=["msrvtt"])
-    with pytest.raises(ValueError, match="captions a clip"):
+    with pytest.raises(ValueError, match="captions per clip"):
         make_toy_dataset(tmp_path / "toy", sizes=Sizes(msrvtt_captions=5000), parts=["msrvtt"])
     assert list(tmp_path.iterdir()) == []

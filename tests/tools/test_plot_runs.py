@@ -179,7 +179,7 @@ def test_characters_without_a_font_are_numbered_and_said(
     assert drawable_labels(["b", "é"], vector=False) == (["b", "é"], "")
     assert call(run, other, "--out", tmp_path / "c.png", "--only", "loss") == 0
     said = capsys.readouterr().err
-    assert "no font here draws 基线" in said and "run 1 is 基线" in said
+    assert "no installed font has 基线" in said and "run 1 is 基线" in said
     assert call(run, other, "--out", tmp_path / "c.svg", "--only", "loss") == 0
     assert "基线" in (tmp_path / "c.svg").read_text(encoding="utf-8")
     assert capsys.readouterr().err == ""
@@ -249,4 +249,4 @@ def test_wrong_use_is_one_line(
 def test_a_broken_evaluation_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(run / "metrics.jsonl", [evaluation(0, 1), {"epoch": 1}])
     assert call(run, "--csv", tmp_path / "c.csv") == 2
-    assert "metrics.jsonl line 2" in capsys.readouterr().err
+    assert "metrics.jsonl, line 2" in capsys.readouterr().err

@@ -20,9 +20,9 @@ from common.atomic_files import atomic_open
 from tools.curves.plot_fonts import fonts_for
 from tools.curves.run_curves import RunCurves
 
-# Okabe and Ito's colours, told apart by all eyes; the yellow is left out, it is too pale for lines.
+# Okabe and Ito's palette for colour-blind readers, without the yellow, which is too pale for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":", "-.")  # after the colours are used up
+DASHES = ("-", "--", ":", "-.")  # the next one once all colours are used
 COLUMNS = 4
 TITLES = {
     "grad_norm": "gradient norm",
@@ -38,9 +38,9 @@ TITLES = {
 }
 FACTORS = {"waiting": 100.0, "queue_filled": 100.0, "memory_bytes": 2.0**-30}
 LOGARITHMIC = ("grad_norm",)
-# Without noise: never smoothed.
+# Quantities without noise are not smoothed.
 EXACT = ("logit_scale", "queue_age", "queue_filled", "memory_bytes", "skipped_steps", "unreadable_clips")
-ACROSS = {"linestyle": (0, (1, 2))}  # dotted: figures of a run that only evaluated
+ACROSS = {"linestyle": (0, (1, 2))}  # dotted: a run that only evaluated
 FROM_ZERO = ("waiting", "queue_filled", "queue_age", "memory_bytes", "clips_per_second")
 AXIS_LABELS = {"step": "step", "epoch": "epochs", "hours": "hours"}
 
@@ -53,9 +53,9 @@ def draw_runs(
     axis: str,
     smooth: int = 1,
 ) -> Figure:
-    """A figure with a panel for each of `names`; `labels` stand in the legend.
+    """A figure with a panel for each of `names` and a legend of `labels`.
 
-    `smooth`: mean over this many points, raw values faintly behind.
+    With `smooth` > 1, noisy curves are means of this many points, with the raw values faintly behind.
     """
     columns = min(len(names), COLUMNS)
     rows = math.ceil(len(names) / columns)
@@ -78,7 +78,7 @@ def draw_runs(
 
 
 def styles(count: int) -> list[dict[str, Any]]:
-    """Colour and dashes of each run, all different up to 28."""
+    """Colour and dashes of each run; up to 28 runs look different."""
     return [
         {
             "color": COLOURS[number % len(COLOURS)],
@@ -89,10 +89,10 @@ def styles(count: int) -> list[dict[str, Any]]:
 
 
 def drawable_labels(labels: Sequence[str], *, vector: bool) -> tuple[list[str], str]:
-    """Labels that the fonts here can draw, and the characters that they cannot.
+    """(labels that the installed fonts can draw, the characters that they cannot draw).
 
-    A label with such a character becomes "run N" instead of a row of boxes. A vector picture with its text as
-    text keeps all: whoever shows it has fonts of their own.
+    A label with such a character becomes "run N", not a row of boxes. A vector picture stores text as text
+    and keeps all labels: its viewer brings the fonts.
     """
     _, missing = fonts_for(labels)
     if vector or not missing:
@@ -102,7 +102,7 @@ def drawable_labels(labels: Sequence[str], *, vector: bool) -> tuple[list[str], 
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the picture in the form its ending names, atomically."""
+    """Write the picture atomically, in the format of the file's suffix."""
     texts = figure.findobj(Text)
     families, _ = fonts_for(text.get_text() for text in texts if isinstance(text, Text))
     settings: dict[Any, Any] = {
@@ -112,15 +112,15 @@ def save_figure(figure: Figure, path: Path) -> None:
         "axes.unicode_minus": False,
     }
     with atomic_open(path, "wb") as file, matplotlib.rc_context(settings), warnings.catch_warnings():
-        # Said by `drawable_labels` already; in an SVG it does not matter.
+        # `drawable_labels` has reported these characters; in an SVG they are no problem.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        for text in texts:  # texts that exist already do not follow the settings
+        for text in texts:  # existing texts ignore the settings
             text.set_fontfamily(families)
         figure.savefig(file, format=path.suffix[1:].lower(), dpi=110)
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """Mean of each value and the `window` - 1 before it; values that are not numbers stay gaps."""
+    """Mean of each value and the `window` - 1 values before it; NaN stays NaN."""
     result = []
     for end, value in enumerate(values, start=1):
         near = [v for v in values[max(0, end - window) : end] if math.isfinite(v)]
@@ -137,17 +137,17 @@ def _draw(panel: Axes, run: RunCurves, name: str, *, axis: str, smooth: int, sty
     if not points:
         return
     places, values = zip(*points, strict=True)
-    is_figure = ": " in name  # evaluations are few: each is a dot
-    if smooth > 1 and not is_figure and name not in EXACT and not name.startswith("lr/"):
+    is_metric = ": " in name  # evaluations are few, so each gets a dot
+    if smooth > 1 and not is_metric and name not in EXACT and not name.startswith("lr/"):
         panel.plot(places, values, **style, alpha=0.25, linewidth=0.8)
         values = tuple(smoothed(values, smooth))
-    panel.plot(places, values, **style, linewidth=1.4, marker=_marker(values, is_figure), markersize=3.5)
+    panel.plot(places, values, **style, linewidth=1.4, marker=_marker(values, is_metric), markersize=3.5)
 
 
-def _marker(values: Sequence[float], is_figure: bool) -> str:
-    """A dot where a line alone would show nothing: single values between gaps."""
+def _marker(values: Sequence[float], is_metric: bool) -> str:
+    """A dot for metrics, and for single values between gaps, which a line would not show."""
     finite = [math.isfinite(value) for value in values]
-    return "o" if is_figure or not any(a and b for a, b in pairwise(finite)) else ""
+    return "o" if is_metric or not any(a and b for a, b in pairwise(finite)) else ""
 
 
 def _dress(panel: Axes, name: str, *, bottom: bool, axis: str) -> None:

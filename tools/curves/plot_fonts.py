@@ -1,4 +1,4 @@
-"""Which installed fonts draw a text; matplotlib draws empty boxes for characters that its font lacks."""
+"""Fonts for labels: matplotlib draws an empty box for a character that its font does not have."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
 BASE = "DejaVu Sans"  # comes with matplotlib
-PLACEHOLDERS = "Last Resort"  # so do these: fonts that have a box for every character there is
+PLACEHOLDERS = "Last Resort"  # comes with matplotlib too: a box for every character
 
 
 def fonts_for(texts: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Font families that together draw `texts`, the base font first, and the characters that none has."""
+    """(font families that together draw `texts`, base font first; the characters that no font has)."""
     families = [BASE]
     missing = {char for text in texts for char in text if not char.isspace()}
     missing -= _characters(font_manager.findfont(BASE))
-    # The font that has most of them first: one text, one hand.
+    # The font with most of the missing characters first, so that few fonts are mixed in one text.
     while missing:
         best = max(
             _installed(), key=lambda name: len(missing & _characters(_installed()[name])), default=None
@@ -46,5 +46,5 @@ def _installed() -> dict[str, str]:
 def _characters(file: str) -> frozenset[str]:
     try:
         return frozenset(chr(code) for code in FT2Font(file).get_charmap())
-    except (OSError, RuntimeError):  # a font that went away, or one without a table of characters
+    except (OSError, RuntimeError):  # a deleted font file, or a font without a character map
         return frozenset()

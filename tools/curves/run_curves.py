@@ -1,14 +1,15 @@
-"""The curves of a run: every number of its steps.jsonl and metrics.jsonl by name, on three axes."""
+"""The curves of a run: the numbers of its steps.jsonl and metrics.jsonl by name."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
+from dataloaders.datasets.files import read_json_lines
 from engine.logs.steps_jsonl import Record, read_steps
 
 AXES = ("step", "epoch", "hours")
@@ -18,17 +19,17 @@ _NOT_CURVES = ("step", "epoch", "seconds")
 
 @dataclass(frozen=True)
 class Point:
-    """One value. A position is None where it is unknown; `epoch` counts epochs done, with fractions."""
+    """A value and its position on three axes (None: unknown). `epoch` is the fraction of epochs done."""
 
     step: float | None
     epoch: float | None
     hours: float | None
-    value: float  # NaN where the run recorded a number that is not finite
+    value: float  # NaN if the run recorded a number that is not finite
 
 
 @dataclass
 class RunCurves:
-    """One output folder. `evaluated` holds the figures of runs that only evaluated: they have no position."""
+    """One output folder. `evaluated` are the metrics of a run that only evaluated; they have no position."""
 
     label: str
     folder: Path
@@ -41,12 +42,12 @@ class RunCurves:
 
 
 def read_curves(folder: Path, *, label: str) -> RunCurves:
-    """Read what is there; a file that the run has not written yet leaves its curves out.
+    """Read steps.jsonl and metrics.jsonl, as far as the run has written them.
 
-    Raises `ValueError` naming the folder that does not exist, or file and line that cannot be read.
+    Raises `UserError` if the folder does not exist or a line cannot be read.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give the output folders of runs")
+        raise UserError(f"{folder}: no such folder; give the output folders of runs")
     run = RunCurves(label, folder)
     steps, metrics = folder / "steps.jsonl", folder / "metrics.jsonl"
     records = read_steps(steps) if steps.is_file() else []
@@ -60,27 +61,27 @@ def read_curves(folder: Path, *, label: str) -> RunCurves:
 
 
 def metric_name(entry: Mapping[str, Any], name: str) -> str:
-    """A figure's name with what it was measured on: figures of two test sets never share a panel."""
+    """The metric's name with its test set, so that two test sets never share a panel."""
     return f"{' '.join(_measured_on(entry))}: {name}"
 
 
 def _measured_on(entry: Mapping[str, Any]) -> list[str]:
-    """Data set, language, and the split where it is not the test split."""
-    about = [str(entry["dataset"]), str(entry["language"])]
-    return about if entry.get("split", "test") == "test" else [*about, str(entry["split"])]
+    """Data set, language, and the split if it is not the test split."""
+    test_set = [str(entry["dataset"]), str(entry["language"])]
+    return test_set if entry.get("split", "test") == "test" else [*test_set, str(entry["split"])]
 
 
 def _position(record: Record, ends: Mapping[int, Record]) -> tuple[float, float | None, float | None]:
-    """Step, epochs done and hours of a record."""
+    """Step, finished epochs and hours of a record."""
     seconds = record.get("seconds")
     hours = seconds / 3600 if isinstance(seconds, int | float) else None
-    # The first epoch's length is that of all; it is known once its last step is.
+    # All epochs are as long as the first one, whose length is known once it is over.
     epochs = record["step"] / ends[0]["step"] if 0 in ends else None
     return record["step"], epochs, hours
 
 
 def _ends_of_epochs(records: list[Record], evaluations: list[dict[str, Any]]) -> dict[int, Record]:
-    """The last record of every epoch that is over: a later one has begun, or it was evaluated."""
+    """The last record of every finished epoch: one that was evaluated or that another epoch follows."""
     last = {record["epoch"]: record for record in records if isinstance(record.get("epoch"), int)}
     evaluated = {entry["epoch"] for entry in evaluations}
     return {epoch: record for epoch, record in last.items() if epoch < max(last) or epoch in evaluated}
@@ -114,22 +115,17 @@ def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; an epoch that comes again makes void what stood for it and later ones."""
-    found: list[dict[str, Any]] = []
-    # Bytes: a killed run may have left a line cut off within a character.
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict) or any(key not in entry for key in METRIC_KEYS):
-            raise ValueError(f"{path} line {number}: not an evaluation with {', '.join(METRIC_KEYS)}")
-        if "selected_on" in entry and any(_same_epoch(kept, entry) for kept in found):
+    """The valid lines of metrics.jsonl: a repeated epoch replaces itself and all later epochs."""
+    kept: list[dict[str, Any]] = []
+    for number, entry in read_json_lines(path, growing=True):
+        if any(key not in entry for key in METRIC_KEYS):
+            raise UserError(f"{path}, line {number}: not an evaluation with {', '.join(METRIC_KEYS)}")
+        if "selected_on" in entry and any(_same_epoch(earlier, entry) for earlier in kept):
             continue  # the epoch that the run reports, evaluated again
         if entry["epoch"] is not None:
-            found = [kept for kept in found if _stays(kept, entry)]
-        found.append(entry)
-    return found
+            kept = [earlier for earlier in kept if _stays(earlier, entry)]
+        kept.append(entry)
+    return kept
 
 
 def _same_epoch(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
@@ -137,7 +133,7 @@ def _same_epoch(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
 
 
 def _stays(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    """Whether `earlier` is still good once `entry` has been written: other data, or an epoch before."""
+    """Whether `earlier` is still valid after `entry`: it has another test set or an earlier epoch."""
     return (
         _measured_on(earlier) != _measured_on(entry)
         or earlier["epoch"] is None

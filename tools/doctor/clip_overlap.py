@@ -1,7 +1,7 @@
-"""Clips that are cut from the same source video, and those that overlap in time.
+"""Clips of the same source video, and clips that overlap in time.
 
-VATEX ids say it, SOURCE_SSSSSS_EEEEEE (seconds); MSR-VTT's annotations have `url`, `start time` and
-`end time` of every video. Two clips of one source can show the same scene under two ids.
+Two clips of one source can show the same scene under two ids. VATEX ids have the form SOURCE_SSSSSS_EEEEEE
+(seconds); MSR-VTT's annotations have `url`, `start time` and `end time` of every video.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class Span(NamedTuple):
 
 
 def spans_of_ids(video_ids: Iterable[str]) -> dict[str, Span]:
-    """The spans that ids of VATEX's form name; other ids are left out."""
+    """The spans of ids in VATEX's form; other ids are left out."""
     matches = ((video_id, _VATEX_ID.fullmatch(video_id)) for video_id in video_ids)
     return {video_id: Span(m[1], float(m[2]), float(m[3])) for video_id, m in matches if m}
 
 
 def spans_of_msrvtt(annotations: Path) -> dict[str, Span]:
-    """The spans of MSRVTT_data.json's `videos`; entries without url and times are left out."""
+    """The spans of `videos` in MSRVTT_data.json; entries without url or times are left out."""
     content = read_json(annotations)
     videos = content.get("videos", []) if isinstance(content, dict) else []
-    named = ((video, _msrvtt_span(video)) for video in videos if isinstance(video, dict))
-    return {str(video.get("video_id")): span for video, span in named if span}
+    entries = ((video, _msrvtt_span(video)) for video in videos if isinstance(video, dict))
+    return {str(video.get("video_id")): span for video, span in entries if span}
 
 
 def _msrvtt_span(video: Mapping[str, Any]) -> Span | None:
@@ -50,7 +50,7 @@ def _msrvtt_span(video: Mapping[str, Any]) -> Span | None:
 
 
 def overlapping_pairs(spans: Mapping[str, Span], ids: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of clips among `ids` that overlap in time, each pair once."""
+    """Pairs of `ids` that overlap in time, each pair once."""
     by_source = _by_source(spans, ids)
     return [
         (first, second)
@@ -64,17 +64,17 @@ def overlapping_pairs(spans: Mapping[str, Span], ids: Iterable[str]) -> list[tup
 def shared_sources(
     spans: Mapping[str, Span], test_ids: Iterable[str], train_ids: Iterable[str]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Test clips whose source training has too; and (test, training) pairs that overlap in time."""
-    trained = _by_source(spans, train_ids)
-    same_source: list[str] = []
+    """(test clips whose source is in training too; (test, training) pairs of clips that overlap in time)."""
+    training_clips = _by_source(spans, train_ids)
+    shared: list[str] = []
     overlapping: list[tuple[str, str]] = []
     for test_id in test_ids:
         span = spans.get(test_id)
-        others = [clip for clip in trained.get(span.source, []) if clip != test_id] if span else []
+        others = [clip for clip in training_clips.get(span.source, []) if clip != test_id] if span else []
         if span and others:
-            same_source.append(test_id)
+            shared.append(test_id)
             overlapping += [(test_id, clip) for clip in others if span.overlaps(spans[clip])]
-    return same_source, overlapping
+    return shared, overlapping
 
 
 def _by_source(spans: Mapping[str, Span], ids: Iterable[str]) -> dict[str, list[str]]:

@@ -1,8 +1,7 @@
-"""What the data doctor found: facts, findings of three levels, and the exit code that follows."""
+"""The data doctor's report: facts, findings of three levels, and the exit code."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 from common.atomic_files import write_json
 from dataloaders.datasets.files import name_some
 
-# problem: training or a figure would be wrong. warning: look at it. note: good to know.
+# problem: training or a metric would be wrong. warning: look at it. note: good to know.
 LEVELS = ("problem", "warning", "note")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found. `check` is a fixed word for programs; `some` are the first ids or texts."""
+    """One finding. `check` is a fixed word for programs; `some` are the first ids or texts."""
 
     level: str
     split: str
@@ -36,7 +35,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """Facts by split in the order of checking, and findings."""
+    """Facts by split, in the order of checking, and findings."""
 
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -50,15 +49,15 @@ class Report:
         self.findings.append(Finding(level, split, check, message, count, tuple(some[:10])))
 
     def count(self, level: str) -> int:
-        """How many findings are of this level."""
+        """Number of findings of this level."""
         return sum(finding.level == level for finding in self.findings)
 
     def exit_code(self, *, strict: bool) -> int:
-        """1 where there is a problem, or with `strict` a warning; else 0."""
+        """1 if there is a problem or, with `strict`, a warning; else 0."""
         return int(self.count("problem") > 0 or (strict and self.count("warning") > 0))
 
     def lines(self) -> list[str]:
-        """The report for people: facts by split, findings by level, a summary."""
+        """The printed report: facts by split, findings by level, a summary."""
         return [*self._fact_lines(), *self._finding_lines(), self._summary()]
 
     def _fact_lines(self) -> Iterable[str]:
@@ -83,13 +82,6 @@ class Report:
             "findings": [asdict(finding) for finding in self.findings],
         }
         write_json(path, content)
-
-
-def say(lines: Iterable[str]) -> None:
-    """Print lines for people; characters that the terminal's encoding lacks are spelled out."""
-    encoding = sys.stdout.encoding or "utf-8"
-    text = "\n".join(lines)
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Checks of a frame store against a split, for the data doctor."""
+"""The data doctor's checks of a frame store."""
 
 from __future__ import annotations
 
@@ -13,40 +13,42 @@ from tools.doctor.report import Report
 
 
 @dataclass
-class LookedAt:
+class DecodedVideos:
     """The videos of one split whose frames were decoded."""
 
-    broken: dict[str, str] = field(default_factory=dict)  # video id -> what is wrong with it
-    ids_of_pictures: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by hash
+    broken: dict[str, str] = field(default_factory=dict)  # video id -> its problem
+    ids_by_hash: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # hash of all frames
 
 
 def check_store(
     report: Report, split: str, examples: Examples, *, store: FrameStore, sample: int | None
-) -> LookedAt:
-    """Missing videos and frames per video of the whole split; every frame of `sample` videos (None: all).
+) -> DecodedVideos:
+    """Check missing videos and frame counts of the whole split, and decode `sample` videos (None: all).
 
-    The sample is spread evenly over the split, and is the same every time.
+    The sample is spread evenly over the split and is always the same.
     """
     frames = {video_id: store.num_frames(video_id) for video_id in examples.video_ids}
     _report_counts(report, split, frames)
     present = [video_id for video_id, count in frames.items() if count]
     chosen = spread(present, sample)
-    looked_at = LookedAt()
+    decoded = DecodedVideos()
     for video_id in chosen:
-        _look_at(looked_at, store, video_id, num_frames=frames[video_id])
+        _decode(decoded, store, video_id, num_frames=frames[video_id])
     report.fact(split, "frames decoded", f"of {len(chosen):,} of {len(present):,} videos")
-    _report_pictures(report, split, looked_at)
-    return looked_at
+    _report_pictures(report, split, decoded)
+    return decoded
 
 
-def check_same_pictures(report: Report, train: LookedAt, test: LookedAt, *, names: tuple[str, str]) -> None:
-    """Videos looked at that have the same frames under other ids in both splits."""
+def check_same_pictures(
+    report: Report, train: DecodedVideos, test: DecodedVideos, *, names: tuple[str, str]
+) -> None:
+    """Report decoded videos of both splits that have the same frames but different ids."""
     pairs = [
-        f"{held_out} = {trained}"
-        for digest, ids in test.ids_of_pictures.items()
-        for held_out in ids
-        for trained in train.ids_of_pictures.get(digest, [])
-        if held_out != trained
+        f"{test_id} = {train_id}"
+        for digest, ids in test.ids_by_hash.items()
+        for test_id in ids
+        for train_id in train.ids_by_hash.get(digest, [])
+        if test_id != train_id
     ]
     if pairs:
         message = f"pairs of videos with the same frames: {len(pairs):,}"
@@ -54,7 +56,7 @@ def check_same_pictures(report: Report, train: LookedAt, test: LookedAt, *, name
 
 
 def spread(items: Sequence[str], number: int | None) -> list[str]:
-    """`number` of `items`, evenly spread from the first on; all of them where it is None or large."""
+    """`number` of `items`, evenly spread from the first on; all of them if it is None or too large."""
     if number is None or number >= len(items):
         return list(items)
     return [items[i * len(items) // number] for i in range(number)]
@@ -76,28 +78,28 @@ def _report_counts(report: Report, split: str, frames: dict[str, int]) -> None:
         report.add("warning", split, "fewer-frames", message, count=len(fewer), some=fewer)
 
 
-def _look_at(looked_at: LookedAt, store: FrameStore, video_id: str, *, num_frames: int) -> None:
+def _decode(decoded: DecodedVideos, store: FrameStore, video_id: str, *, num_frames: int) -> None:
     digest = hashlib.sha256()
     for index in range(num_frames):
         try:
             (jpeg,) = store.read_jpegs(video_id, [index])
             decode_jpeg(jpeg)
         except FrameStoreError as error:
-            looked_at.broken.setdefault(video_id, str(error).split(": ", 1)[-1])
+            decoded.broken.setdefault(video_id, str(error).split(": ", 1)[-1])
         except ValueError as error:
-            looked_at.broken.setdefault(video_id, f"video {video_id!r}, frame {index}: {error}")
+            decoded.broken.setdefault(video_id, f"video {video_id!r}, frame {index}: {error}")
         else:
             digest.update(jpeg)
-    if video_id not in looked_at.broken:
-        looked_at.ids_of_pictures[digest.hexdigest()].append(video_id)
+    if video_id not in decoded.broken:
+        decoded.ids_by_hash[digest.hexdigest()].append(video_id)
 
 
-def _report_pictures(report: Report, split: str, looked_at: LookedAt) -> None:
-    if looked_at.broken:
-        count, some = len(looked_at.broken), list(looked_at.broken.values())
-        message = f"videos with frames that are absent or no whole JPEG: {count:,}"
+def _report_pictures(report: Report, split: str, decoded: DecodedVideos) -> None:
+    if decoded.broken:
+        count, some = len(decoded.broken), list(decoded.broken.values())
+        message = f"videos with missing frames or incomplete JPEGs: {count:,}"
         report.add("problem", split, "broken-video", message, count=count, some=some)
-    same = [" = ".join(ids) for ids in looked_at.ids_of_pictures.values() if len(ids) > 1]
-    if same:
-        message = f"groups of videos with the same frames under several ids: {len(same):,}"
-        report.add("warning", split, "same-pictures", message, count=len(same), some=same)
+    groups = [" = ".join(ids) for ids in decoded.ids_by_hash.values() if len(ids) > 1]
+    if groups:
+        message = f"groups of videos with the same frames: {len(groups):,}"
+        report.add("warning", split, "same-pictures", message, count=len(groups), some=groups)

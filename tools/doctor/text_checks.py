@@ -1,8 +1,7 @@
-"""Checks of lists, annotation files and captions, for the data doctor."""
+"""The data doctor's checks of lists, annotation files and captions."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dataloaders.datasets.files import csv_columns, open_text, read_csv, read_json, read_json_lines
+from common.errors import file_errors
+from dataloaders.datasets.files import csv_columns, read_csv, read_json, read_json_lines, read_lines
 from dataloaders.datasets.known_splits import (
     describe_split,
     has_other_sentences,
@@ -25,7 +25,7 @@ from dataloaders.examples import Examples
 from tools.doctor.clip_overlap import Span, overlapping_pairs, shared_sources
 from tools.doctor.report import Report
 
-CAPTIONS_EACH = {"msrvtt": 20, "vatex": 10}  # in one language
+CAPTIONS_PER_VIDEO = {"msrvtt": 20, "vatex": 10}  # in one language
 
 _NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
 _MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "nat", "undefined", "-", "?"}
@@ -35,13 +35,15 @@ _BOM = b"\xef\xbb\xbf"
 def check_split_list(
     report: Report, split: str, examples: Examples, *, dataset: str, files: SplitFiles
 ) -> None:
-    """Which list the split is, whether its name agrees, and what comes twice in its files."""
-    known = identify(dataset, examples.video_ids)
+    """Which published list the split is, whether its name fits, and what its files repeat."""
+    split_list = identify(dataset, examples.video_ids)
     report.fact(split, "list", describe_split(dataset, split, examples).split(": ", 1)[1])
-    if known is not None and split not in known.serves:
-        report.add("warning", split, "wrong-list", f"the {known.name} list is not in use for {split}")
-    if has_other_sentences(known, examples):
-        report.add("warning", split, "sentences", "the sentences are not those of the published list")
+    if split_list is not None and split not in split_list.serves:
+        report.add(
+            "warning", split, "wrong-list", f"papers do not use the {split_list.name} list for {split}"
+        )
+    if has_other_sentences(split_list, examples):
+        report.add("warning", split, "sentences", "the sentences differ from those of the published list")
     mismatch = name_mismatch(dataset, files.list, num_videos=examples.num_videos)
     if mismatch:
         report.add("warning", split, "count", mismatch)
@@ -49,31 +51,31 @@ def check_split_list(
         _check_list_file(report, split, files.list)
     for path in (files.annotations, files.list):
         if path is not None and path.is_file() and _has_bom(path):
-            report.add("note", split, "bom", f"{path}: begins with a byte-order mark, which is skipped")
+            report.add("note", split, "bom", f"{path}: starts with a byte-order mark, which is skipped")
 
 
 def check_annotation_ids(report: Report, split: str, annotations: Path, *, dataset: str) -> None:
-    """Videos that the annotation file has twice, where a reader would not notice."""
+    """Report repeated videos in the annotation file, which the reader does not notice."""
     if dataset == "vatex":
-        twice, consequence = _repeated_keys(annotations), "the last entry counts"
+        repeated, consequence = _repeated_keys(annotations), "the last entry counts"
     elif dataset == "msrvtt":
-        twice, consequence = _repeated_videos(annotations), "as two entries of 'videos'"
+        repeated, consequence = _repeated_videos(annotations), "as two entries of 'videos'"
     elif split == "pretrain":
-        twice, consequence = _repeated_docids(annotations), "each line adds a title to the same video"
+        repeated, consequence = _repeated_docids(annotations), "each line adds a title to the same video"
     else:
         return
-    if twice:
-        message = f"{annotations}: videos that come more than once ({consequence}): {len(twice):,}"
-        report.add("problem", split, "duplicate-annotation", message, count=len(twice), some=twice)
+    if repeated:
+        message = f"{annotations}: videos that come more than once ({consequence}): {len(repeated):,}"
+        report.add("problem", split, "duplicate-annotation", message, count=len(repeated), some=repeated)
 
 
 def check_captions_a_video(report: Report, split: str, examples: Examples, *, dataset: str) -> None:
-    """Captions of a video: how many, and whether a known list has as many as its data set is made with."""
+    """Report the number of captions per video, and for a published list whether it is the usual one."""
     counts = np.bincount(examples.video_of_caption, minlength=examples.num_videos)
     least, most = int(counts.min()), int(counts.max())
     report.fact(split, "captions a video", f"{least:,}" if least == most else f"{least:,} to {most:,}")
-    known, usual = identify(dataset, examples.video_ids), CAPTIONS_EACH.get(dataset)
-    if known is None or known.pairs_sha256 or usual is None:
+    split_list, usual = identify(dataset, examples.video_ids), CAPTIONS_PER_VIDEO.get(dataset)
+    if split_list is None or split_list.pairs_sha256 or usual is None:
         return
     others = [video_id for video_id, count in zip(examples.video_ids, counts, strict=True) if count != usual]
     if others:
@@ -82,7 +84,7 @@ def check_captions_a_video(report: Report, split: str, examples: Examples, *, da
 
 
 def check_captions(report: Report, split: str, examples: Examples) -> None:
-    """Captions that are empty, look like numbers or missing values, or occur under several videos."""
+    """Report captions that are empty, look like numbers or missing values, or belong to several videos."""
     strange: dict[str, list[str]] = defaultdict(list)
     videos_of_text: dict[str, set[int]] = defaultdict(set)
     repeats = 0
@@ -95,7 +97,7 @@ def check_captions(report: Report, split: str, examples: Examples) -> None:
         repeats += video in videos_of_text[text]
         videos_of_text[text].add(video)
     for kind, some in strange.items():
-        message = f"captions that {kind}, used as they stand: {len(some):,}"
+        message = f"captions that {kind}, used unchanged: {len(some):,}"
         report.add("warning", split, "strange-caption", message, count=len(some), some=some)
     shared = [text for text, videos in videos_of_text.items() if len(videos) > 1]
     if shared:
@@ -107,13 +109,13 @@ def check_captions(report: Report, split: str, examples: Examples) -> None:
             "note",
             split,
             "repeated-caption",
-            f"captions that repeat one of their video: {repeats:,}",
+            f"captions that repeat another caption of their video: {repeats:,}",
             count=repeats,
         )
 
 
 def strangeness(text: str) -> str | None:
-    """What is strange about a caption (as `normalize_text` leaves it), or None."""
+    """What is strange about a caption (a result of `normalize_text`), or None."""
     if not text:
         return "are empty"
     if text in _MISSING:
@@ -122,7 +124,7 @@ def strangeness(text: str) -> str | None:
 
 
 def check_overlaps(report: Report, split: str, examples: Examples, *, spans: Mapping[str, Span]) -> None:
-    """Clips of one split that show the same seconds of the same source."""
+    """Report clips of one split that show the same seconds of the same source."""
     pairs = overlapping_pairs(spans, examples.video_ids)
     if pairs:
         message = f"pairs of clips that overlap in time in their source video: {len(pairs):,}"
@@ -137,18 +139,18 @@ def check_leaks(
     names: tuple[str, str],
     spans: Mapping[str, Span],
 ) -> None:
-    """What a training split and a held-out one share: videos, texts, sources."""
-    where, found = " / ".join(names), leaks(train, test)
-    if found.videos:
-        message = f"videos that are in both splits: {len(found.videos):,}"
-        report.add("problem", where, "video-leak", message, count=len(found.videos), some=found.videos)
-    if found.captions:
-        message = f"texts that are captions in both splits: {len(found.captions):,}"
-        report.add("note", where, "caption-leak", message, count=len(found.captions), some=found.captions)
-    same_source, overlapping = shared_sources(spans, test.video_ids, train.video_ids)
-    if same_source:
-        message = f"{names[1]} videos cut from sources that {names[0]} has too: {len(same_source):,}"
-        report.add("note", where, "source-leak", message, count=len(same_source), some=same_source)
+    """Report videos, texts and source videos that a training and a test split have in common."""
+    where, leaked = " / ".join(names), leaks(train, test)
+    if leaked.videos:
+        message = f"videos that are in both splits: {len(leaked.videos):,}"
+        report.add("problem", where, "video-leak", message, count=len(leaked.videos), some=leaked.videos)
+    if leaked.captions:
+        message = f"texts that are captions in both splits: {len(leaked.captions):,}"
+        report.add("note", where, "caption-leak", message, count=len(leaked.captions), some=leaked.captions)
+    shared, overlapping = shared_sources(spans, test.video_ids, train.video_ids)
+    if shared:
+        message = f"{names[1]} videos whose source video is also in {names[0]}: {len(shared):,}"
+        report.add("note", where, "source-leak", message, count=len(shared), some=shared)
     if overlapping:
         clips = {test_id for test_id, _ in overlapping}
         message = f"{names[1]} videos that overlap in time with {names[0]} videos: {len(clips):,}"
@@ -157,23 +159,22 @@ def check_leaks(
 
 
 def _check_list_file(report: Report, split: str, path: Path) -> None:
-    twice = _repeated(_listed(path))
-    # A list with sentences may give one video several of them.
-    if twice and not (_is_csv(path) and "sentence" in csv_columns(path)):
-        message = f"{path}: videos listed more than once: {len(twice):,}"
-        report.add("warning", split, "duplicate-listed", message, count=len(twice), some=twice)
+    repeated = _repeated(_listed(path))
+    # A list with sentences may have several of one video.
+    if repeated and not (_is_csv(path) and "sentence" in csv_columns(path)):
+        message = f"{path}: videos listed more than once: {len(repeated):,}"
+        report.add("warning", split, "duplicate-listed", message, count=len(repeated), some=repeated)
 
 
 def _listed(path: Path) -> list[str]:
-    """Ids of a list file with their repeats: a CSV with a column video_id, or one id a line."""
+    """Ids of a list file, with repeats: a CSV with a column video_id, or one id per line."""
     if _is_csv(path):
         return [video_id for _, (video_id,) in read_csv(path, ["video_id"])]
-    with open_text(path) as file:
-        return [line.strip() for line in file if line.strip()]
+    return read_lines(path)
 
 
 def _has_bom(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with file_errors(path), open(path, "rb") as file:
         return file.read(3) == _BOM
 
 
@@ -186,17 +187,15 @@ def _repeated(ids: Iterable[str]) -> list[str]:
 
 
 def _repeated_keys(path: Path) -> list[str]:
-    """Keys that the outermost object of a JSON file has twice: a parser silently keeps the last."""
+    """Repeated keys of the outermost object of a JSON file; a parser silently keeps the last one."""
     repeated: list[str] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> bool:
-        # Called for the inner objects first, so that what stays is of the outermost one.
+        # Called for inner objects first, so the outermost object has the last word.
         repeated[:] = _repeated(key for key, _ in pairs)
         return True
 
-    with open_text(path) as file:
-        content = json.load(file, object_pairs_hook=collect)
-    return repeated if content is True else []
+    return repeated if read_json(path, object_pairs_hook=collect) is True else []
 
 
 def _repeated_videos(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ _LATEX = str.maketrans(
 
 
 def markdown(records: Sequence[Record], notes: Sequence[str]) -> str:
-    """One table a section and direction, then the notes as a list."""
+    """One table per section and direction, then the notes as a list."""
     parts = []
     for title, group in _tables(records):
         lines = [f"### {title}", "", _bar(_HEAD + COLUMNS), "|" + " --- |" * 3 + " ---: |" * len(COLUMNS)]
@@ -28,7 +28,7 @@ def markdown(records: Sequence[Record], notes: Sequence[str]) -> str:
 
 
 def latex(records: Sequence[Record], notes: Sequence[str]) -> str:
-    """One `tabular` (package booktabs) a section and direction; the notes as comments."""
+    """One `tabular` (package booktabs) per section and direction; the notes are comments."""
     parts = ["\n".join(f"% {note}" for note in notes)]
     for title, group in _tables(records):
         lines = [f"% {title}", r"\begin{tabular}{lll" + "r" * len(COLUMNS) + "}", r"\toprule"]
@@ -41,7 +41,7 @@ def latex(records: Sequence[Record], notes: Sequence[str]) -> str:
 
 
 def comma_separated(records: Sequence[Record], notes: Sequence[str]) -> str:
-    """One line a record, all digits; the notes are left out."""
+    """One line per record, unrounded, without notes."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     deviations = [f"{column} deviation" for column in COLUMNS]
@@ -71,7 +71,7 @@ def _tables(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
 
 
 def _rows(records: Iterable[Record]) -> Iterator[list[str]]:
-    """Cells as text. Method and test stand once for the lines of a row."""
+    """Cells as text. Method and test are in the first line of each row only."""
     row = None
     for record in records:
         first = record.row != row

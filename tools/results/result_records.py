@@ -1,4 +1,4 @@
-"""Published and measured figures as records: one a row, direction and kind of figure."""
+"""Published and measured results as records: one per row, direction and kind of figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TABLES = ("zero-shot", "fine-tune", OWN_TABLE)
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a table. `values` follow COLUMNS; `deviations` are there with two runs or more."""
+    """One line of a table. `values` are in the order of COLUMNS; `deviations` need at least two runs."""
 
     table: str
     direction: str
@@ -27,14 +27,14 @@ class Record:
     values: tuple[float, ...]
     deviations: tuple[float, ...] | None = None
     runs: int | None = None
-    seeds: int | None = None  # different ones, as far as known
+    seeds: int | None = None  # number of distinct known seeds
     comparable: bool = True
 
 
 def published_records(published: Published, runs: Mapping[str, Sequence[Run]]) -> list[Record]:
-    """All published rows in order; `runs` by row id add the measured figures and the difference.
+    """All published rows in order, with the measured figures and the difference of `runs` by row id.
 
-    The difference is mean - published, and left out where the test list is not the published one.
+    The difference is mean - published; it is left out if the test list is not the published one.
     """
     records = []
     for table in TABLES:
@@ -57,13 +57,13 @@ def _row_records(
     measured = _measured(head, runs, comparable=comparable)
     records.append(measured)
     if comparable:
-        difference = tuple(ours - theirs for ours, theirs in zip(measured.values, figures, strict=True))
+        difference = tuple(mean - paper for mean, paper in zip(measured.values, figures, strict=True))
         records.append(Record(*head, "difference", difference))
     return records
 
 
 def own_records(runs: Mapping[str, Sequence[Run]]) -> list[Record]:
-    """Measured figures of runs that belong to no published row, by label."""
+    """Measured figures of runs that do not belong to a published row, by label."""
     records = []
     for direction in DIRECTIONS:
         for label, group in runs.items():

@@ -1,53 +1,54 @@
-"""Which row of the published tables a run belongs to, and where it departs from that row."""
+"""The row of the published tables that a run belongs to, and its differences from that row."""
 
 from __future__ import annotations
 
+from common.errors import UserError
 from tools.results.published import Published, PublishedRow
 from tools.results.run_folders import Run, Settings, settings_beside
 
-# Settings that count at the moment of evaluation; all others are those of the training.
+# Settings that the evaluation must have; all others are those of the training.
 _AT_EVALUATION = ("clip_model", "use_temp", "use_frame_fea", "max_frames", "temporal_layers", "top_frames")
-_GIVE_ROW = "; --row ROW=FOLDER places it nevertheless"
+_GIVE_ROW = "; use --row ROW=FOLDER to place it anyway"
 
 
-class Unplaced(ValueError):
-    """A run that belongs to no published row without doubt; the message says why."""
+class UnplacedError(UserError):
+    """A run that does not clearly belong to a published row; the message says why."""
 
 
 def find_row(run: Run, published: Published) -> PublishedRow:
-    """The row whose job, data, language, pre-training and published settings are those of the run.
+    """The row with the job, data set, language, pre-training and published settings of the run.
 
-    Raises `Unplaced` where there is none or doubt.
+    Raises `UnplacedError` if there is none or if it is not certain.
     """
     table, pretrained = _origin(run.config)
     data = (run.evaluation["dataset"], run.evaluation["language"])
     for row in published.rows.values():
         if (row.table, row.pretrained, row.dataset, row.language) == (table, pretrained, *data):
-            differences = departures(run, row)
+            differences = differing_settings(run, row)
             if differences:
-                raise Unplaced(f"not as published for {row.id}: {', '.join(differences)}{_GIVE_ROW}")
+                raise UnplacedError(f"not as published for {row.id}: {', '.join(differences)}{_GIVE_ROW}")
             return row
-    raise Unplaced(f"no published row has {' '.join(data)}, {table}{', pre-trained' * pretrained}")
+    raise UnplacedError(f"no published row has {' '.join(data)}, {table}{', pre-trained' * pretrained}")
 
 
 def check_row(run: Run, row: PublishedRow) -> None:
-    """Raise `ValueError` where a run cannot stand in `row`: another data set or language."""
+    """Raise `UserError` if the run has another data set or language than `row`."""
     data = (run.evaluation["dataset"], run.evaluation["language"])
     if data != (row.dataset, row.language):
-        raise ValueError(
+        raise UserError(
             f"--row {row.id}: {run.folder} was evaluated on {' '.join(data)}, "
             f"the row is {row.dataset} {row.language}"
         )
 
 
-def departures(run: Run, row: PublishedRow) -> list[str]:
-    """Settings of the run that are known and not the published ones: `epochs 3 (published: 5)`."""
-    found = []
+def differing_settings(run: Run, row: PublishedRow) -> list[str]:
+    """The run's settings, as far as known, that are not the published ones: `epochs 3 (published: 5)`."""
+    differences = []
     for name, value in row.settings.items():
         config = run.config if name in _AT_EVALUATION else run.trained_by
         if config is not None and name in config and config[name] != value:
-            found.append(f"{name} {config[name]} (published: {value})")
-    return found
+            differences.append(f"{name} {config[name]} (published: {value})")
+    return differences
 
 
 def size_problem(run: Run, row: PublishedRow, published: Published) -> str | None:
@@ -57,7 +58,7 @@ def size_problem(run: Run, row: PublishedRow, published: Published) -> str | Non
         if count != wanted:
             return f"{'unknown number of' if count is None else format(count, ',')} {what}, not {wanted:,}"
     if run.evaluation.get("comparable") is False:
-        return "the run itself says that it is not comparable"
+        return "the run's log says that it is not comparable"
     return None
 
 
@@ -65,18 +66,22 @@ def _origin(config: Settings) -> tuple[str, bool]:
     """(table, pre-trained on CHVTT or not) of the run with this `config`."""
     if config["do_pretrain"]:
         if config["dataset"] != "chvtt":
-            raise Unplaced(f"pre-trained on {config['dataset']}; the published rows are on chvtt{_GIVE_ROW}")
+            raise UnplacedError(
+                f"pre-trained on {config['dataset']}; the published rows are on chvtt{_GIVE_ROW}"
+            )
         return "zero-shot", True
     checkpoint = config["init_model"]
     before = settings_beside(checkpoint)
     if config["do_train"]:
         if before is not None and not (before["do_pretrain"] and before["dataset"] == "chvtt"):
-            raise Unplaced(f"{checkpoint} was not pre-trained on chvtt{_GIVE_ROW}")
+            raise UnplacedError(f"{checkpoint} was not pre-trained on chvtt{_GIVE_ROW}")
         return "fine-tune", checkpoint is not None
     if checkpoint is None:
-        raise Unplaced("evaluates weights that no video trained: no such row was published")
+        raise UnplacedError(
+            "evaluates weights that were not trained on video; there is no such published row"
+        )
     if before is None or not (before["do_train"] or before["do_pretrain"]):
-        raise Unplaced(f"no config.json beside {checkpoint} says how it was trained{_GIVE_ROW}")
+        raise UnplacedError(f"no config.json beside {checkpoint} says how it was trained{_GIVE_ROW}")
     if before["do_train"] and before["dataset"] != config["dataset"]:
-        raise Unplaced(f"fine-tuned on {before['dataset']}, evaluated on {config['dataset']}{_GIVE_ROW}")
+        raise UnplacedError(f"fine-tuned on {before['dataset']}, evaluated on {config['dataset']}{_GIVE_ROW}")
     return _origin(before)

@@ -1,19 +1,20 @@
-"""What a run left in its output folder: its settings and its evaluations."""
+"""A run's output folder: its settings and its evaluations."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.errors import FileError, UserError
+from dataloaders.datasets.files import read_json_lines, read_json_object
 from tools.results.published import COLUMNS, DIRECTIONS
 
 METRICS = tuple(f"{direction}/{column}" for direction in DIRECTIONS for column in COLUMNS)
-CHOOSE_BY = "t2v/R@1"  # METHOD 6: the best is reported
-CHOSEN = {
+CHOOSE_BY = "t2v/R@1"  # METHOD 6 reports the best
+HOW_CHOSEN = {
     "val": "chosen on the validation list",
     "held_out": "chosen on held-out training videos",
     "last": "the last",
@@ -24,38 +25,39 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One output folder and the evaluation chosen from it."""
+    """One output folder and one of its evaluations."""
 
     folder: Path
     config: Settings
-    trained_by: Settings | None  # settings of the training that made the weights; None where unknown
+    trained_by: Settings | None  # settings of the training of the weights; None if unknown
     evaluation: Mapping[str, Any]  # one line of metrics.jsonl
-    epochs: int  # epochs it was chosen from; 0 for a run that only evaluates
+    epochs: int  # number of epochs it was chosen from; 0 for a run that only evaluates
 
     @property
     def seed(self) -> int | None:
         return None if self.trained_by is None else self.trained_by["seed"]
 
     @property
-    def made_in(self) -> Path:
-        """The folder of the training that made the weights; this folder where that is unknown."""
-        training = self.trained_by is None or self.trained_by is self.config
-        return self.folder if training else Path(self.config["init_model"]).parent
+    def trained_in(self) -> Path:
+        """The output folder of the training of the weights; this folder if that is unknown."""
+        is_this_run = self.trained_by is None or self.trained_by is self.config
+        return self.folder if is_this_run else Path(self.config["init_model"]).parent
 
     def describe(self) -> str:
-        """Folder, seed, epoch and how that was chosen, for a footnote."""
+        """Folder, seed, epoch and how the epoch was chosen, for a note."""
         seed = "seed unknown" if self.seed is None else f"seed {self.seed}"
         epoch = f"epoch {self.evaluation['epoch']} of {self.epochs}" if self.epochs else "evaluation only"
-        if self.epochs and self.evaluation.get("selected_on") in CHOSEN:
-            epoch += f" ({CHOSEN[self.evaluation['selected_on']]})"
+        if self.epochs and self.evaluation.get("selected_on") in HOW_CHOSEN:
+            epoch += f" ({HOW_CHOSEN[self.evaluation['selected_on']]})"
         return f"{self.folder}: {seed}, {epoch}"
 
 
 def read_run(folder: Path, *, epoch: str = "reported") -> Run:
-    """Read one output folder; `epoch`: "reported" (as the run chose; "best" where it does not say), "best"
-    (by t2v/R@1 on the test list), "last", or a number from 0.
+    """Read one output folder.
 
-    Raises `ValueError` naming the file that is missing, unreadable or without the epoch.
+    `epoch` is "reported" (chosen by the run; "best" if it did not choose), "best" (by t2v/R@1 on the test
+    list), "last", or a number from 0. Raises `UserError` if a file is missing, unreadable or does not have
+    the epoch.
     """
     config = read_settings(folder / "config.json")
     training = bool(config["do_train"] or config["do_pretrain"])
@@ -73,83 +75,68 @@ def read_run(folder: Path, *, epoch: str = "reported") -> Run:
 
 
 def read_settings(path: Path) -> Settings:
-    """A run's config.json. Raises `ValueError` when it is absent or not one."""
+    """A run's config.json. Raises `UserError` if it is missing or something else."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the output folder of a run")
-    config = _json(path.read_text(encoding="utf-8"), where=str(path))
+        raise FileError(f"{path}: no such file; give the output folder of a run")
+    config = read_json_object(path)
     needed = ("do_pretrain", "do_train", "do_eval", "dataset", "language", "init_model", "seed")
     missing = [name for name in needed if name not in config]
     if missing:
-        raise ValueError(f"{path}: not the settings of a run, {missing[0]} is missing")
+        raise UserError(f"{path}: not the settings of a run, {missing[0]} is missing")
     return config
 
 
 def settings_beside(checkpoint: str | None) -> Settings | None:
-    """Settings of the run that wrote `checkpoint`, if it still lies in that run's folder."""
+    """Settings of the run that wrote `checkpoint`, if the file is still in that run's folder."""
     path = Path(checkpoint).parent / "config.json" if checkpoint else None
     return read_settings(path) if path is not None and path.is_file() else None
 
 
 def _evaluations(path: Path, *, training: bool) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """The lines of metrics.jsonl on the test list that belong to the folder's last run, an epoch each, oldest
-    first; and the one in which the run reports the epoch that it chose.
+    """(test-list evaluations of the folder's last run, one per epoch, in order; the final one or None).
 
-    A run started again in the same folder appends: an epoch that comes a second time makes void what an
-    earlier start wrote for it and for later epochs.
+    The final evaluation is the line in which the run reports the epoch that it chose. A run that is started
+    again in the same folder appends: a repeated epoch replaces itself and all later epochs.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; a run writes it when it evaluates")
-    found: list[dict[str, Any]] = []
+        raise FileError(f"{path}: no such file; a run writes it when it evaluates")
+    evaluations: list[dict[str, Any]] = []
     final: dict[str, Any] | None = None
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        entry = _json(line, where=f"{path} line {number}")
-        _check_metrics(entry, where=f"{path} line {number}")
+    for number, entry in read_json_lines(path, growing=True):
+        _check_metrics(entry, where=f"{path}, line {number}")
         if training and entry["epoch"] is None:  # someone evaluated in a training run's folder
             continue
         if "selected_on" in entry:
             final = entry
             continue
-        final = None  # started again
+        final = None  # the run was started again
         if training:
-            found = [earlier for earlier in found if earlier["epoch"] < entry["epoch"]]
-        found.append(entry)
-    found = [entry for entry in found if entry.get("split", "test") == "test"]
-    if final is not None and all(entry["epoch"] != final["epoch"] for entry in found):
-        found = sorted([*found, final], key=lambda entry: entry["epoch"])
-    if not found:
-        raise ValueError(f"{path}: holds no evaluation of this run yet")
-    return found, final
-
-
-def _json(text: str, *, where: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{where}: must be a JSON object")
-    return content
+            evaluations = [earlier for earlier in evaluations if earlier["epoch"] < entry["epoch"]]
+        evaluations.append(entry)
+    evaluations = [entry for entry in evaluations if entry.get("split", "test") == "test"]
+    if final is not None and all(entry["epoch"] != final["epoch"] for entry in evaluations):
+        evaluations = sorted([*evaluations, final], key=lambda entry: entry["epoch"])
+    if not evaluations:
+        raise UserError(f"{path}: holds no evaluation of this run yet")
+    return evaluations, final
 
 
 def _check_metrics(entry: Mapping[str, Any], *, where: str) -> None:
     for name in ("epoch", "dataset", "language", *METRICS):
         if name not in entry:
-            raise ValueError(f"{where}: not an evaluation, {name} is missing")
+            raise UserError(f"{where}: not an evaluation, {name} is missing")
     for name in METRICS:
         if not isinstance(entry[name], (int, float)) or not math.isfinite(entry[name]):
-            raise ValueError(f"{where}: {name} is {entry[name]}, not a number")
+            raise UserError(f"{where}: {name} is {entry[name]}, not a number")
 
 
 def _choose(evaluations: list[dict[str, Any]], epoch: str, *, folder: Path) -> dict[str, Any]:
     if epoch == "last":
         return evaluations[-1]
     if epoch in ("best", "reported"):
-        return max(evaluations, key=lambda entry: entry[CHOOSE_BY])  # the earliest of equals
+        return max(evaluations, key=lambda entry: entry[CHOOSE_BY])  # the first of tied ones
     for entry in evaluations:
         if entry["epoch"] == int(epoch):
             return entry
-    known = ", ".join(str(entry["epoch"]) for entry in evaluations)
-    raise ValueError(f"--epoch {epoch}: {folder} evaluated epochs {known}")
+    evaluated = ", ".join(str(entry["epoch"]) for entry in evaluations)
+    raise UserError(f"--epoch {epoch}: {folder} evaluated epochs {evaluated}")

@@ -1,11 +1,12 @@
-"""Writes the toy data sets' annotations in the file formats of MSR-VTT, VATEX and CHVTT (METHOD section 7).
+"""The toy data sets' annotations, in the file formats of MSR-VTT, VATEX and CHVTT (METHOD section 7).
 
-Each function lays out one data set below its folder and returns the clips that its videos folder must hold.
+Each `write_...` function writes the annotation files of one data set and returns the clips to draw.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import zlib
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from common.atomic_files import write_text
 from tools.toy.captions import LANGUAGES, make_captions, make_query, make_tag
 from tools.toy.drawing import clip_seconds
 from tools.toy.scenes import Scene, make_scenes, split_world, training_types, unique_types
@@ -25,7 +27,7 @@ VIDEOS_PER_QUERY = 2
 
 @dataclass(frozen=True)
 class Sizes:
-    """Clips of each split, queries of CHVTT's, and captions of an MSR-VTT clip."""
+    """Number of clips in each split (CHVTT: of queries), and of captions per MSR-VTT clip."""
 
     msrvtt_train: int = 1800
     msrvtt_test: int = 100
@@ -40,7 +42,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video to be made: where, and of what."""
+    """A video to draw: its file and its scene."""
 
     path: Path
     scene: Scene
@@ -48,7 +50,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """What a data set consists of; its annotation files are written already."""
+    """The clips and the number of captions of a data set whose annotation files are written."""
 
     clips: list[Clip]
     captions: int
@@ -64,7 +66,7 @@ def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     videos = [
         _msrvtt_video(i, scene, "train" if i < len(train) else "test") for i, scene in enumerate(train + test)
     ]
-    pairs = [(name, caption) for name, own in zip(names, captions, strict=True) for caption in own]
+    pairs = [(name, caption) for name, texts in zip(names, captions, strict=True) for caption in texts]
     sentences = [{"caption": c, "video_id": name, "sen_id": i} for i, (name, c) in enumerate(pairs)]
     _write_json(
         folder / "MSRVTT_data.json",
@@ -92,7 +94,7 @@ def write_vatex(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
                 make_captions(scene, language, count=VATEX_CAPTIONS, rng=rng) for language in LANGUAGES
             )
             data[name] = {"enCap": english, "chCap": chinese}
-        (folder / f"{split}_list.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        write_text(folder / f"{split}_list.txt", "".join(f"{name}\n" for name in names))
         clips += _clips(folder, names, scenes)
     _write_json(folder / "vatex_data.json", data)
     _write_store_list(folder / "videos.jsonl", data)
@@ -100,7 +102,7 @@ def write_vatex(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
 
 
 def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
-    """videoinfo_bilingual.json, query_data_{train,val}_bilingual.json, and a video list for each store."""
+    """videoinfo_bilingual.json, query_data_{train,val}_bilingual.json, and a video list per frame store."""
     rng = _rng("chvtt captions", seed)
     scenes = _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed)
     docids = [str(10000 + i) for i in range(len(scenes))]
@@ -113,7 +115,7 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
         ("train", sizes.chvtt_query_train, VIDEOS_PER_QUERY),
         ("val", sizes.chvtt_query_val, 1),
     ):
-        # The published queries have two splits only: what "val" shows is measured as a test.
+        # The published queries have only two splits; "val" is the test set.
         types = [
             s.type for s in _scenes("chvtt query", "train" if split == "train" else "test", count, seed=seed)
         ]
@@ -134,7 +136,7 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
 
 
 def _scenes(dataset: str, split: str, count: int, *, seed: int) -> list[Scene]:
-    """Scenes of one split: of types that no other split has; outside of training no type comes twice."""
+    """Scenes of one split. Splits share no scene type; outside of training, no type repeats."""
     rng = _rng(f"{dataset} {split}", seed)
     choose = training_types if split == "train" else unique_types
     return make_scenes(choose(split_world(seed)[split], count, rng), rng)
@@ -154,7 +156,7 @@ def _msrvtt_video(number: int, scene: Scene, split: str) -> dict[str, Any]:
 
 
 def _vatex_name(number: int, scene: Scene, rng: np.random.Generator) -> str:
-    """ID_SSSSSS_EEEEEE: an id of eleven characters as video sites give, and the second of start and end."""
+    """ID_SSSSSS_EEEEEE: an id of eleven characters, as on video sites, and start and end in seconds."""
     start = int(rng.integers(0, 120))
     return f"toy-Clip{number:03d}_{start:06d}_{start + round(clip_seconds(scene)):06d}"
 
@@ -174,14 +176,14 @@ def _write_store_list(path: Path, names: Iterable[str]) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_json_lines(path, [value])
 
 
 def _write_json_lines(path: Path, values: Iterable[object]) -> None:
-    lines = [json.dumps(value, ensure_ascii=False) + "\n" for value in values]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 def _write_csv(path: Path, rows: list[list[str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,11 +1,11 @@
-"""A tiny Chinese BERT with random weights, in the folder form of Hugging Face, for `--pretrained_text`."""
+"""A tiny Chinese BERT with random weights, as a Hugging Face folder, for `--pretrained_text`."""
 
 from __future__ import annotations
 
-import json
 import string
 from pathlib import Path
 
+from common.atomic_files import write_json, write_text
 from tools.toy.captions import used_characters
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -14,7 +14,7 @@ MAX_POSITIONS = 64
 
 
 def toy_vocabulary() -> list[str]:
-    """Special tokens, every character of the Chinese captions, and others up to `VOCABULARY_SIZE`."""
+    """Special tokens, every character of the Chinese captions, and fillers up to `VOCABULARY_SIZE`."""
     tokens = list(
         dict.fromkeys((*SPECIAL_TOKENS, *used_characters(), *string.digits, *string.ascii_lowercase))
     )
@@ -23,8 +23,8 @@ def toy_vocabulary() -> list[str]:
 
 
 def write_toy_bert(folder: Path, *, seed: int) -> None:
-    """Writes config.json, vocab.txt, tokenizer_config.json and model.safetensors (random by `seed`)."""
-    # Heavy, and not needed by those who make videos only.
+    """Write config.json, vocab.txt, tokenizer_config.json and model.safetensors (random, from `seed`)."""
+    # Slow to import, and needed for this part only.
     import torch
     from safetensors.torch import save_file
     from transformers import BertConfig, BertModel
@@ -44,7 +44,7 @@ def write_toy_bert(folder: Path, *, seed: int) -> None:
     config.architectures = ["BertModel"]
     config.save_pretrained(folder)
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "vocab.txt").write_text("\n".join(toy_vocabulary()) + "\n", encoding="utf-8")
+    write_text(folder / "vocab.txt", "\n".join(toy_vocabulary()) + "\n")
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": MAX_POSITIONS}
     settings |= {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", settings)

@@ -1,7 +1,7 @@
 """Captions of toy scenes from a grammar with synonyms, in English and Chinese.
 
-Every caption tells the whole scene type; some also tell the size of a thing and the background. No word
-stands for two meanings, so that captions of different types always differ.
+Every caption describes the full scene type; some also give the size of a thing and the background. No word
+has two meanings, so captions of different types always differ.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LANGUAGES = ("english", "chinese")
 
 Words = Mapping[str, Sequence[str]]
 
-# The first word of each list is the commonest.
+# The first word of each list is used most often.
 WORDS: Mapping[str, Words] = {
     "english": {
         "red": ["red", "scarlet"],
@@ -60,7 +60,7 @@ WORDS: Mapping[str, Words] = {
     },
 }
 
-# What a thing does, forward and backward, as it follows the thing in a sentence.
+# What a thing does, forward (False) and backward (True); in a sentence this follows the thing.
 EVENTS: Mapping[str, Mapping[tuple[str, bool], Sequence[str]]] = {
     "english": {
         ("horizontal", False): [
@@ -92,7 +92,7 @@ EVENTS: Mapping[str, Mapping[tuple[str, bool], Sequence[str]]] = {
         ("turn", True): ["逆时针旋转", "按逆时针方向转动", "逆时针转圈"],
     },
 }
-# {a}: the thing at the beginning, {b}: what it turns into, {event}: what it does.
+# {a}: the first thing, {b}: the second thing or its colour, {event}: what {a} does.
 EVENT_SENTENCES = {
     "english": [
         "{a} {event}",
@@ -125,25 +125,25 @@ BACKGROUND_PHRASES = {
     "chinese": ["{background}背景上", "{background}墙前"],
 }
 BACKGROUND_SHARE, SIZE_SHARE, COMMON_WORD_SHARE = 0.3, 0.2, 0.7
-_ATTEMPTS_WITHOUT_NEWS = 300
+_MAX_REPEATS = 300
 
 
 def make_captions(scene: Scene, language: str, *, count: int, rng: np.random.Generator) -> list[str]:
-    """`count` different captions of a scene. Raises ValueError if the grammar has not that many."""
+    """`count` different captions of a scene. Raises `ValueError` if the grammar does not have so many."""
     speaker = _Speaker(language, rng)
     captions: dict[str, None] = {}
-    attempts = 0
+    repeats = 0
     while len(captions) < count:
-        known = len(captions)
+        before = len(captions)
         captions[speaker.sentence(scene)] = None
-        attempts = 0 if len(captions) > known else attempts + 1
-        if attempts == _ATTEMPTS_WITHOUT_NEWS:
-            raise ValueError(f"{count} captions a clip asked for, but the toy grammar has about {known}")
+        repeats = 0 if len(captions) > before else repeats + 1
+        if repeats == _MAX_REPEATS:
+            raise ValueError(f"{count} captions per clip requested, the toy grammar has about {before}")
     return list(captions)
 
 
 def make_tag(scene: Scene, language: str, *, rng: np.random.Generator) -> str:
-    """Key words: what is there and where, but not what happens."""
+    """Key words: the things and the background, but not what happens."""
     speaker = _Speaker(language, rng)
     things = list(dict.fromkeys(scene.type.in_order()))
     words = [speaker.word(name) for thing in things for name in thing] + [speaker.word(scene.background)]
@@ -165,7 +165,7 @@ def used_characters() -> list[str]:
 
 
 class _Speaker:
-    """Says things in one language, choosing among synonyms at random."""
+    """Makes phrases in one language with random synonyms."""
 
     def __init__(self, language: str, rng: np.random.Generator) -> None:
         self.language, self.rng = language, rng
@@ -176,10 +176,10 @@ class _Speaker:
 
     def thing(self, thing: Thing, size: str | None) -> str:
         colour, shape = self.word(thing[0]), self.word(thing[1])
-        told_size = self.word(size) if size else ""
+        size_word = self.word(size) if size else ""
         if self.language == "chinese":
-            return f"一个{told_size}{colour}的{shape}"
-        words = f"{told_size} {colour} {shape}".strip()
+            return f"一个{size_word}{colour}的{shape}"
+        words = f"{size_word} {colour} {shape}".strip()
         return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
     def event(self, scene_type: SceneType, *, size: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Draws toy scenes and encodes them as H.264 mp4 files.
+"""Drawing of toy scenes, and encoding as H.264 mp4 files.
 
 Shapes: T frames of a clip, S side of a frame in pixels.
 """
@@ -17,7 +17,7 @@ from tools.toy.scenes import Scene, Thing
 Frames = npt.NDArray[np.uint8]
 
 SIDE = 64
-FRAMES_PER_SECOND = 4  # slow, so that clips last 6 to 10 s, nearly VATEX's length, though quick to make
+FRAMES_PER_SECOND = 4  # low, so that clips last 6 to 10 s, nearly as in VATEX, with few frames to draw
 RGB = {
     "red": (220, 25, 25),
     "orange": (255, 130, 0),
@@ -32,7 +32,7 @@ _SUBPIXEL_BITS = 4
 
 
 def draw_clip(scene: Scene) -> Frames:
-    """uint8 [T, S, S, 3], RGB. The two clips of a pair, if drawn alike, are each other's reverse."""
+    """uint8 [T, S, S, 3], RGB. The two types of a group give reversed frames if all else is equal."""
     time = np.concatenate([np.zeros(scene.pause), np.linspace(0, 1, scene.steps), np.ones(scene.pause)])
     background = _draw_background(scene)
     event = np.stack([_draw_frame(scene, background, moment) for moment in time])
@@ -40,12 +40,12 @@ def draw_clip(scene: Scene) -> Frames:
 
 
 def clip_seconds(scene: Scene) -> float:
-    """How long the clip of a scene lasts."""
+    """Duration of the clip of a scene."""
     return (scene.steps + 2 * scene.pause) / FRAMES_PER_SECOND
 
 
 def write_clip(path: Path, scene: Scene) -> None:
-    """Draws a scene into an mp4 file, the same bytes each time."""
+    """Write a scene as an mp4 file, with the same bytes each time."""
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
         stream.width = stream.height = SIDE

@@ -1,8 +1,8 @@
-"""The world of the toy data: which scenes there are, and which of them each split may show.
+"""The scenes of the toy data, and their division into splits.
 
-A scene type is what captions tell: what happens to which coloured shape. Types come in pairs, a group, whose
-clips hold the same frames in opposite order: one plays the other backwards. A model that ignores the order of
-frames can not tell them apart. Whole groups are held out for validation and test.
+A scene type is what captions describe: what happens to which coloured shape. Two types form a group: their
+clips have the same frames in opposite order, so a model that ignores the order of frames cannot tell them
+apart. Each group belongs to one split only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 BACKGROUNDS = ("plain", "gradient", "striped", "checkered", "speckled")
 SIZES = ("small", "big")
 KINDS = ("horizontal", "vertical", "size", "turn", "recolour", "sequence")
-# In which order a split takes its types: those of two colours, of which there are many more, come more often.
+# The order in which a split takes its kinds: those with two colours have more types and come more often.
 KINDS_IN_TURN = tuple(kind for single in KINDS[:4] for kind in (single, "sequence", "recolour", "sequence"))
-TURNING_SHAPES = ("square", "triangle")  # a ring looks the same however it turns
+TURNING_SHAPES = ("square", "triangle")  # a turning ring does not change
 SPLIT_SHARES = {"train": 0.72, "val": 0.08, "test": 0.2}
 
 Thing = tuple[str, str]  # colour, shape
@@ -29,10 +29,10 @@ Thing = tuple[str, str]  # colour, shape
 
 @dataclass(frozen=True)
 class SceneType:
-    """What happens (`kind`), to which thing, and whether it runs backwards.
+    """What happens (`kind`) to which thing, and in which direction.
 
-    Forward means right, down, growing, clockwise, `first` before `second`. `first` and `second` differ for
-    "recolour" (in colour) and "sequence" (in both) only.
+    Forward means right, down, growing, clockwise, `first` before `second`. `first` and `second` differ only
+    for "recolour" (in colour) and "sequence" (in both).
     """
 
     kind: str
@@ -45,13 +45,13 @@ class SceneType:
         return SceneType(self.kind, self.first, self.second, not self.backward)
 
     def in_order(self) -> tuple[Thing, Thing]:
-        """What is seen at the beginning and at the end of the clip as it plays."""
+        """(the thing at the beginning of the clip, the thing at its end)."""
         return (self.second, self.first) if self.backward else (self.first, self.second)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip to be drawn: its type, and everything that varies without changing the type.
+    """One clip to draw: its type, and what varies within the type.
 
     Lengths are in units of the frame's side, angles in degrees, `steps` and `pause` in frames.
     """
@@ -72,7 +72,7 @@ class Scene:
 
 
 def scene_groups() -> dict[str, list[SceneType]]:
-    """The forward type of every group by kind."""
+    """The forward types of all groups, by kind."""
     things = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     groups = {kind: [SceneType(kind, thing, thing) for thing in things] for kind in KINDS[:4]}
     groups["turn"] = [t for t in groups["turn"] if t.first[1] in TURNING_SHAPES]
@@ -90,7 +90,7 @@ def scene_groups() -> dict[str, list[SceneType]]:
 
 
 def split_world(seed: int) -> dict[str, dict[str, list[SceneType]]]:
-    """{"train" | "val" | "test": {kind: forward types}}, disjoint, each kind cut by `SPLIT_SHARES`."""
+    """{"train" | "val" | "test": {kind: forward types}}, disjoint; `SPLIT_SHARES` divides each kind."""
     world: dict[str, dict[str, list[SceneType]]] = {split: {} for split in SPLIT_SHARES}
     rng = np.random.default_rng([seed, 2])
     for kind, types in scene_groups().items():
@@ -105,7 +105,7 @@ def split_world(seed: int) -> dict[str, dict[str, list[SceneType]]]:
 def training_types(
     groups: dict[str, list[SceneType]], count: int, rng: np.random.Generator
 ) -> list[SceneType]:
-    """`count` types, `KINDS_IN_TURN`; a type comes again only once all of its kind have come."""
+    """`count` types in the order of `KINDS_IN_TURN`; a type repeats only after all others of its kind."""
     streams = {}
     for kind, types in groups.items():
         both = [t for forward in types for t in (forward, forward.reversed())]
@@ -114,9 +114,9 @@ def training_types(
 
 
 def unique_types(groups: dict[str, list[SceneType]], count: int, rng: np.random.Generator) -> list[SceneType]:
-    """`count` different types, both of a group one after the other, `KINDS_IN_TURN` while they last.
+    """`count` different types in the order of `KINDS_IN_TURN`; the two of a group follow each other.
 
-    Raises ValueError where the split has fewer types.
+    Raises `ValueError` if the split has fewer types.
     """
     left = {
         kind: _spread([types[i] for i in rng.permutation(len(types))])[::-1] for kind, types in groups.items()
@@ -126,14 +126,12 @@ def unique_types(groups: dict[str, list[SceneType]], count: int, rng: np.random.
         by_turns += [left[kind].pop() for kind in KINDS_IN_TURN if left[kind]]
     chosen = [t for forward in by_turns for t in (forward, forward.reversed())][:count]
     if len(chosen) < count:
-        raise ValueError(
-            f"{count} unseen scenes asked for, but the toy world has {len(chosen)} in this split"
-        )
+        raise ValueError(f"{count} unseen scenes requested, the toy world has {len(chosen)} in this split")
     return chosen
 
 
 def _spread(types: Sequence[SceneType]) -> list[SceneType]:
-    """In rounds: first a type of each colour (or pair of colours), then a second of each, and so on."""
+    """The types in rounds: each round has one type of every colour (or pair of colours)."""
     seen: Counter[tuple[str, str]] = Counter()
     rounds = []
     for scene_type in types:
@@ -144,10 +142,10 @@ def _spread(types: Sequence[SceneType]) -> list[SceneType]:
 
 
 def make_scenes(types: Sequence[SceneType], rng: np.random.Generator) -> list[Scene]:
-    """A scene for every type, with background, place, size and speed drawn at random.
+    """A scene for each type, with random background, position, size and speed.
 
-    A type that follows its reverse gets the same background: then only the order of frames tells the two
-    apart.
+    A type that follows its reverse gets the same background, so that the two differ in the order of frames
+    only.
     """
     scenes: list[Scene] = []
     for scene_type in types:
@@ -161,7 +159,7 @@ def make_scenes(types: Sequence[SceneType], rng: np.random.Generator) -> list[Sc
 def _make_scene(scene_type: SceneType, rng: np.random.Generator) -> Scene:
     size = SIZES[rng.integers(len(SIZES))]
     low, high = (0.18, 0.2) if size == "small" else (0.26, 0.3)
-    # Grey with a touch of colour, and never near the brightness of a shape: the shapes stay the vivid things.
+    # Nearly grey, and never as bright as a shape, so that shapes stand out.
     grey = rng.integers(35, 90) if rng.random() < 0.5 else rng.integers(165, 215)
     x, y, second_x, second_y = rng.uniform(0.42, 0.58, size=4)
     tint = np.clip(grey + rng.integers(-14, 15, size=3), 0, 255)
@@ -175,7 +173,7 @@ def _make_scene(scene_type: SceneType, rng: np.random.Generator) -> Scene:
         second_centre=(float(second_x), float(second_y)),
         extent=float(rng.uniform(0.75, 1.0)),
         angle=float(rng.uniform(0, 360)),
-        # Wide, as which of two things is seen for longer must not tell which came first.
+        # A wide range, so that the longer-seen of two things is not always the first.
         change=float(rng.uniform(0.33, 0.67)),
         steps=int(rng.integers(20, 31)),
         pause=int(rng.integers(2, 6)),
