@@ -86,14 +86,19 @@ def _default(value: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program on `argv`; returns its exit code."""
+    """Run the program; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="write_flag_docs.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=PAGE, help="file to write (default: docs/FLAGS.md)")
-    write_text(parser.parse_args(argv).out, flag_page())
+    args = parser.parse_args(argv)
+    return run_program("write_flag_docs.py", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    write_text(args.out, flag_page())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_program("write_flag_docs.py", main))
+    sys.exit(main())

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from common.errors import UserError
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError, decode_jpeg
 from tools.doctor.report import Report
@@ -86,7 +87,7 @@ def _decode(decoded: DecodedVideos, store: FrameStore, video_id: str, *, num_fra
             decode_jpeg(jpeg)
         except FrameStoreError as error:
             decoded.broken.setdefault(video_id, str(error).split(": ", 1)[-1])
-        except ValueError as error:
+        except UserError as error:
             decoded.broken.setdefault(video_id, f"video {video_id!r}, frame {index}: {error}")
         else:
             digest.update(jpeg)
