@@ -1,7 +1,7 @@
 """Searching 100,000 and 1,000,000 synthetic videos: recall against exhaustive scoring, time, size.
 
     python benchmarks/search.py --folder /scratch            100,000 videos, FAISS flat
-    python benchmarks/search.py --folder /scratch --videos 1000000 --kind ivfpq    needs 14 GB of disk
+    python benchmarks/search.py --folder /scratch --videos 1000000 --kind sq8    needs 14 GB of disk
     python benchmarks/search.py --folder /scratch --scale 0.01                     a hundredth
 
 A video belongs to a topic and has scenes; its frames scatter around their scenes by `--spread` (1: a frame
@@ -154,7 +154,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, required=True, help="scratch space; what is made is removed")
     parser.add_argument("--videos", type=int, default=100_000)
-    parser.add_argument("--kind", default="auto", choices=("auto", "flat", "ivfpq", "hnsw"))
+    parser.add_argument("--kind", default="auto", choices=("auto", "flat", "sq8", "hnsw"))
     parser.add_argument("--spread", type=float, nargs="+", default=[0.5, 1.0, 2.0])
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--candidates", type=int, nargs="+", default=[100, 400])

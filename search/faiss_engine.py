@@ -1,6 +1,8 @@
-"""Candidates by FAISS, in this process: flat up to 100,000 videos, IVF-PQ or HNSW above. Inner product.
+"""Candidates by FAISS in this process, by inner product: flat up to 100,000 videos, 8-bit codes above.
 
-R rows, D joint width. Entry i of a FAISS index is row i; the removed ones among them are dropped later.
+R rows, D joint width. Entry i of a FAISS index is row i; results of removed rows are dropped later. Flat and
+8-bit indexes compare the query with every row: what fits a query is spread over all regions, so that an
+inverted file would have to search nearly all of its lists.
 """
 
 from __future__ import annotations
@@ -14,19 +16,17 @@ from typing import Any
 import numpy as np
 
 from common.atomic_files import atomic_path, write_text
-from common.errors import FileError
+from common.errors import FileError, file_errors
 from search.catalog import Catalog
 from search.index_format import ENGINE_FOLDER, FAISS_KINDS, VideoIndexError, missing_package
 from search.rows import VIEWS, FeatureRows
 
 FLAT_UP_TO = 100_000
-_PQ_FROM = 256  # vectors that a code of 8 bits must be trained on
 _BLOCK = 16_384
 _LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
-_SCANNED = 2_000_000  # codes of a view that a query is compared with: all lists are probed up to there
-_CODED = 3  # codes are inexact: so many times the candidates that are wanted
-_ROUNDS = 10  # of k-means
-_TRAINED_ON = 64  # vectors a list that k-means looks at
+_TRAINED_FROM, _TRAINED_ON = 256, 4096  # at least and at most so many vectors tell the range of values
+_MARGIN = 0.1  # added to that range, as a share of it
+_MORE_CANDIDATES = 3  # codes are inexact, and in a large index more videos are close to the best ones
 _STATE = "state.json"
 
 
@@ -40,20 +40,20 @@ def load_faiss() -> Any:
 
 
 class FaissEngine:
-    """FAISS indexes of the views of all rows, in memory; `save` keeps them in the index folder."""
+    """FAISS indexes of the views of all rows, in memory; `save` writes them to the index folder."""
 
     def __init__(self, indexes: Mapping[str, Any], *, kind: str, generation: int, name: str) -> None:
         self._indexes = dict(indexes)
         self.kind = kind
         self.generation = generation
-        self._name = name  # of the catalogue: one that was made again has other videos in its rows
-        self._lock = threading.Lock()  # FAISS may be searched by many threads, but not while it grows
+        self._name = name  # of the catalogue: a new catalogue has other videos in its rows
+        self._lock = threading.Lock()  # threads may search FAISS at the same time, but not while it grows
 
     @classmethod
     def open(
         cls, folder: Path, features: FeatureRows, catalog: Catalog, options: Mapping[str, Any]
     ) -> FaissEngine:
-        """What was saved, with the rows since added; or new, where nothing fits."""
+        """The saved indexes plus the rows that came later; new ones if no saved index fits."""
         kind = kind_for(features.rows, str(options.get("kind", "auto")))
         generation = catalog.meta("generation")
         name = catalog.text("name")
@@ -68,13 +68,13 @@ class FaissEngine:
         faiss = load_faiss()
         try:
             state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # absent or broken: the indexes are made again from the features
             return None
         if (state.get("kind"), state.get("generation"), state.get("name")) != (kind, generation, name):
             return None
         try:
             indexes = {view: faiss.read_index(str(folder / state["files"][view])) for view in VIEWS}
-        except (RuntimeError, KeyError):  # absent or cut off: it is made again from the features
+        except (RuntimeError, KeyError):  # FAISS's error for a file that is absent or cut off
             return None
         if len({index.ntotal for index in indexes.values()}) != 1:
             return None
@@ -82,7 +82,7 @@ class FaissEngine:
 
     @property
     def rows(self) -> int:
-        """How many rows it holds."""
+        """The number of rows in each index."""
         return int(self._indexes[VIEWS[0]].ntotal) if self._indexes else 0
 
     @property
@@ -96,12 +96,9 @@ class FaissEngine:
             views = features.views(start, min(start + _BLOCK, features.rows))
             for view in VIEWS:
                 self._indexes[view].add(np.ascontiguousarray(views[view]))
-        if self.kind == "ivfpq":
-            for index in self._indexes.values():
-                index.nprobe = probes_for(self.rows, index.nlist)
 
     def update(self, features: FeatureRows, catalog: Catalog) -> bool:
-        """Add the rows since; False where rows were renumbered."""
+        """Add the rows that are new. False: rows were renumbered."""
         if catalog.meta("generation") != self.generation:
             return False
         with self._lock:
@@ -110,21 +107,22 @@ class FaissEngine:
 
     def candidates(self, query: np.ndarray, count: int) -> np.ndarray:
         """The best `count` rows of each view, int64."""
-        wanted = min(count * (_CODED if self.kind == "ivfpq" else 1), self.rows)
+        wanted = min(count * (_MORE_CANDIDATES if self.kind == "sq8" else 1), self.rows)
         if not wanted:
             return np.zeros(0, dtype=np.int64)
         line = np.ascontiguousarray(query[None], dtype=np.float32)
         with self._lock:
-            found = [self._indexes[view].search(line, wanted)[1][0] for view in VIEWS]
-        rows = np.concatenate(found)
+            nearest = [self._indexes[view].search(line, wanted)[1][0] for view in VIEWS]
+        rows = np.concatenate(nearest)
         return np.unique(rows[rows >= 0])
 
     def save(self, folder: Path) -> None:
-        """Write to the index folder under new names, then point the state to them. Raises `OSError`."""
+        """Write the indexes under new names, then the state that names them. Raises `FileError`."""
         if not self._indexes:
             return
         place = folder / ENGINE_FOLDER
-        place.mkdir(exist_ok=True)
+        with file_errors(place, "cannot be made"):
+            place.mkdir(exist_ok=True)
         files = {view: f"{view}-{self.generation}-{self.rows}-{self.kind}.index" for view in VIEWS}
         for view, name in files.items():
             _write_index(self._indexes[view], place / name)
@@ -146,12 +144,14 @@ class FaissEngine:
 
 
 def kind_for(rows: int, kind: str) -> str:
-    """The kind of index for so many rows: as asked, or by size. Raises `VideoIndexError` for others."""
+    """The kind of FAISS index for `rows`: `kind`, or by size. Raises `VideoIndexError` for unknown kinds."""
+    if kind == "ivfpq":  # in the settings of older indexes; "sq8" finds more and needs no k-means
+        kind = "sq8"
     if kind not in FAISS_KINDS:
         raise VideoIndexError(f"--index_kind {kind}: choose from {', '.join(FAISS_KINDS)}")
     if kind == "auto":
-        return "flat" if rows <= FLAT_UP_TO else "ivfpq"
-    return "flat" if kind == "ivfpq" and rows < _PQ_FROM else kind
+        return "flat" if rows <= FLAT_UP_TO else "sq8"
+    return "flat" if kind == "sq8" and rows < _TRAINED_FROM else kind
 
 
 def _new_indexes(features: FeatureRows, kind: str) -> dict[str, Any]:
@@ -161,8 +161,9 @@ def _new_indexes(features: FeatureRows, kind: str) -> dict[str, Any]:
         return {view: faiss.IndexFlatIP(width) for view in VIEWS}
     if kind == "hnsw":
         return {view: _hnsw(faiss, width) for view in VIEWS}
-    sample = _sample(features, lists_for(features.rows) * _TRAINED_ON)
-    return {view: _ivfpq(faiss, sample[view], lists_for(features.rows)) for view in VIEWS}
+    rows = np.linspace(0, features.rows - 1, min(features.rows, _TRAINED_ON)).astype(np.int64)
+    sample = features.views_of(rows)
+    return {view: _sq8(faiss, sample[view]) for view in VIEWS}
 
 
 def _hnsw(faiss: Any, width: int) -> Any:
@@ -172,49 +173,21 @@ def _hnsw(faiss: Any, width: int) -> Any:
     return index
 
 
-def lists_for(rows: int) -> int:
-    """Lists of the inverted file: about the root of the rows, as a power of two, enough rows for each."""
-    lists = 1
-    while lists * lists <= rows and lists < 65_536:
-        lists *= 2
-    return max(1, min(lists, rows // 40))
-
-
-def probes_for(rows: int, lists: int) -> int:
-    """Lists that a query looks into: all, until scanning all codes takes too long.
-
-    A query is not close to what it finds, which therefore lies in many lists: with 1 of 16 probed, of the
-    synthetic videos of `benchmarks/search.py` less than half were found.
-    """
-    return max(8, lists * _SCANNED // max(rows, _SCANNED))
-
-
-def _ivfpq(faiss: Any, sample: np.ndarray, lists: int) -> Any:
-    width = sample.shape[1]
-    parts = next(width // size for size in (4, 2, 1) if width % size == 0)
-    coarse = faiss.IndexFlatIP(width)
-    index = faiss.IndexIVFPQ(coarse, width, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.niter = 1, _ROUNDS
+def _sq8(faiss: Any, sample: np.ndarray) -> Any:
+    """8 bits a dimension, from the smallest to the largest value in `sample` [n, D] and a margin."""
+    kind = faiss.ScalarQuantizer.QT_8bit
+    index = faiss.IndexScalarQuantizer(sample.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index.sq.rangestat_arg = _MARGIN
     index.train(np.ascontiguousarray(sample))
     return index
 
 
-def _sample(features: FeatureRows, most: int) -> dict[str, np.ndarray]:
-    """The views of rows evenly spread over all, `most` at most, read in runs to spare the disk."""
-    if features.rows <= most:
-        return features.views(0, features.rows)
-    run = 256
-    starts = np.linspace(0, features.rows - run, max(1, most // run)).astype(np.int64)
-    pieces = [features.views(int(start), int(start) + run) for start in starts]
-    return {view: np.concatenate([piece[view] for piece in pieces]) for view in VIEWS}
-
-
 def _write_index(index: Any, path: Path) -> None:
-    """One FAISS index, atomically. Raises `FileError` where the disk is full."""
+    """Write one FAISS index atomically. Raises `FileError` if the disk is full."""
     with atomic_path(path, durable=True) as temporary:
         try:
             load_faiss().write_index(index, str(temporary))
-        except RuntimeError as error:  # FAISS's word for a full disk
+        except RuntimeError as error:  # FAISS's error for a full disk
             raise FileError(
                 f"{path}: cannot be written: {error}; searching works without it, slower"
             ) from None

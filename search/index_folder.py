@@ -131,8 +131,8 @@ class VideoIndex:
 
     def record(self, video_id: str) -> VideoRecord | None:
         """The record of a video; None if the index does not hold it."""
-        found = self.catalog.find(video_id)
-        return found[1] if found else None
+        entry = self.catalog.find(video_id)
+        return entry[1] if entry else None
 
     def records(self) -> Iterator[VideoRecord]:
         """All videos, in the order in which they were added."""
@@ -146,17 +146,17 @@ class VideoIndex:
         """The video embed [D], float32. Raises `VideoIndexError` if the index does not hold the video."""
         while True:
             now = self.snapshot()
-            found = self.catalog.find(video_id)
-            if found is None:
+            entry = self.catalog.find(video_id)
+            if entry is None:
                 raise VideoIndexError(f"{self.folder}: no video {video_id!r} in the index")
             # If rows were added or moved between the two reads, read again.
-            if found[0] < now.features.rows and self.catalog.meta("generation") == now.generation:
-                return np.asarray(now.features.video[found[0]], dtype=np.float32)
+            if entry[0] < now.features.rows and self.catalog.meta("generation") == now.generation:
+                return np.asarray(now.features.video[entry[0]], dtype=np.float32)
 
     def thumbnail(self, video_id: str, *, frame: int | None = None) -> bytes | None:
         """The JPEG nearest to `frame` (`Hit.frame`), by default the middle one; None if there is none."""
-        found = self.catalog.find(video_id)
-        return self.catalog.thumbnail(found[0], frame) if found else None
+        entry = self.catalog.find(video_id)
+        return self.catalog.thumbnail(entry[0], frame) if entry else None
 
     def check_model(self, identity: dict[str, Any]) -> None:
         """Raise `VideoIndexError` if another model than `identity` made the index."""

@@ -24,7 +24,7 @@ ENGINE_FOLDER = "faiss"
 DTYPE = "float16"
 
 ENGINES = ("faiss", "qdrant", "exact")
-FAISS_KINDS = ("auto", "flat", "ivfpq", "hnsw")
+FAISS_KINDS = ("auto", "flat", "sq8", "hnsw")
 THUMBNAILS = ("all", "one", "none")
 
 

@@ -31,7 +31,7 @@ from search.index_format import (
 )
 from search.index_writer import Entry, IndexWriter
 from search.retriever import Retriever
-from search.sources import Found, Source, StoreSource, open_source, record_of
+from search.sources import Source, SourceVideo, StoreSource, open_source, record_of
 from video.video_files import describe_left_out
 
 
@@ -159,65 +159,65 @@ class _Run:
         self._report.left_out = self._source.left_out
         for start, message in self._source.unread:
             self._report.fail(start or ".", "unreadable folder", message)
-        wanted = [found for found in self._progress(listed, "looking for changes") if self._is_wanted(found)]
+        wanted = [video for video in self._progress(listed, "looking for changes") if self._is_wanted(video)]
         for batch in self._batches(wanted):
             self._add(batch)
         if prune and not self._stop():
-            self._prune({found.video_id for found in listed})
+            self._prune({video.video_id for video in listed})
         return self._report
 
-    def _progress(self, items: list[Found], what: str) -> tqdm:
+    def _progress(self, items: list[SourceVideo], what: str) -> tqdm:
         # Elsewhere than on a terminal, every state of the bar is a line of its own: show few.
         every = 0.5 if sys.stderr.isatty() else 30.0
         return tqdm(items, desc=what, unit="video", disable=self._quiet, mininterval=every)
 
-    def _is_wanted(self, found: Found) -> bool:
+    def _is_wanted(self, video: SourceVideo) -> bool:
         """Whether a video has to be encoded. If only its path or time changed, its record is updated."""
         if self._stop():
             return False
         try:
-            found.video_id.encode()
+            video.video_id.encode()
         except UnicodeEncodeError:
-            name = os.fsencode(found.video_id).decode("utf-8", "replace")
+            name = os.fsencode(video.video_id).decode("utf-8", "replace")
             self._report.fail(name, "bad name", "the name of the file is not UTF-8")
             return False
-        held = self._writer.catalog.find(found.video_id)
+        held = self._writer.catalog.find(video.video_id)
         if held is None:
             return True
         record = held[1]
         if record.source != self._source.name and record.has_file:
             message = f"the index has a video of this id from {record.source}"
-            self._report.fail(found.video_id, "same id", message)
+            self._report.fail(video.video_id, "same id", message)
             return False
-        path = str(found.path) if found.path is not None else None
+        path = str(video.path) if video.path is not None else None
         in_store = isinstance(self._source, StoreSource)
-        file_unchanged = (record.size, record.mtime_ns, record.path) == (found.size, found.mtime_ns, path)
+        file_unchanged = (record.size, record.mtime_ns, record.path) == (video.size, video.mtime_ns, path)
         if file_unchanged and not in_store:
             self._report.unchanged += 1
             return False
         try:
-            digest = self._source.digest(found)
+            digest = self._source.digest(video)
         except ClipError as error:
-            self._report.fail(found.video_id, error.reason, error.message)
+            self._report.fail(video.video_id, error.reason, error.message)
             return False
         if digest != record.digest:
             return True
         self._report.moved += 1
         if not file_unchanged:
-            self._writer.update_file(record_of(self._source, found, digest=digest))
+            self._writer.update_file(record_of(self._source, video, digest=digest))
         return False
 
-    def _batches(self, wanted: list[Found]) -> Iterator[list[tuple[Found, Clip]]]:
-        batch: list[tuple[Found, Clip]] = []
+    def _batches(self, wanted: list[SourceVideo]) -> Iterator[list[tuple[SourceVideo, Clip]]]:
+        batch: list[tuple[SourceVideo, Clip]] = []
         retriever = self._retriever
         bar = self._progress(wanted, "indexing")
         clips = self._source.clips(wanted, frames=retriever.frames, size=retriever.image_size)
-        for found, clip in clips:
+        for video, clip in clips:
             bar.update()
             if isinstance(clip, ClipError):
-                self._report.fail(found.video_id, clip.reason, clip.message)
+                self._report.fail(video.video_id, clip.reason, clip.message)
             else:
-                batch.append((found, clip))
+                batch.append((video, clip))
             if len(batch) == self._batch:
                 yield batch
                 batch = []
@@ -227,19 +227,19 @@ class _Run:
             yield batch
         bar.close()
 
-    def _add(self, batch: list[tuple[Found, Clip]]) -> None:
-        video, frames = self._retriever.encode_clips(torch.stack([clip.frames for _, clip in batch]))
+    def _add(self, batch: list[tuple[SourceVideo, Clip]]) -> None:
+        embeds, frames = self._retriever.encode_clips(torch.stack([clip.frames for _, clip in batch]))
         entries = []
-        for place, (found, clip) in enumerate(batch):
-            held = self._writer.catalog.find(found.video_id)
+        for place, (video, clip) in enumerate(batch):
+            held = self._writer.catalog.find(video.video_id)
             try:
-                digest = self._source.digest(found)
+                digest = self._source.digest(video)
             except ClipError as error:
-                self._report.fail(found.video_id, error.reason, error.message)
+                self._report.fail(video.video_id, error.reason, error.message)
                 continue
-            record = record_of(self._source, found, digest=digest, clip=clip)
+            record = record_of(self._source, video, digest=digest, clip=clip)
             jpegs = clip.thumbnails(self._writer.settings.thumbnails)
-            entries.append(Entry(record, video[place], frames[place], jpegs))
+            entries.append(Entry(record, embeds[place], frames[place], jpegs))
             self._report.updated += held is not None
             self._report.added += held is None
         self._writer.add(entries)

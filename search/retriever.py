@@ -247,12 +247,12 @@ class Retriever:
         started = time.perf_counter()
         with _opened(index) as opened:
             query = _unit(torch.from_numpy(opened.vector(video_id)))
-            found = self._find(
+            results = self._find(
                 opened, query, top=top + 1, frame_weight=frame_weight, top_frames=top_frames,
                 candidates=candidates, remarks=(), started=started,
             )  # fmt: skip
-        hits = tuple(hit for hit in found.hits if hit.video_id != video_id)[:top]
-        return SearchResults(hits, found.remarks, found.seconds)
+        hits = tuple(hit for hit in results.hits if hit.video_id != video_id)[:top]
+        return SearchResults(hits, results.remarks, results.seconds)
 
     def query_vector(
         self,

@@ -32,7 +32,7 @@ _READ = 1 << 20
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceVideo:
     """A video of a source: its id, file (None: frames only), size in bytes, time of change."""
 
     video_id: str
@@ -50,17 +50,17 @@ class Source(Protocol):
     left_out: Counter[str]
     """After `list`: how many files are no videos, by ending or reason."""
 
-    def list(self) -> list[Found]:
+    def list(self) -> list[SourceVideo]:
         """All videos, by id."""
         ...
 
-    def digest(self, found: Found) -> str:
+    def digest(self, video: SourceVideo) -> str:
         """SHA-256 of a video's contents. Raises `ClipError`."""
         ...
 
     def clips(
-        self, wanted: Iterable[Found], *, frames: int, size: int
-    ) -> Iterator[tuple[Found, Clip | ClipError]]:
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: int
+    ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
         """Each video with its clip or its error, in any order."""
         ...
 
@@ -81,27 +81,27 @@ class FolderSource:
         self._workers = workers
         self._timeout = timeout
 
-    def list(self) -> list[Found]:
+    def list(self) -> list[SourceVideo]:
         self.unread.clear()
         self.left_out.clear()
-        videos: list[Found] = []
-        unknown: list[Found] = []
+        videos: list[SourceVideo] = []
+        unknown: list[SourceVideo] = []
         for place, folders, names in os.walk(self.folder, onerror=self._skip):
             folders.sort()
             for name in sorted(names):
                 rank = OTHER if name.startswith(".") else rank_of(name)
-                found = self._found(Path(place, name)) if rank < OTHER else None
-                if found is None:
+                video = self._entry(Path(place, name)) if rank < OTHER else None
+                if video is None:
                     self.left_out[kind_left_out(name)] += 1
                 else:
-                    (unknown if rank == UNKNOWN else videos).append(found)
-        paths = [found.path for found in unknown if found.path is not None]
+                    (unknown if rank == UNKNOWN else videos).append(video)
+        paths = [video.path for video in unknown if video.path is not None]
         by_content = videos_by_content(paths, workers=self._workers, timeout=self._timeout)
         self.left_out.update(kind_left_out(path.name) for path in paths if path not in by_content)
-        videos += [found for found in unknown if found.path in by_content]
-        return sorted(videos, key=lambda found: found.video_id) if by_content else videos
+        videos += [video for video in unknown if video.path in by_content]
+        return sorted(videos, key=lambda video: video.video_id) if by_content else videos
 
-    def _found(self, path: Path) -> Found | None:
+    def _entry(self, path: Path) -> SourceVideo | None:
         """The entry of a regular file; None for a link to nothing, or a pipe, which blocks its reader."""
         try:
             status = path.stat()
@@ -110,33 +110,33 @@ class FolderSource:
         if not stat.S_ISREG(status.st_mode):
             return None
         video_id = path.relative_to(self.folder).as_posix()
-        return Found(video_id, path, status.st_size, status.st_mtime_ns)
+        return SourceVideo(video_id, path, status.st_size, status.st_mtime_ns)
 
     def _skip(self, error: OSError) -> None:
         folder = Path(error.filename).relative_to(self.folder).as_posix()
         self.unread.append(("" if folder == "." else f"{folder}/", error.strerror or "cannot be read"))
 
-    def digest(self, found: Found) -> str:
+    def digest(self, video: SourceVideo) -> str:
         """SHA-256 of the file. Raises `ClipError` if it changed since it was listed."""
-        assert found.path is not None
+        assert video.path is not None
         digest = hashlib.sha256()
         try:
-            with open(found.path, "rb") as file:
+            with open(video.path, "rb") as file:
                 while data := file.read(_READ):
                     digest.update(data)
                 status = os.fstat(file.fileno())
         except OSError as error:
-            raise ClipError("unreadable", f"{found.path}: {error.strerror}") from None
-        if (status.st_size, status.st_mtime_ns) != (found.size, found.mtime_ns):
+            raise ClipError("unreadable", f"{video.path}: {error.strerror}") from None
+        if (status.st_size, status.st_mtime_ns) != (video.size, video.mtime_ns):
             # Its frames may be older than this digest, and a later run would not notice.
-            raise ClipError("changed", f"{found.path}: was written to during indexing; index again")
+            raise ClipError("changed", f"{video.path}: was written to during indexing; index again")
         return digest.hexdigest()
 
     def clips(
-        self, wanted: Iterable[Found], *, frames: int, size: int
-    ) -> Iterator[tuple[Found, Clip | ClipError]]:
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: int
+    ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
         """Decoded by a pool of processes: a file that crashes or hangs its process costs only itself."""
-        by_path = {found.path: found for found in wanted if found.path is not None}
+        by_path = {video.path: video for video in wanted if video.path is not None}
         if not by_path:
             return
         jobs = [video_job(path) for path in by_path]
@@ -161,44 +161,44 @@ class StoreSource:
         self.unread: list[tuple[str, str]] = []
         self.left_out: Counter[str] = Counter()
 
-    def list(self) -> list[Found]:
-        found = []
+    def list(self) -> list[SourceVideo]:
+        videos = []
         for video_id in self._store.video_ids():
             path = self._files.find(video_id) if self._files is not None else None
             size = int((self._store.manifest(video_id) or {}).get("bytes", 0))
-            found.append(Found(video_id, path.resolve() if path else None, size, 0))
-        return found
+            videos.append(SourceVideo(video_id, path.resolve() if path else None, size, 0))
+        return videos
 
-    def digest(self, found: Found) -> str:
+    def digest(self, video: SourceVideo) -> str:
         """SHA-256 of the manifest and the frames."""
-        manifest = self._store.manifest(found.video_id)
+        manifest = self._store.manifest(video.video_id)
         digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
         try:
-            count = self._store.num_frames(found.video_id)
-            for jpeg in self._store.read_jpegs(found.video_id, np.arange(count)):
+            count = self._store.num_frames(video.video_id)
+            for jpeg in self._store.read_jpegs(video.video_id, np.arange(count)):
                 digest.update(jpeg)
         except FrameStoreError as error:
             raise ClipError("unreadable", str(error)) from None
         return digest.hexdigest()
 
     def clips(
-        self, wanted: Iterable[Found], *, frames: int, size: int
-    ) -> Iterator[tuple[Found, Clip | ClipError]]:
-        for found in wanted:
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: int
+    ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
+        for video in wanted:
             try:
-                yield found, clip_of_store(self._store, found.video_id, frames=frames, size=size)
+                yield video, clip_of_store(self._store, video.video_id, frames=frames, size=size)
             except ClipError as error:
-                yield found, error
+                yield video, error
 
 
-def record_of(source: Source, found: Found, *, digest: str, clip: Clip | None = None) -> VideoRecord:
+def record_of(source: Source, video: SourceVideo, *, digest: str, clip: Clip | None = None) -> VideoRecord:
     """The record of a listed video, with the times and duration of its clip."""
     return VideoRecord(
-        video_id=found.video_id,
+        video_id=video.video_id,
         source=source.name,
-        path=str(found.path) if found.path is not None else None,
-        size=found.size,
-        mtime_ns=found.mtime_ns,
+        path=str(video.path) if video.path is not None else None,
+        size=video.size,
+        mtime_ns=video.mtime_ns,
         digest=digest,
         duration=clip.duration if clip else None,
         times=clip.times if clip else (),

@@ -166,7 +166,7 @@ def _query(arguments: argparse.Namespace) -> int:
 
     with VideoIndex(arguments.index, engine=arguments.engine, url=arguments.url) as index:
         retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
-        found = retriever.search(
+        results = retriever.search(
             index,
             arguments.text,
             image=arguments.image,
@@ -177,11 +177,11 @@ def _query(arguments: argparse.Namespace) -> int:
             top_frames=arguments.top_frames,
         )
     if arguments.json:
-        _print(json.dumps(found.to_json(), ensure_ascii=False, indent=1))
+        _print(json.dumps(results.to_json(), ensure_ascii=False, indent=1))
         return 0
-    for remark in found.remarks:
+    for remark in results.remarks:
         _say(f"note: {remark}")
-    _print(table(found))
+    _print(table(results))
     return 0
 
 
@@ -204,12 +204,12 @@ def _check_files(arguments: argparse.Namespace, *flags: str) -> None:
             raise UserError(f"--{flag} {path}: no such file")
 
 
-def table(found: SearchResults) -> str:
+def table(results: SearchResults) -> str:
     """The hits as lines: place, score, best moment, id and file."""
-    if not found.hits:
+    if not results.hits:
         return "nothing found: the index is empty"
     lines = [f"{'':>3} {'score':>6}  {'best moment':>11}  video"]
-    for place, hit in enumerate(found.hits, start=1):
+    for place, hit in enumerate(results.hits, start=1):
         lines.append(
             f"{place:>3} {hit.score:6.3f}  {clock(hit.moment):>11}  {_shown(hit.video_id)}{_where(hit)}"
         )

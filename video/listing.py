@@ -18,6 +18,7 @@ from common.errors import UserError, file_errors
 from video.sampling import Window
 from video.video_files import (
     HIDDEN,
+    OTHER,
     UNKNOWN,
     describe_left_out,
     kind_left_out,
@@ -69,8 +70,8 @@ class VideoFolder:
             raise UserError(f"{path}: no such folder of videos (--video_dir)")
         self.path = path
         self._names: dict[str, list[str]] = {}  # by stem, the preferred file first
-        self.left_out: Counter[str] = Counter()  # by ending or reason: see `list_videos`
-        self.same_name: list[str] = []  # videos that are not taken, because another one has the same name
+        self.left_out: Counter[str] = Counter()  # by ending or reason
+        self.same_name: list[str] = []  # videos that are not taken because another one has the same name
         self._skipped: Counter[str] = Counter()
         self._subfolders: dict[str, VideoFolder] = {}
         for name, kind in _entries(path):
@@ -82,7 +83,7 @@ class VideoFolder:
             names.sort(key=rank_of)
 
     def find(self, file_id: str) -> Path | None:
-        """The file of this name with any ending, videos first, or with exactly this name; else None.
+        """The file of this name with an ending that may be a video's, or with exactly this name; else None.
 
         A name with slashes is looked for in subfolders, never outside of the folder.
         """
@@ -92,15 +93,17 @@ class VideoFolder:
             return subfolder.find(stem) if subfolder is not None else None
         names = self._names.get(file_id)
         try:
-            path = self._path(names[0] if names else file_id)
-            return path if names or path.is_file() else None
+            if names and rank_of(names[0]) < OTHER:
+                return self._path(names[0])
+            path = self._path(file_id)
+            return path if path.is_file() else None
         except (OSError, ValueError):  # a name that no file can have
             return None
 
     def list_videos(self, *, workers: int = 1, timeout: float = 300.0) -> list[str]:
-        """The names of all videos without ending, sorted, and `left_out` and `same_name` up to date.
+        """The names of all videos without ending, sorted. Also sets `left_out` and `same_name`.
 
-        Files whose ending does not tell are opened, by `workers` processes.
+        `workers` processes open the files whose ending does not tell.
         """
         unknown = [
             self._path(name)

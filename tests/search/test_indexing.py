@@ -80,6 +80,21 @@ def test_files_that_give_no_frames_are_named(retriever: Retriever, videos: Path,
     assert not (tmp_path / "index" / "failures.jsonl").exists()
 
 
+def test_what_ffmpeg_opens_is_indexed_and_the_rest_is_counted(
+    retriever: Retriever, videos: Path, tmp_path: Path
+) -> None:
+    shutil.copy(videos / "red.mp4", videos / "more" / "red.3gpp2x")
+    shutil.copy(videos / "red.mp4", videos / "noext")
+    (videos / "data.bin2").write_bytes(b"no video")
+    (videos / "._red.mp4").write_bytes(b"\0\5\x16\7")
+    (videos / "folder.mp4").mkdir()
+    report = run(retriever, tmp_path / "index", video_dir=videos)
+    assert report.added == 6 and not report.failed
+    assert report.left_out == {".txt": 1, ".bin2": 1, "hidden": 1}
+    assert str(report).startswith("6 videos found: 6 added; left out: ")
+    assert counts(run(retriever, tmp_path / "index", video_dir=videos, prune=True)) == (0, 0, 6, 0)
+
+
 def test_a_frame_store_gives_the_features_of_its_files(
     retriever: Retriever, videos: Path, tmp_path: Path
 ) -> None:

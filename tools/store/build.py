@@ -226,7 +226,7 @@ class _Build:
                 continue
             path = self._folder.find(entry.file_id)
             if path is None:
-                missing = VideoError("missing", f"no {entry.file_id}.* in {self._folder.path}")
+                missing = VideoError("missing", f"no video {entry.file_id}.* in {self._folder.path}")
                 report.failed(entry.video_id, None, missing)
             else:
                 yield Job(entry.video_id, path, entry.window, self._options.settings)
@@ -235,11 +235,11 @@ class _Build:
         """The codecs of a sample of the files, and which do not decode here, before hours of work."""
         chosen = todo[:: max(1, len(todo) // _PROBED)][:_PROBED]
         paths = [path for path in (self._folder.find(entry.file_id) for entry in chosen) if path is not None]
-        found: Counter[str] = Counter()
+        codecs: Counter[str] = Counter()
         for _, outcome in pool.run(paths, stop=self._stop):
             answer = _answer(outcome)
-            found[answer.reason if isinstance(answer, VideoError) else answer[0]] += 1
-        names = ", ".join(f"{count} {name}" for name, count in found.most_common())
+            codecs[answer.reason if isinstance(answer, VideoError) else answer[0]] += 1
+        names = ", ".join(f"{count} {name}" for name, count in codecs.most_common())
         return f"a sample of {len(paths)} files: {names or 'none of them exists'}"
 
 

@@ -145,12 +145,12 @@ def histogram(sizes: list[int], *, bins: int = 8) -> list[str]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    found = verify_store(args.store, sample=args.sample, workers=args.num_workers)
-    faults = [_describe_state(state) for state in found.states if state and not state["complete"]]
-    faults += found.faults
+    findings = verify_store(args.store, sample=args.sample, workers=args.num_workers)
+    faults = [_describe_state(state) for state in findings.states if state and not state["complete"]]
+    faults += findings.faults
     for fault in faults:
         _say(fault)
-    _say(f"{found.checked} videos checked, {len(faults)} faults")
+    _say(f"{findings.checked} videos checked, {len(faults)} faults")
     return 1 if faults else 0
 
 
