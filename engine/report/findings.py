@@ -1,6 +1,6 @@
-"""What a report finds in rankings: worst queries, confusing videos, captions by length, curves.
+"""What a report says about rankings: worst queries, confusing videos (hubs), captions by length, curves.
 
-N captions, V videos. Everything is numbers and names, ready for JSON; `report_page.py` shows it.
+All functions return numbers and texts, ready for JSON; `page.py` shows them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataloaders.examples import Examples
 from engine.evaluation.metrics import summarise
 from engine.evaluation.ranking import Rankings
 
-WORST = 10  # queries shown of each direction
-WINNERS = 3  # shown of those that stand above a worst query's own
+DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
+WORST = 10  # queries of each direction
+WINNERS = 3  # candidates that rank above the right answer of a worst query
 HUBS = 8
 LENGTHS = 5  # groups of captions
 EXAMPLES = 3  # captions that a confusing video took
@@ -24,19 +25,19 @@ Finding = dict[str, Any]
 
 
 def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST) -> list[Finding]:
-    """The captions whose own video stands last, one a video, none of rank 1; with the videos that won."""
-    found: list[Finding] = []
+    """The captions with the worst ranks of their own video, one for each video, and the videos that won."""
+    cases: list[Finding] = []
     seen: set[int] = set()
     for caption in np.argsort(-rankings.t2v, kind="stable").tolist():
         video = int(examples.video_of_caption[caption])
-        if len(found) == count or rankings.t2v[caption] <= 1:
+        if len(cases) == count or rankings.t2v[caption] <= 1:
             break
         if video in seen:
             continue
         seen.add(video)
         ids, scores = rankings.t2v_top[caption], rankings.t2v_top_scores[caption]
         above = [(int(i), float(s)) for i, s in zip(ids, scores, strict=True) if i not in (video, -1)]
-        found.append(
+        cases.append(
             {
                 "caption": examples.captions[caption],
                 "caption_number": caption,
@@ -54,12 +55,12 @@ def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST
                 ],
             }
         )
-    return found
+    return cases
 
 
 def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) -> list[Finding]:
-    """The videos whose captions stand last, none of rank 1; with the captions of others that won."""
-    found = []
+    """The videos with the worst ranks of their captions, and the captions of other videos that won."""
+    cases = []
     ranks = np.nan_to_num(rankings.v2t, nan=1.0)
     for video in np.argsort(-ranks, kind="stable")[:count].tolist():
         if ranks[video] <= 1:
@@ -67,7 +68,7 @@ def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) 
         ids, scores = rankings.v2t_top[video], rankings.v2t_top_scores[video]
         above = [(int(i), float(s)) for i, s in zip(ids, scores, strict=True) if i != -1]
         others = [(i, s) for i, s in above if examples.video_of_caption[i] != video]
-        found.append(
+        cases.append(
             {
                 "video": examples.video_ids[video],
                 "caption": _first_caption(examples, video),
@@ -84,20 +85,20 @@ def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) 
                 ],
             }
         )
-    return found
+    return cases
 
 
 def confusing_videos(rankings: Rankings, examples: Examples, *, count: int = HUBS) -> list[Finding]:
-    """The videos that most often stand first for a caption of another video (hubs), at least once."""
+    """The videos that most often rank first for a caption of another video (hubs)."""
     first = rankings.t2v_top[:, 0]
     wrong = (first != examples.video_of_caption) & (rankings.t2v > 1)
     times = np.bincount(first[wrong], minlength=examples.num_videos)
-    found = []
+    hubs = []
     for video in np.argsort(-times, kind="stable")[:count].tolist():
         if not times[video]:
             break
         took = np.flatnonzero(wrong & (first == video))
-        found.append(
+        hubs.append(
             {
                 "video": examples.video_ids[video],
                 "caption": _first_caption(examples, video),
@@ -105,11 +106,11 @@ def confusing_videos(rankings: Rankings, examples: Examples, *, count: int = HUB
                 "took": [examples.captions[int(i)] for i in took[:EXAMPLES]],
             }
         )
-    return found
+    return hubs
 
 
 def hub_summary(rankings: Rankings, examples: Examples) -> Finding:
-    """How the wrong first places are spread over videos."""
+    """How the wrong first places are distributed over the videos."""
     first = rankings.t2v_top[:, 0]
     wrong = (first != examples.video_of_caption) & (rankings.t2v > 1)
     times = np.sort(np.bincount(first[wrong], minlength=examples.num_videos))[::-1]
@@ -122,29 +123,29 @@ def hub_summary(rankings: Rankings, examples: Examples) -> Finding:
 
 
 def length_of(language: str) -> tuple[str, Callable[[str], int]]:
-    """(unit, its count in a caption): Chinese is written without spaces, so its characters are counted."""
+    """(unit, function that counts it in a caption). Chinese has no spaces, so characters are counted."""
     if language == "chinese":
         return "characters", lambda caption: sum(not c.isspace() for c in caption)
     return "words", lambda caption: len(caption.split())
 
 
 def by_length(rankings: Rankings, examples: Examples, *, language: str) -> list[Finding]:
-    """Figures of text to video for groups of captions of about equal number, from short to long."""
+    """Text-to-video metrics of groups of captions, from short to long; the groups are about equally large."""
     measure = length_of(language)[1]
     lengths = np.fromiter(map(measure, examples.captions), np.int64, examples.num_captions)
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTHS + 1)[1:], method="inverted_cdf"))
     group = np.searchsorted(edges, lengths)
-    found = []
+    groups = []
     for number in range(len(edges)):
         inside = group == number
-        figures = summarise(rankings.t2v[inside], direction="t2v")
+        metrics = summarise(rankings.t2v[inside], direction="t2v")
         low, high = int(lengths[inside].min()), int(lengths[inside].max())
-        found.append({"from": low, "to": high, "captions": int(inside.sum()), **figures})
-    return found
+        groups.append({"from": low, "to": high, "captions": int(inside.sum()), **metrics})
+    return groups
 
 
 def recall_curve(ranks: np.ndarray, *, candidates: int) -> list[tuple[int, float]]:
-    """(K, R@K in percent) at up to about 60 K from 1 to `candidates`, evenly spaced in the logarithm."""
+    """(K, R@K in percent) for at most 60 K from 1 to `candidates`, evenly spaced on a log scale."""
     ranks = np.sort(ranks[~np.isnan(ranks)])
     points = np.unique(np.geomspace(1, max(1, candidates), 60).round().astype(int))
     share = 100.0 * np.searchsorted(ranks, points, side="right") / len(ranks)
@@ -152,7 +153,7 @@ def recall_curve(ranks: np.ndarray, *, candidates: int) -> list[tuple[int, float
 
 
 def rank_histogram(ranks: np.ndarray, *, candidates: int) -> list[Finding]:
-    """Percent of the queries with a rank of 1, above 1 to 2, above 2 to 4, to 8 and so on."""
+    """Percent of the queries with rank 1, above 1 to 2, above 2 to 4, above 4 to 8 and so on."""
     ranks = ranks[~np.isnan(ranks)]
     edges = 2 ** np.arange(int(np.ceil(np.log2(max(1, candidates)))) + 1)
     group = np.searchsorted(edges, ranks)
@@ -168,9 +169,9 @@ def rank_histogram(ranks: np.ndarray, *, candidates: int) -> list[Finding]:
 
 
 def _first_caption(examples: Examples, video: int) -> str:
-    """The first caption of a video; "" where it has none."""
-    own = np.flatnonzero(examples.video_of_caption == video)
-    return examples.captions[int(own[0])] if len(own) else ""
+    """The first caption of a video; "" if it has none."""
+    captions = np.flatnonzero(examples.video_of_caption == video)
+    return examples.captions[int(captions[0])] if len(captions) else ""
 
 
 def _short(score: float) -> float:

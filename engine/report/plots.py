@@ -1,5 +1,7 @@
-"""The pictures of a report, each as a PNG for light and one for dark pages. No foreign text is drawn here:
-the fonts at hand may lack Chinese."""
+"""The plots of a report as PNG, one for light and one for dark pages.
+
+No foreign text is drawn here, because the installed fonts may lack Chinese.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from engine.evaluation.similarity import Tiles
+from engine.report.findings import DIRECTIONS
 
 Draw = Callable[[Axes], None]
-DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
-PAIRS = 48  # of the heat map
+PAIRS = 48  # of a caption and its video, in the heat map
 _INK = {"light": "#24292f", "dark": "#d7dce2"}
 _PAPER = {"light": "#ffffff", "dark": "#1b1f24"}
-_COLOURS = {"t2v": "#3b78c3", "v2t": "#d98032"}  # both readable on both papers
+_COLOURS = {"t2v": "#3b78c3", "v2t": "#d98032"}  # readable on light and dark pages
 _FAINT = "#8a929b"
 
 
 def draw_curves(curves: dict[str, list[tuple[int, float]]]) -> Draw:
-    """R@K over K by direction."""
+    """R@K over K, one curve a direction."""
 
     def draw(axes: Axes) -> None:
         for direction, points in curves.items():
@@ -51,20 +53,20 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]]) -> Draw:
 
 
 def draw_histogram(bins: dict[str, list[dict[str, Any]]]) -> Draw:
-    """Percent of the queries by rank, in bins that double."""
+    """Percent of the queries by rank, in bins whose width doubles."""
 
     def draw(axes: Axes) -> None:
         labels: list[str] = []
-        for number, (direction, found) in enumerate(bins.items()):
-            at = np.arange(len(found)) + 0.4 * (number - 0.5)
+        for number, (direction, counts) in enumerate(bins.items()):
+            x = np.arange(len(counts)) + 0.4 * (number - 0.5)
             axes.bar(
-                at,
-                [b["percent"] for b in found],
+                x,
+                [b["percent"] for b in counts],
                 0.38,
                 color=_COLOURS[direction],
                 label=DIRECTIONS[direction],
             )
-            names = [_bin_name(b["above"], b["to"]) for b in found]
+            names = [_range_name(b["above"] + 1, b["to"]) for b in counts]
             labels = max(labels, names, key=len)
         axes.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 8 else 0)
         axes.set(xlabel="rank of the right answer", ylabel="queries (%)")
@@ -77,11 +79,11 @@ def draw_lengths(groups: list[dict[str, Any]], *, unit: str) -> Draw:
     """R@1 and R@10 of captions by length."""
 
     def draw(axes: Axes) -> None:
-        at = np.arange(len(groups))
+        x = np.arange(len(groups))
         for shift, k, colour in ((-0.2, 1, _COLOURS["t2v"]), (0.2, 10, "#8fb4e3")):
-            axes.bar(at + shift, [g[f"t2v/R@{k}"] for g in groups], 0.38, color=colour, label=f"R@{k}")
+            axes.bar(x + shift, [g[f"t2v/R@{k}"] for g in groups], 0.38, color=colour, label=f"R@{k}")
         names = [_range_name(g["from"], g["to"]) + f"\n{g['captions']:,} captions" for g in groups]
-        axes.set_xticks(at, names)
+        axes.set_xticks(x, names)
         axes.set(xlabel=f"{unit} in the caption", ylabel="text to video (%)", ylim=(0, 104))
         axes.legend(frameon=False, ncols=2, loc="upper right", bbox_to_anchor=(1, 1.12))
 
@@ -89,10 +91,10 @@ def draw_lengths(groups: list[dict[str, Any]], *, unit: str) -> Draw:
 
 
 def draw_heat_map(scores: np.ndarray) -> Draw:
-    """Scores [n, n] of captions (down) with videos (across); the right ones on the diagonal."""
+    """Scores [n, n]: captions in rows, videos in columns; the right pairs are the diagonal."""
 
     def draw(axes: Axes) -> None:
-        # The lowest and highest percent do not stretch the colours.
+        # Colours span the 1st to 99th percentile, so that outliers do not flatten the rest.
         low, high = np.percentile(scores, [1, 99]) if scores.size > 1 else (scores.min() - 1, scores.max())
         image = axes.imshow(scores, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
         axes.set(xlabel="videos of the sample", ylabel="their captions", xticks=[], yticks=[])
@@ -106,7 +108,7 @@ def draw_heat_map(scores: np.ndarray) -> Draw:
 
 @torch.inference_mode()
 def sample_scores(tiles: Tiles, video_of_caption: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Scores [n, n] of up to `PAIRS` captions and their videos, drawn without repeats, each video once."""
+    """Scores [n, n] of up to `PAIRS` random videos, each with its first caption."""
     random = np.random.default_rng(seed)
     videos, first = np.unique(video_of_caption, return_index=True)
     chosen = np.sort(random.choice(len(videos), min(PAIRS, len(videos)), replace=False))
@@ -121,7 +123,7 @@ def sample_scores(tiles: Tiles, video_of_caption: np.ndarray, *, seed: int = 0) 
 
 
 def png(draw: Draw, *, theme: str, size: tuple[float, float] = (6.4, 3.8)) -> bytes:
-    """The picture as PNG; the same bytes for the same numbers and libraries."""
+    """The plot as PNG; the same numbers and libraries give the same bytes."""
     ink, paper = _INK[theme], _PAPER[theme]
     style: dict[Any, Any] = {
         **{f"{part}.color": ink for part in ("text", "xtick", "ytick")},
@@ -140,7 +142,7 @@ def png(draw: Draw, *, theme: str, size: tuple[float, float] = (6.4, 3.8)) -> by
         "font.family": "DejaVu Sans",
     }
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # not the user's own style
+        matplotlib.rcdefaults()  # drops the user's matplotlibrc
         matplotlib.rcParams.update(style)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
@@ -148,10 +150,6 @@ def png(draw: Draw, *, theme: str, size: tuple[float, float] = (6.4, 3.8)) -> by
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=140, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _bin_name(above: int, to: int) -> str:
-    return _range_name(above + 1, to)
 
 
 def _range_name(first: int, last: int) -> str:

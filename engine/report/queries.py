@@ -10,25 +10,28 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, file_errors
 from dataloaders.examples import Examples
 from engine.evaluation.ranking import Rankings
 
 FILE = "queries.jsonl"
-Key = tuple[str, str, int]  # video, caption ("" from video to text), which of equal ones
+Key = tuple[str, str, int]  # video, caption ("" for video to text), number among equal captions
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Ranks by query, in the order of the file; a video that no query has is not among them."""
+    """Ranks by query, in the order of the file."""
 
     t2v: dict[Key, float]
     v2t: dict[Key, float]
 
 
 def write_queries(path: Path, rankings: Rankings, examples: Examples) -> None:
-    """Captions first: video, caption, rank, the score of the own video, the video that won and its score.
-    Then videos: rank of the caption set, rank among all captions."""
+    """Write the captions, then the videos.
+
+    A caption has its video, rank, score of the own video, and the first video with its score. A video has the
+    rank of its caption set and the best rank of its captions among all captions.
+    """
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for i, video in enumerate(examples.video_of_caption):
             line = {
@@ -52,12 +55,13 @@ def write_queries(path: Path, rankings: Rankings, examples: Examples) -> None:
 
 
 def read_queries(path: Path) -> Queries:
-    """Raises `UserError` naming the file, and the line that is not as `write_queries` writes it."""
+    """The ranks in a file that `write_queries` wrote. Raises `UserError` with file and line."""
     queries = Queries({}, {})
     seen: Counter[tuple[str, str, str]] = Counter()
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with file_errors(path):
+            lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     for number, text in enumerate(lines, start=1):
         if not text:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import file_errors
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
 from engine.evaluation.equal_captions import equal_caption_groups, ranks_with_equal_captions
@@ -17,6 +18,7 @@ from engine.evaluation.metrics import summarise
 from engine.evaluation.ranking import Rankings
 from engine.evaluation.similarity import Tiles
 from engine.report.findings import (
+    DIRECTIONS,
     by_length,
     confusing_videos,
     hub_summary,
@@ -28,7 +30,6 @@ from engine.report.findings import (
 )
 from engine.report.page import Plots, page
 from engine.report.plots import (
-    DIRECTIONS,
     draw_curves,
     draw_heat_map,
     draw_histogram,
@@ -41,7 +42,7 @@ from engine.report.queries import write_queries
 from engine.report.thumbnails import Thumbnails
 
 FORMAT = 1
-SHOWN_TEXTS = 10  # of equal captions
+EQUAL_TEXTS = 10  # of those that several videos have
 
 
 def write_report(
@@ -55,25 +56,27 @@ def write_report(
 ) -> Path:
     """Write report.json, report.html, queries.jsonl and PNG plots to `folder`; returns the page's path.
 
-    `result` is what metrics.jsonl says of the evaluation, with `settings` and, where videos were absent,
-    their ids as `missing`. `rankings` are the plain ones of `tiles`. All is made in a folder beside it, then
-    put in the place of an older report. The same input gives the same bytes. For one rank; raises `OSError`.
+    `result` is the line of metrics.jsonl with `settings` and, if videos were absent, their ids as `missing`.
+    `rankings` are those of `tiles` without post-processing. The files are written to a folder beside it,
+    which then replaces an older report. The same input gives the same bytes. Call it on one rank only.
+    Raises `FileError`.
     """
     report, plots = make_report(result, rankings, examples, tiles)
     html = page(report, plots, Thumbnails(store))
-    made = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(made, ignore_errors=True)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        made.mkdir(parents=True)
-        text = json.dumps(report, ensure_ascii=False, indent=1, default=str) + "\n"
-        (made / "report.json").write_text(text, encoding="utf-8")
-        (made / "report.html").write_text(html, encoding="utf-8")
-        write_queries(made / QUERIES, rankings, examples)
-        for name, (light, _) in plots.items():
-            (made / f"{name}.png").write_bytes(light)
-        _put_in_place(made, folder)
+        with file_errors(folder, "the report cannot be written"):
+            temporary.mkdir(parents=True)
+            text = json.dumps(report, ensure_ascii=False, indent=1, default=str) + "\n"
+            (temporary / "report.json").write_text(text, encoding="utf-8")
+            (temporary / "report.html").write_text(html, encoding="utf-8")
+            write_queries(temporary / QUERIES, rankings, examples)
+            for name, (light, _) in plots.items():
+                (temporary / f"{name}.png").write_bytes(light)
+            _replace_folder(folder, temporary)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder / "report.html"
 
 
@@ -92,9 +95,9 @@ def make_report(
     }
     if groups:
         ranks = ranks_with_equal_captions(tiles, examples, rankings, groups)
-        for direction, found in zip(DIRECTIONS, ranks, strict=True):
-            figures = summarise(found, direction=direction)
-            report |= {f"equal_captions/{name}": value for name, value in figures.items()}
+        for direction, direction_ranks in zip(DIRECTIONS, ranks, strict=True):
+            metrics = summarise(direction_ranks, direction=direction)
+            report |= {f"equal_captions/{name}": value for name, value in metrics.items()}
     curves = {d: recall_curve(getattr(rankings, d), candidates=examples.num_videos) for d in DIRECTIONS}
     bins = {d: rank_histogram(getattr(rankings, d), candidates=examples.num_videos) for d in DIRECTIONS}
     report["findings"] = {
@@ -111,20 +114,20 @@ def make_report(
 
 
 def _plots(report: Mapping[str, Any], sample: np.ndarray) -> Plots:
-    found = report["findings"]
-    drawn = {
-        "recall": draw_curves(found["recall_curve"]),
-        "ranks": draw_histogram(found["rank_histogram"]),
-        "length": draw_lengths(found["by_length"], unit=found["length_unit"]),
+    findings = report["findings"]
+    plots = {
+        "recall": draw_curves(findings["recall_curve"]),
+        "ranks": draw_histogram(findings["rank_histogram"]),
+        "length": draw_lengths(findings["by_length"], unit=findings["length_unit"]),
         "similarity": draw_heat_map(sample),
     }
-    return {name: (png(draw, theme="light"), png(draw, theme="dark")) for name, draw in drawn.items()}
+    return {name: (png(draw, theme="light"), png(draw, theme="dark")) for name, draw in plots.items()}
 
 
 def _equal_captions(groups: list[np.ndarray], examples: Examples) -> dict[str, Any]:
-    """How many texts stand under several videos, and those under the most."""
+    """How many texts are captions of several videos, and the texts that most videos have."""
     videos = [np.unique(examples.video_of_caption[group]) for group in groups]
-    most = sorted(range(len(groups)), key=lambda i: -len(videos[i]))[:SHOWN_TEXTS]
+    most = sorted(range(len(groups)), key=lambda i: -len(videos[i]))[:EQUAL_TEXTS]
     return {
         "texts": len(groups),
         "captions": sum(map(len, groups)),
@@ -143,16 +146,16 @@ def _equal_captions(groups: list[np.ndarray], examples: Examples) -> dict[str, A
 def _mark_equal(
     cases: list[dict[str, Any]], groups: list[np.ndarray], examples: Examples
 ) -> list[dict[str, Any]]:
-    """Say of worst captions under how many other videos the same text stands."""
+    """The worst captions, each with the number of other videos that have the same text."""
     others = {int(c): len(np.unique(examples.video_of_caption[g])) - 1 for g in groups for c in g}
     return [{**case, "equal_videos": others.get(case["caption_number"], 0)} for case in cases]
 
 
-def _put_in_place(made: Path, folder: Path) -> None:
-    """Two renames: for a moment there is no report, but never half of one."""
+def _replace_folder(folder: Path, new: Path) -> None:
+    """Two renames: for a moment there is no report, but never a part of one."""
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    made.rename(folder)
+    new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

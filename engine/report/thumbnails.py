@@ -1,4 +1,4 @@
-"""Small pictures of videos for a report, as data URIs. A store that cannot show a video never stops it."""
+"""Small pictures of videos for a report, as data URIs. A broken video never stops the report."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError
 
-FRAMES = 4  # shown of a video
+FRAMES = 4  # of a video
 SIDE = 160  # pixels of a thumbnail's longer side
 QUALITY = 70
-MOST_BYTES = 6_000_000  # of all data URIs together: the page must stay under 10 MB
+MAX_BYTES = 6_000_000  # of all data URIs together: the page must stay under 10 MB
 
 
 @dataclass
 class Thumbnails:
-    """Pictures of the videos of `store`; None: there is no store, and no video has pictures."""
+    """Pictures of the videos of `store`. Without a store (None) no video has pictures."""
 
     store: FrameStore | None
-    spent: int = field(default=0, init=False)
+    bytes_used: int = field(default=0, init=False)
 
     def of(self, video_id: str) -> list[str] | str:
-        """Data URIs of a few frames, evenly spaced, "" for a broken one; or words on why there is none."""
+        """Data URIs of a few evenly spaced frames ("" for a broken one), or a text: why there are none."""
         if self.store is None:
             return "no frame store"
-        if self.spent > MOST_BYTES:
+        if self.bytes_used > MAX_BYTES:
             return "left out: the page would grow too large"
         try:
             count = self.store.num_frames(video_id)
@@ -37,7 +37,7 @@ class Thumbnails:
             return "video is not in the frame store"
         chosen = np.unique(np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int))
         shown = [self._frame(self.store, video_id, int(index)) for index in chosen]
-        self.spent += sum(map(len, shown))
+        self.bytes_used += sum(map(len, shown))
         return shown if any(shown) else "frames are broken in the frame store"
 
     @staticmethod
@@ -49,7 +49,7 @@ class Thumbnails:
 
 
 def thumbnail(picture: np.ndarray) -> str:
-    """A picture RGB uint8 [H, W, 3] as a data URI, no side longer than `SIDE`."""
+    """An RGB picture, uint8 [H, W, 3], as a data URI; its longer side is at most `SIDE`."""
     height, width = picture.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -123,6 +123,27 @@ def test_foreign_text_is_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in page and "<bdi>" in page
 
 
+def test_a_script_in_a_caption_an_id_or_a_folder_name_is_text(tmp_path: Path) -> None:
+    made = ExamplesBuilder()
+    script = "<script>alert(1)"
+    for number in range(8):
+        made.add(f"id {script} {number}", f"caption {script} {number}")
+    folder = tmp_path / f"folder {script}"
+    checkpoint, missing = str(folder / "pytorch_model.bin.0"), [f"missing {script}"]
+    page = write(
+        folder, made.build(), skill=-3, checkpoint=checkpoint, missing=missing, comparable=False,
+        videos_of_benchmark=9, selected_on=script, post_processing={f"form {script}": script},
+    )  # fmt: skip
+    texts: list[str] = []
+    parser = Balance()
+    parser.handle_data = texts.append  # type: ignore[method-assign]
+    parser.feed(page)
+    assert "<script" not in page and not parser.open
+    shown = "".join(texts)
+    for text in (f"id {script} 3", f"caption {script} 3", checkpoint, missing[0], f"form {script}"):
+        assert text in shown, text
+
+
 def test_chinese_captions_are_marked_and_counted_in_characters(tmp_path: Path) -> None:
     page = write(tmp_path / "report", examples(20, texts=CHINESE), skill=-2, language="chinese")
     assert CHINESE[0] in page and 'lang="zh-CN"' in page and "number of characters" in page
