@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import engine.run
 import main_task_retrieval
 from tests.e2e.conftest import Toy
 
+ROOT = Path(__file__).resolve().parents[2]
 MSRVTT = ("--dataset", "msrvtt", "--language", "english")
 
 
@@ -47,3 +50,16 @@ def test_wrong_paths_are_reported_before_weights_are_looked_for(
 def test_nothing_to_do_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main_task_retrieval.main(["--output_dir", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("main_task_retrieval.py: error: nothing to do")
+
+
+def test_help_and_wrong_flags_need_no_heavy_import() -> None:
+    code = """
+import contextlib, sys, main_pretrain, main_task_retrieval
+for program in (main_pretrain, main_task_retrieval):
+    for argv in (["--help"], ["--no_such_flag"], ["--output_dir", "out"]):
+        with contextlib.suppress(SystemExit):
+            program.main(argv)
+sys.exit(", ".join({"torch", "torchvision", "transformers", "open_clip", "matplotlib"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
