@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.modules import tiny
+from tests.processes import run_ranks
 
-RANKS, CLIPS, LIMIT_S = 2, 4, 120
+RANKS, CLIPS = 2, 4
 RETRIEVAL: dict[str, dict[str, Any]] = {
     "finetune VTM": {"weight_FTM": 0.0},
     "finetune FTM": {"weight_VTM": 0.0},
@@ -90,15 +89,7 @@ def work(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    context = mp.spawn(work, args=(str(folder),), nprocs=RANKS, join=False)
-    try:
-        end = time.monotonic() + LIMIT_S
-        while not context.join(timeout=1, grace_period=5):  # true once all have ended
-            assert time.monotonic() < end, f"the ranks did not end within {LIMIT_S} s"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
+    run_ranks(work, RANKS, str(folder))
     return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True) for rank in range(RANKS)]
 
 

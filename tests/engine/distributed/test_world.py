@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from engine.distributed.world import World, agree_on_start
+from tests.processes import free_port, run_ranks
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -47,10 +47,10 @@ def test_each_rank_uses_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
         World.from_environment(4, environ={})
 
 
-def _on_two_ranks(rank: int, folder: str) -> None:
+def _on_two_ranks(rank: int, port: str) -> None:
     torch.set_num_threads(1)
     environ = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": folder})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
     world = World.from_environment(None, environ=environ)
     assert world.broadcast({"from": rank}) == {"from": 0}
     assert world.sums(1, rank, 5 * rank) == [2, 1, 5]
@@ -67,12 +67,7 @@ def _on_two_ranks(rank: int, folder: str) -> None:
 
 
 def test_two_ranks() -> None:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    mp.start_processes(_on_two_ranks, args=(port,), nprocs=2, start_method="spawn")
+    run_ranks(_on_two_ranks, 2, free_port())
 
 
 def test_every_start_has_a_name_of_its_own_in_a_store_that_keeps_the_dead() -> None:

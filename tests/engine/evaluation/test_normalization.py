@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from engine.distributed.world import World
 from engine.evaluation.features import Features
@@ -16,6 +15,7 @@ from engine.evaluation.normalization import BankSums, DualSoftmax, QueryBank, lo
 from engine.evaluation.ranking import SINGLE_PROCESS, Rankings, rank_tiles
 from engine.evaluation.similarity import ScoreTiles
 from tests.engine.evaluation.naive_ranking import naive_t2v, naive_v2t, random_features, whole_matrix
+from tests.processes import run_ranks
 
 CAPTIONS, VIDEOS, BANK, BANK_VIDEOS, BETA = 31, 11, 40, 13, 20.0
 
@@ -140,5 +140,5 @@ def _rank_of(number: int, size: int, store: str, folder: str) -> None:
 
 @pytest.mark.timeout(120)
 def test_ranks_share_the_sums(tmp_path: Path) -> None:
-    mp.spawn(_rank_of, args=(2, str(tmp_path / "store"), str(tmp_path)), nprocs=2)
+    run_ranks(_rank_of, 2, 2, str(tmp_path / "store"), str(tmp_path))
     assert len(list(tmp_path.glob("*.ok"))) == 2

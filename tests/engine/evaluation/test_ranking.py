@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from engine.distributed.world import World
 from engine.evaluation.features import Features
@@ -21,6 +20,7 @@ from tests.engine.evaluation.naive_ranking import (
     tied_features,
     whole_matrix,
 )
+from tests.processes import run_ranks
 
 CASES = 200  # of each kind
 
@@ -162,5 +162,5 @@ def _rank_of(number: int, size: int, store: str, folder: str) -> None:
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_share_the_work_and_all_have_the_result(size: int, tmp_path: Path) -> None:
     """Of the four, one has no video at all."""
-    mp.spawn(_rank_of, args=(size, str(tmp_path / "store"), str(tmp_path)), nprocs=size)
+    run_ranks(_rank_of, size, size, str(tmp_path / "store"), str(tmp_path))
     assert len(list(tmp_path.glob("*.ok"))) == size
