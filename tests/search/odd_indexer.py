@@ -1,18 +1,19 @@
 """Indexing that dawdles after every committed batch; a program for the tests to run and to kill.
 
 odd_indexer.py VIDEOS INDEX CHECKPOINT SECONDS
+
+It prints its process id, then the number of videos after every batch.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-import torch
 
 from search import Retriever, index_videos
 from search.index_writer import Entry, IndexWriter
@@ -28,7 +29,7 @@ def add(self: IndexWriter, entries: Sequence[Entry]) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    sys.stdout.write(f"{os.getpid()}\n")
     IndexWriter.add = add  # type: ignore[method-assign]
     retriever = Retriever.from_checkpoint(sys.argv[3], device="cpu")
     index_videos(retriever, sys.argv[2], video_dir=sys.argv[1], batch=1, engine="exact", quiet=True)

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from search import Retriever, VideoIndex, VideoIndexError
 from search.index_writer import IndexWriter
 from search.indexing import IndexReport, index_videos, remove_videos
 from search.sources import FolderSource
+from tests.processes import fast_python
 from tests.search.conftest import COLOURS, coloured
 from tests.search.synthetic import features, fill, record, settings
 from tools import frame2lmdb
@@ -171,13 +171,15 @@ def test_the_same_id_from_two_folders_is_refused(retriever: Retriever, videos: P
 
 
 def test_a_killed_run_goes_on(retriever: Retriever, checkpoint: Path, videos: Path, tmp_path: Path) -> None:
-    command = [sys.executable, PROGRAM, str(videos), str(tmp_path / "index"), str(checkpoint), "60"]
+    command = [fast_python(), PROGRAM, str(videos), str(tmp_path / "index"), str(checkpoint), "60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "1\n"
-        with pytest.raises(VideoIndexError, match=f"another process .pid {process.pid}. is writing"):
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert process.stdout.readline() == "1\n"
+        with pytest.raises(VideoIndexError, match=f"another process .pid {pid}. is writing"):
             run(retriever, tmp_path / "index", video_dir=videos)
         assert len(retriever.search(tmp_path / "index", "a dog")) == 1  # readers are not kept out
-        process.send_signal(signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     with open(tmp_path / "index" / "frames-0.f16", "ab") as file:
         file.write(b"half a row")
     assert counts(run(retriever, tmp_path / "index", video_dir=videos)) == (3, 0, 1, 0)

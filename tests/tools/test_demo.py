@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from search import Retriever
 from search.indexing import index_videos
+from tests.processes import fast_python
 from tests.search.conftest import COLOURS, coloured, write_model
 from tools import demo
 
@@ -36,7 +36,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def started(*flags: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """The program, ready, and the lines that it wrote until then."""
-    command = [sys.executable, str(ROOT / "tools" / "demo.py"), *flags]
+    command = [fast_python(), str(ROOT / "tools" / "demo.py"), *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     try:
         lines: list[str] = []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from search import Hit, SearchResults
+from tests.processes import fast_python
 from tests.search.conftest import COLOURS, coloured, write_model
 from tools import search
 from tools.search import clock, table
@@ -153,12 +153,13 @@ def test_failed_videos_and_full_disks_give_exit_code_1(
 
 
 def test_an_absent_library_is_told_in_one_line(made: Path, tmp_path: Path) -> None:
-    """In a fresh Python that cannot import FAISS."""
+    """In a Python that cannot import FAISS and has not done so."""
     program = (
-        "import sys; sys.modules['faiss'] = None; sys.path.insert(0, sys.argv.pop(1)); "
+        "import sys; assert 'faiss' not in sys.modules; sys.modules['faiss'] = None; "
+        "sys.path.insert(0, sys.argv.pop(1)); "
         "from tools import search; sys.exit(search.main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", program, str(ROOT), "query", str(made / "index"), "dog"]
+    command = [fast_python(), "-c", program, str(ROOT), "query", str(made / "index"), "dog"]
     done = subprocess.run(
         [*command, "--engine", "faiss"], capture_output=True, text=True, timeout=120, cwd=tmp_path
     )
