@@ -67,18 +67,21 @@ def serve(address: str) -> dict[str, Any] | None:
                 _pass_signals(connection, pids)
             if listener in ready:
                 connection, _ = listener.accept()
-                with contextlib.suppress(OSError, EOFError):  # a caller that was killed meanwhile
+                try:
                     request = _read_request(connection)
-                    pid = os.fork()
-                    if pid == 0:
-                        signal.set_wakeup_fd(-1)
-                        for other in (woken, wake, listener, connection, *pids):
-                            other.close()
-                        pids = {}
-                        return request
-                    pids[connection] = pid
-                    for descriptor in request["files"]:
-                        os.close(descriptor)
+                except (EOFError, ConnectionError):
+                    connection.close()
+                    continue
+                pid = os.fork()
+                if pid == 0:
+                    signal.set_wakeup_fd(-1)
+                    for other in (woken, wake, listener, connection, *pids):
+                        other.close()
+                    pids = {}
+                    return request
+                pids[connection] = pid
+                for descriptor in request["files"]:
+                    os.close(descriptor)
     finally:
         for pid in pids.values():
             _kill_group(pid)
@@ -86,11 +89,14 @@ def serve(address: str) -> dict[str, Any] | None:
 
 
 def _read_request(connection: socket.socket) -> dict[str, Any]:
-    size, files, _, _ = socket.recv_fds(connection, 8, 3)
-    content = b""
-    while len(content) < int.from_bytes(size, "big"):
+    """Raises `EOFError` where the caller was killed before it had sent all."""
+    start, files, _, _ = socket.recv_fds(connection, 8, 3)
+    size, content = int.from_bytes(start, "big"), b""
+    while not size or len(content) < size:
         part = connection.recv(1 << 20)
         if not part:
+            for descriptor in files:
+                os.close(descriptor)
             raise EOFError
         content += part
     return {**json.loads(content), "files": files}

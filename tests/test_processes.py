@@ -71,4 +71,8 @@ def test_a_rank_that_fails_ends_the_others_at_once(capfd: pytest.CaptureFixture[
         run_ranks(_fail_on, 2, 1, limit_s=50)
     with pytest.raises(AssertionError, match="did not end within"):
         run_ranks(_fail_on, 2, 2, limit_s=1)
+    with pytest.raises(
+        AssertionError, match="did not end within"
+    ):  # killed before they have asked for a fork
+        run_ranks(_fail_on, 2, 2, limit_s=0)
     assert "AssertionError" in capfd.readouterr().err
