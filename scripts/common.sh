@@ -1,17 +1,17 @@
-# What the scripts of the published tables share; sourced by them, not a program.
+# Shared by the scripts of the published tables, which source it; not a program.
 #
 # A script sources this file with its own arguments, then calls `launch PROGRAM FLAGS...` once.
-# Options of every script: --dry-run prints the command and runs nothing, --help explains; anything else goes to
-# the program after the script's flags, so that it wins over them (e.g. --seed 43, --precision bf16).
-# Variables of the environment, with their defaults:
+# Options of every script: --dry-run prints the command and runs nothing, --help explains. Other arguments go to
+# the program after the script's flags and override them (e.g. --seed 43, --precision bf16).
+# Environment variables and their defaults:
 #   NPROC=8           processes (GPUs) on this machine; evaluation: 1. With one process no launcher is used
-#   NNODES=1          machines; above 1, set on each of them NODE_RANK (0, 1, ...) and MASTER_ADDR too
-#   MASTER_PORT=11000 port on MASTER_ADDR that is free there
+#   NNODES=1          machines; above 1, also set NODE_RANK (0, 1, ...) and MASTER_ADDR on each of them
+#   MASTER_PORT=11000 a free port on MASTER_ADDR
 #   DATA_DIR          folder of the data sets (docs/DATA.md), default $HMMC_DATA or data
 #   OUTPUT_DIR        where the run writes, default ckpts/NAME-OF-THE-SCRIPT
 #   INIT_MODEL        checkpoint to start from, in scripts that need one
-#   PYTHON            default .venv/bin/python where it exists, else python3
-# Relative paths count from the checkout.
+#   PYTHON            default .venv/bin/python if it exists, else python3
+# Relative paths start at the checkout.
 set -euo pipefail
 script=$0
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,8 +35,8 @@ for argument in "$@"; do
     esac
 done
 
-# The flags that the published commands have in common, and those of each job (docs/REPRODUCE.md says which
-# are published and which are inferred). Published rows are the best epoch by R@1 on the test list: --select_on test.
+# The flags that all published commands have, and those of each job (docs/REPRODUCE.md says which are published
+# and which are inferred). Published rows are the best epoch by R@1 on the test list: --select_on test.
 model=(--max_frames 12 --use_temp --use_frame_fea)
 pretrain=(--do_pretrain --dataset chvtt "${model[@]}" --top_frames 3 --frame_sample random --batch_size 128
     --batch_size_val 128 --contrast_num_negative 1024 --contrast_momentum 0.99 --lr 1e-4 --coef_lr 1e-3
@@ -45,7 +45,7 @@ finetune=(--do_train "${model[@]}" --frame_sample random --epochs 5 --batch_size
     --lr 1e-4 --coef_lr 1e-3 --num_thread_reader 8 --n_display 100 --select_on test)
 evaluate=(--do_eval "${model[@]}" --batch_size_val 256 --num_thread_reader 8)
 
-start_from() {  # start_from SCRIPT EPOCH: INIT_MODEL, or else what SCRIPT leaves after EPOCH (counted from 0)
+start_from() {  # start_from SCRIPT EPOCH: INIT_MODEL, else the checkpoint of SCRIPT after EPOCH (from 0)
     init_model=${INIT_MODEL:-ckpts/$1/pytorch_model.bin.$2}
     [ -n "$dry_run" ] || [ -f "$init_model" ] ||
         die "$init_model: no such file; run scripts/$1.sh first, or set INIT_MODEL"
@@ -57,7 +57,7 @@ launch() {  # launch PROGRAM FLAGS...: run it, or print it, on NPROC processes o
     [[ $nproc =~ ^[1-9][0-9]*$ ]] || die "NPROC=$nproc: must be a number from 1"
     [[ $nnodes =~ ^[1-9][0-9]*$ ]] || die "NNODES=$nnodes: must be a number from 1"
     if [ "$nnodes" != 1 ] && { [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ]; }; then
-        die "NNODES=$nnodes: set NODE_RANK and MASTER_ADDR too"
+        die "NNODES=$nnodes: also set NODE_RANK and MASTER_ADDR"
     fi
     if [ -z "$python" ]; then
         python=python3

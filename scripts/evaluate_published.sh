@@ -8,7 +8,7 @@ extra=("${extra[@]:1}")
 case $row in
     msrvtt) flags=(--dataset msrvtt --language english --top_frames 2) ;;
     vatex_english) flags=(--dataset vatex --language english --top_frames 3) ;;
-    # That model learnt its texts between CLIP's special tokens.
+    # This model was trained with CLIP's special tokens around its texts.
     vatex_chinese) flags=(--dataset vatex --language chinese --top_frames 3 --legacy_special_tokens) ;;
     *) die "'$row': give msrvtt, vatex_english or vatex_chinese" ;;
 esac

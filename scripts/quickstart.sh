@@ -13,12 +13,12 @@ for argument in "$@"; do
     case $argument in
         --short) size=tiny pretrain_epochs=1 epochs=1 batch=4 queue=32 ;;
         --full) full=yes ;;
-        *) echo "quickstart.sh: unknown argument $argument; --short and --full are known" >&2; exit 2 ;;
+        *) echo "quickstart.sh: unknown argument $argument; give --short or --full" >&2; exit 2 ;;
     esac
 done
 bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
-export OMP_WAIT_POLICY=passive # threads that spin while they wait slow down all else on a small machine
+export OMP_WAIT_POLICY=passive # threads that spin while they wait slow down a small machine
 out=${OUT:-runs/quickstart}
 data=$out/data
 started=$SECONDS

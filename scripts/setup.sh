@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make .venv in the checkout and install what a requirements file lists; quick when nothing changed.
+# Make .venv in the checkout and install a requirements file; quick if nothing changed.
 # Usage: bash scripts/setup.sh [requirements.txt]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -85,7 +85,7 @@ def hold_out(examples: Examples, *, share: float, seed: int) -> tuple[Examples, 
         raise UserError(f"--select_on held_out: needs at least 2 training videos, not {examples.num_videos}")
     count = min(max(round(share * examples.num_videos), 1), examples.num_videos - 1)
     by_id = np.argsort(np.asarray(list(examples.video_ids)), kind="stable")
-    held = np.zeros(examples.num_videos, dtype=bool)
+    is_held_out = np.zeros(examples.num_videos, dtype=bool)
     rng = np.random.default_rng([seed, _HELD_OUT_STREAM])
-    held[by_id[rng.choice(examples.num_videos, count, replace=False)]] = True
-    return examples.keep_videos(~held), examples.keep_videos(held)
+    is_held_out[by_id[rng.choice(examples.num_videos, count, replace=False)]] = True
+    return examples.keep_videos(~is_held_out), examples.keep_videos(is_held_out)

@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# What the training jobs share; sourced by pretrain.sh and finetune.sh, not a program.
+# Shared by the training jobs pretrain.sh and finetune.sh, which source it; not a program.
 #
-# run_job ROW FLAGS...: scripts/ROW.sh once for every task of the job, one task a GPU, until its work is done.
+# run_job ROW FLAGS...: run scripts/ROW.sh in every task of the job, one task per GPU, until its work is done.
 #
-# OUTPUT_DIR (default ckpts/ROW), DATA_DIR, INIT_MODEL and PYTHON are those of scripts/common.sh. Besides:
-#   MASTER_PORT       a port that is free on the first node [from the job's number]
-#   MAX_RESTARTS=100  times that a job may start itself again
+# OUTPUT_DIR (default ckpts/ROW), DATA_DIR, INIT_MODEL and PYTHON are those of scripts/common.sh. In addition:
+#   MASTER_PORT       a free port on the first node [computed from the job id]
+#   MAX_RESTARTS=100  how often a job may start itself again
 set -euo pipefail
 
 run_job() {
@@ -20,7 +20,7 @@ run_job() {
         exit 2
     fi
     if [[ " $* " == *" --output_dir"* ]]; then
-        echo "$row: --output_dir: set OUTPUT_DIR instead, this script reads in it too" >&2
+        echo "$row: --output_dir: set OUTPUT_DIR instead, this script needs it too" >&2
         exit 2
     fi
     export OUTPUT_DIR=${OUTPUT_DIR:-ckpts/$row}
@@ -40,14 +40,14 @@ run_job() {
         echo "$row: ended with code $code; not started again" >&2
         exit "$code"
     fi
-    again_if_stopped
+    requeue_if_stopped
 }
 
 # A run leaves OUTPUT_DIR/stopped if a signal ended it before it was done.
-again_if_stopped() {
+requeue_if_stopped() {
     [ -e "$OUTPUT_DIR/stopped" ] || return 0
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "${MAX_RESTARTS:-100}" ]; then
-        echo "stopped before its work was done, and started again ${SLURM_RESTART_COUNT} times already" >&2
+        echo "stopped before its work was done; already started again ${SLURM_RESTART_COUNT} times" >&2
         exit 1
     fi
     echo "stopped before its work was done; back into the queue"

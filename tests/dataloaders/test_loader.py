@@ -111,7 +111,7 @@ def test_wrong_numbers() -> None:
         build_loader(data, sampler, batch_size=1, num_workers=-1)
 
 
-def test_short_shared_memory_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_short_shared_memory_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert not warn_if_shared_memory_is_short(10**18, batch_size=1, num_workers=0)
     assert not warn_if_shared_memory_is_short(1, batch_size=1, num_workers=1)
     assert warn_if_shared_memory_is_short(10**15, batch_size=64, num_workers=8)

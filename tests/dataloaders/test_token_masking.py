@@ -77,7 +77,7 @@ def test_it_follows_the_generator_and_leaves_the_input() -> None:
 
 
 def test_special_ids_in_the_middle_of_the_vocabulary_are_skipped() -> None:
-    """BERT's lie at 0 and 100 to 103."""
+    """BERT's special ids are 0 and 100 to 103."""
     ids, mask, _ = frame_ids([7] * 30, max_words=32, start=101, end=102)
     seen: set[int] = set()
     for seed in range(300):

@@ -12,8 +12,8 @@ def picture(height: int, width: int, *, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (64, 64), (50, 40), (97, 301)])
-def test_resize_is_clips_preparation(height: int, width: int) -> None:
-    """Against PIL's antialiased bicubic, which CLIP's own preparation uses."""
+def test_resize_is_clips_preprocessing(height: int, width: int) -> None:
+    """Compared with PIL's antialiased bicubic resize, which CLIP's own preprocessing uses."""
     frame = picture(height, width)
     clip = resize_and_crop([frame, frame], 64)
     assert clip.dtype == torch.uint8 and clip.shape == (2, 3, 64, 64)
@@ -27,8 +27,8 @@ def test_resize_is_clips_preparation(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 900_000), (900_000, 1), (2, 34)])
-def test_of_a_line_the_middle_is_seen_and_the_rest_not_resized(height: int, width: int) -> None:
-    """At 224 pixels the first would take 135 GB."""
+def test_only_the_middle_of_a_line_is_resized(height: int, width: int) -> None:
+    """Resizing the first one whole, to 224 pixels, would take 135 GB."""
     line = np.zeros((height, width, 3), dtype=np.uint8)
     middle = slice((max(height, width) - 8) // 2, (max(height, width) + 8) // 2)
     line[(middle if height > width else slice(None)), (middle if width > height else slice(None))] = 77

@@ -20,7 +20,7 @@ def dataset(examples: Examples, store: ListStore | None = None, **settings: Any)
 
 
 def greys(sample: dict[str, torch.Tensor]) -> list[int]:
-    """The frame numbers that the toy store's pictures show."""
+    """The frame numbers of the toy store's pictures, which are their greys."""
     return sample["frames"][:, 0, S // 2, S // 2].tolist()
 
 

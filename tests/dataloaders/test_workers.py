@@ -136,12 +136,12 @@ def test_workers_use_one_thread() -> None:
 
 
 def own_memory() -> int:
-    """Bytes of changed pages that this process shares with no other."""
+    """Bytes of changed pages that only this process has."""
     with open("/proc/self/smaps_rollup", encoding="utf-8") as file:
         return next(1024 * int(line.split()[1]) for line in file if line.startswith("Private_Dirty:"))
 
 
-def look_at_all(captions: Sequence[str] | PackedStrings, answer: Connection) -> None:
+def read_all(captions: Sequence[str] | PackedStrings, answer: Connection) -> None:
     start_worker(0)
     before = own_memory()
     for index in range(len(captions)):
@@ -150,10 +150,10 @@ def look_at_all(captions: Sequence[str] | PackedStrings, answer: Connection) -> 
 
 
 def pages_copied(captions: Sequence[str] | PackedStrings) -> int:
-    """Bytes that a forked worker copies by looking at every caption."""
+    """Bytes that a forked worker copies while it reads every caption."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
-    worker = context.Process(target=look_at_all, args=(captions, there))
+    worker = context.Process(target=read_all, args=(captions, there))
     worker.start()
     copied = here.recv()
     worker.join()
@@ -162,7 +162,7 @@ def pages_copied(captions: Sequence[str] | PackedStrings) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's memory accounting")
 def test_captions_stay_shared_with_workers() -> None:
-    """FR-39 in small: looking at a list of strings copies it (16 MB), looking at packed captions does not."""
+    """FR-39 on a small scale: reading a list of strings copies it (16 MB), packed captions are not copied."""
     text = "a caption as long as those of a data set with ten sentences for each of its videos, number "
     strings = [f"{text}{number:07d}" for number in range(100_000)]
     assert pages_copied(PackedStrings.from_iterable(strings)) < 3_000_000

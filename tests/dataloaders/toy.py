@@ -19,7 +19,7 @@ REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 
 
 class WordTokenizer:
-    """One id a word, made of the word's letters: quick, and the same in every process."""
+    """One id per word, computed from its letters: quick, and equal in every process."""
 
     vocab_size = 1000
     start_token_id, end_token_id, mask_token_id = 998, 999, 997
@@ -31,7 +31,7 @@ class WordTokenizer:
 
 
 class ListStore:
-    """A frame store in memory: {video id: number of frames}; pictures show their frame number as grey."""
+    """A frame store in memory: {video id: number of frames}. The grey of a picture is its frame number."""
 
     path = "list-store"
 
@@ -84,7 +84,7 @@ def _jpeg(rng: np.random.Generator) -> bytes:
 
 
 def write_lines(path: Path, records: Sequence[Any]) -> Path:
-    """JSON lines."""
+    """Write JSON lines."""
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
     return path
 

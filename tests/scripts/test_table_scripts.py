@@ -152,8 +152,8 @@ def test_what_runs_is_what_dry_run_prints(tmp_path: Path) -> None:
     [
         ({"NPROC": "0"}, "NPROC=0: must be"),
         ({"NPROC": "two"}, "NPROC=two: must be"),
-        ({"NNODES": "2"}, "set NODE_RANK and MASTER_ADDR"),
-        ({"NNODES": "2", "NODE_RANK": "1"}, "set NODE_RANK and MASTER_ADDR"),
+        ({"NNODES": "2"}, "also set NODE_RANK and MASTER_ADDR"),
+        ({"NNODES": "2", "NODE_RANK": "1"}, "also set NODE_RANK and MASTER_ADDR"),
         ({"INIT_MODEL": "absent.bin"}, "absent.bin: no such file; run scripts/pretrain_chvtt_english.sh"),
     ],
 )

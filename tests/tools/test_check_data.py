@@ -1,4 +1,4 @@
-"""The data doctor, run on small data sets in the three file forms."""
+"""The data doctor on small data sets in the three file formats."""
 
 import csv
 import json
@@ -46,7 +46,7 @@ def pictures(seed: int, count: int = 4) -> list[bytes | None]:
 def msrvtt(
     folder: Path, *, train: Sequence[str] = ("v0", "v1", "v2"), test: Sequence[str] = ("v8", "v9")
 ) -> Path:
-    """MSR-VTT's three files below folder/msrvtt, two captions a video."""
+    """MSR-VTT's three files in folder/msrvtt, two captions per video."""
     here = folder / "msrvtt"
     here.mkdir(parents=True)
     ids = list(dict.fromkeys([*train, *test]))
@@ -80,7 +80,7 @@ def run(tmp_path: Path, *argv: str, code: int) -> dict[str, Any]:
 
 
 def found(report: dict[str, Any], check: str, level: str) -> dict[str, Any]:
-    """The one finding of a kind, which must be of this level."""
+    """The only finding of a check; it must have this level."""
     (finding,) = [item for item in report["findings"] if item["check"] == check]
     assert finding["level"] == level
     return finding
@@ -92,13 +92,13 @@ def checks(report: dict[str, Any], *levels: str) -> set[str]:
     }
 
 
-def test_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_good_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here = msrvtt(tmp_path)
     published_store(
         here / "msrvtt_lmdb", {v: pictures(i) for i, v in enumerate(["v0", "v1", "v2", "v8", "v9"])}
     )
     report = run(tmp_path, "--dataset", "msrvtt", code=0)
-    assert checks(report) == {"count"}  # the lists' names promise 9,000 and 1,000
+    assert checks(report) == {"count"}  # the lists' names imply 9,000 and 1,000
     assert list(report["splits"]) == ["train", "test"]
     assert report["splits"]["train"]["videos"] == 3
     assert report["splits"]["train"]["captions a video"] == "2"
@@ -222,11 +222,11 @@ def test_strange_texts(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["12 monkeys", "none of them", "a", "一", "null pointer", "2 + 2"])
-def test_sound_texts(text: str) -> None:
+def test_ordinary_texts(text: str) -> None:
     assert strangeness(text) is None
 
 
-def test_what_comes_twice(tmp_path: Path) -> None:
+def test_repeated_ids(tmp_path: Path) -> None:
     here = msrvtt(tmp_path)
     with open(here / "MSRVTT_train.9k.csv", "a", encoding="utf-8") as file:
         file.write("v1\n")
@@ -280,7 +280,7 @@ def test_unreadable_and_incomplete_files_are_problems(tmp_path: Path) -> None:
     assert "val_list.txt" in found(report, "absent", "problem")["message"]
 
 
-def test_files_named_by_the_trainers_flags(tmp_path: Path) -> None:
+def test_flags_of_the_main_programs_name_the_files(tmp_path: Path) -> None:
     here, mine = vatex(tmp_path / "elsewhere", {"train": ["a", "b"], "test": ["c"]}), tmp_path / "empty"
     names = {"annotations": "vatex_data.json", "list": "{}_list.txt"}
     flags = [
@@ -326,7 +326,7 @@ def test_wrong_flags(argv: list[str]) -> None:
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
     msrvtt(tmp_path)
     command = [sys.executable, "tools/check_data.py", "--dataset", "msrvtt", "--data_dir", str(tmp_path)]
-    # A caption that the terminal's encoding lacks must not end the program.
+    # A caption with characters outside of the terminal's encoding must not end the program.
     (tmp_path / "msrvtt" / "MSRVTT_JSFUSION_test.csv").write_text(
         "video_id,sentence\nv8,\u96ea\nv9,\u96ea\n", "utf-8"
     )

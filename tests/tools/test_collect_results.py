@@ -31,7 +31,7 @@ SIZES = {"msrvtt": (1000, 1000), "vatex": (1500, 15000)}
 def write_run(
     folder: Path, flags: str, *r_at_1: float, dataset: str = "msrvtt", captions: int | None = None
 ) -> Path:
-    """An output folder whose evaluations, one an epoch, differ in t2v/R@1; all other metrics are 50."""
+    """An output folder whose evaluations, one per epoch, differ in t2v/R@1; all other metrics are 50."""
     folder.mkdir(parents=True)
     program = "main_pretrain.py" if "--do_pretrain" in flags else "main_task_retrieval.py"
     config, _ = parse_and_check([*flags.split(), "--output_dir", str(folder)], program=program)
@@ -237,7 +237,7 @@ def test_lines_of_other_lists_never_count(tmp_path: Path, capsys: pytest.Capture
     for epoch in ("reported", "best", "last", "0"):
         assert measured(capsys, folder, "--epoch", epoch) == {"finetune_msrvtt": 44.0}
     assert "epoch 0 of 5 (chosen on held-out training videos)" in collect(capsys, folder)
-    # Started again: what the earlier start reported is void.
+    # The run is started again, so the earlier final line no longer counts.
     add_line(folder, 85.0, epoch=0, split="held_out", selected_on=None)
     path = folder / "metrics.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"selected_on": null, ', ""), encoding="utf-8")

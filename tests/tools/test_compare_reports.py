@@ -1,4 +1,4 @@
-"""Two reports compared: what moved, what is a difference, and p-values that mean what they say."""
+"""Two reports compared: what moved, what differs, and whether p-values are calibrated."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_report_does_not_differ_from_itself(
     assert "No difference shown in t2v/R@1" in shown and "180 the same" in shown and "A is" not in shown
 
 
-def test_the_largest_movers_come_first(split: Examples, tmp_path: Path) -> None:
+def test_the_largest_moves_come_first(split: Examples, tmp_path: Path) -> None:
     matrix = np.zeros((180, 60), dtype=np.float32)
     matrix[np.arange(180), split.video_of_caption] = 1
     worse, slightly = matrix.copy(), 7
@@ -136,8 +136,8 @@ def test_a_lower_mean_rank_is_better() -> None:
 
 
 def test_p_values_are_calibrated_under_no_difference() -> None:
-    """Two models of one quality, captions of a video alike: p is under 0.05 in about a twentieth of trials,
-    under 0.5 in about half. Without clusters the share would be a quarter and more."""
+    """Two equally good models, similar captions per video: p < 0.05 in about 5% of trials, p < 0.5 in about
+    half. Without clusters, p < 0.05 would come in a quarter of trials and more."""
     random = np.random.default_rng(0)
     trials, videos, captions = 300, 120, 5
     clusters = np.repeat(np.arange(videos), captions)

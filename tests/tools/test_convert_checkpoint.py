@@ -1,4 +1,4 @@
-"""Converting checkpoints: nothing lost between the forms, CLIP4Clip's names, refusals."""
+"""Converting checkpoints: all tensors in both formats, CLIP4Clip's names, wrong input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def same(one: State, other: State) -> bool:
 
 
 def as_clip4clip(state: State) -> State:
-    """A fine-tuned English state under CLIP4Clip's names, with what else its files hold."""
+    """A fine-tuned English state under CLIP4Clip's names, with the extra tensors of its files."""
     replaced = {
         "visual_encoder.visual.": "clip.visual.",
         "visual_encoder.temporal_transformer.": "transformerClip.",
@@ -75,7 +75,7 @@ def test_encoders_only(source: str, target: str, tmp_path: Path, capsys: pytest.
     save_state(state, tmp_path / source)
     assert main([str(tmp_path / source), str(tmp_path / target), "--encoders_only"]) == 0
     kept = read_state(tmp_path / target)
-    # Not the whole of the mapped file that the tensors lie in.
+    # The file has the kept tensors only, not the whole memory-mapped source.
     numbers = sum(tensor.numel() for tensor in kept.values())
     assert (
         (tmp_path / target).stat().st_size
@@ -107,7 +107,7 @@ def test_half(tmp_path: Path) -> None:
 
 
 def test_from_clip4clip_with_its_temporal_transformer(tmp_path: Path) -> None:
-    """Full-size shapes: all of ours are there, under our names; the model loads them whole."""
+    """Full-size shapes: all of our tensors come out, under our names."""
     state = filled(full_size("english", "ft"), dense=False)
     torch.save(as_clip4clip(state), tmp_path / "clip4clip.bin")
     lines = "\n".join(convert(tmp_path / "clip4clip.bin", tmp_path / "ours.bin"))

@@ -64,7 +64,7 @@ def test_bad_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], second: A
     assert not out.exists() and not list(tmp_path.glob(".*"))
 
 
-def test_nothing_is_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_replaced_with_overwrite_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = lines(tmp_path / "out.json", "mine")
     assert main([*release(tmp_path), "--out", str(out)]) == 2
     assert "--overwrite" in capsys.readouterr().err and out.read_text("utf-8") == "mine\n"

@@ -1,4 +1,4 @@
-"""The toy data set: deterministic, honestly split, in true file formats, and pairs differ in order only."""
+"""The toy data set: deterministic, splits without overlap, real file formats, pairs differ in order only."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_project_reads_it(
     assert (len(examples.video_ids), len(examples.captions)) == (videos, captions)
 
 
-def test_videos_have_the_length_that_is_told(toy: Path) -> None:
+def test_videos_are_as_long_as_the_annotations_say(toy: Path) -> None:
     for video in read_json(toy / "msrvtt" / "MSRVTT_data.json")["videos"][:4]:
         path = toy / "msrvtt" / "videos" / f"{video['video_id']}.mp4"
         with av.open(str(path)) as container:

@@ -1,4 +1,4 @@
-"""Curves of several runs: what is read, where it stands on each axis, what is drawn, and what is said."""
+"""Curves of several runs: values, positions on each axis, the picture, and messages."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_epoch_that_is_not_over_has_no_length(tmp_path: Path) -> None:
     assert [point.epoch for point in read_curves(tmp_path / "a", label="a").curves["loss"]] == [None] * 3
 
 
-def test_figures_without_steps_stand_on_epochs_alone(tmp_path: Path) -> None:
+def test_metrics_without_steps_have_epochs_only(tmp_path: Path) -> None:
     write(tmp_path / "a" / "metrics.jsonl", [evaluation(0, 10)])
     (point,) = read_curves(tmp_path / "a", label="a").curves["msrvtt english: t2v/R@1"]
     assert (point.step, point.epoch, point.hours) == (None, 1, None)
@@ -108,7 +108,7 @@ def test_an_epoch_evaluated_again_replaces_the_first(tmp_path: Path) -> None:
     assert read.evaluated["msrvtt english: t2v/R@1"] == 3
 
 
-def test_splits_have_panels_of_their_own_and_test_is_the_usual_one(tmp_path: Path) -> None:
+def test_every_split_has_a_panel_and_test_is_the_default(tmp_path: Path) -> None:
     lines = [evaluation(0, 1), {**evaluation(0, 2), "split": "val"}, {**evaluation(1, 3), "split": "test"}]
     write(tmp_path / "a" / "metrics.jsonl", lines)
     curves = read_curves(tmp_path / "a", label="a").curves
@@ -124,7 +124,7 @@ def test_a_loss_that_was_not_finite_is_a_gap(tmp_path: Path) -> None:
     assert table(tmp_path / "c.csv")[0]["value"] == ""
 
 
-def test_panels_in_order_with_usual_figures_only(run: Path) -> None:
+def test_default_panels_in_order(run: Path) -> None:
     read = read_curves(run, label="a")
     read.curves["lr/text no decay"] = read.curves["lr/text"]
     assert plot_runs._panels([read], None) == [
@@ -145,7 +145,7 @@ def test_what_the_figure_holds(run: Path, other: Path, tmp_path: Path) -> None:
     figure = draw_runs(runs, names, labels=["a", "b", "zero"], axis="epoch", smooth=3)
     assert [axes.get_title(loc="left") for axes in figure.axes][:2] == ["loss", "gradient norm"]
     loss, waiting = figure.axes[0], figure.axes[3]
-    # Two runs, raw and smoothed, except the one whose first epoch is not over: it has no place.
+    # Raw and smoothed lines of one run. The other one has no position: its first epoch is not over.
     assert len(loss.lines) == 2
     assert np.asarray(waiting.lines[-1].get_ydata()).tolist() == [25.0] * 8, "per cent"
     across = [line for line in figure.axes[4].lines if np.array_equal(line.get_ydata(), [15, 15])]
@@ -165,7 +165,7 @@ def test_smoothing_is_a_mean_over_the_last_points() -> None:
     assert smoothed([1.0, 2.0], 1) == [1, 2]
 
 
-def test_characters_without_a_font_are_numbered_and_said(
+def test_labels_without_a_font_become_numbers(
     run: Path,
     other: Path,
     tmp_path: Path,
@@ -206,7 +206,7 @@ def test_names_and_folders_of_one_name(run: Path, tmp_path: Path) -> None:
     assert list(labels) == ["x/seed=1", "y/seed=1", "mine"]
 
 
-def test_empty_runs_are_left_out_with_a_word(
+def test_empty_runs_are_left_out_with_a_message(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -214,7 +214,7 @@ def test_empty_runs_are_left_out_with_a_word(
     assert "left out" in capsys.readouterr().err
 
 
-def test_a_run_with_nothing_on_the_axis_is_said(
+def test_a_run_with_nothing_on_the_axis_is_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "young" / "steps.jsonl", steps(1)[:2])

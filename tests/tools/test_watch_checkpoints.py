@@ -50,7 +50,7 @@ def test_pre_training_is_watched_where_it_is_tested(language: str, dataset: str,
     assert config.test_dataset == dataset and config.use_frame_fea and config.language == language
 
 
-def test_what_is_no_training_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_training_runs_are_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "config.json: no such file" in capsys.readouterr().err
     settings_of(tmp_path, "main_task_retrieval.py", "--do_eval", "--dataset", "vatex")
@@ -58,4 +58,4 @@ def test_what_is_no_training_run_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "not the folder of a training run" in capsys.readouterr().err
     settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(settings | {"do_train": True}), encoding="utf-8")
-    assert main([str(tmp_path), "--once"]) == 0  # nothing there yet
+    assert main([str(tmp_path), "--once"]) == 0  # there is no checkpoint yet

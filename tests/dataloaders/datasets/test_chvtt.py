@@ -70,7 +70,7 @@ def test_bad_fields_name_file_and_line(tmp_path: Path, change: dict[str, Any], m
         read_pretrain(path, language="chinese")
 
 
-def test_a_missing_language_is_said(tmp_path: Path) -> None:
+def test_a_missing_language_is_reported(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "info.json", [{"docid": 1, "title": "猫", "tag": "动物"}])
     assert read_pretrain(path, language="chinese").durations is None
     with pytest.raises(UserError, match="line 1: has no field 'title_eng'"):

@@ -84,6 +84,17 @@ def test_json_lines(tmp_path: Path) -> None:
             list(read_json_lines(write(tmp_path / "b.json", text)))
 
 
+def test_json_lines_of_a_file_that_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    half_a_character = '{"a": 1}\n{"a": "一'.encode()[:-1]
+    for content, records in ((b"", []), (half_a_character, [(1, {"a": 1})])):
+        path.write_bytes(content)
+        assert list(read_json_lines(path, growing=True)) == records
+    path.write_bytes(b'{"a"\n{"a": 1}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: is not JSON"):
+        list(read_json_lines(path, growing=True))
+
+
 def test_id_list(tmp_path: Path) -> None:
     path = write(tmp_path / "list.txt", "-a\r\n007\n\n-a\nb \n", encoding="utf-8-sig")
     assert read_id_list(path) == ["-a", "007", "b"]

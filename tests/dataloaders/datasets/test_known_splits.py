@@ -68,7 +68,7 @@ def test_the_two_test_lists_of_vatex_are_told_apart() -> None:
     assert text.endswith("published test list (1,500 videos); id for id CLIP2Video's HGR list")
 
 
-def test_every_entry_names_a_split_of_the_layout() -> None:
+def test_every_entry_names_a_data_set_and_splits() -> None:
     assert len({known.sha256 for known in KNOWN_SPLITS}) == len(KNOWN_SPLITS) == len(REAL_LISTS)
     for known in KNOWN_SPLITS:
         assert known.dataset in DATASETS and set(known.serves) <= set(SPLITS)
@@ -90,7 +90,7 @@ def test_digest_is_of_the_set() -> None:
     assert list_digest(["b", "a", "a"]) == list_digest(["a", "b"]) != list_digest(["ab"])
 
 
-def test_an_unknown_list_is_said_with_those_in_use() -> None:
+def test_an_unknown_list_is_reported_with_the_published_ones() -> None:
     text = describe_split("msrvtt", "test", of([("v0", "a"), ("v1", "b")]))
     assert text.startswith("msrvtt test: 2 videos, not a published list")
     assert "JSFusion 1k-A test 1,000" in text and "train 9k" not in text
@@ -104,7 +104,7 @@ def test_a_known_list_in_a_wrong_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "name", "count", "promised"),
+    ("dataset", "name", "count", "expected"),
     [
         ("msrvtt", "a/MSRVTT_train.9k.csv", 8_999, "9,000"),
         ("msrvtt", "MSRVTT_train.7k.csv", 7_000, "7,010"),
@@ -113,13 +113,13 @@ def test_a_known_list_in_a_wrong_place() -> None:
         ("vatex", "test1k5_sec_list.txt", 1_335, "1,500"),
     ],
 )
-def test_names_that_imply_a_count(dataset: str, name: str, count: int, promised: str) -> None:
+def test_names_that_imply_a_count(dataset: str, name: str, count: int, expected: str) -> None:
     message = name_mismatch(dataset, name, num_videos=count)
-    assert message is not None and name in message and f"its name implies {promised}" in message
-    assert name_mismatch(dataset, name, num_videos=int(promised.replace(",", ""))) is None
+    assert message is not None and name in message and f"its name implies {expected}" in message
+    assert name_mismatch(dataset, name, num_videos=int(expected.replace(",", ""))) is None
 
 
-def test_names_that_promise_nothing() -> None:
+def test_names_that_imply_nothing() -> None:
     assert name_mismatch("msrvtt", "mine99k.csv", num_videos=3) is None
     assert name_mismatch("vatex", "test_list.txt", num_videos=3) is None
     assert name_mismatch("chvtt", None, num_videos=3) is None

@@ -56,7 +56,7 @@ def test_full_test_takes_captions_from_the_annotations(tmp_path: Path) -> None:
         read_test(None, tmp_path / "test.full.csv")
 
 
-def test_validation_videos_are_those_the_annotations_call_so(tmp_path: Path) -> None:
+def test_validation_videos_come_from_the_annotations(tmp_path: Path) -> None:
     videos = [{"video_id": f"video{i}", "split": s} for i, s in enumerate(("train", "validate", "test"))]
     sentences = [{"video_id": f"video{i % 3}", "caption": f"caption {i}"} for i in range(6)]
     path = write_json(tmp_path / "MSRVTT_data.json", {"videos": videos, "sentences": sentences})
@@ -67,7 +67,7 @@ def test_validation_videos_are_those_the_annotations_call_so(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("videos", [[], None, [{"video_id": "video0"}], ["video0"]])
-def test_annotations_without_a_validation_split_name_the_way_out(tmp_path: Path, videos: object) -> None:
+def test_without_validation_videos_the_error_names_another_flag(tmp_path: Path, videos: object) -> None:
     path = write_json(tmp_path / "MSRVTT_data.json", {"videos": videos, "sentences": []})
     with pytest.raises(UserError, match="MSRVTT_data.json: no entry of 'videos' .*--select_on held_out"):
         read_validation(path)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,8 @@ CASES = [
 ]
 
 
-def lay_out(folder: Path) -> None:
-    """Every data set with one video, at its default place."""
+def write_all(folder: Path) -> None:
+    """Write every data set, with one video, at its default place."""
     for dataset in DATASETS:
         (folder / dataset).mkdir()
     write_json(folder / "msrvtt/MSRVTT_data.json", {"sentences": [{"video_id": "v", "caption": "english"}]})
@@ -46,6 +48,13 @@ def lay_out(folder: Path) -> None:
     write_lines(folder / "chvtt/query_data_val_bilingual.json", [query])
 
 
+def test_flags_can_be_checked_without_heavy_imports() -> None:
+    code = "import sys, dataloaders.datasets.registry; "
+    code += "print({'torch', 'torchvision', 'transformers', 'pandas', 'cv2', 'lmdb'} & set(sys.modules))"
+    root = Path(__file__).resolve().parents[3]
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True) == "set()\n"
+
+
 def test_every_data_set_has_every_split() -> None:
     for dataset, spec in DATASETS.items():
         assert set(spec.splits) == set(SPLITS), dataset
@@ -55,7 +64,7 @@ def test_every_data_set_has_every_split() -> None:
 def test_every_line_of_the_table_reads_its_default_files(
     tmp_path: Path, dataset: str, split: str, language: str
 ) -> None:
-    lay_out(tmp_path)
+    write_all(tmp_path)
     files = default_files(tmp_path, dataset, split)
     assert files.store.parent == tmp_path / dataset and files.store.name.endswith("_lmdb")
     examples = read_examples(dataset, split, language=language, files=files)
@@ -65,7 +74,7 @@ def test_every_line_of_the_table_reads_its_default_files(
 
 
 def test_the_validation_list_is_never_the_test_list(tmp_path: Path) -> None:
-    lay_out(tmp_path)
+    write_all(tmp_path)
     files = default_files(tmp_path, "vatex", VALIDATION)
     assert files.list == tmp_path / "vatex/val_list.txt"
     assert read_examples("vatex", VALIDATION, language="english", files=files).num_videos == 1
@@ -76,7 +85,7 @@ def test_the_validation_list_is_never_the_test_list(tmp_path: Path) -> None:
 
 
 def test_ids_of_a_test_list_without_its_captions(tmp_path: Path) -> None:
-    lay_out(tmp_path)
+    write_all(tmp_path)
     files = {name: default_files(tmp_path, name, "test") for name in DATASETS}
     ids = {name: read_test_ids(name, of) for name, of in files.items()}
     assert ids == {"msrvtt": ["v"], "vatex": ["v"], "chvtt": None}

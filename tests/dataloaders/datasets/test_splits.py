@@ -32,7 +32,7 @@ def test_chvtt_ids_follow_the_store() -> None:
 
 
 def spread_examples(videos: int, *, captions: int = 3, order: list[int] | None = None) -> Examples:
-    """Captions of a video stand apart, as in CHVTT's queries; the tag of each names its video."""
+    """Captions of one video are not adjacent, as in CHVTT's queries; the tag names the video."""
     builder = ExamplesBuilder()
     for caption in range(captions):
         for video in order or range(videos):
@@ -68,6 +68,6 @@ def test_at_least_one_video_on_either_side(share: float, held: int) -> None:
     assert hold_out(spread_examples(10), share=share, seed=0)[1].num_videos == held
 
 
-def test_one_video_cannot_be_parted() -> None:
+def test_one_video_cannot_be_split() -> None:
     with pytest.raises(UserError, match="--select_on held_out: needs at least 2 training videos, not 1"):
         hold_out(spread_examples(1), share=0.5, seed=0)
