@@ -212,7 +212,7 @@ def open_source(
     workers: int = 1,
     timeout: float = 300.0,
 ) -> Source:
-    """The source that --video_dir and --store name. Raises `UserError` if there is none at that place."""
+    """The source at these paths (--video_dir, --store). Raises `UserError` if there is none."""
     videos = Path(video_dir) if video_dir is not None else None
     if store is not None:
         return StoreSource(Path(store), videos=videos)

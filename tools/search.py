@@ -122,13 +122,10 @@ def _run(argv: Sequence[str] | None) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     _check_files(arguments, "init_model", "config")
     check_new_folder(arguments.out)
-    if arguments.video_dir is not None and not arguments.video_dir.is_dir():
-        raise UserError(f"{arguments.video_dir}: no such folder of videos (--video_dir)")
+    _check_source(arguments.video_dir, arguments.store)
     from search import Retriever, index_videos
-    from search.sources import open_source
     from tools.store.progress import StopSignals
 
-    open_source(arguments.video_dir, arguments.store)
     settings = {name: getattr(arguments, name) for name in _MODEL_FLAGS}
     retriever = Retriever.from_checkpoint(arguments.init_model, config=arguments.config, **settings)
     engine_flags = {"kind": arguments.index_kind, "url": arguments.url}
@@ -194,6 +191,18 @@ def _check_query(arguments: argparse.Namespace) -> None:
         check_frame_weight(arguments.frame_weight)
     if arguments.top_frames is not None:
         check_top_frames(arguments.top_frames)
+
+
+def _check_source(video_dir: Path | None, store: Path | None) -> None:
+    """Raise `UserError` if there is nothing to index at the paths of --video_dir and --store."""
+    if video_dir is None and store is None:
+        raise UserError("nothing to index: give --video_dir or --store")
+    if video_dir is not None and not video_dir.is_dir():
+        raise UserError(f"{video_dir}: no such folder of videos (--video_dir)")
+    if store is not None:
+        from dataloaders.frame_store.reader import FrameStore
+
+        FrameStore(store)
 
 
 def _check_files(arguments: argparse.Namespace, *flags: str) -> None:

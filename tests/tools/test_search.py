@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search import Hit, SearchResults
+from search import Hit, Retriever, SearchResults
 from tests.processes import fast_python
 from tests.search.conftest import COLOURS, coloured, write_model
 from tools import search
@@ -113,6 +113,29 @@ def test_wrong_flags_of_index_are_named(
     except SystemExit as end:
         code = int(end.code or 0)
     assert code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--video_dir", "absent"], "absent: no such folder of videos (--video_dir)"),
+        (["--store", "absent"], "frame store absent: no such folder or file"),
+        (["--config", "absent.json"], "--config absent.json: no such file"),
+        (["--out", str(ROOT / "docs")], "holds other files and no index"),
+        (["--out", str(ROOT / "README.md")], "is a file; give a folder"),
+    ],
+)
+def test_wrong_paths_are_named_before_the_model_is_loaded(
+    flags: list[str],
+    message: str,
+    made: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Retriever, "from_checkpoint", None)
+    assert search.main(index_flags(made, *flags)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
 
 
 def test_names_cannot_write_to_the_terminal() -> None:
