@@ -82,18 +82,17 @@ def make_toy_dataset(
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     writing = functools.partial(file_errors, f"--out {out}", "cannot be written")
     try:
-        with writing():
-            unfinished.mkdir(parents=True)
         summary, clips = {}, []
         for name in (part for part in WRITERS if part in parts):
-            (unfinished / name / "videos").mkdir(parents=True)
+            with writing():
+                (unfinished / name / "videos").mkdir(parents=True)
             plan = WRITERS[name](unfinished / name, seed=seed, sizes=sizes)
             clips += plan.clips
             summary[name] = {"clips": len(plan.clips), "captions": plan.captions}
         with writing():
             _write_clips(clips, workers=workers)
-        if "toy-bert" in parts:
-            write_toy_bert(unfinished / "toy-bert", seed=seed)
+            if "toy-bert" in parts:
+                write_toy_bert(unfinished / "toy-bert", seed=seed)
         write_json(unfinished / MARKER, {"seed": seed, "sizes": asdict(sizes), "made": summary})
         with writing():
             if out.exists():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from engine.checkpoint.weights import group_of, load_state, read_state, save_state
 from tests.engine.checkpoint.published import filled, full_size, golden_shapes
 from tests.golden import recipe
@@ -101,7 +102,7 @@ def test_half(tmp_path: Path) -> None:
     assert dtypes == {"cls.a": torch.float16, "cls.b": torch.float32, "queue_ptr": torch.int64}
     assert torch.allclose(read["cls.a"].float(), state["cls.a"], rtol=1e-3)
     torch.save({"cls.a": torch.full((2, 2), 1e5)}, tmp_path / "a.bin")
-    with pytest.raises(ValueError, match=r"--half: cls\.a .* 100000"):
+    with pytest.raises(UserError, match=r"--half: cls\.a .* 100000"):
         convert(tmp_path / "a.bin", tmp_path / "c.bin", half=True)
     assert not (tmp_path / "c.bin").exists()
 

@@ -266,3 +266,11 @@ def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="captions per clip"):
         make_toy_dataset(tmp_path / "toy", sizes=Sizes(msrvtt_captions=5000), parts=["msrvtt"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--out", str(tmp_path / "file" / "toy"), "--size", "tiny"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("make_toy_dataset.py: error: --out ") and "cannot be written" in error
+    assert error.count("\n") == 1
