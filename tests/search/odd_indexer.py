@@ -1,4 +1,4 @@
-"""Indexing that dawdles after every committed batch; a program for the tests to run and to kill.
+"""An indexer that waits after every committed batch, for tests that kill it.
 
 odd_indexer.py VIDEOS INDEX CHECKPOINT SECONDS
 

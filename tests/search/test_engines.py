@@ -209,7 +209,7 @@ def test_an_open_engine_takes_up_changes_while_threads_search(engine: str, tmp_p
             fill(folder, 40, seed=seed, engine="exact")
             with IndexWriter(folder) as writer:
                 writer.remove([f"{seed}-0", f"0-{seed}"])
-            # A search under way looks again for what takes the place of the two just removed.
+            # A running search searches again, so that other videos replace the two that were just removed.
             assert [len(search.result()) for search in searches] == [10] * 10
         found = [[hit.video_id for hit in find(index, query, **OPTIONS)] for query in queries()]
         assert len(index) == 100 + 4 * 38

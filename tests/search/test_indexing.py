@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_the_index_as_it_was(
     video, frames = features(5, seed=1)
 
     class Full:
-        """A file that takes half of what it is given, then nothing."""
+        """A file that writes half of the data, then raises "disk full"."""
 
         def __init__(self, file: Any) -> None:
             self._file = file

@@ -1,4 +1,4 @@
-"""The exact score: that of evaluation, in blocks, with stable order."""
+"""The exact score: the same as in evaluation, in blocks, with ties in the order of rows."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ X264 = {"preset": "ultrafast", "bf": "3", "b-pyramid": "normal", "g": "250", "sc
 
 
 def numbered(number: int, *, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """A grey RGB picture [height, width, 3] with `number` in bars; its top quarter drifts with the number."""
+    """A grey RGB picture [height, width, 3] with `number` as bars; its top quarter changes with it."""
     bars = np.array([(number >> bit) & 1 for bit in range(BITS)], dtype=np.uint8)
     row = np.repeat(bars * 200 + 28, -(-width // BITS))[:width]
     picture = np.repeat(np.tile(row, (height, 1))[:, :, None], 3, axis=2)
@@ -72,7 +72,7 @@ def write_video(
 
 
 def write_unknown_codec(path: Path) -> Path:
-    """A whole H.264 file whose sample entry has the name of no codec: it opens, and nothing can decode it."""
+    """A complete H.264 file whose sample entry names an unknown codec: it opens, but nothing decodes it."""
     data = bytearray(write_video(path, frames=20).read_bytes())
     place = data.index(b"avc1", data.index(b"stsd"))
     data[place : place + 4] = b"zzzz"
@@ -114,7 +114,7 @@ def rotate_tag(path: Path, source: Path, matrix: tuple[int, int, int, int]) -> P
 
 
 class _Pipe(io.RawIOBase):
-    """A file that can only be written on, so that the muxer cannot come back and fill in lengths."""
+    """A file without seek, so that the muxer cannot go back and fill in lengths."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "wb")  # noqa: SIM115 (closed in close)
@@ -143,7 +143,7 @@ def write_unseekable(path: Path, *, frames: int, codec: str, format: str, option
 
 
 def write_audio(path: Path) -> Path:
-    """A second of sound without a picture."""
+    """One second of sound without a video stream."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("aac", rate=44100)
         stream.layout = "mono"
@@ -177,7 +177,7 @@ def _jpeg_packets(number: int, pix_fmt: str) -> Iterable[av.Packet]:
 
 
 def flip_bytes(path: Path, source: Path, *, packet: int, count: int = 40) -> Path:
-    """Copy `source` with bytes in the middle of one packet turned over."""
+    """Copy `source` with inverted bytes in the middle of one packet."""
     packets, container = packets_of(source)
     with container:
         hurt = packets[packet]

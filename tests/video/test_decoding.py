@@ -1,4 +1,4 @@
-"""The frames that are stored are, to the frame, those that were planned; for every container and fault."""
+"""The stored frames are exactly the planned ones, for every container and every kind of damage."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_rotation_is_the_same_with_opencv(tmp_path: Path) -> None:
 def test_colours_are_right_for_every_matrix_and_range(
     tags: dict[str, int], size: tuple[int, int], tmp_path: Path
 ) -> None:
-    """Pure colours, made YUV by hand, come out as they were; untagged video is BT.709 from 720 lines on."""
+    """Pure colours, converted to YUV by hand, are restored; untagged video is BT.709 from 720 lines on."""
     matrix = tags.get("colorspace", 1 if size[1] >= 720 else 6)
     for colour in ([200, 30, 30], [30, 200, 30], [30, 30, 200], [128, 128, 128], [235, 235, 235]):
         path = write_flat_yuv(tmp_path / "flat.mp4", colour, tags=tags, matrix=matrix, size=size)

@@ -1,4 +1,4 @@
-"""The pool of workers: no task can bring it down, hang it, or take another's result away."""
+"""The pool of workers: no task can crash it, hang it, or lose the result of another task."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_fault_costs_its_own_task_alone(tmp_path: Path) -> None:
 
 
 def test_a_worker_killed_from_outside_is_replaced() -> None:
-    """SIGKILL to a worker while it works (FR-09): all tasks end, and soon."""
+    """SIGKILL to a busy worker (FR-09): all tasks finish, and soon."""
     started = time.monotonic()
     with WorkerPool(work, workers=4, timeout=60) as pool:
         found = {}
@@ -89,7 +89,7 @@ def test_all_start_methods_work(method: str) -> None:
 
 
 def test_opencv_threads_in_the_parent_do_no_harm() -> None:
-    """OpenCV's threads would block a child forked from here (X-03): workers never are."""
+    """OpenCV's threads would block a forked child (X-03): workers are never forked from this process."""
     cv2.resize(np.zeros((4000, 4000, 3), np.uint8), (1000, 1000))
     assert {reason(outcome) for outcome in outcomes(["resize 1", "resize 2"]).values()} == {"done"}
 

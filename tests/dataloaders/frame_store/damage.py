@@ -18,7 +18,7 @@ _LEAF = 2
 
 
 def damage_leaf(store: Path, key: bytes) -> None:
-    """Spoil the flags of the leaf that holds `key`, so that LMDB finds a page of no kind that it knows."""
+    """Overwrite the flags of the leaf with `key`, so that LMDB finds a page of an unknown kind."""
     data = bytearray((store / DATA_FILE).read_bytes())
     for page, _ in _leaves_with(data, key):
         data[page + 10 : page + 12] = b"\xff\xff"
@@ -26,7 +26,7 @@ def damage_leaf(store: Path, key: bytes) -> None:
 
 
 def damage_size(store: Path, key: bytes) -> None:
-    """Make the size of a key's value one that leads far beyond the file."""
+    """Set the size of a key's value so that it ends far past the end of the file."""
     data = bytearray((store / DATA_FILE).read_bytes())
     for _, node in _leaves_with(data, key):
         data[node : node + 4] = b"\xff\xff\xff\xff"
@@ -34,7 +34,7 @@ def damage_size(store: Path, key: bytes) -> None:
 
 
 def _leaves_with(data: bytearray, key: bytes) -> Iterator[tuple[int, int]]:
-    """Where leaves that hold `key` begin, and where its node lies; old copies of the leaf too."""
+    """The offsets of the leaves with `key` and of its node in them, also in old copies of the leaf."""
     found = False
     for page in range(2 * _PAGE, len(data), _PAGE):
         number, flags, lower = struct.unpack_from("<Q2xHH", data, page)

@@ -1,4 +1,4 @@
-"""Frame stores whose pages have rotted: one line names store, video and frame, never LMDB's bare error."""
+"""Frame stores with damaged pages: one line names store, video and frame, not only LMDB's error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading frame stores: ours, the published layout, shards; in any process;and errors."""
+"""Reading frame stores: ours, the published layout, shards; in other processes; errors."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_the_environment_closes_with_its_last_store(tmp_path: Path) -> None:
 
 
 def test_what_is_added_later_is_seen(tmp_path: Path) -> None:
-    """A reader does not keep an old view, nor a map that has become too small."""
+    """A reader sees new data, also if its map has become too small."""
     path = written(tmp_path / "s", {"v": 1})
     store = FrameStore(path)
     assert "w" not in store
@@ -277,7 +277,7 @@ def test_only_the_path_is_pickled(tmp_path: Path) -> None:
 
 
 def test_many_short_lives_of_readers_leave_nothing_behind(tmp_path: Path) -> None:
-    """No slot in a reader table can leak, since none is taken."""
+    """No slot in a reader table can leak, because readers use none."""
     path = written(tmp_path / "s", {"v": 2})
     store = FrameStore(path)
     store.num_frames("v")
@@ -306,7 +306,7 @@ def test_read_only_media_and_other_peoples_stores(tmp_path: Path) -> None:
         "print(FrameStore(sys.argv[1]).num_frames('v'))"
     )
     command = [sys.executable, "-c", read, str(path)]
-    # As root nothing is read-only, so that another user takes over where there is one to become.
+    # For root nothing is read-only: become another user if possible.
     user = {"user": 65534} if os.getuid() == 0 and os.access(ROOT, os.X_OK) and _others_may_read(path) else {}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, **user)  # type: ignore[call-overload]
     path.chmod(0o755)

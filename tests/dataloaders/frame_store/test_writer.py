@@ -1,4 +1,4 @@
-"""Writing frame stores: whole videos or nothing, a map that grows, a compact end, and no second writer."""
+"""Writing frame stores: complete videos only, a map that grows, a compact result, one writer at a time."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_what_is_committed(tmp_path: Path) -> None:
-    """The limit on the size of files stands for a full disk: LMDB's writes fail alike."""
+    """A limit on the size of files acts like a full disk: LMDB's writes fail in the same way."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -199,7 +199,7 @@ def _write_until_killed(path: Path, total: int) -> None:
 
 
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    """Sudden death at 25 moments; what is there is always whole videos, and the end is as if undisturbed."""
+    """SIGKILL at 25 moments: the store always has complete videos only; the final result is the same."""
     total = 60
     started = time.monotonic()
     _write_until_killed(tmp_path / "whole", total)

@@ -1,4 +1,4 @@
-"""Running the builder in tests, and looking at what it wrote."""
+"""Run the builder in tests and read what it wrote."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def start(*argv: str, **trouble: str) -> subprocess.Popen[str]:
-    """The tool with trouble of its own making (tests/tools/store/odd_builder.py)."""
+    """The tool with a decoder that fails on purpose (tests/tools/store/odd_builder.py)."""
     environment = {**os.environ, **{f"HMMC_TEST_{name.upper()}": value for name, value in trouble.items()}}
     command = [sys.executable, str(ROOT / "tests" / "tools" / "store" / "odd_builder.py"), *argv]
     return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""tools/frame2lmdb.py with a decoder that dies, loops or dawdles; a program for the tests to run and to kill.
+"""tools/frame2lmdb.py with a decoder that crashes, loops or waits, for tests that kill it.
 
 It commits far more often than the tool does, so that small videos too are stored in steps. The environment
 says what goes wrong: HMMC_TEST_DIES and HMMC_TEST_LOOPS are video ids, HMMC_TEST_DAWDLES is seconds a video.

@@ -1,4 +1,4 @@
-"""Real videos, odd ones and ordinary ones, where they lie beside the checkout."""
+"""Real videos, ordinary and odd, if they are beside the checkout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REASONS = {
 
 
 def test_hard_videos_are_stored_or_named_with_their_reason(tmp_path: Path) -> None:
-    """The long one is left out: it is decoded in the benchmark."""
+    """Without the long video: the benchmark decodes it."""
     folder = REAL / "videos" / "hard"
     ids = sorted(path.stem for path in folder.iterdir() if not path.name.startswith("long_"))
     names = tmp_path / "list.txt"

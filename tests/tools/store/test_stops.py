@@ -1,4 +1,4 @@
-"""Nothing stops the builder for good, hangs it or loses its work: signals, kills, crashes, full disks."""
+"""Signals, kills, crashes and full disks: the builder can always continue, and no stored video is lost."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ KILLS = int(os.environ.get("HMMC_TEST_KILLS", "3"))
 
 
 def test_kills_lose_nothing(many: tuple[Path, dict[bytes, bytes]], tmp_path: Path) -> None:
-    """SIGKILL at random moments (FR-19): refused while unfinished, and then the same keys and bytes.
+    """SIGKILL at random moments (FR-19): refused while unfinished; at the end the same keys and bytes.
 
     HMMC_TEST_KILLS sets how many. Whenever a run gets through, the store is compared and begun anew.
     """
@@ -86,7 +86,7 @@ def count(store: Path) -> int:
 
 
 def check_whole_videos(store: Path) -> int:
-    """The number of videos stored; no part of a video is there, and readers refuse the store."""
+    """The number of stored videos; none of them is incomplete, and readers refuse the store."""
     if not (store / "data.mdb").exists() or not (store / "data.mdb").stat().st_size:
         return 0
     found = contents(store)
@@ -132,7 +132,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_crashes_and_endless_loops_cost_one_video(videos: Path, tmp_path: Path) -> None:
-    """A decoder that dies or loops for one id (X-01): that id is named, the others are stored."""
+    """A decoder that crashes or loops for one id (X-01): that id is named, the others are stored."""
     process = start(*arguments(videos, tmp_path / "s", "--timeout", "2"), dies="a", loops="e")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1, said
@@ -150,7 +150,7 @@ def test_it_works_in_little_address_space_and_with_a_small_map(videos: Path, tmp
 
 
 def test_a_full_disk_is_said_and_survived(many: tuple[Path, dict[bytes, bytes]], tmp_path: Path) -> None:
-    """A limit on the size of files stands for a full disk."""
+    """A limit on the size of files acts like a full disk."""
     folder, whole = many
     line = f'ulimit -f 1000; exec {" ".join(map(quote, TOOL))} "$@"'
     argv = arguments(folder, tmp_path / "s")

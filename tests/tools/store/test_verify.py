@@ -1,4 +1,4 @@
-"""verify: the same findings from any number of processes, and no damage that ends it without a word."""
+"""verify: the same findings with any number of processes; no damage ends it without a message."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_rotten_manifests_end_the_list_with_a_word(store: Path, capsys: Any) -> 
 
 
 def test_damage_that_kills_the_reader_costs_one_video(store: Path, capsys: Any) -> None:
-    """A size of 4 GB leads beyond the file, where reading is deadly."""
+    """A size of 4 GB points past the end of the file; reading there kills the process."""
     damage_size(store, b"v070_2")
     code, said = verify(store, capsys, "--num_workers", "2")
     assert code == 1 and len(said) == 2
