@@ -1,8 +1,8 @@
-"""Flags: their names, defaults and which of them no longer matter.
+"""Flags: their names, defaults and help texts.
 
-`Config` is the single description of a run: every field is a flag of the same name, parsed by
-`parse_config`, checked (`engine/config_checks.py`), frozen, and saved to OUTPUT_DIR/config.json. The two
-programs share all flags and differ in a few published defaults (`PROGRAMS`).
+`Config` describes a run completely. Every field is a flag of the same name. `parse_config` parses the flags,
+`engine/config_checks.py` checks them, and the run saves them to OUTPUT_DIR/config.json. The two programs
+share all flags and differ in a few published defaults (`PROGRAMS`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def _flag(
     aliases: Sequence[str] = (),
     kind: type | None = None,
 ) -> Any:
-    """One field of `Config` with what argparse needs to know of it."""
-    meta = {"group": group, "help": help, "choices": choices, "aliases": tuple(aliases), "kind": kind}
-    return field(default=default, metadata=meta)
+    """One field of `Config` with the arguments of its flag. `kind`: the type where the default is None."""
+    metadata = {"group": group, "help": help, "choices": choices, "aliases": tuple(aliases), "kind": kind}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Config:
     do_params: bool = _flag(False, "run", "print the number of parameters of each part and stop")
     task: str = _flag("retrieval", "run", "downstream task", choices=("retrieval", "retrieval_VT"))
     seed: int = _flag(42, "run", "seed of weights, sample order, frames, masks and augmentation")
-    n_display: int = _flag(100, "run", "log every this many optimiser steps")
+    n_display: int = _flag(100, "run", "log every N optimiser steps")
     logdir: str | None = _flag(None, "run", "folder for TensorBoard scalars", kind=str)
-    wandb: bool = _flag(False, "run", "log to Weights & Biases too (pip install wandb)")
+    wandb: bool = _flag(False, "run", "also log to Weights & Biases (pip install wandb)")
     local_rank: int | None = _flag(
         None,
         "run",
@@ -64,7 +64,7 @@ class Config:
     )
     language: str = _flag("chinese", "data", "language of the captions", choices=("chinese", "english"))
     data_dir: str = _flag(
-        "", "data", "folder holding one folder a data set (docs/DATA.md) [$HMMC_DATA or 'data']"
+        "", "data", "folder with one subfolder for each data set (docs/DATA.md) [$HMMC_DATA or 'data']"
     )
     train_annotations: str | None = _flag(
         None,
@@ -94,13 +94,13 @@ class Config:
         None, "data", "frame store to evaluate on, instead of the default", kind=str
     )
     allow_missing: bool = _flag(
-        False, "data", "go on without videos that the frame store lacks; evaluation is then not comparable"
+        False, "data", "skip videos that the frame store lacks; the evaluation is then not comparable"
     )
     num_thread_reader: int = _flag(1, "data", "loader processes on each rank; 0 reads in the main process")
     max_words: int | None = _flag(
-        None, "data", "tokens of a text [msrvtt, vatex: 32; chvtt: title 45, tag 25, query 15]", kind=int
+        None, "data", "tokens in a text [msrvtt, vatex: 32; chvtt: title 45, tag 25, query 15]", kind=int
     )
-    max_frames: int = _flag(12, "data", "frames of a clip")
+    max_frames: int = _flag(12, "data", "frames in a clip")
     frame_sample: str = _flag(
         "uniform",
         "data",
@@ -108,7 +108,7 @@ class Config:
         choices=("uniform", "random", "uniform_random"),
     )
     frame_sample_len: str = _flag(
-        "fix", "data", "number of frames: fixed, or by the clip's duration", choices=("fix", "dynamic")
+        "fix", "data", "number of frames: fixed, or by the duration of the clip", choices=("fix", "dynamic")
     )
     legacy_special_tokens: bool = _flag(
         False,
@@ -125,11 +125,11 @@ class Config:
     pretrained_text: str = _flag(
         "hfl/chinese-roberta-wwm-ext", "model", "transformers model name or folder of the Chinese encoder"
     )
-    cache_dir: str = _flag("", "model", "where downloaded weights lie [the libraries' own caches]")
+    cache_dir: str = _flag("", "model", "folder for downloaded weights [the caches of the libraries]")
     init_model: str | None = _flag(None, "model", "checkpoint to start from or to evaluate", kind=str)
     use_temp: bool = _flag(False, "model", "temporal transformer over the frames")
-    use_frame_fea: bool = _flag(False, "model", "match texts with single frames too (FTM)")
-    top_frames: int = _flag(3, "model", "frames that count in the frame score of evaluation")
+    use_frame_fea: bool = _flag(False, "model", "also match texts with single frames (FTM)")
+    top_frames: int = _flag(3, "model", "number of best frames in the frame score of evaluation")
     temporal_layers: int = _flag(4, "model", "layers of the temporal transformer")
     weight_VTM_finetune: float = _flag(0.85, "model", "weight of VTM in fine-tuning")
     weight_FTM_finetune: float = _flag(0.15, "model", "weight of FTM in fine-tuning")
@@ -139,12 +139,15 @@ class Config:
     weight_MLM: float = _flag(0.05, "model", "weight of MLM in pre-training")
     projector_layers: int = _flag(2, "model", "layers of the projector and of the predictor (FAM)")
     pretrain_text: str = _flag(
-        "both", "model", "texts of CHVTT that pre-training matches", choices=("both", "title", "tag")
+        "both",
+        "model",
+        "texts of CHVTT that pre-training uses",
+        choices=("both", "title", "tag"),
     )
     negatives: str = _flag(
         "queue",
         "model",
-        "contrast with the queues, or with the other clips of the step",
+        "negatives come from the queues, or from the other clips of the batch",
         choices=("queue", "batch"),
     )
     contrast_num_negative: int = _flag(4096, "model", "queue size")
@@ -154,22 +157,22 @@ class Config:
     freeze: str = _flag(
         "",
         "model",
-        "parts that do not learn, by commas: image, text, temporal; PART:N is its first N layers",
+        "parts to freeze, separated by commas: image, text, temporal; PART:N freezes its first N layers",
     )
 
     epochs: int = _flag(20, "optimisation", "passes over the training set")
-    batch_size: int = _flag(256, "optimisation", "clips of one optimiser step, over all ranks")
+    batch_size: int = _flag(256, "optimisation", "clips in one optimiser step, over all ranks")
     batch_size_val: int = _flag(
-        3500, "optimisation", "clips or texts of one evaluation batch, over all ranks"
+        3500, "optimisation", "clips or texts in one evaluation batch, over all ranks"
     )
     gradient_accumulation_steps: int = _flag(
         1, "optimisation", "forward passes that share one optimiser step"
     )
     lr: float = _flag(1e-4, "optimisation", "learning rate of all but the two pre-trained encoders")
     text_lr: float = _flag(1e-5, "optimisation", "learning rate of the text encoder")
-    coef_lr: float = _flag(1.0, "optimisation", "the image tower learns at --lr times this")
+    coef_lr: float = _flag(1.0, "optimisation", "the learning rate of the image tower is --lr times this")
     weight_decay: float = _flag(0.2, "optimisation", "decoupled weight decay")
-    warmup_proportion: float = _flag(0.1, "optimisation", "share of the steps with a rising rate")
+    warmup_proportion: float = _flag(0.1, "optimisation", "share of the steps with a rising learning rate")
     precision: str = _flag(
         "fp32", "optimisation", "autocast type; weights stay float32", choices=("fp32", "bf16", "fp16")
     )
@@ -179,61 +182,74 @@ class Config:
         False, "optimisation", "recompute activations in the backward pass: less memory, more time"
     )
     grad_cache: int = _flag(
-        0, "optimisation", "clips a rank encodes at once; the gradient is that of the full batch (0: off)"
+        0,
+        "optimisation",
+        "clips a rank encodes at once; the gradient is that of the full batch (0: off)",
     )
     mask_duplicates: bool = _flag(
         False,
         "optimisation",
-        "clips with the same video or the same caption are not used as negatives of each other",
+        "a clip or text that occurs twice in a batch is not used as a negative of itself",
     )
     compile: bool = _flag(False, "optimisation", "torch.compile the encoders")
     fsdp: bool = _flag(False, "optimisation", "shard weights and optimiser over the ranks (fully_shard)")
 
     resume: str | None = _flag(
-        None, "survival", "go on with a stopped run: 'auto' (newest state in OUTPUT_DIR) or a path", kind=str
+        None,
+        "saving and resuming",
+        "resume a stopped run: 'auto' (newest state in OUTPUT_DIR) or a path",
+        kind=str,
     )
     save_steps: int = _flag(
-        1000, "survival", "save the training state every this many steps (0: at ends of epochs only)"
+        1000, "saving and resuming", "save the training state every N steps (0: only at the end of an epoch)"
     )
-    keep: int = _flag(2, "survival", "training states to keep, besides the best epoch's")
+    keep: int = _flag(
+        2,
+        "saving and resuming",
+        "newest training states to keep, besides that of the best epoch",
+    )
     max_bad_steps: int = _flag(
-        10, "survival", "stop after this many steps in a row whose loss or gradient is not finite"
+        10, "saving and resuming", "stop after N steps in a row whose loss or gradient is not finite"
     )
-    max_bad_samples: int = _flag(1000, "survival", "stop after this many unreadable clips")
+    max_bad_samples: int = _flag(1000, "saving and resuming", "stop after more than N unreadable clips")
 
     protocol: str = _flag(
         "auto",
         "evaluation",
-        "what a query is: each caption, or all captions of a video joined [as the data set has it]",
+        "what a query is: one caption, or all captions of a video joined [defined by the data set]",
         choices=("auto", "one_caption", "several_captions", "paragraph"),
     )
     select_on: str = _flag(
         "last",
         "evaluation",
-        "how the checkpoint to report is chosen; the test list is read once, at the end, except by 'test'",
+        "how the checkpoint to report is chosen; all but 'test' evaluate the test list once, at the end",
         choices=("val", "held_out", "last", "test"),
     )
-    held_out: float = _flag(0.05, "evaluation", "share of the training videos kept by --select_on held_out")
-    bootstrap: int = _flag(1000, "evaluation", "resamples of the 95% intervals (0: none)")
-    report: bool = _flag(True, "evaluation", "write OUTPUT_DIR/report after the final evaluation")
-    dsl: bool = _flag(False, "evaluation", "report dual softmax too: looks at all test queries at once")
-    dsl_temperature: float = _flag(100.0, "evaluation", "factor on cosine similarities in dual softmax")
-    qb_norm: bool = _flag(
-        False, "evaluation", "report querybank normalisation too: looks at training captions"
+    held_out: float = _flag(
+        0.05,
+        "evaluation",
+        "share of the training videos that --select_on held_out keeps for evaluation",
     )
-    qb_beta: float = _flag(20.0, "evaluation", "factor on cosine similarities in querybank normalisation")
+    bootstrap: int = _flag(1000, "evaluation", "resamples for the 95% intervals (0: none)")
+    report: bool = _flag(True, "evaluation", "write OUTPUT_DIR/report after the final evaluation")
+    dsl: bool = _flag(False, "evaluation", "also report dual softmax, which uses all test queries at once")
+    dsl_temperature: float = _flag(100.0, "evaluation", "factor on the cosine similarities in dual softmax")
+    qb_norm: bool = _flag(
+        False, "evaluation", "also report querybank normalisation, which uses training captions"
+    )
+    qb_beta: float = _flag(20.0, "evaluation", "factor on the cosine similarities in querybank normalisation")
     qb_bank: int = _flag(0, "evaluation", "training captions in the querybank (0: all)")
     save_features: str | None = _flag(
         None, "evaluation", "folder for the features of the test split (tools/evaluate_features.py)", kind=str
     )
-    save_similarity: bool = _flag(False, "evaluation", "write OUTPUT_DIR/similarity.npy, captions x videos")
+    save_similarity: bool = _flag(False, "evaluation", "write OUTPUT_DIR/similarity.npy [captions, videos]")
 
-    cross_model: str = _flag("cross-base", "no effect any more", "published configuration folder")
-    lr_decay: float = _flag(0.9, "no effect any more", "never used by the published code either")
-    n_gpu: int = _flag(1, "no effect any more", "the number of ranks counts, see WORLD_SIZE")
-    world_size: int = _flag(0, "no effect any more", "taken from the launcher's environment")
-    rank: int = _flag(0, "no effect any more", "taken from the launcher's environment")
-    fp16_opt_level: str = _flag("O1", "no effect any more", "apex is not used; see --precision")
+    cross_model: str = _flag("cross-base", "no effect", "folder of the published configuration")
+    lr_decay: float = _flag(0.9, "no effect", "the published code does not use it either")
+    n_gpu: int = _flag(1, "no effect", "the launcher sets the number of ranks (WORLD_SIZE)")
+    world_size: int = _flag(0, "no effect", "taken from the launcher's environment")
+    rank: int = _flag(0, "no effect", "taken from the launcher's environment")
+    fp16_opt_level: str = _flag("O1", "no effect", "apex is not used; see --precision")
 
     @property
     def is_training(self) -> bool:
@@ -251,7 +267,7 @@ class Config:
         write_json(path, dataclasses.asdict(self))
 
 
-# Defaults in which the two programs differ (METHOD 5), and what each of them can do.
+# The programs and the defaults in which they differ from `Config` (METHOD 5).
 PROGRAMS: dict[str, dict[str, Any]] = {
     "main_pretrain.py": {"weight_decay": 0.05, "warmup_proportion": 0.2},
     "main_task_retrieval.py": {},
@@ -264,13 +280,14 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     groups: dict[str, Any] = {}
     for item in dataclasses.fields(Config):
         meta = item.metadata
-        group = groups.setdefault(meta["group"], None) or parser.add_argument_group(meta["group"])
-        groups[meta["group"]] = group
-        text = meta["help"].replace("%", "%%")  # argparse fills in what follows a percent sign
+        if meta["group"] not in groups:
+            groups[meta["group"]] = parser.add_argument_group(meta["group"])
+        group = groups[meta["group"]]
+        text = meta["help"].replace("%", "%%")  # a percent sign has a meaning for argparse
         default = PROGRAMS[program].get(item.name, item.default)
         names = (f"--{item.name}", *meta["aliases"])
         if isinstance(default, bool):
-            # What is on by default, or by a script's own flags, can be switched off: --no-use_temp.
+            # Switches that are on by default or in a script can be switched off: --no-use_temp.
             action = argparse.BooleanOptionalAction if default or meta["group"] == "model" else "store_true"
             group.add_argument(*names, dest=item.name, action=action, default=default, help=text)
             continue
@@ -289,10 +306,10 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 
 def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[str]]:
-    """Parse a command line; `config_checks.check_config` says whether the settings can work together.
+    """Parse a command line. `config_checks.check_config` checks whether the settings work together.
 
-    Returns the configuration and a list of remarks for the log: flags given that have no effect any more.
-    argparse exits with 2 on unknown flags.
+    Returns the configuration and remarks for the log, on flags that have no effect. argparse exits with 2 on
+    unknown flags.
     """
     parser = build_parser(program)
     values = vars(parser.parse_args(argv))
@@ -300,18 +317,18 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
     values["data_dir"] = values["data_dir"] or os.environ.get("HMMC_DATA", "") or "data"
     remarks = []
     if values["enable_amp"]:
-        import torch  # takes seconds, which --help need not wait for
+        import torch  # takes seconds; --help works without it
 
         on_gpu = torch.accelerator.is_available()
-        if on_gpu and values["precision"] == "fp32":  # --precision says more exactly what is wanted
+        if on_gpu and values["precision"] == "fp32":  # another --precision takes precedence
             values["precision"] = "fp16"
         remarks = [] if on_gpu else ["--enable_amp: no GPU here, training in " + values["precision"]]
     config = Config(**values)
     if config.mask_duplicates and config.do_pretrain and config.negatives == "queue":
-        remarks.append("--mask_duplicates has no effect: keys in a queue do not tell where they come from")
+        remarks.append("--mask_duplicates has no effect: a queue does not store which clip a key belongs to")
     remarks += [
-        f"--{item.name} has no effect any more ({item.metadata['help']})"
+        f"--{item.name} has no effect ({item.metadata['help']})"
         for item in dataclasses.fields(Config)
-        if item.metadata["group"].startswith("no effect") and values[item.name] != item.default
+        if item.metadata["group"] == "no effect" and values[item.name] != item.default
     ]
     return config, remarks

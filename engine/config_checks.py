@@ -1,4 +1,4 @@
-"""Checks of a configuration: settings that cannot work, whatever the data, named by their flag."""
+"""Check a configuration: settings that cannot work with any data are errors that name the flag."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS
 from engine.config import Config, parse_config
 
-MAX_POSITIONS = 48  # rows of `frame_position_embeddings`, METHOD 1
+MAX_POSITIONS = 48  # rows of `frame_position_embeddings` (METHOD 1)
+AT_LEAST_ONE = (
+    *("epochs", "batch_size", "batch_size_val", "gradient_accumulation_steps", "max_frames", "top_frames"),
+    *("n_display", "temporal_layers", "projector_layers", "contrast_num_negative", "keep", "max_bad_steps"),
+)
 NOT_NEGATIVE = (
     *("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"),
     *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank"),
@@ -18,9 +22,9 @@ FREEZABLE = ("image", "text", "temporal")
 
 
 def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[str]]:
-    """`parse_config`, then `check_config`: the settings of a run, and remarks for its log.
+    """`parse_config`, then `check_config`. Returns the settings of a run and remarks for its log.
 
-    Raises `UserError` naming the flag and what would be right; argparse exits with 2 on unknown flags.
+    Raises `UserError` that names the flag and a right value; argparse exits with 2 on unknown flags.
     """
     config, remarks = parse_config(argv, program=program)
     check_config(config, program=program)
@@ -28,27 +32,16 @@ def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config
 
 
 def check_config(config: Config, *, program: str) -> None:
-    """Raise `UserError` for settings that cannot work, whatever the data."""
+    """Raise `UserError` for settings that cannot work with any data."""
     _check_job(config, program=program)
     _check_evaluation(config)
-    _check_memory(config)
-    for name in (
-        "epochs",
-        "batch_size",
-        "batch_size_val",
-        "max_frames",
-        "top_frames",
-        "n_display",
-        "temporal_layers",
-        "projector_layers",
-        "keep",
-        "max_bad_steps",
-    ):
-        _require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
-    _require(config.gradient_accumulation_steps >= 1, "--gradient_accumulation_steps: must be at least 1")
+    _check_freeze(config)
+    for name in AT_LEAST_ONE:
+        value = getattr(config, name)
+        _require(value >= 1, f"--{name} {value}: must be at least 1")
     for name in NOT_NEGATIVE:
         value = getattr(config, name)
-        # Below infinity: NaN is not.
+        # NaN fails both comparisons.
         _require(value is None or 0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
     _require(
         config.max_words is None or config.max_words >= 3,
@@ -56,19 +49,18 @@ def check_config(config: Config, *, program: str) -> None:
     )
     _require(
         config.max_frames <= MAX_POSITIONS,
-        f"--max_frames {config.max_frames}: the model has {MAX_POSITIONS} frame positions, give at most that",
+        f"--max_frames {config.max_frames}: must be at most {MAX_POSITIONS}, the positions of the model",
     )
     _require(
         config.top_frames <= config.max_frames,
         f"--top_frames {config.top_frames}: cannot exceed --max_frames {config.max_frames}",
     )
     if config.precision == "fp16":
-        import torch  # takes seconds, which other runs need not wait for
+        import torch  # takes seconds; a wrong flag is reported without it
 
         _require(
             torch.accelerator.is_available(), "--precision fp16: needs a GPU; on a CPU give bf16 or fp32"
         )
-    _require(config.contrast_num_negative >= 1, "--contrast_num_negative: must be at least 1")
     _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must lie between 0 and 1")
     _require(config.contrast_temperature > 0, "--contrast_temperature: must be above 0")
     _require(0 <= config.warmup_proportion <= 1, "--warmup_proportion: must lie between 0 and 1")
@@ -80,7 +72,7 @@ def check_config(config: Config, *, program: str) -> None:
 
 
 def _check_job(config: Config, *, program: str) -> None:
-    """The parts of `check_config` that say what is to be done, and on what."""
+    """The job, its data sets and its losses."""
     pretraining = program == "main_pretrain.py"
     _require(
         config.do_pretrain or config.do_train or config.do_eval or config.do_params,
@@ -94,13 +86,13 @@ def _check_job(config: Config, *, program: str) -> None:
     _require(not config.do_pretrain or pretraining, "--do_pretrain: pre-training is main_pretrain.py's work")
     _require(
         config.task == "retrieval",
-        "--task retrieval_VT: matching titles too is no part of the published method; use --task retrieval",
+        "--task retrieval_VT: the published method does not match titles; use --task retrieval",
     )
     for flag, dataset in (("--dataset", config.dataset), ("--eval_dataset", config.test_dataset)):
-        spoken = DATASETS[dataset].languages
+        languages = DATASETS[dataset].languages
         _require(
-            config.language in spoken,
-            f"--language {config.language}: {flag} {dataset} has {' and '.join(spoken)} texts only",
+            config.language in languages,
+            f"--language {config.language}: {flag} {dataset} has {' and '.join(languages)} texts only",
         )
     _require(
         config.pretrain_text == "both" or config.dataset == "chvtt",
@@ -117,15 +109,16 @@ def _check_job(config: Config, *, program: str) -> None:
 
 
 def _check_evaluation(config: Config) -> None:
-    """Choice of the checkpoint, and post-processing."""
-    _require(0 < config.held_out < 1, f"--held_out {config.held_out}: a share between 0 and 1")
+    """The choice of the checkpoint, and post-processing of similarities."""
+    _require(
+        0 < config.held_out < 1, f"--held_out {config.held_out}: must be a share between 0 and 1, exclusive"
+    )
     for name in ("dsl_temperature", "qb_beta"):
         value = getattr(config, name)
         _require(0 < value < math.inf, f"--{name} {value}: must be above 0")
 
 
-def _check_memory(config: Config) -> None:
-    """Freezing, caching and sharding."""
+def _check_freeze(config: Config) -> None:
     for part in filter(None, config.freeze.split(",")):
         name, colon, layers = part.strip().partition(":")
         _require(

@@ -1,4 +1,4 @@
-"""From a Config to a model on the CPU in float32, with CLIP's or a checkpoint's weights."""
+"""Build the model of a Config on the CPU in float32, with the weights of CLIP or of a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from modules.video_encoder import VideoEncoder
 
 def build_model(config: Config, log: RunLog) -> DualEncoder:
     """The model of this run. Raises `UserError` naming the weights that are absent or do not fit."""
-    # A checkpoint gives every encoder weight or is refused, so nothing else needs to be there.
-    fresh = config.init_model is None
+    # A checkpoint holds every encoder weight or is refused, so the pre-trained weights are not needed then.
+    pretrained = config.init_model is None
     cache_dir = config.cache_dir or None
     clip: Any = build_clip(config.clip_model)
-    if fresh:
+    if pretrained:
         load_clip_weights(clip, config.clip_weights, name=config.clip_model, cache_dir=cache_dir)
     width = clip_embed_dim(clip)
     visual = VideoEncoder(
@@ -42,7 +42,7 @@ def build_model(config: Config, log: RunLog) -> DualEncoder:
         text = ClipTextEncoder(clip)
     else:
         text = ChineseTextEncoder(
-            config.pretrained_text, embed_dim=width, cache_dir=cache_dir, pretrained=fresh
+            config.pretrained_text, embed_dim=width, cache_dir=cache_dir, pretrained=pretrained
         )
     model = _assemble(config, visual, text, logit_scale=fixed_logit_scale(clip))
     if config.init_model is not None:
@@ -53,7 +53,7 @@ def build_model(config: Config, log: RunLog) -> DualEncoder:
 
 
 def _prepare_for_training(config: Config, model: DualEncoder) -> None:
-    """--freeze and --grad_checkpointing. Raises `UserError` naming the flag where the model cannot."""
+    """Apply --freeze and --grad_checkpointing. Raises `UserError` where the model does not support it."""
     for entry in filter(None, config.freeze.split(",")):
         part, _, layers = entry.strip().partition(":")
         freeze(model, part, int(layers) if layers else None)

@@ -1,7 +1,7 @@
 """`--do_params`: parameters and floating-point operations of each part, for one clip and one caption.
 
-F frames, S pixels a side, W words. A multiply-add counts as two operations; only matrix products,
-convolutions and attention count, as in torch's own counter.
+F frames, W words. A multiply-add counts as two operations. Only matrix products, convolutions and attention
+are counted, as in torch's counter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modules.pretrain_model import PretrainModel
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a model: its parameters, those that learn, and the operations of its forward pass."""
+    """One part of a model: all parameters, trainable ones, and operations of the forward pass."""
 
     name: str
     parameters: int
@@ -35,8 +35,8 @@ class Part:
 def parts_of(model: DualEncoder, *, frames: int, words: int) -> list[Part]:
     """The parts of `model` (on the CPU), with operations for one clip of F frames and one text of W words.
 
-    Parts that no retrieval needs (momentum copies, heads) have operations together, as one line: those of a
-    training step's forward pass beyond the two encoders.
+    A last part of a pre-training model counts the operations that a training step needs in addition to the
+    encoders: momentum copies and heads together.
     """
     flops = _encoder_flops(model, frames=frames, words=words)
     parameters: Counter[str] = Counter()
@@ -46,31 +46,31 @@ def parts_of(model: DualEncoder, *, frames: int, words: int) -> list[Part]:
         trainable[group_of(name)] += parameter.numel() if parameter.requires_grad else 0
     parts = [Part(name, parameters[name], trainable[name], flops.get(name)) for name in parameters]
     if isinstance(model, PretrainModel):
-        whole = _count(lambda: model.train()(_training_batch(model, frames=frames, words=words)))
-        parts.append(Part("training beyond the encoders, forward", 0, 0, whole - sum(flops.values())))
+        step = _count(lambda: model.train()(_training_batch(model, frames=frames, words=words)))
+        parts.append(Part("training beyond the encoders, forward", 0, 0, step - sum(flops.values())))
     return parts
 
 
 def parameter_table(parts: list[Part], *, frames: int, words: int) -> list[str]:
-    """Lines to read: a part a line, then the sum."""
+    """Lines for the log: one for each part, then the total."""
     lines = [f"for one clip of {frames} frames and one text of {words} tokens (1 multiply-add = 2 FLOPs):"]
     for part in [*parts, _total(parts)]:
         flops = "" if part.flops is None else f", {part.flops / 1e9:,.3f} GFLOPs"
-        fixed = "" if part.trainable == part.parameters else f" ({part.trainable:,} learn)"
-        count = f" {part.parameters:,} parameters{fixed}" if part.parameters else ""
+        trainable = "" if part.trainable == part.parameters else f" ({part.trainable:,} trainable)"
+        count = f" {part.parameters:,} parameters{trainable}" if part.parameters else ""
         lines.append(f"{part.name}:{count}{flops}".replace(":,", ":"))
     return lines
 
 
 def save_parameters(parts: list[Part], path: Path, *, frames: int, words: int) -> None:
     """Write the table as JSON, atomically."""
-    content = {"frames": frames, "words": words, "parts": [asdict(part) for part in [*parts, _total(parts)]]}
-    write_json(path, content)
+    parts = [*parts, _total(parts)]
+    write_json(path, {"frames": frames, "words": words, "parts": [asdict(part) for part in parts]})
 
 
 def _total(parts: list[Part]) -> Part:
     return Part(
-        "in all",
+        "total",
         sum(part.parameters for part in parts),
         sum(part.trainable for part in parts),
         sum(part.flops or 0 for part in parts),
@@ -95,7 +95,7 @@ def _training_batch(model: PretrainModel, *, frames: int, words: int) -> dict[st
     size = clip_image_size(model.visual_encoder)
     ids = torch.ones(1, words, dtype=torch.int64)
     labels = torch.full_like(ids, -100)
-    labels[0, 1 : 1 + max(1, round(0.15 * words))] = 1  # as many as are masked on average (METHOD 4)
+    labels[0, 1 : 1 + max(1, round(0.15 * words))] = 1  # the average number of masked words (METHOD 4)
     return {
         "frames": torch.zeros(1, frames, 3, size, size),
         "text_ids": ids,
@@ -106,8 +106,8 @@ def _training_batch(model: PretrainModel, *, frames: int, words: int) -> dict[st
 
 
 def _count(forward: Callable[[], object]) -> int:
-    # The counter sees neither attention's fused kernel on CPUs nor the fast path that layers take without
-    # gradients, so both are kept from being taken.
+    # The counter does not see the fused attention kernel of CPUs, nor the fast path of layers without
+    # gradients. Both are switched off here.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         forward()
     return int(counter.get_total_flops())

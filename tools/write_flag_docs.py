@@ -41,7 +41,7 @@ NOTES = {  # a line before the table of a group
     "data": "The files of every data set: [DATA.md](DATA.md).",
     "model": "Checkpoints: [CHECKPOINTS.md](CHECKPOINTS.md). Ablations: `bash scripts/ablations.sh`.",
     "optimisation": "Memory, speed, and what changes the numbers: [SCALING.md](SCALING.md).",
-    "survival": "Stopping a run and continuing it: [TRAINING.md](TRAINING.md).",
+    "saving and resuming": "Stop a run and resume it: [TRAINING.md](TRAINING.md).",
     "evaluation": "What is measured, and how: [EVALUATION.md](EVALUATION.md).",
 }
 

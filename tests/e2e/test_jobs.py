@@ -141,8 +141,8 @@ def test_parameters_only(toy: Toy, tmp_path: Path) -> None:
     flags = ["--do_params", "--output_dir", str(tmp_path), *toy.flags]
     assert main([*flags, "--dataset", "msrvtt", "--language", "english", "--use_temp"]) == 0
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert "image tower" in log and "temporal transformer" in log and "in all" in log
+    assert "image tower" in log and "temporal transformer" in log and "total" in log
     written = json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))
-    assert (written["frames"], written["words"]) == (4, 32) and written["parts"][-1]["name"] == "in all"
+    assert (written["frames"], written["words"]) == (4, 32) and written["parts"][-1]["name"] == "total"
     assert main([*flags, "--dataset", "chvtt", "--data_dir", "nowhere"]) == 0  # no annotation is read
     assert json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))["words"] == 15

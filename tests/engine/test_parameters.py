@@ -40,7 +40,7 @@ def test_pretraining_counts_momentum_copies_and_the_rest_of_its_step(tmp_path: P
     beyond = parts["training beyond the encoders, forward"].flops
     assert beyond is not None and beyond > encoders  # the key encoders alone cost as much as the encoders
     lines = parameter_table(list(parts.values()), frames=4, words=7)
-    assert lines[-1].startswith("in all: ") and "learn" in lines[-1] and "GFLOPs" in lines[-1]
+    assert lines[-1].startswith("total: ") and "trainable" in lines[-1] and "GFLOPs" in lines[-1]
     save_parameters(list(parts.values()), tmp_path / "parameters.json", frames=4, words=7)
     saved = json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))
     assert saved["parts"][-1]["parameters"] == sum(p.numel() for p in model.parameters())
