@@ -1,15 +1,16 @@
-"""One run of either entry script, from its settings to its results."""
+"""One run of either program, from its settings to its results."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import FileError, UserError, file_errors
 from dataloaders.loader import end_workers
-from engine.checkpoint.random_state import seed_streams
+from engine.checkpoint.random_state import seed_generators
 from engine.checkpoint.resume import Resumed, find_state
 from engine.config import Config
 from engine.data import (
@@ -37,7 +38,7 @@ from modules.dual_encoder import DualEncoder
 
 
 def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> int:
-    """One run: pre-training, fine-tuning or evaluation, as `config` says. Returns the exit code."""
+    """Pre-train, fine-tune or evaluate, as `config` says. Returns the exit code."""
     world = World.from_environment(config.local_rank)
     log = None
     try:
@@ -45,9 +46,10 @@ def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> in
         for remark in remarks:
             log.info(remark)
         return _run(config, world, log, stop)
-    except (StoppedBySignal, TrainingStopped) as end:
+    except (StoppedBySignal, TrainingStopped) as reason:
         if log is not None:
-            log.warning(str(end))
+            with contextlib.suppress(FileError):  # on a full disk `reason` is what the user must see
+                log.warning(str(reason))
         raise
     except UserError:
         raise
@@ -56,10 +58,13 @@ def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> in
             log.traceback(rank=world.rank)
         raise
     finally:
-        if log is not None:
-            log.close()
-        end_workers()
-        world.close(failed=sys.exc_info()[0] is not None)
+        failed = sys.exc_info()[0] is not None
+        try:
+            if log is not None:
+                log.close()
+        finally:
+            end_workers()
+            world.close(failed=failed)
 
 
 def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
@@ -67,9 +72,9 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
         if _evaluates_folder(config):
             return evaluate_folder(config, world, log)
         resumed = find_state(config, world, log)
-        seed_streams(config.seed)  # the same first weights on every rank
-        model = world.rank0_first(lambda: build_model(_weights_from(config, resumed), log))
-        seed_streams(config.seed + 1 + world.rank)  # but not the same dropout
+        seed_generators(config.seed)  # equal initial weights on all ranks
+        model = world.rank0_first(lambda: build_model(_with_weights_of(resumed, config), log))
+        seed_generators(config.seed + 1 + world.rank)  # different dropout on each rank
         spec = world.rank0_first(lambda: input_spec(config, model))
         if config.do_params:
             _report_parameters(config, model, world, log)
@@ -97,7 +102,7 @@ def _evaluates_folder(config: Config) -> bool:
 
 
 def _evaluate(config: Config, model: DualEncoder, world: World, spec: InputSpec, log: RunLog) -> None:
-    """--do_eval with one checkpoint, or with none: the model as it starts."""
+    """--do_eval with one checkpoint, or without one: then the initial weights are evaluated."""
     test = build_evaluation_data(config, world, spec, log)
     evaluator = build_evaluator(config, world, test, log)
     bank = build_bank(config, world, spec) if config.qb_norm else None
@@ -107,21 +112,22 @@ def _evaluate(config: Config, model: DualEncoder, world: World, spec: InputSpec,
     report_evaluation(config, evaluation, world, log)
 
 
-def _weights_from(config: Config, resumed: Resumed) -> Config:
-    """`config` with the model of the state that the run goes on from: no other weights need be there."""
+def _with_weights_of(resumed: Resumed, config: Config) -> Config:
+    """`config` with the resumed state as its checkpoint: a resumed run needs no other weights."""
     return dataclasses.replace(config, init_model=str(resumed.path)) if resumed.path else config
 
 
 def _open_output(config: Config, world: World) -> RunLog:
-    """Make OUTPUT_DIR, save the configuration there, open the log.
+    """Create OUTPUT_DIR, save the configuration there, open the log.
 
-    Raises `UserError` naming the flag where it cannot, on every rank, so that none waits for rank 0.
+    Raises `UserError` on all ranks where rank 0 cannot, so that no rank waits for it.
     """
     folder = Path(config.output_dir)
     problem: str | None = None
     try:
         if world.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
+            with file_errors(f"--output_dir {folder}", "cannot be written"):
+                folder.mkdir(parents=True, exist_ok=True)
             config.save(folder / "config.json")
         log = RunLog(
             folder,
@@ -132,8 +138,6 @@ def _open_output(config: Config, world: World) -> RunLog:
         )
     except UserError as error:
         problem = str(error)
-    except OSError as error:
-        problem = f"--output_dir {folder}: cannot be written ({error.strerror})"
     problem = world.broadcast(problem)
     if problem:
         raise UserError(problem)
@@ -141,11 +145,11 @@ def _open_output(config: Config, world: World) -> RunLog:
 
 
 def _announce(config: Config, world: World, fit: Fit, log: RunLog) -> None:
-    """What is about to happen."""
+    """Log the parameter groups, the number of steps and the batch."""
     for group in fit.optimizer.param_groups:
-        count = sum(p.numel() for p in group["params"])
+        parameters = sum(p.numel() for p in group["params"])
         log.info(
-            f"{group['name']}: {count:,} parameters, lr {group['lr']:.2e}, "
+            f"{group['name']}: {parameters:,} parameters, lr {group['lr']:.2e}, "
             f"weight decay {group['weight_decay']:g}"
         )
     log.info(
@@ -157,7 +161,7 @@ def _announce(config: Config, world: World, fit: Fit, log: RunLog) -> None:
 
 
 def _report_parameters(config: Config, model: DualEncoder, world: World, log: RunLog) -> None:
-    """--do_params: a table, and the same in OUTPUT_DIR/parameters.json."""
+    """--do_params: log the table of parameters and write it to OUTPUT_DIR/parameters.json."""
     if not world.is_main:
         return
     split = "pretrain" if config.do_pretrain else "train"

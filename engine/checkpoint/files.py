@@ -1,6 +1,6 @@
-"""Checkpoint files: read every published form without running what they hold, write atomically (METHOD 8).
+"""Checkpoint files: read every published format without running code from it, write atomically (METHOD 8).
 
-A state is a flat dict of tensors under the published names, so that the published code reads our files.
+A state is a flat dict of tensors under the published names, so the published code can read our files.
 """
 
 from __future__ import annotations
@@ -17,70 +17,77 @@ import safetensors
 import safetensors.torch
 import torch
 
-from common.atomic_files import atomic_path
-from common.errors import FileError, UserError
+from common.atomic_files import atomic_open, atomic_path
+from common.errors import UserError, file_errors
 
 State = dict[str, torch.Tensor]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel's and torch.compile's
-# BERT's old names. Not every gamma: that of CLIP's layer scale is called so today.
+_PREFIXES = ("module.", "_orig_mod.")  # added by DistributedDataParallel and by torch.compile
+# BERT's old names. Other names that end in gamma stay: CLIP's layer scale is called so today.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 def read_state(path: str | os.PathLike[str]) -> State:
-    """The tensors of a checkpoint file on the CPU, under the published names.
+    """The tensors of a checkpoint file, on the CPU, under the published names.
 
-    Takes `torch.save` files (read with `weights_only`) and safetensors, told apart by content; undoes
-    wrapping dicts, `module.` prefixes and BERT's old `gamma`/`beta`. Tensors keep the file's dtype and, where
-    its form allows, stay in the mapped file until they are used: `load_state` makes float32 of them.
-    Raises `UserError`: no such file, truncated, holds code, holds no tensors, or one name twice.
+    Reads files of `torch.save` (with `weights_only`) and safetensors files; the content decides which it is.
+    Removes wrapping dicts, `module.` prefixes and BERT's old names `gamma` and `beta`. Tensors keep the dtype
+    of the file. Where the format allows, they stay in the memory-mapped file until they are used.
+    Raises `UserError` where the file is absent, truncated, holds code or no tensors, or has a name twice.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
-    raw = _read_safetensors(path) if _is_safetensors(path) else _tensors(_read_torch(path), path=path)
-    state = {_published_name(name): tensor for name, tensor in raw.items()}
+    with file_errors(f"checkpoint {path}"), open(path, "rb") as file:
+        head = file.read(16)
+    # A safetensors file starts with the length of its JSON header (8 bytes) and the header.
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        stored = _read_safetensors(path)
+    else:
+        stored = _tensors(_read_torch(path, head), path=path)
+    state = {_published_name(name): tensor for name, tensor in stored.items()}
     if not state:
         raise UserError(f"checkpoint {path}: holds no tensors; expected a state dict")
-    if len(state) < len(raw):
-        twice = [name for name in raw if _published_name(name) != name and _published_name(name) in raw]
-        raise UserError(f"checkpoint {path}: holds weights both as NAME and under an old name: {twice[0]}")
+    if len(state) < len(stored):
+        old_names = [n for n in stored if _published_name(n) != n and _published_name(n) in stored]
+        raise UserError(
+            f"checkpoint {path}: holds weights both as NAME and under an old name: {old_names[0]}"
+        )
     return state
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a state atomically, forced to disk. Raises `FileError` where the disk is full.
+    """Write a state atomically and force it to disk: as safetensors where `path` ends so, else by torch.
 
-    The form is safetensors where `path` ends so, else torch's.
+    Raises `FileError` where it cannot be written, as on a full disk.
     """
+    if path.suffix != ".safetensors":
+        write_torch_file(dict(state), path)
+        return
     with atomic_path(path, durable=True) as temporary:
-        if path.suffix == ".safetensors":
-            safetensors.torch.save_file(_untied(state), temporary, metadata={"format": "pt"})
-        else:
-            _torch_save(dict(state), temporary, path=path)
+        safetensors.torch.save_file(_without_shared_memory(state), temporary, metadata={"format": "pt"})
 
 
-def _torch_save(state: State, temporary: Path, *, path: Path) -> None:
-    try:
-        torch.save(state, temporary)
-    except RuntimeError as error:  # torch's word for a full disk
-        raise FileError(f"{path}: cannot be written ({_first_line(error)})") from error
+def write_torch_file(content: dict[str, Any], path: Path) -> None:
+    """`torch.save`, atomic and forced to disk. Raises `FileError` where `path` cannot be written."""
+    with atomic_open(path, "wb", durable=True) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch raises it in place of the `OSError` of a full disk
+            raise _os_error_beneath(error) or error from None
+
+
+def _os_error_beneath(error: BaseException) -> OSError | None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def checkpoint_path(output_dir: Path, epoch: int) -> Path:
     """OUTPUT_DIR/pytorch_model.bin.{epoch}, the published name; epochs count from 0."""
     return output_dir / f"pytorch_model.bin.{epoch}"
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(16)
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By its first bytes: the length of a JSON header, then the header."""
-    return path.suffix == ".safetensors" or _head(path)[8:9] == b"{"
 
 
 def _read_safetensors(path: Path) -> State:
@@ -92,8 +99,8 @@ def _read_safetensors(path: Path) -> State:
         ) from None
 
 
-def _read_torch(path: Path) -> Any:
-    head = _head(path)
+def _read_torch(path: Path, head: bytes) -> Any:
+    """What `torch.load` reads from a file whose first bytes are `head`."""
     if head.startswith(b"version https:"):
         raise UserError(
             f"checkpoint {path}: a Git LFS pointer, not the weights; fetch them with git lfs pull"
@@ -102,25 +109,25 @@ def _read_torch(path: Path) -> Any:
     is_pickle = is_archive or (head[:1] == b"\x80" and b"\x01" <= head[1:2] <= b"\x05")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are refused anyway
-            # Mapped: a pre-training file is mostly what fine-tuning leaves out, and that is never read.
+            warnings.simplefilter("ignore")  # torch warns about files that we refuse anyway
+            # Mapped: fine-tuning skips most of a pre-training file, so most of it is never read from disk.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except MemoryError:
         raise
-    except Exception as error:  # damaged files fail in many ways, all of them the file's fault
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"checkpoint {path}: {_reason(error, is_pickle=is_pickle)}") from None
 
 
 def _reason(error: Exception, *, is_pickle: bool) -> str:
-    """Why torch did not load a file, in our words: its own advice is to load it unsafely."""
+    """Why torch did not load a file. Torch's own message is not shown: it advises unsafe loading."""
     text = str(error)
     if "TorchScript" in text:
         return "a TorchScript archive, not a state dict; CLIP's own weights are given with --clip_weights"
     if isinstance(error, pickle.UnpicklingError) and is_pickle:
-        found = re.search(r"GLOBAL (\S+)", text)
-        what = f" ({found[1]})" if found else ""
+        refused_class = re.search(r"GLOBAL (\S+)", text)
+        named = f" ({refused_class[1]})" if refused_class else ""
         return (
-            f"refused: it holds more than tensors{what}, and no code is run from a checkpoint; "
+            f"refused: it holds more than tensors{named}, and no code is run from a checkpoint; "
             "save its state_dict() alone"
         )
     if isinstance(error, pickle.UnpicklingError):
@@ -129,7 +136,7 @@ def _reason(error: Exception, *, is_pickle: bool) -> str:
 
 
 def _tensors(content: Any, *, path: Path) -> State:
-    """The tensors of what `torch.load` gave, out of the dicts around them."""
+    """The tensors in what `torch.load` returned, without the dicts around them."""
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
@@ -147,14 +154,14 @@ def _published_name(name: str) -> str:
     return name
 
 
-def _untied(state: Mapping[str, torch.Tensor]) -> State:
-    """Each name with memory of its own, which safetensors wants: the MLM head's bias has two names."""
+def _without_shared_memory(state: Mapping[str, torch.Tensor]) -> State:
+    """`state` where no two names share memory, as safetensors requires: the MLM head's bias has two names."""
     seen: set[int] = set()
     result = {}
     for name, tensor in state.items():
-        place = tensor.untyped_storage().data_ptr()
-        result[name] = tensor.clone() if place in seen else tensor.contiguous()
-        seen.add(place)
+        address = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if address in seen else tensor.contiguous()
+        seen.add(address)
     return result
 
 

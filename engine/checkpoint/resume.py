@@ -1,4 +1,4 @@
-"""--resume: which state a run goes on from, whether it may, and what is restored."""
+"""`--resume`: find the training state to resume from, and check that the run may resume from it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from engine.config import Config
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
 
-# Settings that may differ from the saved run's: they change no number of the training, or say where the same
-# things lie. Training data are compared by their content instead.
-FREE = frozenset(
+# Settings that may differ from those of the saved run, because they do not change the numbers of the training
+# or only say where files are. Training data are compared by their content instead.
+MAY_DIFFER = frozenset(
     (
         *("output_dir", "resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
         *("n_display", "logdir", "wandb", "local_rank", "num_thread_reader", "batch_size_val", "cache_dir"),
@@ -31,13 +31,13 @@ FREE = frozenset(
         *("cross_model", "lr_decay", "n_gpu", "world_size", "rank", "fp16_opt_level"),
     )
 )
-# The same mathematics, but not the same bits.
+# With these the training computes the same, up to rounding.
 NOT_EXACT = ("fsdp", "compile", "grad_cache", "grad_checkpointing")
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: `step` optimiser steps of epoch `epoch` are done, skipped ones among them."""
+    """Progress of a run: `step` optimiser steps of epoch `epoch` are done, skipped ones included."""
 
     epoch: int = 0
     step: int = 0
@@ -45,7 +45,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a run starts from; without a `path`, from the beginning."""
+    """The state that a run starts from. Without a `path` the run starts from the beginning."""
 
     path: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
@@ -56,26 +56,26 @@ class Resumed:
 
     @property
     def global_step(self) -> int:
-        """Optimiser steps of the whole run that are done."""
+        """Optimiser steps done since the run first started."""
         return int(self.state["global_step"]) if self.path else 0
 
     def release(self) -> None:
-        """Let go of the state once it is restored: its file may be deleted, and its disk space freed, only
-        when nothing maps it any more."""
+        """Forget the state once it is restored. While its tensors are mapped, deleting the file would not
+        free its disk space."""
         self.state.clear()
 
-    def own_states(self, output_dir: Path) -> list[Path]:
-        """The state files in `output_dir` that are of this run's past."""
+    def earlier_states(self, output_dir: Path) -> list[Path]:
+        """The state files in `output_dir` that this run wrote before it stopped."""
         if self.path is None or self.path.resolve().parent != output_dir.resolve():
             return []
         return [path for path in list_states(output_dir) if step_of(path) <= self.global_step]
 
 
 def find_state(config: Config, world: World, log: RunLog) -> Resumed:
-    """The state that --resume asks for. Collective: rank 0 looks, all read.
+    """The state that --resume asks for. Collective: rank 0 chooses the file, all ranks read it.
 
-    `auto`: the newest whole one of OUTPUT_DIR, or none, with a word on each broken one. Raises `UserError`
-    where a path has none, or settings differ that change the numbers.
+    `auto` takes the newest intact state of OUTPUT_DIR, if there is one, and warns about damaged ones. Raises
+    `UserError` where a given path has no intact state, or where settings differ that change the numbers.
     """
     if config.resume is None or not config.is_training:
         return Resumed()
@@ -89,52 +89,55 @@ def find_state(config: Config, world: World, log: RunLog) -> Resumed:
         log.warning(remark)
     if state["world_size"] != world.size:
         log.warning(
-            f"{path}: saved by {state['world_size']} ranks, going on with {world.size}: weights, optimiser, "
-            "queues and the order of samples go on exactly; dropout draws other numbers"
+            f"{path}: saved by {state['world_size']} ranks, resuming with {world.size}: weights, optimiser, "
+            "queues and the order of samples continue exactly; dropout draws other numbers"
         )
     return Resumed(path, state)
 
 
 def _choose(config: Config, log: RunLog) -> tuple[Path | None, str | None]:
-    """(the file to go on from, or what is wrong); neither where `auto` finds nothing."""
+    """(the file to resume from, an error message). Both are None where `auto` finds no state."""
     assert config.resume is not None
     auto = config.resume == "auto"
-    given = Path(config.output_dir if auto else config.resume).expanduser()
-    if not auto and not given.is_dir():
+    file_or_folder = Path(config.output_dir if auto else config.resume).expanduser()
+    if not auto and not file_or_folder.is_dir():
         try:
-            read_state_file(given, thorough=True)
-        except ValueError as error:
+            read_state_file(file_or_folder, thorough=True)
+        except UserError as error:
             return None, f"--resume {config.resume}: {error}"
-        return given, None
-    path, problems = newest_state(given)
+        return file_or_folder, None
+    path, problems = newest_state(file_or_folder)
     for problem in problems:
         log.warning(f"{problem}; trying the one before")
     if path is None and not auto:
         return None, f"--resume {config.resume}: no training state in this folder can be read"
-    log.info(f"going on from {path}" if path else f"--resume auto: no training state in {given}, starts anew")
+    if path is None:
+        log.info(f"--resume auto: no training state in {file_or_folder}, the run starts from the beginning")
+    else:
+        log.info(f"resuming from {path}")
     return path, None
 
 
 def compare_settings(config: Config, saved: Mapping[str, Any], *, path: Path) -> list[str]:
-    """Remarks on settings after which the run goes on, but not bit by bit.
+    """Remarks on changed settings with which the resumed run is equal up to rounding only.
 
-    Raises `UserError` naming each flag that has to be as it was, with both values.
+    Raises `UserError` naming every changed flag that must not change, with both values.
     """
     now = dataclasses.asdict(config)
-    # A flag that an older version did not have is left out.
-    changed = [name for name in now if name in saved and now[name] != saved[name] and name not in FREE]
+    # The code that saved the state may be older and have fewer flags.
+    changed = [name for name in now if name in saved and now[name] != saved[name] and name not in MAY_DIFFER]
     refused = [name for name in changed if name not in NOT_EXACT]
     if refused:
         values = ", ".join(f"--{name} {now[name]} (was {saved[name]})" for name in refused)
         raise UserError(f"--resume: settings differ from those of {path}: {values}")
     return [
-        f"--{name} {now[name]} (was {saved[name]}): the same mathematics, but no longer bit by bit"
+        f"--{name} {now[name]} (was {saved[name]}): the training continues, equal up to rounding only"
         for name in changed
     ]
 
 
 def compare_data(now: Mapping[str, Any], resumed: Resumed) -> None:
-    """Raise `UserError` where the training examples are not those of the saved run."""
+    """Raise `UserError` where the training examples differ from those of the saved run."""
     if resumed.path is None:
         return
     saved = resumed.state["data"]
@@ -145,18 +148,18 @@ def compare_data(now: Mapping[str, Any], resumed: Resumed) -> None:
         )
     if now["sha256"] != saved["sha256"]:
         raise UserError(
-            f"--resume: the training texts or videos are not those of {resumed.path}, though as many; give "
-            "the same training files"
+            f"--resume: the training texts or videos differ from those of {resumed.path}, although there are "
+            "as many; give the same training files"
         )
 
 
 def describe_data(examples: Examples) -> dict[str, Any]:
-    """Number and hash of the training examples: what each is, in their order, wherever the files lie."""
+    """Number and hash of the training examples. The hash covers their content and order, not their files."""
     digest = hashlib.sha256()
     for strings in (examples.video_ids, examples.captions, examples.tags):
         _add_strings(digest, strings)
     digest.update(np.ascontiguousarray(examples.video_of_caption).tobytes())
-    if examples.durations is not None:  # they decide on --frame_sample_len dynamic
+    if examples.durations is not None:  # --frame_sample_len dynamic uses them
         digest.update(np.ascontiguousarray(examples.durations).tobytes())
     return {"examples": examples.num_captions, "sha256": digest.hexdigest()}
 

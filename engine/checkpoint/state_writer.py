@@ -1,4 +1,4 @@
-"""Writing training states: a thread of rank 0 writes them, and the hooks of the training loop say when."""
+"""Saving training states: when the training loop saves, and the thread of rank 0 that writes the files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from common.errors import FileError
+from common.errors import FileError, file_errors
 from engine.checkpoint.random_state import random_state
 from engine.checkpoint.resume import Position
 from engine.checkpoint.states import list_states, state_path, step_of, write_state
@@ -25,58 +25,65 @@ GO_ON = "go on with the same command and --resume auto"
 
 
 class StateWriter:
-    """The states of one run. Only rank 0 has one.
+    """Writes the states of one run in a thread. Only rank 0 has one.
 
-    At most one write is under way: the next `save` waits for it. A write that failed is told by `problem`,
-    and the states before it stay. `keep` states stay, and those of `protected` steps. `own` are the files
-    that this run goes on from: others in the folder are of another run, and go at the first save.
+    At most one write is under way: the next `save` waits for it. After a failed write `problem` says why, and
+    earlier states stay. The newest `keep` states stay, and those of `protected` steps. `earlier` are the
+    states of this run from before it was resumed. Any other state in the folder belongs to another run: the
+    first save deletes it.
     """
 
-    def __init__(self, folder: Path, *, keep: int, own: Iterable[Path] = ()) -> None:
+    def __init__(self, folder: Path, *, keep: int, earlier: Iterable[Path] = ()) -> None:
         self.folder = folder
         self.keep = keep
         self.protected: set[int] = set()
         self.problem: str | None = None
-        self.last_good: Path | None = max(own, key=step_of, default=None)
-        self._own = set(own)
-        self._writer: threading.Thread | None = None
+        self._states = set(earlier)  # of this run
+        self.last_good: Path | None = max(self._states, key=step_of, default=None)
+        self._thread: threading.Thread | None = None
+        self._bug: BaseException | None = None
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        """Copy `state` and begin to write it. The caller may change its tensors when this returns."""
+        """Copy `state` and start to write it. The caller may change its tensors when this returns."""
         self.wait()
         if self.problem:
             return
         path = state_path(self.folder, step)
         copied = copy_to_cpu(state)
-        self._writer = threading.Thread(target=self._write, args=(copied, path), name="training state")
-        self._writer.start()
+        self._thread = threading.Thread(target=self._write, args=(copied, path), name="training state")
+        self._thread.start()
 
     def wait(self) -> None:
-        """Return when nothing is being written any more."""
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
+        """Return when nothing is being written. Raises what the thread raised, if that is a bug."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        bug, self._bug = self._bug, None
+        if bug is not None:
+            raise bug
 
     def _write(self, state: dict[str, Any], path: Path) -> None:
         try:
             write_state(state, path)
             self.last_good = path
-            self._own.add(path)
+            self._states.add(path)
             self._remove_old()
-        except Exception as error:  # told to the training loop, which ends the run on all ranks
-            named = isinstance(error, FileError)
-            self.problem = str(error) if named else f"{path}: cannot be written ({error})"
+        except FileError as error:  # the training loop reads it and ends the run on all ranks
+            self.problem = str(error)
+        except BaseException as bug:  # `wait` raises it where its traceback is reported
+            self._bug = bug
 
     def _remove_old(self) -> None:
-        newest = sorted(self._own, key=step_of, reverse=True)[: self.keep]
+        newest = sorted(self._states, key=step_of, reverse=True)[: self.keep]
         for path in list_states(self.folder):
-            if path not in newest and not (path in self._own and step_of(path) in self.protected):
-                path.unlink(missing_ok=True)
-                self._own.discard(path)
+            if path not in newest and not (path in self._states and step_of(path) in self.protected):
+                with file_errors(path, "cannot be deleted"):
+                    path.unlink(missing_ok=True)
+                self._states.discard(path)
 
 
 def copy_to_cpu(value: Any) -> Any:
-    """`value` with memory of its own for every tensor, on the CPU."""
+    """A copy of `value`, in which every tensor is on the CPU and shares no memory with the original."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -87,10 +94,10 @@ def copy_to_cpu(value: Any) -> Any:
 
 
 class SavingHooks(StepHooks):
-    """Saves every --save_steps, at ends of epochs and before a stop.
+    """Saves a state every --save_steps steps, at the end of an epoch and before the run stops.
 
-    `contents` gives the parts of a state that belong to model, optimiser and run; it is called on all ranks,
-    since sharded ones gather. Only rank 0 has a `writer`.
+    `contents` returns the parts of a state that belong to model, optimiser and results. All ranks call it,
+    because sharded weights are gathered. Only rank 0 has a `writer`.
     """
 
     def __init__(
@@ -120,13 +127,13 @@ class SavingHooks(StepHooks):
         return self.writer is not None and self.writer.problem is not None
 
     def after_step(self, epoch: int, step: int, status: StepStatus) -> None:
-        """Save where it is time to. Raises `TrainingStopped` after a failed write, `StoppedBySignal` when a
-        rank got a signal and all is saved."""
+        """Save if a save is due. Raises `TrainingStopped` after a failed write, and `StoppedBySignal` when a
+        rank received a signal and everything is saved."""
         if status.save_failed:
             self.finish()
         every = self.config.save_steps
         due = every > 0 and (epoch * self.steps_per_epoch + step) % every == 0
-        # The end of an epoch is saved anyway.
+        # At the end of an epoch the run itself saves.
         if status.stop_wanted or (due and step < self.steps_per_epoch):
             self.save(epoch, step)
         if status.stop_wanted:
@@ -135,7 +142,7 @@ class SavingHooks(StepHooks):
             raise self.stop.stopped(f"{where}: saved {path}; {GO_ON}", saved=True)
 
     def save(self, epoch: int, step: int) -> None:
-        """Hand a whole state to the writer. Collective; returns when it is copied."""
+        """Hand a full state to the writer. Collective; returns when the state is copied."""
         state = {
             **self.contents(),
             "random": self.world.gather(random_state(self.world.device)),
@@ -148,7 +155,7 @@ class SavingHooks(StepHooks):
             self.writer.save(state, state["global_step"])
 
     def finish(self) -> Path:
-        """Wait for the writer; the newest state. Collective.
+        """Wait for the writer and return the newest state. Collective.
 
         Raises `TrainingStopped` where a write failed.
         """
@@ -158,31 +165,31 @@ class SavingHooks(StepHooks):
             (self.writer.problem, self.writer.last_good) if self.writer else None
         )
         if problem:
-            raise TrainingStopped(f"{problem}; {_last(path)}")
+            raise TrainingStopped(f"{problem}; {_name_last(path)}")
         return path
 
     def last_save(self) -> str:
         if self.writer is not None:
             self.writer.wait()
-        return _last(self.world.broadcast(self.writer.last_good if self.writer else None))
+        return _name_last(self.world.broadcast(self.writer.last_good if self.writer else None))
 
-    def on_main(self, act: Callable[[], None]) -> None:
-        """Let rank 0 write something. Raises `TrainingStopped` on all ranks where that fails."""
+    def on_main(self, write: Callable[[], None]) -> None:
+        """Call `write` on rank 0. Raises `TrainingStopped` on all ranks where it raises `FileError`."""
         problem: str | None = None
         if self.world.is_main:
             try:
-                act()
-            except OSError as error:
+                write()
+            except FileError as error:
                 problem = str(error)
         problem = self.world.broadcast(problem)
         if problem:
             raise TrainingStopped(f"{problem}; {self.last_save()}")
 
     def close(self) -> None:
-        """Let the writer end, whatever ends the run."""
+        """Wait for the writer, however the run ends."""
         if self.writer is not None:
             self.writer.wait()
 
 
-def _last(path: Path | None) -> str:
-    return f"the last good state is {path}" if path else "no state was saved before"
+def _name_last(path: Path | None) -> str:
+    return f"the last good state is {path}" if path else "no state was saved"

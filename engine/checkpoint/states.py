@@ -1,6 +1,6 @@
-"""Training state files: OUTPUT_DIR/training_state.{step}.pt, all that a run needs to go on from a step.
+"""Training state files, OUTPUT_DIR/training_state.{step}.pt: all that a run needs to resume at a step.
 
-Plain tensors, numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` reads them.
+They hold only tensors, numbers, strings, lists and dicts, so `torch.load(weights_only=True)` reads them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from common.atomic_files import atomic_open
-from common.errors import UserError
+from common.errors import UserError, file_error, file_errors
+from engine.checkpoint.files import write_torch_file
 
-FORM = "hmmc training state"
+FORMAT = "hmmc training state"
 VERSION = 1
 _NAME = re.compile(r"training_state\.(\d+)\.pt")
-# What every state holds; docs/TRAINING.md says what each of them is.
+# What every state holds. docs/TRAINING.md describes each entry.
 PARTS = ("model", "optimizer", "scaler", "random", "position", "counters", "results", "data", "config")
 
 
@@ -29,60 +29,53 @@ def state_path(folder: Path, step: int) -> Path:
 
 def step_of(path: Path) -> int:
     """The step in a state file's name."""
-    found = _NAME.fullmatch(path.name)
-    assert found, path
-    return int(found[1])
+    match = _NAME.fullmatch(path.name)
+    assert match, path
+    return int(match[1])
 
 
 def list_states(folder: Path) -> list[Path]:
-    """The state files of a folder, newest step first. What was left half written has another name."""
+    """The state files of a folder, newest step first. Half-written files have other names."""
     if not folder.is_dir():
         return []
-    return sorted(
-        (path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=step_of, reverse=True
-    )
+    with file_errors(folder):
+        states = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(states, key=step_of, reverse=True)
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
-    """Write a state atomically, forced to disk. Raises `FileError` if it cannot."""
-    with atomic_open(path, "wb", durable=True) as file:
-        try:
-            torch.save({"form": FORM, "version": VERSION, **state}, file)
-        except RuntimeError as error:  # torch's word for a full disk; the system's lies beneath it
-            raise _system_error(error) or error from None
-
-
-def _system_error(error: BaseException) -> OSError | None:
-    """The `OSError` on which `error` came up."""
-    beneath: BaseException | None = error
-    while beneath is not None and not isinstance(beneath, OSError):
-        beneath = beneath.__cause__ or beneath.__context__
-    return beneath
+    """Write a state atomically and force it to disk. Raises `FileError` where it cannot be written."""
+    write_torch_file({"form": FORMAT, "version": VERSION, **state}, path)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed run was writing."""
+    """Delete the temporary files of a run that was killed while it wrote."""
     for path in folder.glob("*.tmp"):
         if _NAME.fullmatch(path.name.removesuffix(".tmp")) or path.name.startswith("pytorch_model.bin."):
-            path.unlink(missing_ok=True)
+            with file_errors(path, "cannot be deleted"):
+                path.unlink(missing_ok=True)
 
 
 def read_state_file(path: Path, *, thorough: bool = False) -> dict[str, Any]:
-    """The state in `path`, on the CPU, its tensors in the mapped file. `thorough` checks every byte's sum.
+    """The state in `path`, on the CPU. Its tensors stay in the memory-mapped file until they are used.
 
-    Raises `UserError` naming the file where it is absent, damaged or no training state.
+    `thorough` also verifies the checksums of all data. Raises `UserError` naming the file where it is absent,
+    damaged or not a training state.
     """
     if not path.is_file():
         raise UserError(f"training state {path}: no such file")
-    if thorough:
-        _check_sums(path)
     try:
+        damaged_record = _damaged_record(path) if thorough else None
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
         raise
-    except Exception:  # damaged files fail in many ways
+    except PermissionError as error:
+        raise file_error(f"training state {path}", "cannot be read", error) from None
+    except Exception:  # a damaged file can raise anything
         raise UserError(f"training state {path}: truncated or not a torch file") from None
-    if not isinstance(state, dict) or state.get("form") != FORM:
+    if damaged_record is not None:
+        raise UserError(f"training state {path}: damaged in {damaged_record}")
+    if not isinstance(state, dict) or state.get("form") != FORMAT:
         raise UserError(f"training state {path}: not a training state of this project")
     if state.get("version") != VERSION:
         raise UserError(f"training state {path}: version {state.get('version')}, this code reads {VERSION}")
@@ -92,23 +85,19 @@ def read_state_file(path: Path, *, thorough: bool = False) -> dict[str, Any]:
     return state
 
 
-def _check_sums(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError):
-        raise UserError(f"training state {path}: truncated or not a torch file") from None
-    if damaged is not None:
-        raise UserError(f"training state {path}: damaged in {damaged}")
+def _damaged_record(path: Path) -> str | None:
+    """The first record of the archive whose checksum is wrong."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def newest_state(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest state of `folder` that is whole, or None, and why each newer one was passed over."""
+    """The newest intact state of `folder`, or None; and why each newer state cannot be used."""
     problems = []
     for path in list_states(folder):
         try:
             read_state_file(path, thorough=True)
-        except ValueError as error:
+        except UserError as error:
             problems.append(str(error))
         else:
             return path, problems

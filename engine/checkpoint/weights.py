@@ -1,4 +1,4 @@
-"""Checkpoints and models: load by name with a report, whole parts or none (METHOD 8).
+"""Load a checkpoint into a model: by name, each part completely or not at all, with a report (METHOD 8).
 
 `engine/checkpoint/files.py` reads and writes the files.
 """
@@ -27,7 +27,7 @@ __all__ = [
     "save_state",
 ]
 
-# First match decides. What a name belongs to, in the words of the loading report.
+# The group of a parameter name, as the loading report calls it: the first prefix that matches.
 GROUPS = (
     ("visual_encoder.visual.", "image tower"),
     ("visual_encoder.", "temporal transformer"),
@@ -65,10 +65,10 @@ def count_by_group(names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each name.
+    """Which names were loaded from the file at `path`, and which were not.
 
-    `left_out`: the model has no place for it; `missing`: not in the file; `misshapen`: of another shape;
-    `fresh`: of a part that the file does not have whole and that starts anew.
+    `left_out`: not in the model; `missing`: not in the file; `misshapen`: the shapes differ; `fresh`: not
+    loaded because its part is incomplete in the file.
     """
 
     path: str
@@ -79,96 +79,101 @@ class LoadReport:
     fresh: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """One line a kind, in tensors by group, then what follows from it."""
-        kinds = [("loaded", self.loaded), ("left out", self.left_out)]
-        kinds += [("not in the file", self.missing), ("of another shape", self.misshapen)]
-        lines = [f"{kind}: {count_by_group(names)}" for kind, names in kinds if names]
+        """One line for each outcome with its number of tensors by group, then the consequences."""
+        outcomes = [("loaded", self.loaded), ("left out", self.left_out)]
+        outcomes += [("not in the file", self.missing), ("of another shape", self.misshapen)]
+        lines = [f"{outcome}: {count_by_group(names)}" for outcome, names in outcomes if names]
         unknown = [name for name in self.left_out if group_of(name) == "unknown"]
         if unknown:
             lines.append(f"unknown names{_examples(unknown)}")
         for group in dict.fromkeys(map(group_of, self.fresh)):
-            lines.append(f"{group}: not whole in the file; {_FRESH.get(group, 'start anew')}")
-        # Of an encoder that the model has, nothing is left out.
+            lines.append(f"{group}: incomplete in the file; {_FRESH.get(group, 'keeps its initial values')}")
+        # These names are left out only where the model has no temporal transformer.
         if any(group_of(name) == "temporal transformer" for name in self.left_out):
-            lines.append("it was trained with --use_temp, this run is without: video features will differ")
+            lines.append("it was trained with --use_temp, this run is not: video features will differ")
         return [f"{self.path}: {line}" for line in lines]
 
 
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str) -> LoadReport:
-    """Copy into `model`, in its dtype, what fits by name and shape. `path`: the file, for report and errors.
+    """Copy the tensors of `state` that fit by name and shape into `model`, in the dtype of the model.
 
-    Encoders load whole, with nothing left over, or `UserError` is raised: training would go on from random
-    weights. So it is for a weight to be loaded that is not finite, or no floating-point number. Each other
-    part (momentum copies, projector, predictor, head, queues) loads whole or starts anew, momentum copies as
-    copies of the encoders.
+    `path` names the file in the report and in errors. Raises `UserError` where an encoder does not fit
+    completely (training would continue from random weights), or where a weight is not finite or not a
+    floating-point number. Any other part (momentum copies, projector, predictor, masked-word head, queues)
+    that is incomplete keeps its initial values; momentum copies become copies of the encoders.
     """
-    own = model.state_dict()
-    state = _with_tied_names(state, own)
-    report = _compare(state, own, path=path)
-    _refuse_half_an_encoder(report, state, own)
-    _refuse_bad_numbers(report, state, own)
+    current = model.state_dict()
+    state = _with_tied_names(state, current)
+    report = _compare(state, current, path=path)
+    _refuse_incomplete_encoders(report, state, current)
+    _refuse_bad_numbers(report, state, current)
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     _start_momentum_copies(model, report)
     return report
 
 
-def _with_tied_names(state: Mapping[str, torch.Tensor], own: State) -> Mapping[str, torch.Tensor]:
-    """`state` with both names of a tensor that the model has under two: some writers keep only one."""
-    given = {tensor.data_ptr(): name for name, tensor in own.items() if name in state and tensor.numel()}
-    lacking = {
-        name: given[t.data_ptr()] for name, t in own.items() if name not in state and t.data_ptr() in given
+def _with_tied_names(state: Mapping[str, torch.Tensor], current: State) -> Mapping[str, torch.Tensor]:
+    """`state` with both names of a tensor that the model has under two names: some writers keep only one."""
+    in_file = {t.data_ptr(): name for name, t in current.items() if name in state and t.numel()}
+    twins = {
+        name: in_file[t.data_ptr()]
+        for name, t in current.items()
+        if name not in state and t.data_ptr() in in_file
     }
-    return {**state, **{name: state[twin] for name, twin in lacking.items()}}
+    return {**state, **{name: state[twin] for name, twin in twins.items()}}
 
 
-def _compare(state: Mapping[str, torch.Tensor], own: State, *, path: str) -> LoadReport:
-    fits = {name: name in state and state[name].shape == tensor.shape for name, tensor in own.items()}
-    broken = {_part(name) for name, fit in fits.items() if not fit and not _may_be_partial(name, state)}
-    # Keys of another projector than the one that starts anew would be no momentum copy of it.
-    broken |= {f"{part}_k" for part in broken} & {_part(name) for name in own}
-    fresh = tuple(name for name in own if _part(name) in broken or not fits[name])
+def _compare(state: Mapping[str, torch.Tensor], current: State, *, path: str) -> LoadReport:
+    fits = {name: name in state and state[name].shape == tensor.shape for name, tensor in current.items()}
+    incomplete = {_part(name) for name, fit in fits.items() if not fit and not _may_be_absent(name, state)}
+    # The file's momentum copy of a part that is not loaded is not loaded either: it copies other weights.
+    incomplete |= {f"{part}_k" for part in incomplete} & {_part(name) for name in current}
+    fresh = {name for name in current if _part(name) in incomplete or not fits[name]}
     return LoadReport(
         path=path,
-        loaded=tuple(name for name in own if name not in set(fresh)),
-        left_out=tuple(name for name in state if name not in own),
-        missing=tuple(name for name in own if name not in state),
-        misshapen=tuple(name for name in own if name in state and not fits[name]),
-        fresh=tuple(name for name in fresh if group_of(name) not in ENCODER_GROUPS),
+        loaded=tuple(name for name in current if name not in fresh),
+        left_out=tuple(name for name in state if name not in current),
+        missing=tuple(name for name in current if name not in state),
+        misshapen=tuple(name for name in current if name in state and not fits[name]),
+        fresh=tuple(name for name in current if name in fresh and group_of(name) not in ENCODER_GROUPS),
     )
 
 
 def _part(name: str) -> str:
-    """What loads whole or not at all: a module of the model, or all queues with their pointer."""
+    """The part that `name` loads with: a module of the model, or all queues with their pointer."""
     return "queue" if name.startswith("queue_") else name.split(".")[0]
 
 
-def _may_be_partial(name: str, state: Mapping[str, torch.Tensor]) -> bool:
-    """A run without some loss has no queue for it: the queues that it has are good without that one."""
+def _may_be_absent(name: str, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the other queues may be loaded without this one: a run without its loss does not have it."""
     return name.startswith("queue_") and name not in state and "queue_ptr" in state
 
 
-def _refuse_half_an_encoder(report: LoadReport, state: Mapping[str, torch.Tensor], own: State) -> None:
-    """Raise when the file cannot give all weights of the model's encoders, or has more of them."""
+def _refuse_incomplete_encoders(
+    report: LoadReport, state: Mapping[str, torch.Tensor], current: State
+) -> None:
+    """Raise where the file lacks weights of the model's encoders, or has more of them."""
     missing = [name for name in report.missing if group_of(name) in ENCODER_GROUPS]
     misshapen = [name for name in report.misshapen if group_of(name) in ENCODER_GROUPS]
     used = {group_of(name) for name in report.loaded if group_of(name) in ENCODER_GROUPS}
     surplus = [name for name in report.left_out if group_of(name) in used]
     if not missing and not misshapen and not surplus:
         return
-    total = sum(group_of(name) in ENCODER_GROUPS for name in own)
-    lacking = f"{len(missing)} of {total} encoder weights missing" + _examples(missing)
-    differing = f"{len(misshapen)} of another shape" + _examples(misshapen)
-    homeless = f"{len(surplus)} that this model has no place for" + _examples(surplus)
-    parts = ((lacking, missing), (differing, misshapen), (homeless, surplus))
+    total = sum(group_of(name) in ENCODER_GROUPS for name in current)
+    problems = (
+        (f"{len(missing)} of {total} encoder weights missing", missing),
+        (f"{len(misshapen)} of another shape", misshapen),
+        (f"{len(surplus)} that this model does not have", surplus),
+    )
     raise UserError(
         f"checkpoint {report.path} does not fit this model: "
-        + "; ".join(part for part, names in parts if names)
+        + "; ".join(problem + _examples(names) for problem, names in problems if names)
         + _hint(missing, state)
     )
 
 
 def _hint(missing: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
-    """The likely reason of a misfit, as the flag to change."""
+    """Why the checkpoint probably does not fit, and the flag to change."""
     if "clip.visual.proj" in state:
         return ". It has CLIP4Clip's names: tools/convert_checkpoint.py translates them."
     if "visual.proj" in state and "token_embedding.weight" in state:
@@ -183,8 +188,8 @@ def _hint(missing: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
     return ". Check --clip_model, --pretrained_text, --use_temp, --temporal_layers and --language."
 
 
-def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], own: State) -> None:
-    weights = [name for name in report.loaded if own[name].is_floating_point() and state[name].numel()]
+def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], current: State) -> None:
+    weights = [name for name in report.loaded if current[name].is_floating_point() and state[name].numel()]
     other = [name for name in weights if not state[name].is_floating_point()]
     if other:
         dtype = str(state[other[0]].dtype).removeprefix("torch.")
@@ -201,14 +206,14 @@ def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], o
 
 
 def _fits_float32(tensor: torch.Tensor) -> bool:
-    # Extremes carry NaN along and, unlike isfinite, need no memory of the tensor's size.
+    # `aminmax` returns NaN where there is one. Unlike `isfinite` it allocates no tensor of the same size.
     low, high = torch.aminmax(tensor)
     limit = torch.finfo(torch.float32).max
     return -limit <= float(low) and float(high) <= limit
 
 
 def _start_momentum_copies(model: nn.Module, report: LoadReport) -> None:
-    """Key modules that the file lacks start as copies of those just loaded, as in MoCo."""
+    """Copy the weights just loaded into the key modules that the file lacks, as MoCo starts."""
     for key_name in {_part(name) for name in report.fresh if group_of(name) == "momentum copies"}:
         query = getattr(model, key_name.removesuffix("_k"))
         getattr(model, key_name).load_state_dict(query.state_dict())

@@ -1,4 +1,4 @@
-"""Meter: how fast training goes, how long it waits for data, and how much memory it took.
+"""Meter: the speed of training, the time it waits for data, and the peak memory.
 
 Units: clips, seconds, bytes.
 """
@@ -15,9 +15,9 @@ import torch
 class Meter:
     """Speed and waiting since the last `restart`; memory since the process began.
 
-    `data_ready()` is called when a batch has come from the loader, `step_done(clips)` after the step. On an
-    accelerator the loop runs ahead of the device, so that a single step's time means little: read the figures
-    where the device has been waited for, as it is when losses are reported.
+    Call `data_ready()` when the loader has delivered a batch and `step_done(clips)` after the step. On an
+    accelerator the loop runs ahead of the device, so the time of a single step means little. Read the figures
+    after the loop has waited for the device, as it does to report losses.
     """
 
     def __init__(self, *, ranks: int = 1, device: torch.device | None = None) -> None:
@@ -26,59 +26,49 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new stretch, from now."""
+        """Start a new measurement now."""
         self._started = self._idle_since = time.perf_counter()
         self._waited = 0.0
-        self._clips_here = 0
         self._clips = 0
 
     def data_ready(self) -> None:
-        """A batch has arrived: what has passed since the last step or batch was waiting for the loader."""
+        """A batch has arrived: the time since the last step or batch was spent waiting for the loader."""
         now = time.perf_counter()
         self._waited += now - self._idle_since
         self._idle_since = now
 
-    def step_done(self, clips: int, *, all_ranks: int | None = None) -> None:
-        """A step, or one pass of an accumulated step, has ended.
-
-        `clips`: clips of this rank in it. `all_ranks`: clips of all ranks, where shares differ; every rank is
-        taken to have as many as this one otherwise.
-        """
-        self._clips_here += clips
-        self._clips += clips * self.ranks if all_ranks is None else all_ranks
+    def step_done(self, clips: int) -> None:
+        """A step with `clips` clips of this rank has ended. Every rank has equally many."""
+        self._clips += clips
         self._idle_since = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Length of the stretch so far; never zero."""
+        """Time since the last `restart`; never zero."""
         return max(time.perf_counter() - self._started, 1e-9)
 
     @property
     def clips_per_second(self) -> float:
         """Of all ranks together."""
-        return self._clips / self.seconds
+        return self.ranks * self.clips_per_second_per_rank
 
     @property
     def clips_per_second_per_rank(self) -> float:
         """Of this rank."""
-        return self._clips_here / self.seconds
-
-    @property
-    def waited_seconds(self) -> float:
-        return self._waited
+        return self._clips / self.seconds
 
     @property
     def waiting(self) -> float:
-        """Share of the stretch, 0 to 1, that the loop stood still for want of data."""
+        """Share of the time, 0 to 1, that the loop waited for data."""
         return min(self._waited / self.seconds, 1.0)
 
     @property
     def memory_bytes(self) -> int:
-        """Peak memory of the accelerator's tensors; without one, peak resident memory of the process."""
+        """Peak memory of the accelerator's tensors; on a CPU, peak resident memory of the process."""
         if self.device.type == "cpu":
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            return peak if sys.platform == "darwin" else peak * 1024  # KiB everywhere but there
-        # torch.accelerator learnt to count memory after our lower bound of torch.
+            return peak if sys.platform == "darwin" else peak * 1024  # elsewhere in KiB
+        # The oldest torch that we support has no torch.accelerator.max_memory_allocated.
         counter = getattr(torch.accelerator, "max_memory_allocated", None)
         counter = counter or getattr(torch, self.device.type).max_memory_allocated
         return int(counter(self.device))

@@ -1,4 +1,4 @@
-"""metrics.jsonl as a resumed run finds it: one JSON line an evaluation."""
+"""metrics.jsonl, one JSON line for each evaluation: read it, and cut it back when a run is resumed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import write_text
+from common.errors import file_errors
 
 Result = dict[str, Any]
 
 
 def read_results(path: Path) -> list[Result]:
-    """The whole lines of a metrics.jsonl; one that a killed run left half written is no result."""
+    """The results in a metrics.jsonl. Other lines, as a killed run may leave, are skipped."""
     if not path.exists():
         return []
+    with file_errors(path):
+        lines = path.read_bytes().split(b"\n")[:-1]
     results = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
+    for line in lines:
         try:
             result = json.loads(line)
-        except ValueError:  # UnicodeDecodeError is one too
+        except (json.JSONDecodeError, UnicodeDecodeError):
             continue
         if isinstance(result, dict):
             results.append(result)
@@ -27,22 +30,21 @@ def read_results(path: Path) -> list[Result]:
 
 
 def is_final(result: Result) -> bool:
-    """Whether a line is the run's end: the chosen epoch on the test list."""
+    """Whether the result is that of the chosen epoch on the test list, the last of a run."""
     return "selected_on" in result
 
 
 def drop_results_after(path: Path, epoch: int, *, ended: bool) -> list[Result]:
-    """Keep the lines of epochs up to `epoch`, and those of none, atomically. Returns what stays.
+    """Delete the results of epochs after `epoch`, atomically. Returns those that stay.
 
-    A final line stays only where all epochs are trained (`ended`).
+    Results without an epoch stay. The final result stays only where all epochs are trained (`ended`).
     """
-    found = [result for result in read_results(path) if not _is_later(result, epoch)]
-    kept = [result for result in found if ended or not is_final(result)]
+    results = [result for result in read_results(path) if not _is_later(result, epoch)]
+    results = [result for result in results if ended or not is_final(result)]
     if path.exists():
-        write_text(
-            path, "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in kept), durable=True
-        )
-    return kept
+        lines = (json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+        write_text(path, "".join(lines), durable=True)
+    return results
 
 
 def _is_later(result: Result, epoch: int) -> bool:

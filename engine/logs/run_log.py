@@ -1,10 +1,11 @@
-"""What a run says: log.txt, the console, progress bars, its JSON lines, TensorBoard and Weights & Biases.
+"""The log of a run: log.txt, console, progress bars, JSON lines, TensorBoard and Weights & Biases.
 
-Only rank 0 writes, but for the traceback of a bug.
+Only rank 0 writes, except the traceback of a bug, which any rank may write.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -16,20 +17,23 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from common.atomic_files import write_text
+from common.errors import file_error, file_errors
 from engine.logs.steps_jsonl import StepRecords
 from engine.logs.writers import ScalarWriter, TensorBoardWriter, WandbWriter
 from engine.process.errors import StoppedBySignal
 
 T = TypeVar("T")
-STOPPED = "stopped"  # the file in OUTPUT_DIR that says so
+STOPPED = "stopped"  # file in OUTPUT_DIR of a run that a signal stopped
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 class RunLog:
-    """The voice of one run; on ranks other than 0 all methods do nothing.
+    """The log of one run. On ranks other than 0 (not `active`) all methods but `traceback` do nothing.
 
-    `config` holds the settings of the run by name; Weights & Biases shows them, and goes on with its earlier
-    run where they say `resume`. Raises `UserError` where a place to write to cannot be had.
+    `config` holds the settings of the run by name. Weights & Biases shows them and continues its earlier run
+    if they contain `resume`. Raises `UserError` where a log cannot be opened, and every method that writes a
+    file raises `FileError` where the file cannot be written, as on a full disk.
     """
 
     def __init__(
@@ -53,22 +57,22 @@ class RunLog:
                 WandbWriter(output_dir, config=settings, resume=settings.get("resume") is not None)
             )
         if active:
-            (output_dir / STOPPED).unlink(missing_ok=True)
+            with file_errors(output_dir / STOPPED, "cannot be deleted"):
+                (output_dir / STOPPED).unlink(missing_ok=True)
         self._steps = StepRecords(output_dir / "steps.jsonl")
         self._started = time.monotonic()
-        self._seconds_before = 0.0  # of earlier starts of this run
+        self._seconds_before = 0.0  # spent before the run was resumed
         self._logger = logging.Logger("hmmc")
         self._handlers: list[logging.Handler] = []
         if active:
-            file = logging.FileHandler(output_dir / "log.txt", encoding="utf-8")
-            self._handlers = [_ConsoleHandler(), file]
+            self._handlers = [_ConsoleHandler(), _LogFileHandler(output_dir / "log.txt")]
         for handler in self._handlers:
             handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%Y-%m-%d %H:%M:%S"))
             for logger in self._loggers():
                 logger.addHandler(handler)
 
     def _loggers(self) -> list[logging.Logger]:
-        """Ours, and those of the packages that warn by themselves: of unreadable clips, say."""
+        """The run's logger, and those of packages that log by themselves, as on unreadable clips."""
         return [self._logger, *(logging.getLogger(name) for name in ("dataloaders", "modules"))]
 
     def info(self, message: str) -> None:
@@ -80,20 +84,24 @@ class RunLog:
             self._logger.warning(message)
 
     def traceback(self, *, rank: int) -> None:
-        """Append the traceback of the current exception to log.txt, from any rank."""
-        with open(self.output_dir / "log.txt", "a", encoding="utf-8") as file:
-            file.write(f"rank {rank} ended by an error that is a bug:\n{traceback.format_exc()}")
+        """Append the traceback of the current exception, a bug, to log.txt. Works on any rank."""
+        # Where the log cannot be written, the bug must still reach the console.
+        with (
+            contextlib.suppress(OSError),
+            open(self.output_dir / "log.txt", "a", encoding="utf-8") as file,
+        ):
+            file.write(f"rank {rank} ended with a bug:\n{traceback.format_exc()}")
 
     def scalars(self, values: Mapping[str, float], *, step: int, axis: str = "epoch") -> None:
-        """Scalars by name to TensorBoard and Weights & Biases; `step` counts `axis`: "epoch" or "step"."""
+        """Log scalars to TensorBoard and Weights & Biases. `step` counts `axis`: "epoch" or "step"."""
         for writer in self._writers:
             writer.write(values, step=step, axis=axis)
 
     def step_record(self, record: Mapping[str, Any]) -> None:
-        """Append one reported step to steps.jsonl and pass its numbers on; docs/RESULTS.md lists the keys.
+        """Append one reported step to steps.jsonl and log its scalars. docs/RESULTS.md lists the keys.
 
-        `record["step"]` counts the optimiser steps done. `seconds` is added here: how long the run has been
-        going, all its starts together.
+        `record["step"]` counts the optimiser steps done. `seconds` is added here: the time that the run has
+        taken, including the time before it was resumed.
         """
         if not self.active:
             return
@@ -109,7 +117,7 @@ class RunLog:
         self.scalars(values, step=record["step"], axis="step")
 
     def truncate_steps(self, step: int) -> None:
-        """The run goes on after optimiser step `step`: drop what was recorded of later ones."""
+        """The run resumes after optimiser step `step`: delete the records of later steps."""
         if not self.active:
             return
         last = self._steps.truncate(step)
@@ -120,45 +128,58 @@ class RunLog:
     def result(self, values: Mapping[str, Any]) -> None:
         """Append one evaluation to metrics.jsonl."""
         if self.active:
-            with open(self.output_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            path = self.output_dir / "metrics.jsonl"
+            with file_errors(path, "cannot be written"), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
-    def progress(self, items: Iterable[T], *, total: int, what: str, unit: str = "batch") -> Progress:
-        """`items` with a bar on a terminal, and silently elsewhere."""
-        return Progress(
-            items,
+    def progress(self, batches: Iterable[T], *, total: int, what: str) -> tqdm:
+        """Iterates over `batches` with a progress bar on a terminal, and without one elsewhere."""
+        return tqdm(
+            batches,
             total=total,
             desc=what,
-            unit=unit,
+            unit="batch",
             disable=not self.interactive,
             leave=False,
             dynamic_ncols=True,
         )
 
     def close(self) -> None:
-        """Close all. While a signal's end in good order passes through, OUTPUT_DIR/stopped is left behind.
+        """Close everything. If a signal stopped the run and all is saved, write OUTPUT_DIR/stopped.
 
-        It says that the run ended before its work was done, so that job scripts (scripts/slurm) start it
-        again. The next run in the folder removes it.
+        The file tells job scripts (scripts/slurm) to start the run again. The next run in the folder deletes
+        it.
         """
         error = sys.exc_info()[1]
-        in_good_order = isinstance(error, StoppedBySignal) and error.exit_code == 0
-        if self.active and in_good_order:
-            (self.output_dir / STOPPED).write_text(f"{error}\n", encoding="utf-8")
+        stopped_and_saved = isinstance(error, StoppedBySignal) and error.exit_code == 0
+        if self.active and stopped_and_saved:
+            write_text(self.output_dir / STOPPED, f"{error}\n")
         for writer in self._writers:
-            writer.close(failed=error is not None and not in_good_order)
+            writer.close(failed=error is not None and not stopped_and_saved)
         for handler in self._handlers:
-            handler.close()
             for logger in self._loggers():
                 logger.removeHandler(handler)
+            with contextlib.suppress(OSError):  # lines that could not be written have raised before
+                handler.close()
 
 
-class Progress(tqdm):
-    """A tqdm bar: iterate over it; `set_postfix_str` shows loss, rate and speed."""
+class _LogFileHandler(logging.FileHandler):
+    """Raises `FileError` where the file cannot be opened or written."""
+
+    def __init__(self, path: Path) -> None:
+        with file_errors(path, "cannot be written"):
+            super().__init__(path, encoding="utf-8")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        assert error is not None
+        if isinstance(error, OSError):
+            raise file_error(self.baseFilename, "cannot be written", error) from error
+        raise error
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes above a running progress bar instead of through it."""
+    """Writes above a running progress bar and leaves the bar intact."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)

@@ -1,4 +1,4 @@
-"""StepRecords: steps.jsonl, one JSON line for each reported step; its only writer and reader."""
+"""steps.jsonl, one JSON line for each reported step: write, cut back and read it."""
 
 from __future__ import annotations
 
@@ -10,47 +10,51 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import atomic_open
-from common.errors import UserError
+from common.errors import UserError, file_errors
 
 Record = dict[str, Any]
 
 
 class StepRecords:
-    """The file of one run. Lines are appended whole; a line that a killed run left half written is dropped.
+    """The file of one run. A line that a killed run left half written is removed.
 
-    Invariant after `truncate(step)`: no line of a later step, and every line is a whole JSON object.
+    Invariant after `truncate(step)`: the file has no later step, and every line is a complete JSON object.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._ends_whole = False
+        self._last_line_complete = False
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line. A number that is not finite becomes null: JSON knows no NaN."""
-        if not self._ends_whole:
-            _drop_half_line(self.path)
-            self._ends_whole = True
+        """Add one line. A number that is not finite becomes null, because JSON has no NaN.
+
+        Raises `FileError` where the file cannot be written, as on a full disk.
+        """
         line = json.dumps({name: _finite(value) for name, value in record.items()}, ensure_ascii=False)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with file_errors(self.path, "cannot be written"):
+            if not self._last_line_complete:
+                _drop_half_line(self.path)
+                self._last_line_complete = True
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
     def truncate(self, step: int) -> Record | None:
-        """Drop the lines of steps after `step`, atomically. Returns the last record that stays."""
+        """Delete the lines of steps after `step`, atomically. Returns the last record that stays."""
         if not self.path.exists():
             return None
         kept = [record for record in read_steps(self.path) if record["step"] <= step]
         with atomic_open(self.path, durable=True) as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-        self._ends_whole = True
+        self._last_line_complete = True
         return kept[-1] if kept else None
 
 
 def read_steps(path: Path) -> list[Record]:
-    """The records of a steps.jsonl in rising order of their steps.
+    """The records of a steps.jsonl in increasing order of their steps.
 
-    A half-written last line is left out: the run was killed, or is writing it now. Where the steps begin
-    again, the folder was used for another run: its records replace the earlier ones from that step on.
-    Raises `UserError` naming file and line where a line is no record.
+    A half-written last line is skipped: the run was killed, or is writing it now. Where the steps start again
+    at a lower number, another run used the folder: its records replace the earlier ones from that step on.
+    Raises `UserError` where the file cannot be read or a line is not a record.
     """
     records: list[Record] = []
     for record in _lines(path):
@@ -61,12 +65,13 @@ def read_steps(path: Path) -> list[Record]:
 
 
 def _lines(path: Path) -> Iterator[Record]:
-    # Bytes: a line may be cut off within a character. Whole lines end with a newline.
-    lines = path.read_bytes().split(b"\n")[:-1]
+    # Bytes, because a line may be cut within a character. Complete lines end with a newline.
+    with file_errors(path):
+        lines = path.read_bytes().split(b"\n")[:-1]
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError:  # UnicodeDecodeError is one too
+        except (json.JSONDecodeError, UnicodeDecodeError):
             record = None
         step = record.get("step") if isinstance(record, dict) else None
         if not isinstance(step, int) or isinstance(step, bool):
@@ -79,7 +84,7 @@ def _finite(value: Any) -> Any:
 
 
 def _drop_half_line(path: Path) -> None:
-    """Cut off what stands after the last newline."""
+    """Cut the file after its last newline."""
     if path.exists():
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n") + 1)

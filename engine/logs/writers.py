@@ -1,4 +1,4 @@
-"""Where numbers go besides the run's own files: TensorBoard and Weights & Biases, one class each."""
+"""Log scalars to TensorBoard and to Weights & Biases, one class each."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.atomic_files import write_text
-from common.errors import UserError
+from common.errors import UserError, file_error, file_errors
 
 WANDB_PROJECT = "hmmc"  # where WANDB_PROJECT is not set
 
 
 class ScalarWriter(Protocol):
     def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
-        """Scalars by name at `step` of `axis`: "step" (optimiser steps) or "epoch"."""
+        """Log the scalars by name. `step` counts `axis`: "step" (optimiser steps) or "epoch"."""
 
     def truncate(self, step: int) -> None:
-        """The run goes on after optimiser step `step`: what was written for later ones is void."""
+        """The run resumes after optimiser step `step`: scalars of later steps are no longer valid."""
 
     def close(self, *, failed: bool) -> None:
-        """`failed`: the run ends by an error."""
+        """`failed`: the run ends with an error."""
 
 
 class TensorBoardWriter:
-    """Event files in a folder. Raises `UserError` where it cannot be written."""
+    """Event files in the folder `logdir`. Raises `FileError` where it cannot be written."""
 
     def __init__(self, logdir: str) -> None:
         self.logdir = logdir
         self._writer = self._open()
 
     def _open(self, purge_step: int | None = None) -> Any:
-        # Imported where it is asked for: TensorBoard takes a second to import.
+        # Imported here because TensorBoard takes a second to import.
         from torch.utils.tensorboard import SummaryWriter
 
         try:
             return SummaryWriter(self.logdir, purge_step=purge_step)
         except OSError as error:
-            raise UserError(f"--logdir {self.logdir}: cannot be written ({error.strerror})") from None
+            raise file_error(f"--logdir {self.logdir}", "cannot be written", error) from None
 
     def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def truncate(self, step: int) -> None:
-        # TensorBoard hides what older files hold from this step on. Points against epochs are safe: there are
-        # fewer of them than steps done.
+        # TensorBoard then hides the points of older files from this step on. Points whose axis is the epoch
+        # stay: a run has fewer epochs than optimiser steps.
         self._writer.close()
         self._writer = self._open(purge_step=step + 1)
 
@@ -57,17 +57,16 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """One run at Weights & Biases, named after OUTPUT_DIR; WANDB_MODE, WANDB_PROJECT and its like count.
+    """One run at Weights & Biases, named after OUTPUT_DIR. WANDB_MODE, WANDB_PROJECT etc. are respected.
 
-    Its id lies in OUTPUT_DIR/wandb_run_id; with `resume` that run goes on. Points of steps later than the
-    state it goes on from stay there, since Weights & Biases cannot drop any. They come a second time, with
-    the same values where the steps repeat exactly.
-    Raises `UserError` where the package is missing or the run cannot be opened.
+    OUTPUT_DIR/wandb_run_id holds the id of the run; `resume` continues that run. Weights & Biases cannot
+    delete points, so points of steps after the resumed state stay and are logged a second time. Raises
+    `UserError` where the package is missing or the run cannot be opened.
     """
 
     def __init__(self, output_dir: Path, *, config: Mapping[str, Any], resume: bool) -> None:
         try:
-            # By name: the package is not among the requirements.
+            # Imported by name because the package is not among the requirements.
             wandb = importlib.import_module("wandb")
         except ImportError:
             raise UserError("--wandb: the package is missing; pip install wandb") from None
@@ -81,7 +80,7 @@ class WandbWriter:
                 dir=str(output_dir),
                 config=dict(config),
             )
-        except Exception as error:  # the package's own classes: no login, no network, a bad WANDB_MODE
+        except Exception as error:  # the package has its own classes for no login, no network, a bad mode
             reason = " ".join(str(error).split())
             raise UserError(
                 f"--wandb: cannot open a run ({reason}); wandb login, or WANDB_MODE=offline"
@@ -91,7 +90,7 @@ class WandbWriter:
     def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
         for name in values:
             if name not in self._axes:
-                # Its own counter of calls says nothing, and may not go back: each number has its own axis.
+                # The default axis counts the calls of `log`. Each scalar needs the axis that it belongs to.
                 self._run.define_metric(name, step_metric=axis)
                 self._axes[name] = axis
         self._run.log({**values, axis: step})
@@ -104,9 +103,10 @@ class WandbWriter:
 
 
 def _run_id(path: Path, *, keep: bool) -> str:
-    """The id in `path` where there is one to `keep`, else a new one, written there."""
+    """The id in `path` if `keep` is set and the file exists; else a new id, which is written there."""
     if keep and path.exists():
-        return path.read_text(encoding="utf-8").strip()
+        with file_errors(path):
+            return path.read_text(encoding="utf-8").strip()
     run_id = secrets.token_hex(4)
     write_text(path, run_id + "\n")
     return run_id

@@ -1,4 +1,4 @@
-"""Ends of a run that are no bug of ours: their exceptions, and one clear line for those that torch raises."""
+"""Reasons to end a run that are not bugs: our exceptions, and one clear line for those that torch raises."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ LOST_RANK = "stopped: another rank ended, which says why"
 _CLOSED = (
     "Connection closed by peer",
     "Connection reset by peer",
-    "connectFullMesh failed",  # gone before all had met
+    "connectFullMesh failed",  # a rank ended before all were connected
     "Broken pipe",
-    "failed to recv, got 0 bytes",  # rank 0's store is gone
+    "failed to recv, got 0 bytes",  # rank 0, which serves the store, ended
 )
 _TIMED_OUT = ("Timed out waiting", "Watchdog caught collective operation timeout", "Application timeout")
 
 
 class TrainingStopped(RuntimeError):
-    """Training cannot go on; the message says why, names the samples and what was saved. Exit code 1."""
+    """Training cannot continue. The message says why and names samples and the last state. Exit code 1."""
 
 
 class StoppedBySignal(BaseException):
-    """A signal ended the run in good order; `exit_code` is what the program returns.
+    """A signal stopped the run. `exit_code` is what the program returns.
 
-    No `Exception`, as KeyboardInterrupt is none: it may come up anywhere, and no handler of errors is meant.
+    Like KeyboardInterrupt it does not derive from `Exception`: it may be raised anywhere, and handlers of
+    errors must not catch it.
     """
 
     def __init__(self, message: str, *, exit_code: int) -> None:
@@ -34,13 +35,13 @@ MORE_MEMORY = "lower --num_thread_reader, or give the container more shared memo
 
 
 def explain(error: Exception) -> str | None:
-    """One line on an error of torch that has its cause outside of the program; None for any other."""
-    import torch  # takes seconds, which the answer to a wrong flag need not wait for
+    """One line on an error of torch whose cause lies outside the program; None for any other error."""
+    import torch  # takes seconds; a wrong flag is reported without it
     import torch.distributed as dist
 
     text = str(error)
     if isinstance(error, (ConnectionError, EOFError)):
-        # Killed while it handed a batch over: torch then sees the broken connection before the dead process.
+        # Killed while it sent a batch: torch notices the broken connection before the end of the process.
         return (
             f"stopped: loader process ended while it sent a batch, perhaps Killed for memory: {MORE_MEMORY}"
         )
@@ -57,9 +58,9 @@ def explain(error: Exception) -> str | None:
 
 
 def _lost_worker(text: str) -> str | None:
-    """About a loader process that was killed: torch raises that as a RuntimeError naming process ids."""
-    found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", text)
-    if not found:
+    """One line on a loader process that was killed: torch raises a RuntimeError with its process id."""
+    match = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", text)
+    if not match:
         return None
-    how = found[2].split(".")[0]
-    return f"stopped: loader process {found[1].strip()} {how}; most often memory ran out: {MORE_MEMORY}"
+    process_ids, reason = match[1].strip(), match[2].split(".")[0]
+    return f"stopped: loader process {process_ids} {reason}; most often memory ran out: {MORE_MEMORY}"

@@ -1,4 +1,4 @@
-"""Signals: SIGTERM, SIGUSR1 and SIGINT ask for an end in good order; a second one ends at once."""
+"""Signals: SIGTERM, SIGUSR1 and SIGINT stop a run after a save; a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
-    """While it is entered, a signal is remembered instead of ending the process.
+    """A context manager in which a signal sets `wanted` and does not end the process.
 
-    The training loop asks `wanted` at every step. Between `interruptible()` and its end, where nothing can be
-    saved that is not saved yet, the signal raises `StoppedBySignal` at once. Leaving restores the handlers.
+    The training loop reads `wanted` at every step. In an `interruptible()` block, where there is nothing to
+    save, the signal raises `StoppedBySignal` at once. Leaving the context restores the earlier handlers.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._previous: dict[int, Any] = {}
         self._interruption: str | None = None
-        self._done = False
+        self._raised = False
 
     def __enter__(self) -> StopRequest:
-        # Python lets only the main thread of a process handle signals.
+        # In Python only the main thread can handle signals.
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
@@ -45,19 +45,19 @@ class StopRequest:
 
     @property
     def name(self) -> str:
-        """The signal that came, or what stands for another rank's."""
+        """The name of the signal received, for messages; without one, another rank received it."""
         return "a signal to another rank" if self.number is None else signal.Signals(self.number).name
 
     def stopped(self, what: str, *, saved: bool) -> StoppedBySignal:
-        """The exception that ends the run. Exit code 0 where all was saved, 130 after Ctrl-C as is usual, and
-        128 plus the signal's number where the work is lost."""
-        by_hand = self.number == signal.SIGINT
-        code = 0 if saved and not by_hand else 128 + (self.number or signal.SIGTERM)
+        """The exception that ends the run. Its exit code is 0 where everything is saved, 130 after Ctrl-C as
+        usual, and 128 plus the number of the signal where work is lost."""
+        by_ctrl_c = self.number == signal.SIGINT
+        code = 0 if saved and not by_ctrl_c else 128 + (self.number or signal.SIGTERM)
         return StoppedBySignal(f"stopped by {self.name} {what}", exit_code=code)
 
     @contextlib.contextmanager
     def interruptible(self, what: str, *, saved: bool) -> Iterator[None]:
-        """A stretch that a signal ends at once with `stopped(what)`; one that came before ends it here."""
+        """A block that a signal ends at once with `stopped(what)`. An earlier signal ends it at its start."""
         self._interruption, self._saved = what, saved
         try:
             if self.wanted:
@@ -67,9 +67,9 @@ class StopRequest:
             self._interruption = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._done or (self.wanted and self._interruption is None):
+        if self._raised or (self.wanted and self._interruption is None):
             os._exit(128 + number)
         self.number = number
         if self._interruption is not None:
-            self._done = True
+            self._raised = True
             raise self.stopped(self._interruption, saved=self._saved)

@@ -1,4 +1,4 @@
-"""The status of a training step, the same on all ranks, and the hooks by which a run follows the loop."""
+"""The status of a training step, which all ranks share, and the hooks that the training loop calls."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepStatus:
-    """The same on all ranks: on how many ranks each of these holds, or how many clips."""
+    """Counts over all ranks, equal on every rank."""
 
     not_finite: int  # ranks whose loss or gradient norm is not finite
-    unreadable: int  # clips that another one stands in for
+    unreadable: int  # clips that were replaced by another one
     stop_wanted: int  # ranks that received a signal
     save_failed: int  # ranks that could not write a state
 
 
 class StepHooks:
-    """The hooks of a run that wants nothing; others override what they need."""
+    """Hooks that do nothing. A subclass overrides those that it needs."""
 
     def stop_wanted(self) -> bool:
+        """Whether this rank received a signal."""
         return False
 
     def save_failed(self) -> bool:
+        """Whether this rank failed to write a state."""
         return False
 
     def after_step(self, epoch: int, step: int, status: StepStatus) -> None:
         """Called on all ranks when `step` optimiser steps of the epoch are done."""
 
     def last_save(self) -> str:
-        """What a message about a run that stops says about the states it saved. Collective."""
+        """The last saved state, for the message of a run that stops. Collective."""
         return "nothing was saved"

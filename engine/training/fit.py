@@ -1,4 +1,4 @@
-"""The epochs of a run: train, save, evaluate, from the beginning or from a saved state."""
+"""The epochs of a run: train, save and evaluate, from the beginning or from a saved state."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from engine.training.selection import CHOOSE_BY, Selection, choose, describe, wr
 from engine.training.trainer import Counters, Trainer, steps_per_epoch
 from modules.dual_encoder import DualEncoder
 
-KEPT = ("epoch", CHOOSE_BY, "checkpoint")  # of a result, in the state
+RESULT_KEYS = ("epoch", CHOOSE_BY, "checkpoint")  # what the state keeps of a result
 
 
 class Fit:
-    """One training run. `over_ranks` is `model` as the trainer calls it: by itself, or wrapped.
+    """One training run. `over_ranks`: what the trainer calls, `model` itself or `model` wrapped for ranks.
 
-    `results` holds what each evaluated epoch gave on the list to choose on, oldest first; `reported` says
-    whether the chosen one is evaluated on the test list.
+    `results` holds the result of each evaluated epoch on the list that the checkpoint is chosen by, oldest
+    first. `reported`: whether the chosen epoch is evaluated on the test list.
     """
 
     def __init__(
@@ -74,19 +74,18 @@ class Fit:
         self.trainer = self._trainer(over_ranks)
         self.results: list[Result] = []
         self.reported = False
-        if resumed.path is None and world.is_main:  # that of another run
+        if resumed.path is None and world.is_main:  # another run wrote it
             (self.output_dir / "best.json").unlink(missing_ok=True)
         self._restore()
 
     def run(self, selection: Selection) -> None:
-        """All epochs that are still to be done, then the chosen one on the test list."""
-        first = self.resumed.position
+        """Train the epochs that are not done yet, then evaluate the chosen one on the test list."""
+        start = self.resumed.position
         self._restore_random_state()
         self.resumed.release()
         try:
-            for epoch in range(first.epoch, self.config.epochs):
-                done = first.step if epoch == first.epoch else 0
-                self._train_epoch(epoch, done)
+            for epoch in range(start.epoch, self.config.epochs):
+                self._train_epoch(epoch, start.step if epoch == start.epoch else 0)
                 evaluated = any(result["epoch"] == epoch for result in self.results)
                 if selection.after_epochs and not evaluated:
                     self._evaluate(epoch, selection)
@@ -96,18 +95,19 @@ class Fit:
         finally:
             self.saving.close()
 
-    def _train_epoch(self, epoch: int, done: int) -> None:
-        """Train what is left of the epoch after `done` steps, and save it."""
-        if done < self.steps_per_epoch:
-            self.train.sampler.set_epoch(epoch, start_batch=done * self.config.gradient_accumulation_steps)
-            self.trainer.train_epoch(epoch, first_step=done)
+    def _train_epoch(self, epoch: int, steps_done: int) -> None:
+        """Train the rest of an epoch after `steps_done` steps; save the state and the weights."""
+        if steps_done < self.steps_per_epoch:
+            start_batch = steps_done * self.config.gradient_accumulation_steps
+            self.train.sampler.set_epoch(epoch, start_batch=start_batch)
+            self.trainer.train_epoch(epoch, first_step=steps_done)
             self.saving.save(epoch, self.steps_per_epoch)
         weights = full_state(self.model, keep=self.world.is_main)
         self.saving.on_main(lambda: save_state(weights, checkpoint_path(self.output_dir, epoch)))
         self.saving.finish()
 
     def _evaluate(self, epoch: int, selection: Selection) -> None:
-        """The list to choose on, after an epoch."""
+        """Evaluate an epoch on the list that the checkpoint is chosen by."""
         path = checkpoint_path(self.output_dir, epoch)
         what = f"while evaluating epoch {epoch + 1}, whose training is saved; {GO_ON}"
         with self.stop.interruptible(what, saved=True):
@@ -116,7 +116,7 @@ class Fit:
         self._write_best(epoch=self._chosen(), value=max(result[CHOOSE_BY] for result in self.results))
 
     def _report(self, selection: Selection) -> None:
-        """The chosen epoch on the test list."""
+        """Evaluate the chosen epoch on the test list."""
         epoch, config = self._chosen(), self.config
         path = self._weights_of(epoch)
         what = f"while evaluating the test list, with the training done and saved; {GO_ON}"
@@ -132,18 +132,18 @@ class Fit:
         )
 
     def _weights_of(self, epoch: int) -> Path:
-        """The file of an epoch's weights; a run that went on in another folder left earlier ones behind."""
-        here = checkpoint_path(self.output_dir, epoch)
-        known = [Path(result["checkpoint"]) for result in self.results if result["epoch"] == epoch]
-        return next((path for path in known if not here.is_file()), here)
+        """The file with the weights of an epoch. A run resumed in another folder has older ones elsewhere."""
+        path = checkpoint_path(self.output_dir, epoch)
+        evaluated = [Path(result["checkpoint"]) for result in self.results if result["epoch"] == epoch]
+        return evaluated[0] if evaluated and not path.is_file() else path
 
     def _remember(self, result: Result) -> None:
-        self.results.append({name: result[name] for name in KEPT})
+        self.results.append({name: result[name] for name in RESULT_KEYS})
         if self.saving.writer is not None:
             self.saving.writer.protected = {(self._chosen() + 1) * self.steps_per_epoch}
 
     def _chosen(self) -> int:
-        """The epoch to report, of those evaluated so far."""
+        """The epoch to report, by the results so far."""
         return choose(self.results, select_on=self.config.select_on, epochs=self.config.epochs)
 
     def _write_best(self, *, epoch: int, value: float) -> None:
@@ -155,13 +155,13 @@ class Fit:
         if not self.world.is_main:
             return None
         remove_leftovers(self.output_dir)
-        own = self.resumed.own_states(self.output_dir)
-        others = [path for path in list_states(self.output_dir) if path not in own]
+        earlier = self.resumed.earlier_states(self.output_dir)
+        others = [path for path in list_states(self.output_dir) if path not in earlier]
         if others:
             self.log.warning(
-                f"{others[0].name} is of another run (no --resume): the first save of this run deletes it"
+                f"{others[0].name} is from another run (no --resume); the first save of this run deletes it"
             )
-        return StateWriter(self.output_dir, keep=self.config.keep, own=own)
+        return StateWriter(self.output_dir, keep=self.config.keep, earlier=earlier)
 
     def _trainer(self, over_ranks: nn.Module) -> Trainer:
         config = self.config
@@ -185,7 +185,7 @@ class Fit:
         )
 
     def _contents(self) -> dict[str, Any]:
-        """The parts of a state that are not where the run stands. Collective."""
+        """The parts of a state that `SavingHooks` does not add itself. Collective."""
         return {
             "model": full_state(self.model, keep=self.world.is_main),
             "optimizer": optimizer_state(self.model, self.optimizer),
@@ -196,18 +196,18 @@ class Fit:
         }
 
     def _restore(self) -> None:
-        """Put everything but the weights, which came with the model, where the saved run had it."""
+        """Restore the saved run and its log files, except the weights: `run` has loaded them."""
         if self.config.resume is None:
             return
         position, state = self.resumed.position, self.resumed.state
-        complete = self.resumed.path is not None and position.step == self.steps_per_epoch
-        ended = complete and position.epoch == self.config.epochs - 1
-        lines: list[Result] = []
+        epoch_complete = self.resumed.path is not None and position.step == self.steps_per_epoch
+        all_trained = epoch_complete and position.epoch == self.config.epochs - 1
+        logged: list[Result] = []
         if self.world.is_main:
             self.log.truncate_steps(self.resumed.global_step)
-            last = position.epoch if complete else position.epoch - 1
-            lines = drop_results_after(self.output_dir / "metrics.jsonl", last, ended=ended)
-        lines = self.world.broadcast(lines)
+            last_epoch = position.epoch if epoch_complete else position.epoch - 1
+            logged = drop_results_after(self.output_dir / "metrics.jsonl", last_epoch, ended=all_trained)
+        logged = self.world.broadcast(logged)
         if self.resumed.path is None:
             return
         load_optimizer_state(self.model, self.optimizer, state["optimizer"])
@@ -217,20 +217,21 @@ class Fit:
         self.trainer.counters = Counters(**counters)
         for result in state["results"]:
             self._remember(result)
-        # Evaluated after the state was written: its line says so.
-        self.reported = any(map(is_final, lines))
-        for result in filterfalse(is_final, lines):
-            if complete and result["epoch"] == position.epoch and all(name in result for name in KEPT):
+        # The evaluation of an epoch follows the save of its state: only metrics.jsonl has its result.
+        self.reported = any(map(is_final, logged))
+        for result in filterfalse(is_final, logged):
+            of_this_epoch = epoch_complete and result["epoch"] == position.epoch
+            if of_this_epoch and all(name in result for name in RESULT_KEYS):
                 self._remember(result)
-        self.log.info(f"going on after epoch {position.epoch + 1} step {position.step}")
+        self.log.info(f"resuming after epoch {position.epoch + 1} step {position.step}")
 
     def _restore_random_state(self) -> None:
-        """Go on with the saved streams: the last thing before the first step, as building draws too."""
+        """Restore the random generators, right before the first step: building the run uses them too."""
         if self.resumed.path is None:
             return
-        states = self.resumed.state["random"]
-        if len(states) == self.world.size:
-            restore_random_state(states[self.world.rank], self.world.device)
+        random_states = self.resumed.state["random"]
+        if len(random_states) == self.world.size:
+            restore_random_state(random_states[self.world.rank], self.world.device)
 
 
 def _optimizer(config: Config, model: nn.Module, *, total_steps: int) -> BertAdam:

@@ -1,4 +1,4 @@
-"""BertAdam, its schedule, and which parameter learns at which rate (METHOD 5).
+"""BertAdam, its schedule, and the learning rate of each parameter (METHOD 5).
 
 x = optimiser steps done / total steps; w = warm-up proportion.
 """
@@ -21,7 +21,7 @@ NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
 def warmup_cosine(x: float, *, warmup: float) -> float:
     """Factor on the learning rate at progress x: x / w while x < w, then 0.5 (1 + cos(pi x)).
 
-    The rate drops a little where the warm-up ends, as published.
+    As in the published code, the rate drops a little at the end of the warm-up.
     """
     if x < warmup:
         return x / warmup
@@ -32,8 +32,8 @@ class BertAdam(torch.optim.Optimizer):
     """Adam without bias correction, with decoupled weight decay inside the step and its own schedule.
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
-    theta <- theta - lr_t (m / (sqrt(v) + eps) + wd theta). The first step has rate 0.
-    A group's `lr` stays the peak rate; `current_lrs` gives the rates of the next step.
+    theta <- theta - lr_t (m / (sqrt(v) + eps) + wd theta). The rate of the first step is 0.
+    The `lr` of a group stays its peak rate; `current_lrs` returns the rates of the next step.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class BertAdam(torch.optim.Optimizer):
         return self.param_groups[0]["step"]
 
     def current_lrs(self) -> list[float]:
-        """The learning rate of the next step, group by group."""
+        """The learning rate of the next step for each group."""
         factor = warmup_cosine(self.steps_done / self.total_steps, warmup=self.warmup)
         return [group["lr"] * factor for group in self.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        assert closure is None, "BertAdam evaluates no closure"
+        assert closure is None, "BertAdam takes no closure"
         for group, lr in zip(self.param_groups, self.current_lrs(), strict=True):
             self._step_group(group, lr)
             group["step"] += 1
@@ -96,7 +96,7 @@ class BertAdam(torch.optim.Optimizer):
 
 
 def parameter_part(name: str) -> str:
-    """Which learning rate a parameter follows: 'image tower', 'text encoder' or 'rest' (METHOD 5)."""
+    """The part whose learning rate a parameter has: 'image tower', 'text encoder', 'rest' (METHOD 5)."""
     if "visual_encoder.visual." in name:
         return "image tower"
     if "text_encoder." in name:
@@ -109,7 +109,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters in up to six groups: three parts, each with and without weight decay.
 
-    Every group carries `name`, `lr` and `weight_decay`; empty groups are left out.
+    Every group has `name`, `lr` and `weight_decay`. There are no empty groups.
     """
     rates = {"image tower": lr * coef_lr, "text encoder": text_lr, "rest": lr}
     groups: dict[tuple[bool, str], list[nn.Parameter]] = {}
@@ -148,10 +148,10 @@ def build_optimizer(
 
 
 def optimizer_state(model: nn.Module, optimizer: BertAdam) -> dict[str, Any]:
-    """The state by parameter name, so that any number of ranks can load it:
-    {"exp_avg": {name: tensor}, "exp_avg_sq": {name: tensor}, "step": n}, with full tensors.
+    """The state by parameter name, with full tensors, so that any number of ranks can load it:
+    {"exp_avg": {name: tensor}, "exp_avg_sq": {name: tensor}, "step": n}.
 
-    Collective where parameters are sharded; no copies are made where not.
+    Collective where parameters are sharded; otherwise the tensors are not copied.
     """
     state: dict[str, Any] = {moment: {} for moment in MOMENTS}
     for name, parameter in model.named_parameters():

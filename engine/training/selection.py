@@ -1,17 +1,17 @@
-"""--select_on: which list is evaluated when, and which epoch is reported (docs/EVALUATION.md).
+"""`--select_on`: which list is evaluated after each epoch, and which epoch is reported (docs/EVALUATION.md).
 
-`val` and `held_out` evaluate their own list after each epoch, `test` the test list, as published code does,
-`last` none. The test list is read once, when the epoch is chosen; by `test` at the start.
+After each epoch `val` and `held_out` evaluate a list of their own, `test` evaluates the test list as the
+published code does, and `last` evaluates nothing. `test` reads the captions and frames of the test list at
+the start, the others read them once, when the epoch is chosen.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.atomic_files import write_text
+from common.atomic_files import write_json
 from common.errors import UserError
 from dataloaders.datasets.files import name_some
 from dataloaders.datasets.registry import read_test_ids
@@ -39,7 +39,7 @@ from engine.report.run_report import report_evaluation
 from modules.dual_encoder import DualEncoder
 
 CHOOSE_BY = "t2v/R@1"
-HOW = {
+DESCRIPTIONS = {
     "val": "on the validation list",
     "held_out": "on held-out training videos",
     "last": "the last epoch",
@@ -48,18 +48,17 @@ HOW = {
 
 
 def choose(results: Sequence[Result], *, select_on: str, epochs: int) -> int:
-    """The epoch to report: the last, or that with the best t2v/R@1 in `results` (the earliest of equals)."""
+    """The epoch to report: the last, or the one with the best t2v/R@1 in `results`, the earliest in a tie."""
     if select_on == "last":
         return epochs - 1
     return int(max(results, key=lambda result: (result[CHOOSE_BY], -result["epoch"]))["epoch"])
 
 
 class Selection:
-    """The evaluations of a training run. Building one reads the list to choose on, and of the test list only
-    whether it is there.
+    """The evaluations of a training run. The constructor reads the list that the checkpoint is chosen by.
 
-    Raises `UserError` where the test list's files are not in order, or the list to choose on is part of the
-    training or of the test.
+    It checks the files of the test list without reading captions or frames. Raises `UserError` where a file
+    is absent or wrong, or where the list to choose by shares videos with the training or test list.
     """
 
     def __init__(
@@ -71,33 +70,31 @@ class Selection:
         self.spec = spec
         self.train = train
         self._test: EvaluationData | None = None
-        self._chosen_on = self._list_to_choose_on()
+        self._choose_on = self._list_to_choose_on()
         if self._test is None:
-            check_test_list(config, world, train.dataset.examples, self._examples(), log)
+            choose_on = None if self._choose_on is None else self._choose_on.examples
+            check_test_list(config, world, train.dataset.examples, choose_on, log)
         self._bank = build_bank(config, world, spec) if config.qb_norm else None
         log.info(f"the checkpoint to report: {describe(config.select_on)} (--select_on {config.select_on})")
 
     @property
     def after_epochs(self) -> bool:
-        """Whether there is anything to evaluate after an epoch."""
-        return self._chosen_on is not None
+        """Whether a list is evaluated after each epoch."""
+        return self._choose_on is not None
 
     def evaluate(self, model: DualEncoder, *, epoch: int, checkpoint: Path) -> Result:
-        """Evaluate the list to choose on. Collective."""
-        assert self._chosen_on is not None
-        split = self.config.select_on
-        data = self._chosen_on
-        evaluator = build_evaluator(self.config, self.world, data, self.log)
-        path = str(checkpoint)
+        """Evaluate the list that the checkpoint is chosen by. Collective."""
+        data = self._choose_on
+        assert data is not None
         evaluation = evaluate(
             self.config,
             model,
-            evaluator,
+            build_evaluator(self.config, self.world, data, self.log),
             data,
             self.log,
             epoch=epoch,
-            checkpoint=path,
-            split=split,
+            checkpoint=str(checkpoint),
+            split=self.config.select_on,
             final=False,
         )
         return dict(evaluation.metrics.values)
@@ -138,17 +135,15 @@ class Selection:
                 report_leaks(self.train.dataset.examples, self._test.examples, self.log)
         return self._test
 
-    def _examples(self) -> Examples | None:
-        return None if self._chosen_on is None else self._chosen_on.examples
-
 
 def describe(select_on: str) -> str:
-    """How an epoch is chosen, in words."""
-    return HOW["last"] if select_on == "last" else f"the best {CHOOSE_BY} {HOW[select_on]}"
+    """How the epoch is chosen, in words."""
+    description = DESCRIPTIONS[select_on]
+    return description if select_on == "last" else f"the best {CHOOSE_BY} {description}"
 
 
 def write_best(output_dir: Path, *, epoch: int, value: float, select_on: str) -> None:
-    """OUTPUT_DIR/best.json: the epoch to report so far, and what it scored on which list. Atomic."""
+    """Write OUTPUT_DIR/best.json, atomically: the best epoch so far, its score, and the evaluated list."""
     content: dict[str, Any] = {
         "epoch": epoch,
         "path": str(checkpoint_path(output_dir, epoch)),
@@ -157,42 +152,40 @@ def write_best(output_dir: Path, *, epoch: int, value: float, select_on: str) ->
         "split": "test" if select_on == "last" else select_on,
         "selected_on": select_on,
     }
-    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-    write_text(output_dir / "best.json", text, durable=True)
+    write_json(output_dir / "best.json", content, durable=True)
 
 
-def _refuse_trained_on(chosen_on: Examples, train: Examples) -> None:
-    trained_on = set(train.video_ids)
-    both = [video_id for video_id in chosen_on.video_ids if video_id in trained_on]
-    if both:
+def _refuse_trained_on(validation: Examples, train: Examples) -> None:
+    shared = _shared(validation.video_ids, train.video_ids)
+    if shared:
         raise UserError(
-            f"--select_on val: {len(both):,} of the {chosen_on.num_videos:,} validation videos are trained "
-            f"on ({name_some(both)}); give a --train_list without them (MSR-VTT: MSRVTT_train.full.csv), or "
-            "--select_on held_out"
+            f"--select_on val: {len(shared):,} of the {validation.num_videos:,} validation videos "
+            f"are trained on ({name_some(shared)}); give a --train_list without them (MSR-VTT: "
+            "MSRVTT_train.full.csv), or use --select_on held_out"
         )
 
 
 def check_test_list(
-    config: Config, world: World, train: Examples, chosen_on: Examples | None, log: RunLog
+    config: Config, world: World, train: Examples, choose_on: Examples | None, log: RunLog
 ) -> None:
-    """Days of training must not end at a wrong path: the files exist, the store opens and has the videos.
+    """Check before the training that the test list can be evaluated after it: files, frame store, videos.
 
-    Only ids are read, where they stand in a list of their own. Test videos that are trained on are told as a
-    warning. Raises `UserError` on all ranks alike: for what is absent, and where a test video is in the list
-    `chosen_on` that the checkpoint is chosen on.
+    Of the list only the video ids are read, if it is a file of its own. Warns about test videos that are
+    trained on. Raises `UserError` on all ranks where something is absent, or where a test video is also in
+    `choose_on`, the list that the checkpoint is chosen by.
     """
     problem: str | None = None
     if world.is_main:
         try:
-            _check(config, train, chosen_on, log)
-        except ValueError as error:
+            _check_test_files(config, train, choose_on, log)
+        except UserError as error:
             problem = f"{error}{evaluated_elsewhere(config)}"
     problem = world.broadcast(problem)
     if problem:
         raise UserError(problem)
 
 
-def _check(config: Config, train: Examples, chosen_on: Examples | None, log: RunLog) -> None:
+def _check_test_files(config: Config, train: Examples, choose_on: Examples | None, log: RunLog) -> None:
     files = evaluation_files(config, "test")
     ids = read_test_ids(config.test_dataset, files)
     store = FrameStore(files.store)
@@ -201,17 +194,18 @@ def _check(config: Config, train: Examples, chosen_on: Examples | None, log: Run
     missing = MissingVideos(tuple(store.missing(ids)), len(ids))
     if missing.count == len(ids) or (missing and not config.allow_missing):
         raise UserError(absent_videos(store, missing))
-    both = _shared(ids, chosen_on.video_ids if chosen_on else ())
-    if both and config.select_on == "val":
-        raise UserError(
-            f"--select_on val: {len(both):,} of the {len(ids):,} videos in {files.list} are in the "
-            f"validation list too ({name_some(both)}); choose by --select_on held_out, or test on others"
-        )
-    both = _shared(ids, train.video_ids)
-    if both:
-        log.warning(f"test videos that are trained on: {len(both):,} ({name_some(both)})")
+    if choose_on is not None and config.select_on == "val":
+        validated = _shared(ids, choose_on.video_ids)
+        if validated:
+            raise UserError(
+                f"--select_on val: {len(validated):,} of the {len(ids):,} videos in {files.list} are also in "
+                f"the validation list ({name_some(validated)}); use --select_on held_out or another test list"
+            )
+    trained_on = _shared(ids, train.video_ids)
+    if trained_on:
+        log.warning(f"test videos that are trained on: {len(trained_on):,} ({name_some(trained_on)})")
 
 
-def _shared(ids: list[str], others: Iterable[str]) -> list[str]:
-    known = set(others)
-    return [video_id for video_id in ids if video_id in known]
+def _shared(ids: Iterable[str], others: Iterable[str]) -> list[str]:
+    other_ids = set(others)
+    return [video_id for video_id in ids if video_id in other_ids]

@@ -1,6 +1,6 @@
-"""The training loop: batch -> named losses -> backward -> clip -> BertAdam -> log.
+"""The training loop: batch -> named losses -> backward -> clip gradients -> BertAdam -> log.
 
-It knows a model only as `model(batch) -> {"loss": scalar, name: scalar, ...}`.
+The model is any module with `model(batch) -> {"loss": scalar, name: scalar, ...}`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,24 @@ from modules.numerics import at_least_float32
 
 Losses = dict[str, torch.Tensor]
 MAX_GRAD_NORM = 1.0  # METHOD 5
-NAMED_SAMPLES = 64  # of a bad batch, in one message
+MAX_NAMED_SAMPLES = 64  # in the message about a batch that is not finite
 
 
 @dataclass
 class Counters:
-    """Over the whole run and all ranks; `not_finite_in_a_row` counts steps, `skipped` too."""
+    """Counts over the run and all ranks; they are saved with the training state."""
 
-    skipped: int = 0
-    not_finite_in_a_row: int = 0
-    unreadable: int = 0
+    skipped: int = 0  # steps that were not finite
+    not_finite_in_a_row: int = 0  # steps
+    unreadable: int = 0  # clips
 
 
 class Trainer:
-    """Trains one epoch at a time. Steps are optimiser steps, and those that are skipped count as well."""
+    """Trains one epoch at a time. Steps are optimiser steps; skipped steps count as well.
+
+    `name_of`: the video of a sample, for messages. `requested`: the samples of this rank in batch b of epoch
+    e. `log_scalars`: what the model adds to the log. For the other arguments see the flags.
+    """
 
     def __init__(
         self,
@@ -81,7 +85,7 @@ class Trainer:
         self.max_bad_steps = max_bad_steps
         self.max_bad_samples = max_bad_samples
         self.hooks = hooks or StepHooks()
-        # Scaling is what keeps fp16 gradients from vanishing; bf16 has float32's range and needs none.
+        # Loss scaling keeps fp16 gradients from vanishing. bf16 has the range of float32 and needs none.
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
         self.rates = optimizer.current_lrs()
         self.params = [p for p in model.parameters() if p.requires_grad]
@@ -91,9 +95,9 @@ class Trainer:
         self._unreadable_names: deque[str] = deque(maxlen=10)
 
     def train_epoch(self, epoch: int, *, first_step: int = 0) -> None:
-        """One pass over the loader, which begins after the batches of the first `first_step` steps.
+        """One pass over the loader, which starts after the batches of the first `first_step` steps.
 
-        Raises `TrainingStopped` after too many steps that are not finite, or too many unreadable clips.
+        Raises `TrainingStopped` after too many steps that are not finite or too many unreadable clips.
         """
         self.model.train()
         unreadable_before = self.counters.unreadable
@@ -129,7 +133,7 @@ class Trainer:
             )
 
     def _optimiser_step(self, group: list[Batch], where: str) -> tuple[Losses, StepStatus]:
-        """Forward and backward over `group`, then one step, or none where numbers are not finite.
+        """Forward and backward for each batch of `group`, then one step if all numbers are finite.
 
         Returns the losses, averaged over the group, and the status of the step.
         """
@@ -140,7 +144,7 @@ class Trainer:
         self.counters.unreadable += status.unreadable
         self.rates = self.optimizer.current_lrs()
         if status.not_finite:
-            # The loss scale is not at fault, so that it stays; update() only ends the scaler's step.
+            # The loss scale is not the cause and stays. update() is called to end the step of the scaler.
             if self.scaler.is_enabled():
                 self.scaler.update(self.scaler.get_scale())
             self._skip(group, f"loss {float(totals['loss'])}, gradient norm {float(norm)}", where)
@@ -154,7 +158,7 @@ class Trainer:
     def _backward(self, group: list[Batch]) -> Losses:
         totals: Losses = {}
         for position, batch in enumerate(group):
-            with self._gradients_stay_here(position + 1 < len(group)):
+            with self._no_gradient_sync(position + 1 < len(group)):
                 losses = self._one_pass(batch, passes=len(group))
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + at_least_float32(value.detach()) / len(group)
@@ -163,7 +167,7 @@ class Trainer:
         return totals
 
     def _one_pass(self, batch: Batch, *, passes: int) -> Losses:
-        """Forward and backward of one of the `passes` that share a step."""
+        """Forward and backward of one batch; `passes` batches share a step."""
 
         def scale(loss: torch.Tensor) -> torch.Tensor:
             return self.scaler.scale(loss / passes)
@@ -179,16 +183,16 @@ class Trainer:
         scale(losses["loss"]).backward()
         return losses
 
-    def _gradients_stay_here(self, accumulating: bool) -> contextlib.AbstractContextManager[None]:
-        """Between accumulated passes DDP need not average the gradients yet."""
+    def _no_gradient_sync(self, accumulating: bool) -> contextlib.AbstractContextManager[None]:
+        """While passes are accumulated, DDP does not average gradients over ranks; the last pass does."""
         no_sync = getattr(self.model, "no_sync", None)
         return no_sync() if accumulating and no_sync is not None else contextlib.nullcontext()
 
     def _is_finite(self, loss: torch.Tensor, norm: torch.Tensor) -> bool:
         if bool(torch.isfinite(loss) & torch.isfinite(norm)):
             return True
-        # With loss scaling an infinite gradient is expected now and then: the scaler skips that step and
-        # halves its scale. Below 1 there is nothing left to halve.
+        # With loss scaling an infinite gradient is expected at times: the scaler then skips the step and
+        # halves its scale. At a scale of 1 or less the gradient itself is infinite.
         return self.scaler.is_enabled() and math.isfinite(float(loss)) and self.scaler.get_scale() > 1.0
 
     def _step_status(self, finite: bool, group: Sequence[Batch]) -> StepStatus:
@@ -199,15 +203,15 @@ class Trainer:
         )
 
     def _skip(self, group: Sequence[Batch], numbers: str, where: str) -> None:
-        """Say what the step held, on all ranks; stop after too many such steps in a row."""
+        """Log the samples of the step, of all ranks. Stop after too many such steps in a row."""
         self.counters.skipped += 1
         self.counters.not_finite_in_a_row += 1
-        names = [self.name_of(int(i)) for batch in group for i in batch["index"]]
-        ranks = self.world.gather((numbers, names))
-        bad = "; ".join(f"rank {rank}: {numbers}" for rank, (numbers, _) in enumerate(ranks))
-        every = [name for _, names in ranks for name in names]
-        held = ", ".join(every[:NAMED_SAMPLES]) + (", ..." if len(every) > NAMED_SAMPLES else "")
-        message = f"{where}: not finite ({bad}); the batch held {held}"
+        names_here = [self.name_of(int(i)) for batch in group for i in batch["index"]]
+        ranks = self.world.gather((numbers, names_here))
+        by_rank = "; ".join(f"rank {rank}: {numbers}" for rank, (numbers, _) in enumerate(ranks))
+        names = [name for _, names_there in ranks for name in names_there]
+        shown = ", ".join(names[:MAX_NAMED_SAMPLES]) + (", ..." if len(names) > MAX_NAMED_SAMPLES else "")
+        message = f"{where}: not finite ({by_rank}); the batch held {shown}"
         if self.counters.not_finite_in_a_row < self.max_bad_steps:
             self.log.warning(f"skipped {message}")
             return
@@ -217,12 +221,12 @@ class Trainer:
         )
 
     def _remember_unreadable(self, batch: Batch, epoch: int, number: int) -> None:
-        """Note the names of the clips of this rank that others stand in for."""
+        """Remember the names of the clips of this rank that could not be read and were replaced."""
         if self.requested is None or "replaced" not in batch or not batch["replaced"].any():
             return
-        for asked, replaced in zip(self.requested(epoch, number), batch["replaced"], strict=True):
+        for sample, replaced in zip(self.requested(epoch, number), batch["replaced"], strict=True):
             if replaced:
-                self._unreadable_names.append(self.name_of(asked))
+                self._unreadable_names.append(self.name_of(sample))
 
     def _stop_if_too_many_unreadable(self) -> None:
         if self.counters.unreadable <= self.max_bad_samples:
@@ -234,9 +238,9 @@ class Trainer:
         )
 
     def _report(self, losses: Losses, *, epoch: int, step: int) -> None:
-        """One line for people, one record for steps.jsonl. Collective."""
-        values = self.world.mean(torch.stack([v.to(self.world.device) for v in losses.values()])).tolist()
-        named = dict(zip(losses, values, strict=True))
+        """Log one line and one record for steps.jsonl, with the means over the ranks. Collective."""
+        means = self.world.mean(torch.stack([v.to(self.world.device) for v in losses.values()])).tolist()
+        named = dict(zip(losses, means, strict=True))
         rates = {g["name"]: lr for g, lr in zip(self.optimizer.param_groups, self.rates, strict=True)}
         meter = self.meter
         shown = " ".join(f"{name} {value:.4f}" for name, value in named.items())

@@ -142,7 +142,7 @@ def test_slurm_signals_every_rank_and_the_job_goes_on_from_the_queue(toy: Toy, t
             assert codes(jobs) == [0], printed(tmp_path)
         assert "SIGUSR1" in (tmp_path / "out" / "stopped").read_text(encoding="utf-8")
         assert stub.requeued() == ["4711"] * start
-    assert "going on after epoch" in printed(tmp_path)
+    assert "resuming after epoch" in printed(tmp_path)
     assert steps(tmp_path / "out") == list(range(1, len(steps(tmp_path / "out")) + 1))
 
 
@@ -156,7 +156,7 @@ def test_torchrun_restarts_by_itself_when_a_rank_dies(toy: Toy, tmp_path: Path, 
         wait_until(lambda: any(output.glob("training_state.*.pt")), tmp_path)
         os.kill(ranks_that_write(output)[-1], signal.SIGKILL)
         assert codes([launcher]) == [0], printed(tmp_path)
-    assert "going on after epoch 1 step" in printed(tmp_path)
+    assert "resuming after epoch 1 step" in printed(tmp_path)
     assert_equal_runs(one_node, output)
     assert steps(output) == steps(one_node)
     assert len((output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 1

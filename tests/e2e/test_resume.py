@@ -1,4 +1,4 @@
-"""A run that is cut off at any step and started again is the run that was never stopped, bit for bit."""
+"""A run that is killed at any step and resumed equals a run that was never stopped, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SAVING = ("--epochs", "2", "--save_steps", "2", "--num_thread_reader", "1", "--s
 TIMES = ("clips_per_second", "clips_per_second_per_rank", "waiting", "memory_bytes", "seconds")
 
 
-class Killed(Exception):
-    """Ends a run as a kill would: nothing of ours handles it."""
+class Killed(BaseException):
+    """Ends a run as a kill would: no handler of exceptions catches it."""
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_killed_and_resumed(
 def test_killed_while_evaluating(
     whole: Any, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its training is saved: the epoch is evaluated again, and only once is it recorded."""
+    """The training of the epoch is saved. The epoch is evaluated again and recorded once."""
     job, flags, never_stopped, steps = whole
     original = engine.training.selection.evaluate
 
@@ -126,7 +126,7 @@ def test_killed_while_evaluating(
         assert toy.run(job, out, *flags, "--resume", "auto") == 0
         assert_same_run(out, never_stopped)
         log = (out / "log.txt").read_text(encoding="utf-8")
-        assert f"going on after epoch 1 step {steps}" in log
+        assert f"resuming after epoch 1 step {steps}" in log
 
 
 def test_a_broken_newest_state_falls_back(whole: Any, toy: Toy, tmp_path: Path, kill_at: Any) -> None:
@@ -146,7 +146,7 @@ def test_a_broken_newest_state_falls_back(whole: Any, toy: Toy, tmp_path: Path, 
         assert toy.run(job, out, *flags, "--resume", "auto") == 0
         log = (out / "log.txt").read_text(encoding="utf-8")
         assert f"{newest.name}: " in log and "trying the one before" in log
-        assert f"going on from {out / f'training_state.{steps - (steps % 2 or 2)}.pt'}" in log
+        assert f"resuming from {out / f'training_state.{steps - (steps % 2 or 2)}.pt'}" in log
         assert_same_run(out, never_stopped)
 
 
@@ -177,7 +177,7 @@ def test_from_another_folder_and_as_initial_weights(whole: Any, toy: Toy, tmp_pa
     [
         (("--lr", "1e-3", "--seed", "7"), ("--seed 7 (was 42)", "--lr 0.001 (was 0.0001)")),
         (("--epochs", "3"), ("--epochs 3 (was 2)",)),
-        (("--train_annotations", "OTHER"), ("training texts or videos are not those of",)),
+        (("--train_annotations", "OTHER"), ("training texts or videos differ from those of",)),
         (("--resume", "nowhere"), ("--resume nowhere", "no such file")),
     ],
 )
@@ -207,10 +207,10 @@ def test_refused_in_one_line(
     assert metrics(out) == metrics(never_stopped) and records(out) == records(never_stopped)
 
 
-def test_nothing_to_go_on_from_starts_anew_and_says_so(toy: Toy, tmp_path: Path) -> None:
+def test_without_a_state_the_run_starts_from_the_beginning_and_says_so(toy: Toy, tmp_path: Path) -> None:
     flags = ("--dataset", "msrvtt", "--language", "english", "--resume", "auto")
     (tmp_path / "training_state.5.pt.tmp").write_bytes(b"left by a kill")
     assert toy.run("train", tmp_path, *flags) == 0
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert "no training state in" in log and "starts anew" in log
+    assert "no training state in" in log and "starts from the beginning" in log
     assert not list(tmp_path.glob("*.tmp"))

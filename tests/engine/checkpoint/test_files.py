@@ -1,4 +1,4 @@
-"""Checkpoint files: every published form, broken files, files that are never half written."""
+"""Checkpoint files: every published format, broken files, atomic writes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from common.errors import FileError, UserError
 from engine.checkpoint.files import read_state, save_state
 from tests.engine.checkpoint.published import filled, golden_shapes
 
@@ -26,7 +27,7 @@ except ImportError:  # Windows
 State = dict[str, Tensor]
 
 
-# Forms
+# Formats
 
 
 def _plain(state: State, path: Path) -> None:
@@ -62,11 +63,11 @@ def _old_bert(state: State, path: Path) -> None:
 
 
 def _safetensors(state: State, path: Path) -> None:
-    # Under the usual name of a torch file: what it is, its content tells.
+    # Under the usual name of a torch file: the content decides.
     safetensors.torch.save_file({name: t.clone() for name, t in state.items()}, path)
 
 
-FORMS = (
+FORMATS = (
     _plain,
     _before_torch_1_6,
     _wrapped,
@@ -78,8 +79,8 @@ FORMS = (
 )
 
 
-@pytest.mark.parametrize("write", FORMS)
-def test_forms(write: Callable[[State, Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", FORMATS)
+def test_formats(write: Callable[[State, Path], None], tmp_path: Path) -> None:
     names = {name: [2] for name in golden_shapes("chinese", "pt/bird")}
     state = filled(names)
     path = tmp_path / "pytorch_model.bin.0"
@@ -96,7 +97,7 @@ def test_layer_scales_keep_their_name(tmp_path: Path) -> None:
 
 def test_one_name_twice(tmp_path: Path) -> None:
     torch.save({"module.a.weight": torch.ones(2), "a.weight": torch.zeros(2)}, tmp_path / "a.bin")
-    with pytest.raises(ValueError, match=r"a\.bin.*module\.a\.weight"):
+    with pytest.raises(UserError, match=r"a\.bin.*module\.a\.weight"):
         read_state(tmp_path / "a.bin")
 
 
@@ -104,7 +105,7 @@ def test_one_name_twice(tmp_path: Path) -> None:
 
 
 def unreadable(path: Path) -> str:
-    with pytest.raises(ValueError) as info:
+    with pytest.raises(UserError) as info:
         read_state(path)
     message = str(info.value)
     assert message.startswith(f"checkpoint {path}: ") and "\n" not in message
@@ -186,7 +187,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(OSError, match="pytorch_model.bin.0: cannot be written"):
+        with pytest.raises(FileError, match="pytorch_model.bin.0: cannot be written"):
             save_state({"a": torch.ones(200_000)}, tmp_path / "pytorch_model.bin.0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

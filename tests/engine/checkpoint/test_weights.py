@@ -169,8 +169,8 @@ def test_pretraining_from_encoders_alone_starts_the_rest_anew() -> None:
         source = {**before, **encoders}[name.replace("_k.", ".", 1)]
         assert torch.equal(after[name], source), name
     lines = "\n".join(report.lines())
-    assert "momentum copies: not whole in the file; start as copies of the encoders" in lines
-    assert "queues: not whole" in lines and "masked-word head: not whole" in lines
+    assert "momentum copies: incomplete in the file; start as copies of the encoders" in lines
+    assert "queues: incomplete" in lines and "masked-word head: incomplete" in lines
 
 
 def test_a_part_that_is_half_there_is_not_loaded() -> None:
@@ -271,7 +271,7 @@ def test_a_deeper_encoder_does_not_load_in_part(tower: str) -> None:
     first = {n: t for n, t in state.items() if n.startswith(f"{tower}.resblocks.0.")}
     deeper = {name.replace("resblocks.0", "resblocks.9"): tensor for name, tensor in first.items()}
     assert len(first) == 12
-    assert f"12 that this model has no place for ({tower}.resblocks.9" in refused({**state, **deeper})
+    assert f"12 that this model does not have ({tower}.resblocks.9" in refused({**state, **deeper})
 
 
 def test_a_weight_of_another_shape() -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves and says: steps.jsonl, TensorBoard, Weights & Biases (a stand-in), only from rank 0."""
+"""The log of a run: steps.jsonl, TensorBoard, Weights & Biases (a fake), written by rank 0 only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from typing import Any
 
 import pytest
 
+from common.errors import FileError, UserError
 from engine.logs.run_log import RunLog
 from engine.logs.steps_jsonl import read_steps
 from engine.process.errors import StoppedBySignal
+
+resource: Any
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 RECORD = {"step": 5, "epoch": 1, "loss": 0.5, "VTM": 0.25, "lr/text": 1e-3, "clips_per_second": 10.0}
 
@@ -88,7 +95,7 @@ def test_a_step_in_the_file_and_in_tensorboard(output: Path, tmp_path: Path) -> 
     assert "train/step" not in shown
 
 
-def test_other_ranks_are_silent(output: Path, tmp_path: Path, wandb: FakeWandb) -> None:
+def test_other_ranks_write_nothing(output: Path, tmp_path: Path, wandb: FakeWandb) -> None:
     log = RunLog(output, active=False, logdir=str(tmp_path / "tb"), wandb=True, config={})
     log.step_record(RECORD)
     log.truncate_steps(3)
@@ -96,9 +103,11 @@ def test_other_ranks_are_silent(output: Path, tmp_path: Path, wandb: FakeWandb) 
     assert list(output.iterdir()) == [] and not (tmp_path / "tb").exists() and wandb.calls == []
 
 
-def test_resume_cuts_the_file_and_tensorboard_and_counts_seconds_on(output: Path, tmp_path: Path) -> None:
+def test_resume_cuts_the_file_and_tensorboard_and_keeps_counting_seconds(
+    output: Path, tmp_path: Path
+) -> None:
     log = RunLog(output, active=True, logdir=str(tmp_path / "tb"))
-    log.truncate_steps(0)  # where --resume auto found nothing
+    log.truncate_steps(0)  # as where --resume auto finds no state
     for step in (2, 4, 6):
         log.step_record({"step": step, "loss": float(step)})
     log.close()
@@ -128,7 +137,7 @@ def close_while(error: BaseException, log: RunLog) -> None:
             log.close()
 
 
-def test_a_stopped_run_leaves_a_mark_until_it_goes_on(output: Path) -> None:
+def test_a_stopped_run_leaves_a_mark_until_the_next_run(output: Path) -> None:
     mark = output / "stopped"
     close_while(StoppedBySignal("stopped by SIGUSR1", exit_code=0), RunLog(output, active=False))
     close_while(StoppedBySignal("stopped by SIGINT", exit_code=130), RunLog(output, active=True))
@@ -143,7 +152,7 @@ def test_a_stopped_run_leaves_a_mark_until_it_goes_on(output: Path) -> None:
     assert not mark.exists()
 
 
-def test_evaluations_stand_against_epochs(output: Path, tmp_path: Path, wandb: FakeWandb) -> None:
+def test_evaluations_are_logged_by_epoch(output: Path, tmp_path: Path, wandb: FakeWandb) -> None:
     log = RunLog(output, active=True, logdir=str(tmp_path / "tb"), wandb=True)
     log.step_record(RECORD)
     log.scalars({"t2v/R@1": 40.0}, step=1)
@@ -157,7 +166,7 @@ def test_evaluations_stand_against_epochs(output: Path, tmp_path: Path, wandb: F
     assert tensorboard_scalars(tmp_path / "tb")["t2v/R@1"] == [(1, 40.0)]
 
 
-def test_wandb_takes_folder_name_and_settings(output: Path, wandb: FakeWandb) -> None:
+def test_wandb_gets_folder_name_and_settings(output: Path, wandb: FakeWandb) -> None:
     RunLog(output, active=True, wandb=True, config={"seed": 3, "resume": None}).close()
     (call,) = wandb.calls
     assert call["name"] == "实验一" and call["config"] == {"seed": 3, "resume": None}
@@ -166,14 +175,14 @@ def test_wandb_takes_folder_name_and_settings(output: Path, wandb: FakeWandb) ->
     assert wandb.runs[0].exit_code == 0
 
 
-def test_wandb_goes_on_with_its_run_only_when_the_run_does(output: Path, wandb: FakeWandb) -> None:
+def test_wandb_continues_its_run_only_with_resume(output: Path, wandb: FakeWandb) -> None:
     for resume in ("auto", "auto", None):
         RunLog(output, active=True, wandb=True, config={"resume": resume}).close()
     first, resumed, fresh = (call["id"] for call in wandb.calls)
     assert first == resumed != fresh
 
 
-def test_wandb_project_of_the_environment(
+def test_wandb_project_comes_from_the_environment(
     output: Path, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "ours")
@@ -181,25 +190,25 @@ def test_wandb_project_of_the_environment(
     assert wandb.calls[0]["project"] == "ours"
 
 
-def test_wandb_marks_a_run_that_ends_by_an_error(output: Path, wandb: FakeWandb) -> None:
+def test_wandb_marks_a_run_that_ends_with_an_error(output: Path, wandb: FakeWandb) -> None:
     for error in (RuntimeError("broken"), StoppedBySignal("stopped by SIGTERM", exit_code=0)):
         close_while(error, RunLog(output, active=True, wandb=True))
     assert [run.exit_code for run in wandb.runs] == [1, 0]
 
 
-def test_wandb_where_it_is_not_installed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_is_not_installed(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match="--wandb: .*pip install wandb"):
+    with pytest.raises(UserError, match="--wandb: .*pip install wandb"):
         RunLog(output, active=True, wandb=True)
 
 
 def test_wandb_that_cannot_open_a_run_is_one_line(output: Path, wandb: FakeWandb) -> None:
     wandb.error = RuntimeError("no API key\nconfigured")
-    with pytest.raises(ValueError, match=r"--wandb: .*no API key configured.*WANDB_MODE=offline"):
+    with pytest.raises(UserError, match=r"--wandb: .*no API key configured.*WANDB_MODE=offline"):
         RunLog(output, active=True, wandb=True)
 
 
-def test_without_the_flag_wandb_is_not_even_imported(output: Path, wandb: FakeWandb) -> None:
+def test_without_the_flag_wandb_is_not_imported(output: Path, wandb: FakeWandb) -> None:
     log = RunLog(output, active=True, config={"wandb": False})
     log.step_record(RECORD)
     log.close()
@@ -208,5 +217,34 @@ def test_without_the_flag_wandb_is_not_even_imported(output: Path, wandb: FakeWa
 
 def test_a_logdir_that_cannot_be_written(output: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ValueError, match="--logdir .*cannot be written"):
+    with pytest.raises(UserError, match="--logdir .*cannot be written"):
         RunLog(output, active=True, logdir=str(tmp_path / "file" / "tb"))
+
+
+@pytest.mark.skipif(resource is None, reason="no limit on the size of files here")
+@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", "steps.jsonl"])
+def test_a_full_disk_is_one_line_that_names_the_file(output: Path, name: str) -> None:
+    """A limit on the size of files fails as a full disk does."""
+    size = 4 << 20
+    (output / name).write_bytes(b"\n" * size)
+    log = RunLog(output, active=True)
+    write = {
+        "log.txt": lambda: log.info("a line"),
+        "metrics.jsonl": lambda: log.result({"epoch": 1}),
+        "steps.jsonl": lambda: log.step_record(RECORD),
+    }
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(FileError, match=f"{name}: cannot be written") as error:
+            write[name]()
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_file_that_cannot_be_opened(output: Path) -> None:
+    (output / "log.txt").mkdir()
+    with pytest.raises(FileError, match=r"log\.txt: cannot be written"):
+        RunLog(output, active=True)

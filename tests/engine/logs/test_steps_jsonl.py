@@ -1,4 +1,4 @@
-"""steps.jsonl: whole lines only, cut back on resume, and read in the order of steps."""
+"""steps.jsonl: complete lines only, cut back on resume, read in the order of steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from engine.logs.steps_jsonl import StepRecords, read_steps
 
 
@@ -14,7 +15,7 @@ def steps_of(path: Path) -> list[int]:
     return [record["step"] for record in read_steps(path)]
 
 
-def test_appended_and_read_again(tmp_path: Path) -> None:
+def test_appended_records_are_read_again(tmp_path: Path) -> None:
     file = StepRecords(tmp_path / "steps.jsonl")
     records = [{"step": 1, "loss": 2.5, "epoch": 0}, {"step": 2, "loss": 1.25, "epoch": 0}]
     for record in records:
@@ -30,7 +31,7 @@ def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b'{"name": "\xe5\xb1', b'{"step": 3}'])
-def test_a_half_written_line_is_left_out_and_written_over(tmp_path: Path, torn: bytes) -> None:
+def test_a_half_written_line_is_skipped_and_overwritten(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn)
     assert steps_of(path) == [1, 2]
@@ -66,8 +67,8 @@ def test_another_run_in_the_same_folder_replaces_the_first(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("line", ["[]", '{"loss": 1}', '{"step": "one"}', '{"step": true}', "rubbish", ""])
-def test_what_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_text('{"step": 1}\n' + line + '\n{"step": 2}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"steps\.jsonl line 2"):
+    with pytest.raises(UserError, match=r"steps\.jsonl line 2"):
         read_steps(path)

@@ -1,4 +1,4 @@
-"""What a run may go on with, its random streams, its optimiser, its result lines; and words on faults."""
+"""Resuming: settings, data, random generators, optimiser, results; and the messages on faults of torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from common.errors import UserError
 from dataloaders.examples import ExamplesBuilder
 from engine.checkpoint.random_state import random_state, restore_random_state
-from engine.checkpoint.resume import FREE, NOT_EXACT, compare_settings, describe_data
+from engine.checkpoint.resume import MAY_DIFFER, NOT_EXACT, compare_settings, describe_data
 from engine.config import Config
 from engine.config_checks import parse_and_check
 from engine.logs.metrics_jsonl import drop_results_after
@@ -35,35 +36,35 @@ def test_settings_that_may_differ_and_those_that_may_not() -> None:
     assert compare_settings(config("--num_thread_reader", "4", "--keep", "9"), saved, path=path) == []
     (remark,) = compare_settings(config("--grad_checkpointing"), saved, path=path)
     assert "--grad_checkpointing True (was False)" in remark
-    with pytest.raises(ValueError, match=r"training_state\.7\.pt: --max_frames 6 \(was 12\), --lr 1.0 \(was"):
+    with pytest.raises(UserError, match=r"training_state\.7\.pt: --max_frames 6 \(was 12\), --lr 1.0 \(was"):
         compare_settings(config("--lr", "1", "--max_frames", "6", "--keep", "9"), saved, path=path)
     del saved["lr"]  # saved by a version that had no such flag
     assert compare_settings(config("--lr", "1"), saved, path=path) == []
 
 
-def test_every_name_of_a_free_setting_is_a_flag() -> None:
-    assert {*FREE, *NOT_EXACT} <= {item.name for item in dataclasses.fields(Config)}
+def test_every_setting_that_may_differ_is_a_flag() -> None:
+    assert {*MAY_DIFFER, *NOT_EXACT} <= {item.name for item in dataclasses.fields(Config)}
 
 
-def test_training_data_are_known_by_their_content() -> None:
-    def made(*captions: tuple[str, str], duration: float = 3.0) -> str:
+def test_training_data_are_compared_by_their_content() -> None:
+    def digest(*captions: tuple[str, str], duration: float = 3.0) -> str:
         builder = ExamplesBuilder()
         for video_id, caption in captions:
             builder.add(video_id, caption, duration=duration)
         return str(describe_data(builder.build())["sha256"])
 
-    one = made(("v1", "a cat"), ("v2", "a dog"))
-    assert one == made(("v1", "a cat"), ("v2", "a dog"))
+    first = digest(("v1", "a cat"), ("v2", "a dog"))
+    assert first == digest(("v1", "a cat"), ("v2", "a dog"))
     others = [
-        made(("v1", "a dog"), ("v2", "a cat")),
-        made(("v1", "a ca"), ("v2", "ta dog")),
-        made(("v1", "a cat"), ("v1", "a dog")),
-        made(("v1", "a cat"), ("v2", "a dog"), duration=4.0),
+        digest(("v1", "a dog"), ("v2", "a cat")),
+        digest(("v1", "a ca"), ("v2", "ta dog")),
+        digest(("v1", "a cat"), ("v1", "a dog")),
+        digest(("v1", "a cat"), ("v2", "a dog"), duration=4.0),
     ]
-    assert len({one, *others}) == 5
+    assert len({first, *others}) == 5
 
 
-def test_random_streams_go_on(tmp_path: Path) -> None:
+def test_random_generators_are_restored(tmp_path: Path) -> None:
     def draw() -> list[float]:
         return [*torch.rand(2).tolist(), *np.random.rand(2), *np.random.randn(1), random.random()]
 
@@ -75,7 +76,7 @@ def test_random_streams_go_on(tmp_path: Path) -> None:
     assert draw() == drawn
 
 
-def test_the_optimiser_goes_on_by_name() -> None:
+def test_the_optimiser_is_restored_by_name() -> None:
     def built() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
@@ -99,7 +100,7 @@ def test_the_optimiser_goes_on_by_name() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_result_lines_of_epochs_that_are_done_again_go(tmp_path: Path) -> None:
+def test_results_of_epochs_that_are_repeated_are_deleted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [{"epoch": None, "n": 0}, {"epoch": 0}, {"epoch": 1}, {"epoch": 1, "selected_on": "test"}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -112,7 +113,7 @@ def test_result_lines_of_epochs_that_are_done_again_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "explanation"),
     [
         (RuntimeError("[..] Connection closed by peer [127.0.0.1]:1"), LOST_RANK),
         (dist.DistBackendError("NCCL error"), LOST_RANK),
@@ -122,16 +123,16 @@ def test_result_lines_of_epochs_that_are_done_again_go(tmp_path: Path) -> None:
         (RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly"), "1, 2 exited unexpectedly"),
     ],
 )
-def test_faults_from_outside_are_one_line(error: RuntimeError, said: str) -> None:
+def test_faults_of_the_environment_are_one_line(error: RuntimeError, explanation: str) -> None:
     line = explain(error)
-    assert line is not None and said in line and "\n" not in line
+    assert line is not None and explanation in line and "\n" not in line
 
 
-def test_our_own_errors_are_left_alone() -> None:
+def test_other_errors_are_not_explained() -> None:
     assert explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
-def test_a_loader_process_that_ends_while_it_sends_is_named(error: Exception) -> None:
+def test_a_loader_process_that_ends_while_it_sends_is_explained(error: Exception) -> None:
     line = explain(error)
     assert line is not None and line.startswith("stopped: loader process") and "\n" not in line
