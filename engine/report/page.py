@@ -47,15 +47,14 @@ SELECTED_ON = {  # --select_on
 LANGUAGES = {"english": "en", "chinese": "zh-CN"}
 MAX_CHARACTERS = 400  # of a caption
 MAX_MISSING = 10  # ids in the banner
-# What the page shows elsewhere than in the table of settings.
+# Entries of a report that have a place of their own on the page; the others are listed as settings.
 _NO_SETTINGS = {
     *("dataset", "split", "language", "checkpoint", "checkpoint_sha256", "epoch", "videos", "captions"),
     *("videos_of_benchmark", "comparable", "protocol", "settings", "intervals", "post_processing", "format"),
     *("missing", "equal_captions", "selected_on", "selected_epoch", "findings", "RSum"),
 }
-_CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
-)  # all but tabs and line feeds; half characters
+# Control characters except tab and line feed, and lone surrogates.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def _page_template() -> Any:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_without_control_characters,
+        finalize=_safe_text,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -127,11 +126,11 @@ def _page_template() -> Any:
     return environment.get_template("page.html")
 
 
-def _without_control_characters(value: Any) -> Any:
-    """Browsers may drop or obey control characters; half characters cannot be written as UTF-8."""
+def _safe_text(value: Any) -> Any:
+    """Browsers may drop or obey control characters; lone surrogates cannot be written as UTF-8."""
     if isinstance(value, Markup):
         return value
-    return _CONTROL.sub("\ufffd", str(value))
+    return _UNSAFE.sub("\ufffd", str(value))
 
 
 def _model(report: Report) -> str:

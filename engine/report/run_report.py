@@ -1,4 +1,4 @@
-"""OUTPUT_DIR/report of a run: written when the result is safe, so that a full disk costs the page alone."""
+"""OUTPUT_DIR/report of a run, written after the result, so that a full disk costs only the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def report_evaluation(config: Config, evaluation: Evaluation, world: World, log:
     """Write the report that `--report` asks for; rank 0 does it."""
     if not (config.report and world.is_main):
         return
-    # Drawing takes a second to import, which a run without a report need not wait for.
+    # Imported here, because matplotlib takes a second and many runs need no report.
     from engine.report.report import write_report
 
     data = evaluation.data

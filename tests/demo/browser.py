@@ -28,7 +28,7 @@ PATIENCE = 20.0  # seconds that the page may take for anything
 
 
 def why_not() -> str | None:
-    """Why there is no browser to test with; None where there is one."""
+    """Why there is no browser to test with; None if there is one."""
     if not find_browser():
         return "no Chromium here: apt-get install chromium chromium-driver"
     if not shutil.which("chromedriver"):
@@ -95,18 +95,18 @@ class Browser:
         return self.driver.find_elements("css selector", selector)
 
     def wait(self, selector: str) -> Any:
-        """The first element, once there is one."""
+        """Wait for an element and return the first."""
         return wait_for(lambda: next(iter(self.all(selector)), None), what=selector)
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
     def text(self, selector: str) -> str:
-        """What is read there, once it is."""
+        """Wait for text in the elements and return it."""
         return str(wait_for(lambda: self.run(_TEXT, selector), what=selector))
 
     def search(self, words: str) -> None:
-        """Type and press Enter; ends when the heading of the answer, or an error, is there."""
+        """Type, press Enter and wait for the heading of the results or an error."""
         self.type(words)
         self.press("ENTER")
         wait_for(
@@ -120,7 +120,7 @@ class Browser:
         box.send_keys(words)
 
     def press(self, key: str) -> None:
-        """A key on whatever has the focus."""
+        """Press a key on the element that has the focus."""
         from selenium.webdriver.common.keys import Keys
 
         self.driver.switch_to.active_element.send_keys(getattr(Keys, key, key))
@@ -135,7 +135,7 @@ class Browser:
         return self.wait(selector)
 
     def hosts(self) -> set[str]:
-        """Every host that was asked for anything since the last call."""
+        """All hosts that got a request since the last call."""
         found = set()
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
@@ -160,7 +160,7 @@ _TEXT = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerTex
 
 
 def wait_for(condition: Callable[[], Any], *, what: str = "the condition", seconds: float = PATIENCE) -> Any:
-    """What `condition` gives, once that is true. Elements that vanish meanwhile are looked for again."""
+    """Wait until `condition()` is true and return it. Tries again if an element vanishes meanwhile."""
     end = time.monotonic() + seconds
     while True:
         try:

@@ -20,7 +20,7 @@ from tests.search.conftest import COLOURS, _one_thread, checkpoint, coloured, re
 __all__ = ["_one_thread", "checkpoint", "retriever"]
 
 ODD_ID = "more/grey 100% #1? grüße 灰色.mp4"
-FREE = Rate(1e9, 1_000_000)  # tests of other things are not to meet the rates
+FREE = Rate(1e9, 1_000_000)  # so high that only the tests of rates meet a limit
 LIMITS = Limits(search_rate=FREE, other_rate=FREE)
 
 MakeClient = Callable[..., TestClient]
@@ -28,7 +28,7 @@ MakeClient = Callable[..., TestClient]
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """An index, open, with the folder of its videos."""
+    """An open index and the folder of its videos."""
 
     index: VideoIndex
     videos: Path
@@ -37,14 +37,14 @@ class Served:
 
 @pytest.fixture(scope="session")
 def served(retriever: Retriever, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """For tests that change no file."""
+    """An index for tests that change no file."""
     with serve(retriever, tmp_path_factory.mktemp("served")) as made:
         yield made
 
 
 @pytest.fixture
-def own(retriever: Retriever, tmp_path: Path) -> Iterator[Served]:
-    """For a test that changes files."""
+def scratch(retriever: Retriever, tmp_path: Path) -> Iterator[Served]:
+    """An index for one test, which may change its files."""
     with serve(retriever, tmp_path) as made:
         yield made
 
@@ -71,12 +71,12 @@ class serve:
 
 @pytest.fixture(scope="session")
 def client(served: Served, retriever: Retriever) -> Iterator[TestClient]:
-    """A client of the API, without limits of rates."""
+    """A client of the API without rate limits."""
     with client_of(served, retriever, LIMITS) as made:
         yield made
 
 
 def client_of(served: Served, retriever: Retriever, limits: Limits) -> TestClient:
-    """A client of an app over `served`; a context."""
+    """A client of an app over `served`, to be used in a `with` statement."""
     app = create_app(served.index, retriever, limits)
     return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)

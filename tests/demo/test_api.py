@@ -1,4 +1,4 @@
-"""The routes of the API: answers, and what wrong requests are told."""
+"""The routes of the API: their answers, and the errors for wrong requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.search.conftest import write_model
 
 
 def error_of(response: object, status: int) -> str:
-    """The line of an error answer."""
+    """The message of an error response."""
     assert response.status_code == status, response.text[:200]  # type: ignore[attr-defined]
     answer = response.json()  # type: ignore[attr-defined]
     assert list(answer) == ["error"] and "\n" not in answer["error"]
@@ -57,11 +57,11 @@ def test_ids_with_slashes_and_any_letters(client: TestClient, served: Served) ->
         assert len(client.get(f"/similar/{path}?top=2").json()["hits"]) == 2
 
 
-def test_what_is_known_of_a_video(client: TestClient, served: Served) -> None:
+def test_the_record_of_a_video(client: TestClient, served: Served) -> None:
     answer = client.get("/videos/red.mp4")
-    known = answer.json()
-    assert known["bytes"] == (served.videos / "red.mp4").stat().st_size and len(known["times"]) == 4
-    assert known["missing"] is False and known["video_url"] == "/video/red.mp4"
+    video = answer.json()
+    assert video["bytes"] == (served.videos / "red.mp4").stat().st_size and len(video["times"]) == 4
+    assert video["missing"] is False and video["video_url"] == "/video/red.mp4"
     assert str(served.folder) not in answer.text
 
 
@@ -120,7 +120,7 @@ def test_control_characters_are_dropped(client: TestClient) -> None:
         ("q=a&top_frames=0", "top_frames '0': give a whole number from 1 to 1,000"),
     ],
 )
-def test_wrong_values_are_told_in_one_line(query: str, message: str, client: TestClient) -> None:
+def test_wrong_values_get_one_line(query: str, message: str, client: TestClient) -> None:
     assert message in error_of(client.get(f"/search?{query}"), 400)
 
 
@@ -160,7 +160,7 @@ def test_no_id_reaches_other_files(route: str, video_id: str, client: TestClient
         ("OPTIONS", "/thumbnail/red.mp4", "GET"),
     ],
 )
-def test_other_methods_are_told_which_there_are(
+def test_other_methods_get_the_list_of_allowed_ones(
     method: str, path: str, allowed: str, client: TestClient
 ) -> None:
     response = client.request(method, path)
@@ -198,21 +198,21 @@ def test_an_index_of_another_model_is_refused_at_the_start(
         create_app(served.index, other)
 
 
-def test_what_others_index_meanwhile_is_found(own: Served, retriever: Retriever) -> None:
-    with client_of(own, retriever, LIMITS) as client:
+def test_videos_that_another_process_indexes_are_found(scratch: Served, retriever: Retriever) -> None:
+    with client_of(scratch, retriever, LIMITS) as client:
         assert client.get("/health").json()["videos"] == 4
-        (own.videos / "again.mp4").write_bytes((own.videos / "red.mp4").read_bytes())
-        index_videos(retriever, own.folder / "index", video_dir=own.videos, workers=1)
+        (scratch.videos / "again.mp4").write_bytes((scratch.videos / "red.mp4").read_bytes())
+        index_videos(retriever, scratch.folder / "index", video_dir=scratch.videos, workers=1)
         hits = client.get("/similar/again.mp4?top=1").json()["hits"]
         assert hits[0]["video_id"] == "red.mp4" and hits[0]["video_score"] > 0.999
         assert client.get("/health").json()["videos"] == 5
 
 
 def test_an_index_that_is_deleted_is_503_and_no_video_of_it_is_served(
-    own: Served, retriever: Retriever, caplog: pytest.LogCaptureFixture
+    scratch: Served, retriever: Retriever, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with client_of(own, retriever, LIMITS) as client:
-        (own.folder / "index").rename(own.folder / "trash")
+    with client_of(scratch, retriever, LIMITS) as client:
+        (scratch.folder / "index").rename(scratch.folder / "trash")
         for path in ("/health", "/search?q=a", "/similar/red.mp4", "/videos/red.mp4", "/video/red.mp4"):
             assert "cannot be reached" in error_of(client.get(path), 503), path
         assert "open the index again" in caplog.text
@@ -233,7 +233,7 @@ def test_errors_of_the_program_are_one_line_without_a_traceback(
 
 
 class ResponseHandlingException(Exception):
-    """As the client of Qdrant raises it."""
+    """Like the exception of Qdrant's client."""
 
     __module__ = "qdrant_client.http.exceptions"
 
@@ -241,13 +241,13 @@ class ResponseHandlingException(Exception):
 @pytest.mark.parametrize(
     "error", [ResponseHandlingException("refused"), VideoIndexError("/secret: gone"), OSError("/secret")]
 )
-def test_an_engine_that_is_away_is_503(
+def test_an_unreachable_engine_is_503(
     error: Exception, served: Served, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: object, **__: object) -> None:
+    def unreachable(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(type(served.index.engine), "candidates", away)
+    monkeypatch.setattr(type(served.index.engine), "candidates", unreachable)
     with client_of(served, retriever, LIMITS) as client:
         for path in ("/search?q=a", "/similar/red.mp4"):
             response = client.get(path)
@@ -255,11 +255,11 @@ def test_an_engine_that_is_away_is_503(
             assert response.headers["retry-after"] == "10" and "secret" not in response.text
 
 
-def test_a_qdrant_server_that_is_away_is_503(served: Served, retriever: Retriever) -> None:
+def test_an_unreachable_qdrant_server_is_503(served: Served, retriever: Retriever) -> None:
     pytest.importorskip("qdrant_client", reason="needs requirements-search.txt")
     with VideoIndex(served.index.folder, engine="qdrant", url="http://127.0.0.1:1") as index:
-        away = Served(index, served.videos, served.folder)
-        with client_of(away, retriever, LIMITS) as client:
+        unreachable = Served(index, served.videos, served.folder)
+        with client_of(unreachable, retriever, LIMITS) as client:
             assert "cannot be reached" in error_of(client.get("/search?q=a"), 503)
             health = client.get("/health").json()
             assert health["engine"] == "qdrant" and health["videos"] == 4

@@ -1,4 +1,4 @@
-"""Searches by uploaded pictures and clips, and uploads that are none."""
+"""Searches by uploaded pictures and clips, and uploads that are neither."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def archive() -> bytes:
 
 @pytest.fixture(scope="module")
 def uploads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where temporary files of this process go meanwhile."""
+    """The folder for temporary files of this process during these tests."""
     folder = tmp_path_factory.mktemp("tmp")
     before = tempfile.tempdir
     tempfile.tempdir = str(folder)
@@ -167,7 +167,7 @@ def hang(task: object) -> object:
 
 
 def die(task: object) -> object:
-    """A clip that brings the decoder down."""
+    """A clip that kills the decoder."""
     os._exit(3)
 
 

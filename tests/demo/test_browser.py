@@ -45,7 +45,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def uploads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Gradio's folder for uploads, gone when the tests are done."""
+    """Gradio's folder for uploads, deleted after the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         yield
@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, uploads: None) -> Iterator[Si
 
 @pytest.fixture
 def page(browser: Browser, site: Site) -> Iterator[Browser]:
-    """The page, fresh; afterwards: no errors of scripts, and no host was asked but ours."""
+    """A fresh page. After the test: no script failed, and no other host got a request."""
     browser.hosts(), browser.complaints()
     browser.open(site.address)
     yield browser

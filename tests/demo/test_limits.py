@@ -48,7 +48,7 @@ class Client:
         *,
         address: str = "1.2.3.4",
     ) -> Client:
-        """`body(n)` is the nth piece; None: nothing comes any more, without an end."""
+        """`body(n)` is the nth piece; None: the client stops sending without ending the body."""
         scope = {
             "type": "http",
             "method": self._method,

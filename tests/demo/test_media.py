@@ -19,9 +19,9 @@ URL = "/video/red.mp4"
 
 
 @pytest.fixture
-def mine(own: Served, retriever: Retriever) -> Iterator[TestClient]:
+def scratch_client(scratch: Served, retriever: Retriever) -> Iterator[TestClient]:
     """A client of an index whose files may be changed."""
-    with client_of(own, retriever, LIMITS) as made:
+    with client_of(scratch, retriever, LIMITS) as made:
         yield made
 
 
@@ -39,7 +39,7 @@ def test_a_whole_file(client: TestClient, served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "stop"),
+    ("requested", "start", "stop"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=0-99", 0, 100),
@@ -50,10 +50,10 @@ def test_a_whole_file(client: TestClient, served: Served) -> None:
         ("Bytes= 7-9 ", 7, 10),
     ],
 )
-def test_a_range(asked: str, start: int, stop: int | None, client: TestClient, served: Served) -> None:
+def test_a_range(requested: str, start: int, stop: int | None, client: TestClient, served: Served) -> None:
     data = (served.videos / "red.mp4").read_bytes()
     piece = data[start:stop]
-    answer = client.get(URL, headers={"Range": asked})
+    answer = client.get(URL, headers={"Range": requested})
     assert answer.status_code == 206 and answer.content == piece
     first = start % len(data) if start < 0 else start
     assert answer.headers["content-range"] == f"bytes {first}-{first + len(piece) - 1}/{len(data)}"
@@ -61,97 +61,101 @@ def test_a_range(asked: str, start: int, stop: int | None, client: TestClient, s
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     [
         *("bytes=5-3", "bytes=0-1,5-6", "bytes=-", "bytes=a-b", "bytes=", "items=0-1", "0-1"),
         *("bytes=--1", "bytes=1-2-3", "bytes=" + "9" * 400 + "-", "bytes=\xb2-\xb3"),
     ],
 )
-def test_what_is_no_single_range_gets_the_whole_file(asked: str, client: TestClient) -> None:
-    answer = client.get(URL, headers={"Range": asked.encode("latin-1")})
+def test_what_is_no_single_range_gets_the_whole_file(requested: str, client: TestClient) -> None:
+    answer = client.get(URL, headers={"Range": requested.encode("latin-1")})
     assert answer.status_code == 200 and "content-range" not in answer.headers
 
 
-@pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=99999999-100000000", "bytes=-0"])
-def test_a_range_behind_the_end(asked: str, client: TestClient, served: Served) -> None:
+@pytest.mark.parametrize("requested", ["bytes=99999999-", "bytes=99999999-100000000", "bytes=-0"])
+def test_a_range_behind_the_end(requested: str, client: TestClient, served: Served) -> None:
     size = (served.videos / "red.mp4").stat().st_size
-    answer = client.get(URL, headers={"Range": asked})
+    answer = client.get(URL, headers={"Range": requested})
     assert error_of(answer, 416) == f"the file has {size} bytes"
     assert answer.headers["content-range"] == f"bytes */{size}"
 
 
 def test_conditions(client: TestClient) -> None:
-    told = client.head(URL).headers
-    same = {"Range": "bytes=0-9", "If-Range": told["etag"]}
-    assert client.get(URL, headers=same).status_code == 206
-    assert client.get(URL, headers={**same, "If-Range": told["last-modified"]}).status_code == 206
-    assert client.get(URL, headers={**same, "If-Range": '"another"'}).status_code == 200
-    assert client.get(URL, headers={**same, "If-Range": "W/" + told["etag"]}).status_code == 200
-    unchanged = client.get(URL, headers={"If-None-Match": f'"x", W/{told["etag"]}'})
+    headers = client.head(URL).headers
+    matching = {"Range": "bytes=0-9", "If-Range": headers["etag"]}
+    assert client.get(URL, headers=matching).status_code == 206
+    assert client.get(URL, headers={**matching, "If-Range": headers["last-modified"]}).status_code == 206
+    assert client.get(URL, headers={**matching, "If-Range": '"another"'}).status_code == 200
+    assert client.get(URL, headers={**matching, "If-Range": "W/" + headers["etag"]}).status_code == 200
+    unchanged = client.get(URL, headers={"If-None-Match": f'"x", W/{headers["etag"]}'})
     assert (
         unchanged.status_code == 304
         and unchanged.content == b""
-        and unchanged.headers["etag"] == told["etag"]
+        and unchanged.headers["etag"] == headers["etag"]
     )
 
 
-def test_a_deleted_video(mine: TestClient, own: Served) -> None:
-    (own.videos / "red.mp4").unlink()
-    assert "was deleted after indexing" in error_of(mine.get(URL), 404)
-    assert error_of(mine.get(URL, headers={"Range": "bytes=0-1"}), 404)
-    known = mine.get("/videos/red.mp4").json()
-    assert known["missing"] is True and known["video_url"] is None
-    hits = {hit["video_id"]: hit for hit in mine.get("/search?q=red").json()["hits"]}
+def test_a_deleted_video(scratch_client: TestClient, scratch: Served) -> None:
+    (scratch.videos / "red.mp4").unlink()
+    assert "was deleted after indexing" in error_of(scratch_client.get(URL), 404)
+    assert error_of(scratch_client.get(URL, headers={"Range": "bytes=0-1"}), 404)
+    video = scratch_client.get("/videos/red.mp4").json()
+    assert video["missing"] is True and video["video_url"] is None
+    hits = {hit["video_id"]: hit for hit in scratch_client.get("/search?q=red").json()["hits"]}
     assert hits["red.mp4"]["missing"] is True and hits["red.mp4"]["video_url"] is None
-    assert mine.get(hits["red.mp4"]["thumbnail_url"]).status_code == 200
+    assert scratch_client.get(hits["red.mp4"]["thumbnail_url"]).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
-def test_only_regular_files(kind: str, mine: TestClient, own: Served) -> None:
-    path = own.videos / "red.mp4"
+def test_only_regular_files(kind: str, scratch_client: TestClient, scratch: Served) -> None:
+    path = scratch.videos / "red.mp4"
     path.unlink()
     {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to(path)}[kind]()
-    assert "was deleted after indexing" in error_of(mine.get(URL), 404)
+    assert "was deleted after indexing" in error_of(scratch_client.get(URL), 404)
 
 
-def test_a_link_turned_to_another_file_is_refused(mine: TestClient, own: Served) -> None:
-    secret = own.folder / "secret.txt"
+def test_a_link_turned_to_another_file_is_refused(scratch_client: TestClient, scratch: Served) -> None:
+    secret = scratch.folder / "secret.txt"
     secret.write_text("password", encoding="utf-8")
-    path = own.videos / "red.mp4"
+    path = scratch.videos / "red.mp4"
     before = path.stat()
     path.unlink()
     path.symlink_to(secret)
-    assert "a link now to a file outside" in error_of(mine.get(URL), 404)
+    assert "a link now to a file outside" in error_of(scratch_client.get(URL), 404)
     secret.write_bytes(b"x" * before.st_size)  # even of the size and time of what was indexed
     os.utime(secret, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert "a link now to a file outside" in error_of(mine.get(URL), 404)
+    assert "a link now to a file outside" in error_of(scratch_client.get(URL), 404)
 
 
-def test_links_within_the_folder_and_to_what_was_indexed_are_served(mine: TestClient, own: Served) -> None:
-    path = own.videos / "red.mp4"
+def test_links_within_the_folder_and_to_what_was_indexed_are_served(
+    scratch_client: TestClient, scratch: Served
+) -> None:
+    path = scratch.videos / "red.mp4"
     data = path.read_bytes()
-    elsewhere = own.folder / "disk"
+    elsewhere = scratch.folder / "disk"
     elsewhere.mkdir()
     shutil.move(path, elsewhere / "red.mp4")
     path.symlink_to(elsewhere / "red.mp4")
     for _ in range(2):
-        assert mine.get(URL).content == data
+        assert scratch_client.get(URL).content == data
     path.unlink()
     path.symlink_to("blue.mp4")
-    assert mine.get(URL).content == (own.videos / "blue.mp4").read_bytes()
+    assert scratch_client.get(URL).content == (scratch.videos / "blue.mp4").read_bytes()
 
 
-def test_a_folder_turned_to_another_is_refused(mine: TestClient, own: Served, tmp_path: Path) -> None:
-    url = mine.get("/search?q=a").json()["hits"]
+def test_a_folder_turned_to_another_is_refused(
+    scratch_client: TestClient, scratch: Served, tmp_path: Path
+) -> None:
+    url = scratch_client.get("/search?q=a").json()["hits"]
     (url,) = [hit["video_url"] for hit in url if hit["video_id"].startswith("more/")]
-    outside = own.folder / "outside"
+    outside = scratch.folder / "outside"
     outside.mkdir()
-    for path in (own.videos / "more").iterdir():
+    for path in (scratch.videos / "more").iterdir():
         (outside / path.name).write_text("another file", encoding="utf-8")
         path.unlink()
-    (own.videos / "more").rmdir()
-    (own.videos / "more").symlink_to(outside)
-    assert "a link now" in error_of(mine.get(url), 404)
+    (scratch.videos / "more").rmdir()
+    (scratch.videos / "more").symlink_to(outside)
+    assert "a link now" in error_of(scratch_client.get(url), 404)
 
 
 def test_no_descriptor_stays_open(client: TestClient) -> None:
@@ -178,13 +182,13 @@ def test_thumbnails(client: TestClient) -> None:
 
 
 def test_an_index_without_files_and_thumbnails_says_so(
-    own: Served, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+    scratch: Served, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catalog = own.index.catalog
+    catalog = scratch.index.catalog
     with catalog.transaction():
         catalog._db.execute("UPDATE videos SET path = NULL")
         catalog._db.execute("DELETE FROM thumbnails")
-    with client_of(own, retriever, LIMITS) as client:
+    with client_of(scratch, retriever, LIMITS) as client:
         assert "stored frames of this video, and no file" in error_of(client.get(URL), 404)
         assert "no thumbnail" in error_of(client.get("/thumbnail/red.mp4"), 404)
         hit = client.get("/search?q=a").json()["hits"][0]
@@ -196,9 +200,9 @@ def test_content_types() -> None:
     assert content_type("mp4") == "video/mp4" and content_type("x.html") == "application/octet-stream"
 
 
-def test_an_empty_file(mine: TestClient, own: Served) -> None:
-    (own.videos / "red.mp4").write_bytes(b"")
-    whole = mine.get(URL)
+def test_an_empty_file(scratch_client: TestClient, scratch: Served) -> None:
+    (scratch.videos / "red.mp4").write_bytes(b"")
+    whole = scratch_client.get(URL)
     assert whole.status_code == 200 and whole.content == b"" and whole.headers["content-length"] == "0"
-    for asked in ("bytes=0-", "bytes=-1", "bytes=0-0"):
-        assert error_of(mine.get(URL, headers={"Range": asked}), 416) == "the file has 0 bytes"
+    for requested in ("bytes=0-", "bytes=-1", "bytes=0-0"):
+        assert error_of(scratch_client.get(URL, headers={"Range": requested}), 416) == "the file has 0 bytes"

@@ -1,4 +1,4 @@
-"""The functions behind the page's events, called as anybody can: wrong arguments give one line."""
+"""The functions behind the page's events: anybody can call them, wrong arguments give one line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def names(html: str) -> list[str]:
 
 
 def error(html: str) -> str:
-    """The message, where nothing else is shown."""
+    """The message, if the HTML is nothing but an error."""
     found = re.fullmatch(r'<p class="error" role="alert">([^<]*)</p>', html)
     assert found, html
     return found.group(1)

@@ -39,7 +39,7 @@ class Client:
             return answer.read().decode()
 
     def search(self, *data: Any) -> dict[str, Any]:
-        """What the event of the search button ends with."""
+        """The result of a search event."""
         config = json.loads(self.fetch("/config"))
         (number,) = (d["id"] for d in config["dependencies"] if [t[1] for t in d["targets"]] == ["upload"])
         session = secrets.token_hex(5)
@@ -92,28 +92,28 @@ def test_no_file_of_the_machine_is_read(client: Client, uploads: Path, tmp_path:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_no_address_is_fetched(client: Client, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
-    asked: list[Any] = []
+    hosts: list[Any] = []
     look_up = socket.getaddrinfo
 
     def noted(host: Any, *arguments: Any, **more: Any) -> Any:
-        asked.append(host)
+        hosts.append(host)
         return look_up(host, *arguments, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", noted)
     data: list[Any] = ["a dog", "", None]
     data[place] = file_data("http://elsewhere.invalid/a.png", url="http://elsewhere.invalid/a.png")
     assert not client.search(*data, *SETTINGS)["success"]
-    assert "elsewhere.invalid" not in asked
+    assert "elsewhere.invalid" not in hosts
 
 
 @pytest.mark.parametrize(
     "data",
     [(), ("a dog",), ("a dog", "", None, 10**6, 1.0, 2), ("a dog", "", "text", *SETTINGS), (None,) * 9],
 )
-def test_wrong_events_end_without_telling_of_the_program(client: Client, data: tuple[Any, ...]) -> None:
+def test_wrong_events_end_without_details_of_the_program(client: Client, data: tuple[Any, ...]) -> None:
     done = client.search(*data)
-    told = json.dumps(done["output"])
-    assert not done["success"] and "Traceback" not in told and "site-packages" not in told
+    output = json.dumps(done["output"])
+    assert not done["success"] and "Traceback" not in output and "site-packages" not in output
 
 
 def test_no_function_can_be_called_by_name(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""The toy demo from nothing: whole or not there, shared by starts, and honest about its steps."""
+"""Making the toy demo: complete or absent, reused by later starts, with a line for each step."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import FileError, UserError
 from common.locks import FileLock
 from demo import toy_index
-from demo.toy_index import LANGUAGES, READY_FILE, Scale, prepare
+from demo.toy_index import LANGUAGES, LOCK_FILE, READY_FILE, Scale, prepare
 from search import Retriever, VideoIndex
-from search.index_format import LOCK_FILE
 
 SMALL = Scale(size="tiny", epochs=1, batch=4)
 
@@ -44,7 +44,7 @@ def test_a_toy_demo_is_made_from_nothing_and_found_again(
 
 
 class Steps:
-    """The preparation without its programs: it notes them, and stops in one of them."""
+    """The preparation without its programs: records their names and stops in one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[str] = []
@@ -65,10 +65,6 @@ class Steps:
         )
 
 
-def _ready_bert(self: toy_index._Preparation) -> None:
-    (self.data / "toy-bert-ready").mkdir()
-
-
 _PRODUCT = {
     "tools/make_toy_dataset.py": "--out",
     "tools/frame2lmdb.py": "--lmdb_path",
@@ -78,7 +74,7 @@ _PRODUCT = {
 
 
 def _fill(name: str, product: Path) -> None:
-    """What the later steps read of a step's product."""
+    """Write the files that later steps read."""
     if name.endswith("make_toy_dataset.py"):
         videos = product / "vatex" / "videos"
         videos.mkdir(parents=True)
@@ -94,7 +90,7 @@ def _fill(name: str, product: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", ["make_toy_dataset", "frame2lmdb", "main_task_retrieval", "search"])
-def test_what_was_cut_off_is_done_anew_and_the_rest_is_kept(
+def test_an_interrupted_step_is_done_again_and_the_rest_is_kept(
     cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(monkeypatch)
@@ -139,11 +135,17 @@ def test_two_do_not_prepare_one_folder(tmp_path: Path, monkeypatch: pytest.Monke
     Steps(monkeypatch)
     with (
         FileLock(tmp_path / LOCK_FILE),
-        pytest.raises(ValueError, match="another process prepares this folder"),
+        pytest.raises(UserError, match="another process prepares this folder"),
     ):
         prepare(tmp_path, say=lambda _: None)
 
 
 def test_a_step_that_fails_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"make_toy_dataset\.py ended with 2: .*invalid choice: 'huge'"):
+    with pytest.raises(UserError, match=r"make_toy_dataset\.py ended with 2: .*invalid choice: 'huge'"):
         prepare(tmp_path, scale=Scale(size="huge"), say=lambda _: None)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="file/demo: the toy demo cannot be made there"):
+        prepare(tmp_path / "file" / "demo", say=lambda _: None)

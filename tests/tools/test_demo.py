@@ -1,4 +1,4 @@
-"""tools/demo.py: its flags, messages, exit codes, and a start and end of the whole program."""
+"""tools/demo.py: its flags, messages and exit codes; the running program."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def started(*flags: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """The program, ready, and the lines that it wrote until then."""
+    """The running program, and the lines that it wrote until it was ready."""
     command = [fast_python(), str(ROOT / "tools" / "demo.py"), *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     try:
@@ -84,7 +84,7 @@ def test_it_answers_until_a_signal_comes(index: Path, number: signal.Signals) ->
         (["{index}", "--host", "192.0.2.1"], "cannot listen there on 192.0.2.1"),
     ],
 )
-def test_wrong_usage_is_told_in_one_line(
+def test_wrong_usage_gets_one_line(
     flags: list[str], message: str, index: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [flag.format(index=index) for flag in flags]
@@ -93,7 +93,7 @@ def test_wrong_usage_is_told_in_one_line(
     assert message in error and error.startswith("demo.py: error: ") and error.count("\n") == 1
 
 
-def test_a_port_in_use_is_told(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert demo.main([str(index), "--port", str(port)]) == 2
@@ -119,7 +119,7 @@ def test_an_index_of_another_model_is_refused(
     assert "made by another model: checkpoint_sha256" in error and error.count("\n") == 1
 
 
-def test_an_absent_library_is_told_in_one_line(
+def test_a_missing_library_gets_one_line(
     index: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(demo._PACKAGES, "no_such_library", "no-such-library")
@@ -138,7 +138,7 @@ def test_only_loopback_goes_without_a_warning(capsys: pytest.CaptureFixture[str]
         assert f"warning: --host {host}: everybody who reaches port 1" in capsys.readouterr().err
 
 
-def test_the_names_that_are_answered() -> None:
+def test_the_host_names() -> None:
     parse = demo.build_parser().parse_args
     assert demo._host_names(parse(["x"]), "127.0.0.1") == ("localhost", "127.0.0.1", "[::1]")
     named = demo._host_names(parse(["x", "--host", "Box", "--allow_host", "videos.example"]), "192.0.2.1")

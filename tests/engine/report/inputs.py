@@ -29,7 +29,7 @@ def examples(videos: int, *, captions: int = 1, texts: tuple[str, ...] = ENGLISH
 
 
 def scores(split: Examples, *, skill: float, seed: int = 0) -> np.ndarray:
-    """Random scores [N, V], the own video's raised by `skill`."""
+    """Random scores [N, V]; `skill` is added to those of right pairs."""
     made = np.random.default_rng(seed).standard_normal((split.num_captions, split.num_videos))
     made[np.arange(split.num_captions), split.video_of_caption] += skill
     return made.astype(np.float32)

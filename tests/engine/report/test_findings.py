@@ -1,4 +1,4 @@
-"""Worst queries, confusing videos, captions by length and curves of rankings known beforehand."""
+"""Worst queries, confusing videos, captions by length and curves, of rankings made by hand."""
 
 from __future__ import annotations
 

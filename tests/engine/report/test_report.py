@@ -1,4 +1,4 @@
-"""The report's folder: whole, self-contained, escaped, the same twice, whatever the store lacks."""
+"""The report's folder: complete, self-contained, escaped, reproducible, and not stopped by broken videos."""
 
 from __future__ import annotations
 
