@@ -109,7 +109,7 @@ def _check_texts(report: Report, job: Job, spans: dict[str, Span], *, language: 
             spans.update(spans_of_msrvtt(files.annotations))
     if job.dataset == "vatex":
         spans.update(spans_of_ids(examples.video_ids))
-    text_checks.check_captions_a_video(report, split, examples, dataset=job.dataset)
+    text_checks.check_captions_per_video(report, split, examples, dataset=job.dataset)
     text_checks.check_captions(report, split, examples)
     text_checks.check_overlaps(report, split, examples, spans=spans)
     return examples

@@ -19,7 +19,7 @@ _NOT_CURVES = ("step", "epoch", "seconds")
 
 @dataclass(frozen=True)
 class Point:
-    """A value and its position on three axes (None: unknown). `epoch` is the fraction of epochs done."""
+    """A value and its position on three axes (None: unknown); `epoch` counts finished epochs, as in 1.5."""
 
     step: float | None
     epoch: float | None

@@ -69,7 +69,7 @@ def check_annotation_ids(report: Report, split: str, annotations: Path, *, datas
         report.add("problem", split, "duplicate-annotation", message, count=len(repeated), some=repeated)
 
 
-def check_captions_a_video(report: Report, split: str, examples: Examples, *, dataset: str) -> None:
+def check_captions_per_video(report: Report, split: str, examples: Examples, *, dataset: str) -> None:
     """Report the number of captions per video, and for a published list whether it is the usual one."""
     counts = np.bincount(examples.video_of_caption, minlength=examples.num_videos)
     least, most = int(counts.min()), int(counts.max())
