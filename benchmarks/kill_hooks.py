@@ -1,4 +1,4 @@
-"""What `kill_training.py` puts into a run: notes on its phases, and faults."""
+"""Functions that `kill_training.py` calls inside a run: they tell its phases and cause faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.training.trainer import Trainer
 from modules.pretrain_model import PretrainModel
 
 PHASE_OF = {b"s": "step", b"w": "save", b"e": "evaluate", b"b": "between epochs"}
-# How long a phase takes here, roughly: a blow falls at a random moment of it.
+# How long a phase takes, roughly: the kill comes at a random moment of it.
 SECONDS = {"step": 0.15, "save": 0.06, "evaluate": 0.15, "between epochs": 0.1}
 
 
@@ -43,7 +43,7 @@ def tell_phases(pipe: int) -> None:
     before(Trainer, "_optimiser_step", note(b"s"))
     before(engine.checkpoint.state_writer, "write_state", note(b"w"))
     before(Evaluator, "encode", note(b"e"))
-    before(Evaluator, "measure", note(b"b"), after=True)
+    before(Evaluator, "compute_metrics", note(b"b"), after=True)
 
 
 def nothing() -> None:
@@ -55,7 +55,7 @@ def slow_steps() -> None:
 
 
 def full_disk() -> None:
-    """From the third state on no file can grow beyond half of it: writing fails as on a full disk."""
+    """From the third state on, no file may be larger than half a state: writing fails as on a full disk."""
     sizes: list[int] = []
 
     def limit(call: int) -> None:

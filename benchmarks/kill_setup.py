@@ -1,20 +1,15 @@
-"""Toy data, forked runs and comparisons for `kill_training.py`."""
+"""Toy data of `kill_training.py`, and comparisons of its runs."""
 
 from __future__ import annotations
 
 import json
-import os
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
-import main_pretrain
-import main_task_retrieval
-from benchmarks import kill_hooks
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.frame_store.writer import FrameStoreWriter
 from engine.checkpoint.states import list_states, newest_state, step_of
@@ -33,7 +28,7 @@ STORES = (
     ("vatex", "vatex_lmdb", "videos.jsonl"),
     ("msrvtt", "msrvtt_lmdb", "videos.jsonl"),
 )
-# Momentum, four queues that wrap around, masked words and dropout: everything that has a state.
+# Everything that has a state: momentum encoders, four queues that wrap around, masked words, dropout.
 PRETRAIN = ("--do_pretrain", "--dataset", "chvtt", "--language", "chinese", "--use_temp", "--use_frame_fea")
 FINETUNE = ("--do_train", "--dataset", "msrvtt", "--language", "english", "--use_temp")
 TIMES = ("clips_per_second", "clips_per_second_per_rank", "waiting", "memory_bytes", "seconds")
@@ -41,7 +36,7 @@ TIMES = ("clips_per_second", "clips_per_second_per_rank", "waiting", "memory_byt
 
 @dataclass(frozen=True)
 class Toy:
-    """The data folder and the flags of the runs on it."""
+    """The data folder, and the flags of runs on it."""
 
     data: Path
     clip: Path
@@ -73,33 +68,15 @@ class Toy:
         ]
 
     def broken_store(self) -> Path:
-        """A copy of the pre-training store in which one clip is cut off."""
-        whole = FrameStore(self.data / "chvtt" / "videoinfo_lmdb")
+        """A copy of the pre-training store in which the frames of one clip are truncated."""
+        store = FrameStore(self.data / "chvtt" / "videoinfo_lmdb")
         path = self.data / "broken_lmdb"
         with FrameStoreWriter(path) as writer:
-            for number, video_id in enumerate(whole.video_ids()):
-                jpegs = whole.read_jpegs(video_id, range(whole.num_frames(video_id)))
+            for number, video_id in enumerate(store.video_ids()):
+                jpegs = store.read_jpegs(video_id, range(store.num_frames(video_id)))
                 writer.put(video_id, [jpeg[:100] if number == 3 else jpeg for jpeg in jpegs])
             writer.finish()
         return path
-
-
-def run_child(out: Path, argv: list[str], pipe: int, fault: Callable[[], None] | None) -> NoReturn:
-    """The life of a forked run: its words go to files in `out`, its phases to `pipe`."""
-    code = 70
-    try:
-        for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
-            os.dup2(os.open(out / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
-        torch.set_num_threads(1)
-        if fault is not None:
-            fault()
-        kill_hooks.tell_phases(pipe)
-        main = main_pretrain.main if "--do_pretrain" in argv else main_task_retrieval.main
-        code = main(argv)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 def steps_recorded(out: Path) -> int:
@@ -109,23 +86,23 @@ def steps_recorded(out: Path) -> int:
 
 
 def resume_step(out: Path) -> int:
-    """The step that --resume auto will go on from."""
+    """The step from which --resume auto will continue."""
     path, _ = newest_state(out)
     return step_of(path) if path else 0
 
 
-def difference(out: Path, whole: Path) -> str:
-    """ "bit for bit", or the first thing that is not equal."""
+def difference(out: Path, reference: Path) -> str:
+    """ "bit for bit", or the first thing that differs."""
     for name in ("steps.jsonl", "metrics.jsonl"):
-        if _lines(out / name) != _lines(whole / name):
+        if _lines(out / name) != _lines(reference / name):
             return f"{name} differs"
-    found = _unequal(_state(out), _state(whole), "")
-    return f"{found} differs" if found else "bit for bit"
+    unequal = _first_unequal(_state(out), _state(reference), "")
+    return f"{unequal} differs" if unequal else "bit for bit"
 
 
-def distance(out: Path, whole: Path) -> float:
+def distance(out: Path, reference: Path) -> float:
     """Largest difference of a weight, as a share of the largest weight of its tensor."""
-    one, other = _state(out)["model"], _state(whole)["model"]
+    one, other = _state(out)["model"], _state(reference)["model"]
     shares = [
         float((one[n] - t).abs().max() / t.abs().max().clamp_min(1e-12))
         for n, t in other.items()
@@ -140,12 +117,12 @@ def all_finite(out: Path) -> str:
 
 
 def remarks(out: Path) -> str:
-    """What a run that went through said of skipped steps and unreadable clips."""
+    """What the log of a finished run says about skipped steps and unreadable clips."""
     lines = (out / "log.txt").read_text(encoding="utf-8").splitlines()
-    said = [line.partition("WARNING ")[2] for line in lines if "skipped epoch" in line]
+    warnings = [line.partition("WARNING ")[2] for line in lines if "skipped epoch" in line]
     last = json.loads((out / "steps.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return "; ".join(
-        [*said, f"{last['skipped_steps']} steps skipped, {last['unreadable_clips']} clips replaced"]
+        [*warnings, f"{last['skipped_steps']} steps skipped, {last['unreadable_clips']} clips replaced"]
     )
 
 
@@ -159,7 +136,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [{n: v for n, v in r.items() if n not in TIMES and not n.startswith("checkpoint")} for r in lines]
 
 
-def _unequal(one: Any, other: Any, where: str) -> str | None:
+def _first_unequal(one: Any, other: Any, where: str) -> str | None:
     if isinstance(one, torch.Tensor):
         return None if torch.equal(one, other) else where
     if isinstance(one, dict):
@@ -168,4 +145,4 @@ def _unequal(one: Any, other: Any, where: str) -> str | None:
         pairs = [(f"{where}/{n}", a, b) for n, (a, b) in enumerate(zip(one, other, strict=True))]
     else:
         return None if one == other else where
-    return next((found for name, a, b in pairs if (found := _unequal(a, b, name))), None)
+    return next((unequal for name, a, b in pairs if (unequal := _first_unequal(a, b, name))), None)

@@ -1,10 +1,11 @@
-"""What happens to a training run that is killed, signalled or fed with faults, and what is lost by it.
+"""What happens to a training run that is killed, gets a signal or has a fault, and how many steps are lost.
 
     python benchmarks/kill_training.py [--kills 5] [--seed 0] [--out table.md]
 
-Toy data, small models, one CPU thread. Every run is a forked process, killed from outside at random moments
-of a phase, which it tells through a pipe. After each story the last run goes to its end, and its weights,
-optimiser, queues, random streams and step records are compared with those of a run that was never stopped.
+Toy data, small models, one CPU thread. Every run is a forked process that tells its phases through a pipe and
+is killed from outside at a random moment of a phase. After each event a run continues to the end, and its
+weights, optimiser, queues, random streams and step records are compared with those of a run that was never
+stopped.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
@@ -27,10 +27,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 import torch  # noqa: E402
 
 from benchmarks import kill_hooks, kill_ranks, kill_setup  # noqa: E402
+from benchmarks.kill_runs import Outcome, Run, Runs, last_message  # noqa: E402
 from benchmarks.kill_setup import Toy, difference, resume_step, steps_recorded  # noqa: E402
+from common.atomic_files import write_text  # noqa: E402
 
-STEPS_AN_EPOCH = 6
-SAVE_STEPS = 2
 WHERE = {
     "start": "while starting",
     "step": "between and in steps",
@@ -38,131 +38,67 @@ WHERE = {
     "evaluate": "while evaluating",
     "between epochs": "after an evaluation",
 }
-RUN_LIMIT_S = 240.0
 
 
-@dataclass
-class Outcome:
-    """One line of the table."""
-
-    event: str
-    happened: str
-    lost: str
-    equal: str
-
-
-@dataclass
-class Run:
-    """A forked run: its process, and the end of the pipe on which it names its phases."""
-
-    pid: int
-    phases: int
-    ended: int | None = None
-    seen: list[str] = field(default_factory=list)
-
-    def wait_for(self, phase: str, count: int) -> bool:
-        """Read until `phase` was named `count` times; False where the run ended before."""
-        while self.seen.count(phase) < count:
-            letter = os.read(self.phases, 1)
-            if not letter:
-                return False
-            self.seen.append(kill_hooks.PHASE_OF[letter])
-        return True
-
-    def exit_code(self) -> int:
-        """Wait for the end; negative for a signal."""
-        end = time.monotonic() + RUN_LIMIT_S
-        while self.ended is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.ended = os.waitstatus_to_exitcode(status)
-                os.close(self.phases)
-            elif time.monotonic() > end:
-                os.kill(self.pid, signal.SIGKILL)
-            else:
-                time.sleep(0.01)
-        return self.ended
-
-
-class Stories:
-    """All events on one toy data set; `whole` is the run that was never stopped."""
+class Events(Runs):
+    """All events on one toy data set; `reference` is the run that was never stopped."""
 
     def __init__(self, folder: Path, *, kills: int, seed: int) -> None:
-        self.folder = folder
-        self.toy = Toy.make(folder / "toy")
+        super().__init__(folder, Toy.make(folder / "toy"))
         self.kills = kills
         self.random = random.Random(seed)
-        self.whole = folder / "whole"
+        self.reference = folder / "reference"
         self.seconds_to_first_step = 1.0
-        self.clean_run()
+        self._reference_run()
 
-    def clean_run(self) -> None:
-        run = self.start(self.whole)
+    def _reference_run(self) -> None:
+        run = self.start(self.reference)
         begin = time.monotonic()
-        assert run.wait_for("step", 1)
+        assert run.wait_for("step", 1), last_message(self.reference)
         self.seconds_to_first_step = time.monotonic() - begin
-        while run.wait_for("step", run.seen.count("step") + 1):
+        while run.wait_for("step", run.phases.count("step") + 1):
             pass
-        assert run.exit_code() == 0, self.said(self.whole)
-
-    def start(
-        self, out: Path, *flags: str, fault: Callable[[], None] | None = None, job: Sequence[str] = ()
-    ) -> Run:
-        """Fork a run; `fault` is called in the child first."""
-        reader, writer = os.pipe()
-        out.mkdir(parents=True, exist_ok=True)
-        pid = os.fork()
-        if pid == 0:
-            os.close(reader)
-            kill_setup.run_child(out, self.toy.argv(out, *flags, job=job), writer, fault)
-        os.close(writer)
-        return Run(pid, reader)
-
-    def said(self, out: Path) -> str:
-        """The last line that the runs in `out` wrote to stderr."""
-        lines = (out / "stderr.txt").read_text(encoding="utf-8").strip().splitlines() or [""]
-        return lines[-1]
+        assert run.exit_code() == 0, last_message(self.reference)
 
     def finish(self, out: Path, *flags: str) -> str:
-        """Let the run in `out` go on to its end; how it differs from `whole`."""
+        """Resume the run in `out` to its end; how it differs from the reference."""
         run = self.start(out, "--resume", "auto", *flags)
         code = run.exit_code()
-        return difference(out, self.whole) if code == 0 else f"ended with {code}: {self.said(out)}"
+        return difference(out, self.reference) if code == 0 else f"ended with {code}: {last_message(out)}"
 
     def killed_in(self, phase: str) -> Outcome:
-        """`kills` times kill -9 in one phase, each time going on from what is there."""
+        """`kills` times kill -9 in one phase, each time resumed from the last state."""
         out = self.folder / f"killed {phase}"
-        redone, hit, chains, equal = [], 0, 1, []
-        while hit < self.kills:
+        lost, folders, compared = [], 1, []
+        while len(lost) < self.kills:
             run = self.start(out, "--resume", "auto")
-            if self._strike(run, phase, first=hit == 0):
-                hit += 1
-                redone.append(steps_recorded(out) - resume_step(out))
-            elif run.exit_code() == 0:  # through before the blow fell: another run
-                equal.append(difference(out, self.whole))
-                chains += 1
-                out = self.folder / f"killed {phase} {chains}"
-        equal.append(self.finish(out))
-        odd = [answer for answer in equal if answer != "bit for bit"]
+            if self._kill_at_random(run, phase, first=not lost):
+                lost.append(steps_recorded(out) - resume_step(out))
+            elif run.exit_code() == 0:  # it ended before it was killed: start again in another folder
+                compared.append(difference(out, self.reference))
+                folders += 1
+                out = self.folder / f"killed {phase} {folders}"
+        compared.append(self.finish(out))
+        different = [result for result in compared if result != "bit for bit"]
         shutil.rmtree(out)
         return Outcome(
-            f"kill -9, {WHERE[phase]}: {hit} times",
-            f"went on by --resume auto, {chains} run{'s' if chains > 1 else ''} in all",
-            f"{max(redone)} steps at most, {sum(redone) / len(redone):.1f} on average",
-            odd[0] if odd else "bit for bit",
+            f"kill -9, {WHERE[phase]}: {len(lost)} times",
+            f"continued by --resume auto, {folders} run{'s' if folders > 1 else ''} in all",
+            f"{max(lost)} steps at most, {sum(lost) / len(lost):.1f} on average",
+            different[0] if different else "bit for bit",
         )
 
-    def _strike(self, run: Run, phase: str, *, first: bool) -> bool:
-        """Kill `run` at a random moment of a phase. False where it had ended by then."""
+    def _kill_at_random(self, run: Run, phase: str, *, first: bool) -> bool:
+        """Kill `run` at a random moment of a phase. False where it had ended before."""
         if phase == "start" and not first:
             time.sleep(self.random.uniform(0.0, self.seconds_to_first_step))
         else:
-            # The first blow of "start" falls later, so that there is a state to go on from.
-            named = "step" if phase == "start" else phase
+            # The first kill of "start" comes later, so that there is a state to resume from.
+            awaited = "step" if phase == "start" else phase
             count = 5 if phase == "start" else self.random.randint(1, 3)
-            if not run.wait_for(named, count):
+            if not run.wait_for(awaited, count):
                 return False
-            time.sleep(self.random.uniform(0.0, kill_hooks.SECONDS[named]))
+            time.sleep(self.random.uniform(0.0, kill_hooks.SECONDS[awaited]))
         with contextlib.suppress(ProcessLookupError):
             os.kill(run.pid, signal.SIGKILL)
         return run.exit_code() == -signal.SIGKILL
@@ -178,24 +114,24 @@ class Stories:
             os.kill(run.pid, number)
         code = run.exit_code()
         redone = steps_recorded(out) - resume_step(out)
-        said = "nothing more" if twice else "; ".join(self.said(out).replace(f"{out}/", "").split("; ")[:1])
+        message = "nothing more" if twice else last_message(out).replace(f"{out}/", "").split("; ")[0]
         name = f"{number.name} twice" if twice else number.name
-        return Outcome(name, f"exit code {code}, {said}", f"{redone} steps", self.finish(out))
+        return Outcome(name, f"exit code {code}, {message}", f"{redone} steps", self.finish(out))
 
     def faulty(self, event: str, fault: Callable[[], None], *flags: str, compare: bool = True) -> Outcome:
-        """A run with a fault inside; then, where it ended, one without that goes on."""
+        """A run with a fault inside; where that ended it, a run without the fault resumes it."""
         out = self.folder / event.replace(" ", "_")
         run = self.start(out, *flags, fault=fault)
         code = run.exit_code()
         recorded, saved = steps_recorded(out), resume_step(out)
         if code == 0:
-            kept = kill_setup.remarks(out)
-            return Outcome(event, f"exit code 0, {kept}", "nothing else", kill_setup.all_finite(out))
-        said = self.said(out).replace(f"{out}/", "").partition(": ")[2]
-        after = self.finish(out) if compare else "-"
-        return Outcome(event, f"exit code {code}, {said}", f"{recorded - saved} steps", after)
+            remarks = kill_setup.remarks(out)
+            return Outcome(event, f"exit code 0, {remarks}", "nothing else", kill_setup.all_finite(out))
+        message = last_message(out).replace(f"{out}/", "").partition(": ")[2]
+        compared = self.finish(out) if compare else "-"
+        return Outcome(event, f"exit code {code}, {message}", f"{recorded - saved} steps", compared)
 
-    def broken_newest(self) -> Outcome:
+    def truncated_state(self) -> Outcome:
         out = self.folder / "broken"
         run = self.start(out)
         assert run.wait_for("step", 10)
@@ -204,29 +140,30 @@ class Stories:
         newest = max(out.glob("training_state.*.pt"), key=lambda path: int(path.name.split(".")[1]))
         os.truncate(newest, newest.stat().st_size // 2)
         lost = steps_recorded(out) - resume_step(out)
-        equal = self.finish(out)
+        compared = self.finish(out)
         log = (out / "log.txt").read_text(encoding="utf-8")
-        said = "says so and takes the one before" if f"{newest.name}: truncated" in log else "does not say so"
-        return Outcome("newest state cut in half", said, f"{lost} steps", equal)
+        warned = f"{newest.name}: truncated" in log
+        happened = "a warning, and resumed from the state before" if warned else "NO warning"
+        return Outcome("newest state cut in half", happened, f"{lost} steps", compared)
 
 
-def stories(toy: Stories) -> Iterator[Outcome]:
+def all_outcomes(events: Events) -> Iterator[Outcome]:
     for phase in WHERE:
-        yield toy.killed_in(phase)
+        yield events.killed_in(phase)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        yield toy.signalled(number)
-    yield toy.signalled(signal.SIGTERM, twice=True)
-    yield toy.faulty("disk full while a state is written", kill_hooks.full_disk)
-    yield toy.broken_newest()
-    yield toy.faulty("NaN in one step", lambda: kill_hooks.nan_losses({4}))
+        yield events.signalled(number)
+    yield events.signalled(signal.SIGTERM, twice=True)
+    yield events.faulty("disk full while a state is written", kill_hooks.full_disk)
+    yield events.truncated_state()
+    yield events.faulty("NaN in one step", lambda: kill_hooks.nan_losses({4}))
     bad = ("--max_bad_steps", "2")
-    yield toy.faulty("NaN in every step from the 9th", lambda: kill_hooks.nan_losses(range(9, 99)), *bad)
-    store = toy.toy.broken_store()
+    yield events.faulty("NaN in every step from the 9th", lambda: kill_hooks.nan_losses(range(9, 99)), *bad)
+    store = events.toy.broken_store()
     broken = ("--train_store", str(store))
-    yield toy.faulty("a clip that cannot be read", kill_hooks.nothing, *broken)
+    yield events.faulty("a clip that cannot be read", kill_hooks.nothing, *broken)
     limited = (*broken, "--max_bad_samples", "0")
-    yield toy.faulty("the same with --max_bad_samples 0", kill_hooks.nothing, *limited, compare=False)
-    yield from kill_ranks.stories(toy)
+    yield events.faulty("the same with --max_bad_samples 0", kill_hooks.nothing, *limited, compare=False)
+    yield from kill_ranks.outcomes(events)
 
 
 def main() -> int:
@@ -234,7 +171,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=5, help="kill -9 in each phase [5]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="write the table to this file too")
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     lines = [
         "| event | what happened | lost | the finished run against one never stopped |",
@@ -242,11 +179,11 @@ def main() -> int:
     ]
     print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for outcome in stories(Stories(Path(folder), kills=given.kills, seed=given.seed)):
-            lines.append(f"| {outcome.event} | {outcome.happened} | {outcome.lost} | {outcome.equal} |")
+        for outcome in all_outcomes(Events(Path(folder), kills=args.kills, seed=args.seed)):
+            lines.append(f"| {outcome.event} | {outcome.happened} | {outcome.lost} | {outcome.compared} |")
             print(lines[-1], flush=True)
-    if given.out:
-        Path(given.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if args.out:
+        write_text(Path(args.out), "\n".join(lines) + "\n")
     return 0
 
 
