@@ -3,9 +3,10 @@
     python benchmarks/checkpoint_loading.py [--dir FOLDER]
 
 Writes synthetic files with published names, shapes and dtypes to FOLDER (up to 1.9 GB at a time, removed
-afterwards) and loads each into the model in a fresh process; prints a table. The peak is that of the process,
-over what it held before reading (the model included); mapped pages of the file count, though the system can
-take them back, so "own" leaves them out. For comparison: the file read whole and made float32 before loading.
+afterwards), loads each into the model in a fresh process, and prints a table. The peak is the process's
+memory above that before reading, when it has the model. It includes mapped pages of the file, which the
+system can reclaim; "own" does not. For comparison the file is also read completely and made float32 before
+loading.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def main() -> None:
                     )
 
 
-def read_whole(path: Path) -> State:
-    """The file in memory, then all of it in float32."""
+def read_all(path: Path) -> State:
+    """Read the file completely, then make all of it float32."""
     if path.suffix == ".safetensors":
         state = safetensors.torch.load(path.read_bytes())
     else:
@@ -67,7 +68,7 @@ def read_whole(path: Path) -> State:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
-READERS = {"read_state": read_state, "whole file": read_whole}
+READERS = {"read_state": read_state, "whole file": read_all}
 
 
 def measure(how: str, language: str, path: Path) -> dict[str, float]:
@@ -76,14 +77,14 @@ def measure(how: str, language: str, path: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         model: Any = published_model(language, Path(folder))
     for parameter in model.parameters():
-        parameter.data.zero_()  # so that the model's own memory is there before
+        parameter.data.zero_()  # else the model's pages are allocated only while loading
     _reset_peak()
     before = _status()
     start = time.perf_counter()
     state = READERS[how](path)
     load_state(model, state, path=str(path))
     seconds = time.perf_counter() - start
-    after = _status()  # with `state` still there
+    after = _status()  # `state` is still in memory
     return {
         "seconds": seconds,
         "peak": after["VmHWM"] - before["VmRSS"],
@@ -104,7 +105,7 @@ def _reset_peak() -> None:
 
 
 def _status() -> dict[str, float]:
-    """Memory of this process in MB, as Linux tells it."""
+    """Memory of this process in MB, from Linux."""
     with open("/proc/self/status", encoding="utf-8") as file:
         fields = [line.split() for line in file]
     return {field[0].rstrip(":"): int(field[1]) / 1e3 * 1.024 for field in fields if field[-1] == "kB"}

@@ -2,11 +2,12 @@
 
     python benchmarks/equality.py [--steps 5] [--float32]
 
-Trains tiny models by the real trainer, several steps of 8 clips: in one process, on 2 and 4 ranks (gloo),
-with DDP and with fully_shard, with and without accumulation and gradient cache, each loss by itself. Compares
-with one process: losses, gradient norms and gradients of every step, and after the last one optimiser state,
-queues, momentum weights and weights. Differences are relative to the largest number of each tensor. Beside a
-float32 table stands how far one process in float32 is from float64: what rounding alone does.
+Trains tiny models with the real trainer for several steps of 8 clips: in one process, on 2 and 4 ranks
+(gloo), with DDP and with fully_shard, with and without accumulation and gradient cache, each loss by itself.
+Compares with one process: losses, gradient norms and gradients of every step, and after the last step the
+optimiser state, queues, momentum weights and weights. Differences are relative to the largest number of each
+tensor. With --float32 the table also shows how far one process in float32 is from float64, which is the
+effect of rounding.
 """
 
 from __future__ import annotations
@@ -58,13 +59,13 @@ KINDS = {
     "momentum weights": ("momentum",),
     "weights": ("weight",),
 }
-# Tensors much smaller than the others of their kind are measured by a part of the kind's largest number.
+# The difference of a small tensor is relative to at least this share of the largest number of its kind.
 FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How the same steps are computed."""
+    """How the steps are computed."""
 
     ranks: int = 1
     fsdp: bool = False
@@ -93,7 +94,7 @@ SETTINGS = (
 
 
 class _Steps(Dataset[dict[str, Tensor]]):
-    """The clips of one rank, in the order in which the trainer wants them."""
+    """The clips of one rank, in the order of its forward passes."""
 
     def __init__(self, setting: Setting, rank: int, steps: int) -> None:
         self.batches = list(self._batches(setting, rank, steps))
@@ -102,11 +103,11 @@ class _Steps(Dataset[dict[str, Tensor]]):
     def _batches(setting: Setting, rank: int, steps: int) -> Iterator[dict[str, Tensor]]:
         share = CLIPS // setting.accumulation // setting.ranks
         for step in range(steps):
-            whole = tiny.batch(CLIPS, padded=True, tags=True, seed=step)
-            whole["index"] = torch.arange(CLIPS)
+            batch = tiny.batch(CLIPS, padded=True, tags=True, seed=step)
+            batch["index"] = torch.arange(CLIPS)
             for part in range(setting.accumulation):
                 start = part * (CLIPS // setting.accumulation) + rank * share
-                yield {name: rows[start : start + share] for name, rows in whole.items()}
+                yield {name: rows[start : start + share] for name, rows in batch.items()}
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -116,7 +117,7 @@ class _Steps(Dataset[dict[str, Tensor]]):
 
 
 class _Recorder(StepHooks):
-    """Keeps what each step gave."""
+    """Keeps the losses of every step."""
 
     def __init__(self) -> None:
         self.losses: list[dict[str, Tensor]] = []
@@ -142,7 +143,7 @@ def make_model(case: str, dtype: torch.dtype) -> DualEncoder:
 
 
 def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Losses, gradient norms and everything that is left after `steps` steps, flat by name."""
+    """Losses, gradient norms and gradients of `steps` steps, and the state after them, by name."""
     model = make_model(case, dtype)
     called = wrap(model, world, fsdp=setting.fsdp, cached=setting.cache > 0)
     optimizer = build_optimizer(
@@ -154,8 +155,8 @@ def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch
         step = len(recorder.losses)
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                whole = parameter.grad.full_tensor() if setting.fsdp else parameter.grad
-                gradients[f"gradient {step} {name}"] = whole.clone()
+                gradient = parameter.grad.full_tensor() if setting.fsdp else parameter.grad
+                gradients[f"gradient {step} {name}"] = gradient.clone()
 
     optimizer.register_step_pre_hook(keep_gradients)
     recorder = _Recorder()
@@ -179,16 +180,16 @@ def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch
 
 
 def kind_of(name: str) -> str:
-    """Whether an entry of a model's state is a queue, of a momentum encoder, or another weight."""
+    """ "queue", "momentum" or "weight", for an entry of a model's state."""
     if name.startswith("queue"):
         return "queue"
     return "momentum" if name.partition(".")[0].endswith("_k") else "weight"
 
 
 def zero_gradients(exact: dict[str, Tensor]) -> frozenset[str]:
-    """Parameters with a gradient of zero but for rounding, by a run in float64: BatchNorm takes them away.
+    """Parameters whose gradients are zero except for rounding, from a float64 run: a BatchNorm follows them.
 
-    In float32 their gradients, being rounding alone, are as different as can be.
+    In float32 their gradients are only rounding errors, so they differ completely.
     """
     sizes = {n: float(value.abs().max()) for n, value in exact.items() if n.startswith("gradient")}
     return frozenset(name.split()[-1] for name, size in sizes.items() if size < 1e-12 * max(sizes.values()))
@@ -197,9 +198,9 @@ def zero_gradients(exact: dict[str, Tensor]) -> frozenset[str]:
 def difference(
     ours: dict[str, Tensor], expected: dict[str, Tensor], *kinds: str, zero: Container[str] = ()
 ) -> float:
-    """Largest difference among tensors whose first word is one of `kinds`, relative to each one's largest.
+    """Largest difference of the tensors of `kinds`, each relative to the tensor's largest number.
 
-    Those of the parameters `zero` are measured by the largest number of the kind.
+    Gradients of the parameters `zero` are relative to the largest number of their kind.
     """
     assert set(ours) == set(expected)
     worst = 0.0
@@ -249,7 +250,7 @@ def train_on_ranks(
     steps: int,
     dtype: torch.dtype,
 ) -> list[Results]:
-    """What each of `ranks` processes got, by case and setting. Raises `TimeoutError`."""
+    """The results of each of `ranks` processes, by case and setting. Raises `TimeoutError`."""
     with tempfile.TemporaryDirectory() as folder:
         context = mp.spawn(
             _work, args=(folder, ranks, cases, settings, steps, dtype), nprocs=ranks, join=False
@@ -263,16 +264,16 @@ def train_on_ranks(
             for process in context.processes:
                 if process.is_alive():
                     process.kill()
-        found = []
+        results = []
         for rank in range(ranks):
             rows = torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True)
             names = {(str(s), s.accumulation, s.cache): s for s in SETTINGS}
-            found.append({(row[0], names[tuple(row[1:4])]): row[4] for row in rows})
-        return found
+            results.append({(row[0], names[tuple(row[1:4])]): row[4] for row in rows})
+        return results
 
 
 def train_alone(*, cases: tuple[str, ...] = CASES, steps: int, dtype: torch.dtype) -> Results:
-    """What one process gets, by case and setting."""
+    """The results of one process, by case and setting."""
     world = World(0, 1, torch.device("cpu"))
     return {
         (case, setting): train(case, setting, world, steps=steps, dtype=dtype)

@@ -1,10 +1,10 @@
-"""What it saves to decode and encode each video once, and not once a caption.
+"""What is saved by decoding and encoding each video once, instead of once for every caption.
 
     python benchmarks/evaluation_decoding.py [--videos 40] [--captions 10]
 
-A set of VATEX's shape (10 captions a video), JPEG frames, a small model: the evaluator, which takes the
-videos and the captions apart, against the published way, which takes pairs, each caption with its clip. Clips
-are counted where the store is read; the ranks must agree.
+The data have the shape of VATEX (10 captions a video), with JPEG frames and a small model. The evaluator
+reads videos and captions separately; the published code reads pairs, every caption with its clip. Reads of
+the store are counted, and the ranks must be equal.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FRAMES, SIDE, WIDTH, VOCABULARY, WORDS = 12, 224, 64, 512, 12
 
 
 class CountingStore:
-    """JPEG frames in memory, decoded when read, as a frame store does; counts the videos read."""
+    """JPEG frames in memory, decoded when they are read, as in a frame store. Counts the videos read."""
 
     def __init__(self, videos: int) -> None:
         rng = np.random.default_rng(0)
@@ -55,7 +55,7 @@ class CountingStore:
 
 
 class Words:
-    """A tokenizer: words by their hash."""
+    """A tokenizer that gives each word an id by its bytes."""
 
     def encode(self, text: str, max_words: int) -> tuple[np.ndarray, np.ndarray, bool]:
         ids = np.zeros(max_words, dtype=np.int64)
@@ -65,7 +65,7 @@ class Words:
 
 
 class SmallModel(nn.Module):
-    """A convolution tower over frames and a bag of words; enough that encoding costs something."""
+    """A convolution tower over frames and a bag of words, so that encoding takes some time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def measured(work, store: CountingStore):  # type: ignore[no-untyped-def]
 
 @torch.inference_mode()
 def encode_pairs(model: SmallModel, pairs: torch.utils.data.DataLoader) -> Features:
-    """The published way: a clip and a text for every caption."""
+    """As in the published code: a clip and a text for every caption."""
     text, video, frames = [], [], []
     for batch in pairs:
         v, f = model.encode_video(batch["frames"], batch["frame_mask"])

@@ -1,9 +1,9 @@
-"""Is the result the same for all batch sizes, numbers of ranks and orders? A table.
+"""Does the result of an evaluation depend on batch size, number of ranks or order? A table.
 
     python benchmarks/evaluation_invariance.py
 
-150 videos with 3 captions each, through the whole evaluator: JPEG frames, a small model, features, ranks.
-Every row is compared with one rank and batches of 16: how many ranks differ, and by how much the features do.
+150 videos with 3 captions each go through the evaluator: JPEG frames, a small model, features, ranks. Every
+row is compared with one rank and batches of 16: how many ranks differ, and how much the features differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Shot = dict[str, np.ndarray]
 
 
 def examples(seed: int | None) -> tuple[Examples, np.ndarray, np.ndarray]:
-    """The split with its captions and videos shuffled by `seed`, and their numbers in the plain order."""
+    """The split, with captions and videos shuffled by `seed`, and their numbers in the original order."""
     rng = np.random.default_rng(1)
     texts = [" ".join(f"word{k}" for k in rng.integers(0, 999, size=8)) for _ in range(CAPTIONS)]
     captions, videos = np.arange(CAPTIONS), np.arange(VIDEOS)
@@ -50,7 +50,7 @@ def examples(seed: int | None) -> tuple[Examples, np.ndarray, np.ndarray]:
 
 
 def run(world: World, *, batch: int, seed: int | None) -> Shot:
-    """Features and ranks in the plain order."""
+    """Features and ranks in the original order."""
     torch.manual_seed(0)
     made, captions, videos = examples(seed)
     store = CountingStore(VIDEOS)
@@ -91,7 +91,7 @@ def _rank(number: int, size: int, folder: str) -> None:
 
 
 def over_ranks(size: int) -> list[Shot]:
-    """What each of `size` ranks found."""
+    """The results of each of `size` ranks."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, args=(size, folder), nprocs=size)
         return [dict(np.load(Path(folder, f"{number}.npz"))) for number in range(size)]

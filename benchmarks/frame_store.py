@@ -1,14 +1,14 @@
-"""Preparing frames: this project's way against the published way, on the same clips in the same run.
+"""How fast frame stores are written, by this project and in the published way, on the same clips.
 
     python benchmarks/frame_store.py [--processes 1 2] [--clips 4] [--video_dir FOLDER]
 
 The published way: for each of 30 frames seek with OpenCV to linspace(0, count - 10, 30), read, and store the
-picture in full size. Both ways run in the same pool and write to the same kind of store.
-Clips are made first (x264 veryfast, crf 23, a key frame every 250 frames or as the row says): a pan over
-a detailed background with moving shapes; five minutes are thirty seconds ten times over. With --video_dir the
-videos of that folder are taken instead.
+picture in full size. Both ways run in the same pool and write to the same kind of store. The clips are made
+first (x264 veryfast, crf 23, a key frame every 250 frames unless the row says otherwise): a pan over a
+detailed background with moving shapes. Clips of five minutes repeat thirty seconds ten times. With
+--video_dir the videos of that folder are used instead.
 
-"CPU s" is the processor time of the workers per video, which other work on the machine hardly changes.
+"CPU s" is the workers' processor time per video, on which other work on the machine has little influence.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FPS = 25
 
 @dataclass(frozen=True)
 class Kind:
-    """Clips of one kind: name, size, and seconds of which the clip is `repeats` copies."""
+    """Clips of one kind: `repeats` x `seconds` long, with a key frame every `gop` frames."""
 
     name: str
     size: tuple[int, int]
@@ -62,7 +62,7 @@ KINDS = (
 
 
 def published_way(path: Path) -> list[bytes]:
-    """Full-size JPEGs of 30 frames, a seek for each."""
+    """Full-size JPEGs of 30 frames, with a seek for each."""
     capture = cv2.VideoCapture(str(path))
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     jpegs = []
@@ -76,7 +76,7 @@ def published_way(path: Path) -> list[bytes]:
 
 
 def work(task: tuple[str, Path]) -> Output:
-    """((CPU seconds,), JPEGs) of a video, by the way that the task names."""
+    """((CPU seconds,), JPEGs) of a video, made in the way that the task names."""
     way, path = task
     started = time.process_time()
     if way == "published":
@@ -92,7 +92,7 @@ def work(task: tuple[str, Path]) -> Output:
 
 @dataclass
 class Timing:
-    """One way over one set of clips."""
+    """Speed of one way: videos a second, and CPU seconds and bytes a video."""
 
     rate: float
     cpu: float
@@ -101,7 +101,7 @@ class Timing:
 
 
 def measure(way: str, clips: list[Path], *, processes: int, store: Path) -> Timing:
-    """Time from the first task to the last commit, in a pool whose workers are up."""
+    """Time from the first task to the last commit, in a pool whose workers have started."""
     cpu, size, failed = 0.0, 0, 0
     with WorkerPool(work, workers=processes, timeout=3600) as pool, FrameStoreWriter(store) as writer:
         list(pool.run([("published", Path("none"))] * processes))
@@ -142,7 +142,7 @@ def make_clip(path: Path, kind: Kind, *, seed: int) -> Path:
 
 
 def textured(width: int, height: int, *, seed: int) -> np.ndarray:
-    """A picture with detail at all scales, uint8 [height, width, 3]."""
+    """A picture with details of all sizes, uint8 [height, width, 3]."""
     random = np.random.default_rng(seed)
     picture = np.zeros((height, width, 3), np.float32)
     for octave in range(2, 9):
@@ -152,7 +152,7 @@ def textured(width: int, height: int, *, seed: int) -> np.ndarray:
 
 
 def drawn(background: np.ndarray, number: int, *, width: int, height: int, seed: int) -> np.ndarray:
-    """Frame `number` of a clip: a window that wanders over the background, and two shapes."""
+    """Frame `number` of a clip: a window that moves over the background, and two shapes."""
     x = int((width // 2 - 1) * (0.5 + 0.5 * np.sin(number / 90 + seed)))
     y = int((height // 2 - 1) * (0.5 + 0.5 * np.cos(number / 130)))
     picture = background[y : y + height, x : x + width].copy()
@@ -167,7 +167,7 @@ def drawn(background: np.ndarray, number: int, *, width: int, height: int, seed:
 
 
 def repeat(source: Path, path: Path, *, times: int) -> None:
-    """Write the packets of `source` `times` over, one copy after another."""
+    """Write the packets of `source` `times` times, one copy after the other."""
     with av.open(str(source)) as original, av.open(str(path), "w") as container:
         template = original.streams.video[0]
         add = getattr(container, "add_stream_from_template", None)
@@ -194,7 +194,7 @@ def rows(kind: str, clips: list[Path], *, processes: list[int], folder: Path) ->
         for way in ways:
             store = folder / "store"
             shutil.rmtree(store, ignore_errors=True)
-            # The faster way goes over the clips more often, so that it is timed for as long.
+            # The faster way repeats the clips more often, so that its time is long enough to measure.
             rounds = (1 if way == "published" else 2 if "5 min" in kind else 8) * -(-count // len(clips))
             found = measure(way, clips * rounds, processes=count, store=store)
             base = base or found
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--clips", type=int, default=4, help="clips of each 15 s kind (5 min: one a process)")
     parser.add_argument("--kinds", type=int, nargs="+", help="rows to run, from 0 (default: all)")
-    parser.add_argument("--video_dir", type=Path, help="take the videos of this folder instead")
+    parser.add_argument("--video_dir", type=Path, help="use the videos of this folder instead")
     args = parser.parse_args()
     print(f"OpenCV {cv2.__version__}, PyAV {av.__version__}, {FRAMES} frames a video\n")
     print("| clips | processes | way | videos/s | times | CPU s | times | kB a video | failed |")

@@ -1,12 +1,12 @@
-"""What the store's size and quality settings cost and change.
+"""What --short_side and --quality of a frame store cost and change.
 
     python benchmarks/frame_store_quality.py VIDEO... [--clip_model ViT-B-32-quickgelu] [--clip_weights NAME]
 
-For every setting: kB a video, and what reaches the image tower (224 pixels, as in training), against frames
-of full size at JPEG quality 95: PSNR, and the change of the frame features. That change is given as a share
-of the distance between the features of a frame and of the next stored one, which is what a model must tell
-apart. `--clip_weights` is as in the main programs; without it the tower has random weights, which see more
-pixel-level change than trained ones do.
+For every setting: kB a video, and the difference of the image tower's input (224 pixels, as in training) and
+of the frame features from those of full-size frames at JPEG quality 95. The change of features is given as a
+share of the distance between the features of a frame and of the next stored frame, which a model must
+distinguish. `--clip_weights` is as in the main programs; without it the tower has random weights, which are
+more sensitive to single pixels than trained ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 
 
 def inputs(path: Path, *, short_side: int, quality: int, size: int) -> tuple[Tensor, int]:
-    """What the tower sees of a video's frames, uint8 [F, 3, S, S], and the bytes of their JPEGs."""
+    """The tower's input from a video, uint8 [F, 3, S, S], and the bytes of its JPEGs."""
     encode = PictureEncoder(short_side=short_side, quality=quality)
     sample = sample_with_pyav(path, wanted=FRAMES, encode=encode, window=Window())
     jpegs = [picture.jpeg for picture in sample.pictures]
@@ -69,18 +69,18 @@ def main() -> None:
     )
     print("| short side | quality | kB for 30 frames | PSNR, dB | cosine | change of features |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    seen = {path: inputs(path, short_side=0, quality=95, size=size)[0] for path in args.videos}
-    known = {path: features(clip, frames) for path, frames in seen.items()}
+    full_frames = {path: inputs(path, short_side=0, quality=95, size=size)[0] for path in args.videos}
+    full_features = {path: features(clip, frames) for path, frames in full_frames.items()}
     for short_side, quality in SETTINGS:
         sizes, errors, cosines, changes = [], [], [], []
         for path in args.videos:
-            frames, number = inputs(path, short_side=short_side, quality=quality, size=size)
-            found = features(clip, frames)
-            sizes.append(number / FRAMES * 30 / 1e3)
-            errors.append(float(((frames.float() - seen[path].float()) ** 2).mean()))
-            cosines.append(float((found * known[path]).sum(-1).mean()))
-            step = (known[path][1:] - known[path][:-1]).norm(dim=-1).mean()
-            changes.append(float((found - known[path]).norm(dim=-1).mean() / step))
+            frames, num_bytes = inputs(path, short_side=short_side, quality=quality, size=size)
+            changed = features(clip, frames)
+            sizes.append(num_bytes / FRAMES * 30 / 1e3)
+            errors.append(float(((frames.float() - full_frames[path].float()) ** 2).mean()))
+            cosines.append(float((changed * full_features[path]).sum(-1).mean()))
+            step = (full_features[path][1:] - full_features[path][:-1]).norm(dim=-1).mean()
+            changes.append(float((changed - full_features[path]).norm(dim=-1).mean() / step))
         psnr = 10 * np.log10(255**2 / np.mean(errors)) if any(errors) else float("inf")
         print(
             f"| {short_side or 'as it is'} | {quality} | {np.mean(sizes):,.0f} | {psnr:.1f} | "

@@ -1,11 +1,12 @@
-"""Ranking at a size where captions x videos x frames could never exist as a whole: time and peak memory.
+"""Time and peak memory of ranking where captions x videos x frames numbers would not fit in memory.
 
     python benchmarks/ranking.py                 150,000 captions x 100,000 videos x 12 frames, 4 GiB
     python benchmarks/ranking.py --scale 0.01    a hundredth of each
 
-Features are synthetic: a caption is its video plus noise. Frames lie in float16 and are converted tile by
-tile; ranks are computed in float32. The limit is set by the system (RLIMIT_DATA: all private memory, touched
-or not), so that a run that would need more fails. Small sizes are compared with the whole matrix.
+Features are synthetic: a caption is its video plus noise. Frames are float16 and are converted tile by tile;
+ranks are computed in float32. The system limits the memory (RLIMIT_DATA: all private memory that is
+allocated), so a run that needs more fails. At small sizes the ranks are compared with those of the complete
+matrix.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from engine.evaluation.ranking import Rankings, rank
 from modules.heads.hmmc import hmmc_similarity
 
 CAPTIONS, VIDEOS = 150_000, 100_000
-COMPARED = 4_000_000  # pairs that are also ranked by the whole matrix
+COMPARED = 4_000_000  # up to so many pairs are also ranked with the complete matrix
 CHUNK = 2_000
 SHOWN = ("t2v/R@1", "t2v/R@10", "t2v/MeanR", "v2t/R@1", "v2t/MeanR", "v2t_any/R@1")
 
 
 def synthetic(captions: int, videos: int, *, frames: int, width: int) -> tuple[Features, np.ndarray]:
-    """Unit videos; their frames and captions are noisy copies, made a chunk at a time."""
+    """Random videos; their frames and captions are noisy copies, made in chunks."""
     generator = torch.Generator().manual_seed(0)
     video = torch.randn(videos, width, generator=generator)
     frame = torch.empty(videos, frames, width, dtype=torch.float16)
@@ -49,8 +50,8 @@ def synthetic(captions: int, videos: int, *, frames: int, width: int) -> tuple[F
     return Features(text, video, frame), owner
 
 
-def compare(found: Rankings, made: Features, owner: np.ndarray) -> str:
-    """The same ranks from the whole matrix, for text to video and for caption sets."""
+def compare(rankings: Rankings, made: Features, owner: np.ndarray) -> str:
+    """Compare with ranks from the complete matrix, of text to video and of caption sets."""
     scores = hmmc_similarity(made.text, made.video, made.frames, top_frames=3, logit_scale=100.0)
     own = scores[torch.arange(len(owner)), torch.from_numpy(owner)][:, None]
     t2v = 1 + (scores > own).sum(dim=1).numpy() + 0.5 * ((scores == own).sum(dim=1).numpy() - 1)
@@ -58,8 +59,8 @@ def compare(found: Rankings, made: Features, owner: np.ndarray) -> str:
     sets = torch.stack([scores[mine].amax(dim=0) for mine in captions])
     best = sets.diagonal()
     v2t = 1 + (sets > best).sum(dim=0).numpy() + 0.5 * ((sets == best).sum(dim=0).numpy() - 1)
-    differing = (t2v != found.t2v).sum(), (v2t != found.v2t).sum()
-    return "ranks that differ from the whole matrix: t2v {}, v2t {}".format(*differing)
+    differing = (t2v != rankings.t2v).sum(), (v2t != rankings.v2t).sum()
+    return "ranks that differ from the complete matrix: t2v {}, v2t {}".format(*differing)
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of captions and of videos")
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--limit", type=float, default=4.0, help="GiB that the process may have")
+    parser.add_argument("--limit", type=float, default=4.0, help="memory limit of the process in GiB")
     arguments = parser.parse_args()
     limit = int(arguments.limit * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -75,10 +76,10 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     made, owner = synthetic(captions, videos, frames=arguments.frames, width=arguments.width)
     started = time.perf_counter()
-    found = rank(made, owner, top_frames=3, logit_scale=100.0)
+    rankings = rank(made, owner, top_frames=3, logit_scale=100.0)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    values = all_metrics(found)
+    values = all_metrics(rankings)
     speed = captions * videos / seconds / 1e6
     print(f"{captions:,} captions x {videos:,} videos x {arguments.frames} frames, width {arguments.width}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
@@ -86,7 +87,7 @@ def main() -> None:
     print(f"peak memory {peak:.2f} GiB ({before:.2f} GiB before features), limit {arguments.limit:g} GiB")
     print("  ".join(f"{name} {values[name]:.2f}" for name in SHOWN))
     if captions * videos <= COMPARED:
-        print(compare(found, made, owner))
+        print(compare(rankings, made, owner))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@
     python benchmarks/search.py --folder /scratch --videos 1000000 --kind sq8    needs 14 GB of disk
     python benchmarks/search.py --folder /scratch --scale 0.01                     a hundredth
 
-A video belongs to a topic and has scenes; its frames scatter around their scenes by `--spread` (1: a frame
-has as much of its own as of its scene), its video embed is near the mean of its frames. A query is a frame
-plus as much noise. Recall: the share of queries whose exhaustive ten best are all found, and of the single
-places. The exhaustive scores are computed from the same files, all queries at once; D 512, 12 frames, of
-which 3 count.
+A video belongs to a topic and has scenes. Its frames are at distance `--spread` from their scenes (1: as much
+noise as scene), and its video embed is near the mean of its frames. A query is a frame plus as much noise.
+Recall: the share of queries whose ten best videos are all found, and the share of those videos that are
+found. The ten best come from exhaustive scoring of the same files. D is 512; a video has 12 frames, of which
+the best 3 count.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ BANK = 100_000
 BLOCK = 4_096
 
 
-class World:
-    """Where synthetic videos come from."""
+class Synthetic:
+    """Makes synthetic videos and queries."""
 
     def __init__(self, *, spread: float, seed: int = 0) -> None:
         self._rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ class World:
         self._topics = self._directions(TOPICS)
 
     def _directions(self, *shape: int) -> np.ndarray:
-        """Random unit vectors from the bank: drawing billions of new numbers would take most of the time."""
+        """Random unit vectors from a bank: drawing billions of new numbers would take most of the time."""
         return self._bank[self._rng.integers(0, BANK, shape)]
 
     def videos(self, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,8 +69,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def build(folder: Path, world: World, *, videos: int, kind: str) -> tuple[float, float]:
-    """Fill an index; seconds of writing and of building the engine."""
+def build(folder: Path, synthetic: Synthetic, *, videos: int, kind: str) -> tuple[float, float]:
+    """Write an index; seconds of writing features and of building the engine."""
     settings = IndexSettings(
         model={"hash": "synthetic"}, width=WIDTH, frames=FRAMES, engine_options={"kind": kind}
     )
@@ -78,7 +78,7 @@ def build(folder: Path, world: World, *, videos: int, kind: str) -> tuple[float,
     with IndexWriter(folder, settings) as writer:
         for start in range(0, videos, BLOCK):
             count = min(BLOCK, videos - start)
-            video, frames = world.videos(count)
+            video, frames = synthetic.videos(count)
             records = [record(row) for row in range(start, start + count)]
             began = time.perf_counter()
             writer.add_arrays(records, video, frames)
@@ -112,7 +112,7 @@ def exhaustive(features: FeatureRows, queries: np.ndarray) -> np.ndarray:
 
 
 def measure(index: VideoIndex, queries: np.ndarray, *, candidates: int) -> tuple[list[set[int]], np.ndarray]:
-    """The rows found for each query, and [2, queries]: seconds that passed, and that processors worked."""
+    """The rows found for each query, and seconds [2, queries]: elapsed time and processor time."""
     found, seconds = [], []
     options = {"top": TOP, "top_frames": TOP_FRAMES, "frame_weight": 1.0, "candidates": candidates}
     for query in queries:
@@ -123,11 +123,11 @@ def measure(index: VideoIndex, queries: np.ndarray, *, candidates: int) -> tuple
     return found, np.asarray(seconds).T
 
 
-def report(folder: Path, world: World, *, number: int, candidates: list[int]) -> None:
+def report(folder: Path, synthetic: Synthetic, *, number: int, candidates: list[int]) -> None:
     began = time.perf_counter()
     with VideoIndex(folder) as index:
-        queries = world.queries(index.features, number)
-        index.engine  # noqa: B018 (opening is timed by itself)
+        queries = synthetic.queries(index.features, number)
+        index.engine  # noqa: B018 (the engine is opened now, which is timed)
         opened = time.perf_counter() - began
         expected = [set(rows.tolist()) for rows in exhaustive(index.features, queries)]
         sizes = index.info()["files"]
@@ -136,11 +136,11 @@ def report(folder: Path, world: World, *, number: int, candidates: list[int]) ->
             f"opened in {opened:.1f} s")  # fmt: skip
         for count in candidates:
             found, seconds = measure(index, queries, candidates=count)
-            whole = np.mean([have == want for have, want in zip(found, expected, strict=True)])
+            complete = np.mean([have == want for have, want in zip(found, expected, strict=True)])
             places = np.mean([len(have & want) / TOP for have, want in zip(found, expected, strict=True)])
             p50, p99 = np.percentile(seconds[0] * 1e3, [50, 99])
             cpu50, cpu99 = np.percentile(seconds[1] * 1e3, [50, 99])
-            say(f"  2 x {count:4d} candidates: all ten found {whole:6.1%}, places {places:7.2%}, "
+            say(f"  2 x {count:4d} candidates: all ten found {complete:6.1%}, places {places:7.2%}, "
                 f"p50 {p50:.0f} ms, p99 {p99:.0f} ms; of processors {cpu50:.0f}, {cpu99:.0f} ms")  # fmt: skip
 
 
@@ -152,7 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="scratch space; what is made is removed")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="scratch space; the index is removed at the end"
+    )
     parser.add_argument("--videos", type=int, default=100_000)
     parser.add_argument("--kind", default="auto", choices=("auto", "flat", "sq8", "hnsw"))
     parser.add_argument("--spread", type=float, nargs="+", default=[0.5, 1.0, 2.0])
@@ -165,12 +167,12 @@ def main() -> None:
     for spread in arguments.spread:
         folder = arguments.folder / f"search-benchmark-{videos}"
         shutil.rmtree(folder, ignore_errors=True)
-        world = World(spread=spread)
+        synthetic = Synthetic(spread=spread)
         try:
-            written, built = build(folder, world, videos=videos, kind=arguments.kind)
+            written, built = build(folder, synthetic, videos=videos, kind=arguments.kind)
             say(f"spread {spread:g}, {arguments.kind}: features written in {written:.1f} s, "
                 f"engine built in {built:.1f} s")  # fmt: skip
-            report(folder, world, number=arguments.queries, candidates=arguments.candidates)
+            report(folder, synthetic, number=arguments.queries, candidates=arguments.candidates)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,9 +3,9 @@
     python benchmarks/training_memory.py              ViT-B/32, 16 clips of 4 frames, fine-tuning
     python benchmarks/training_memory.py --pretrain   pre-training, with key encoders and masked words
 
-Every setting runs in a process of its own, with random weights and random frames. A first step of one clip
-brings in libraries, gradients and the optimiser's state; then the peak begins anew and a whole step is taken.
-Memory is resident memory on a CPU (Linux only), that of tensors on a GPU.
+Every setting runs in a process of its own, with random weights and random frames. A first step of two clips
+loads libraries and allocates gradients and optimiser state; then the peak is reset and one step is measured.
+Memory is resident memory on a CPU (Linux only), and memory of tensors on a GPU.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MIB = 2**20
 
 
 def make_model(args: argparse.Namespace) -> tuple[DualEncoder, int]:
-    """A model with random weights, and the side of its images."""
+    """A model with random weights, and the side of its images in pixels."""
     clip: Any = build_clip(args.clip_model)
     width = clip_embed_dim(clip)
     visual = VideoEncoder(clip.visual, embed_dim=width, use_temp=True)
@@ -88,7 +88,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    # Two clips: BatchNorm has no statistics of one row.
+    # Two clips, because BatchNorm needs more than one row.
     step(make_batch(2, args, size, device))
     batch = make_batch(args.clips, args, size, device)
     before = _restart_peak(device)
@@ -99,7 +99,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 
 def _restart_peak(device: torch.device) -> int:
-    """Begin a new peak; the bytes in use now."""
+    """Reset the peak; returns the bytes in use now."""
     if device.type == "cpu":
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         return _status("VmRSS")
