@@ -196,12 +196,13 @@ def rows(kind: str, clips: list[Path], *, processes: list[int], folder: Path) ->
             shutil.rmtree(store, ignore_errors=True)
             # The faster way repeats the clips more often, so that its time is long enough to measure.
             rounds = (1 if way == "published" else 2 if "5 min" in kind else 8) * -(-count // len(clips))
-            found = measure(way, clips * rounds, processes=count, store=store)
-            base = base or found
+            timing = measure(way, clips * rounds, processes=count, store=store)
+            base = base or timing
             name = {"slack": f"ours, --slack {SLACK}"}.get(way, way)
             print(
-                f"| {kind} | {count} | {name} | {found.rate:.2f} | {found.rate / base.rate:.1f} | "
-                f"{found.cpu:.2f} | {base.cpu / found.cpu:.1f} | {found.size / 1e3:,.0f} | {found.failed} |",
+                f"| {kind} | {count} | {name} | {timing.rate:.2f} | {timing.rate / base.rate:.1f} | "
+                f"{timing.cpu:.2f} | {base.cpu / timing.cpu:.1f} | {timing.size / 1e3:,.0f} | "
+                f"{timing.failed} |",
                 flush=True,
             )
 

@@ -162,7 +162,9 @@ def all_outcomes(events: Events) -> Iterator[Outcome]:
     broken = ("--train_store", str(store))
     yield events.faulty("a clip that cannot be read", kill_hooks.nothing, *broken)
     limited = (*broken, "--max_bad_samples", "0")
-    yield events.faulty("the same with --max_bad_samples 0", kill_hooks.nothing, *limited, compare=False)
+    yield events.faulty(
+        "a clip that cannot be read, --max_bad_samples 0", kill_hooks.nothing, *limited, compare=False
+    )
     yield from kill_ranks.outcomes(events)
 
 

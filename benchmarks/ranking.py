@@ -53,8 +53,8 @@ def synthetic(captions: int, videos: int, *, frames: int, width: int) -> tuple[F
 def compare(rankings: Rankings, made: Features, owner: np.ndarray) -> str:
     """Compare with ranks from the complete matrix, of text to video and of caption sets."""
     scores = hmmc_similarity(made.text, made.video, made.frames, top_frames=3, logit_scale=100.0)
-    own = scores[torch.arange(len(owner)), torch.from_numpy(owner)][:, None]
-    t2v = 1 + (scores > own).sum(dim=1).numpy() + 0.5 * ((scores == own).sum(dim=1).numpy() - 1)
+    positive = scores[torch.arange(len(owner)), torch.from_numpy(owner)][:, None]
+    t2v = 1 + (scores > positive).sum(dim=1).numpy() + 0.5 * ((scores == positive).sum(dim=1).numpy() - 1)
     captions = [torch.from_numpy(np.flatnonzero(owner == video)) for video in range(scores.shape[1])]
     sets = torch.stack([scores[mine].amax(dim=0) for mine in captions])
     best = sets.diagonal()

@@ -52,8 +52,8 @@ class Synthetic:
     def videos(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Video embeds [count, D] and frame embeds [count, F, D]."""
         topic = self._topics[self._rng.integers(0, TOPICS, count)]
-        own = topic + self._directions(count)
-        scenes = unit(own)[:, None] + 0.7 * self._directions(count, SCENES)
+        center = topic + self._directions(count)
+        scenes = unit(center)[:, None] + 0.7 * self._directions(count, SCENES)
         scenes = np.repeat(unit(scenes), FRAMES // SCENES, axis=1)
         frames = unit(scenes + self._spread * self._directions(count, FRAMES))
         return unit(unit(frames.mean(axis=1)) + 0.5 * self._directions(count)), frames
@@ -113,14 +113,14 @@ def exhaustive(features: FeatureRows, queries: np.ndarray) -> np.ndarray:
 
 def measure(index: VideoIndex, queries: np.ndarray, *, candidates: int) -> tuple[list[set[int]], np.ndarray]:
     """The rows found for each query, and seconds [2, queries]: elapsed time and processor time."""
-    found, seconds = [], []
+    found_rows, seconds = [], []
     options = {"top": TOP, "top_frames": TOP_FRAMES, "frame_weight": 1.0, "candidates": candidates}
     for query in queries:
         began, worked = time.perf_counter(), time.process_time()
         hits = find(index, query, **options)  # type: ignore[arg-type]
         seconds.append((time.perf_counter() - began, time.process_time() - worked))
-        found.append({int(hit.video_id[5:12]) for hit in hits})
-    return found, np.asarray(seconds).T
+        found_rows.append({int(hit.video_id[5:12]) for hit in hits})
+    return found_rows, np.asarray(seconds).T
 
 
 def report(folder: Path, synthetic: Synthetic, *, number: int, candidates: list[int]) -> None:
@@ -135,9 +135,11 @@ def report(folder: Path, synthetic: Synthetic, *, number: int, candidates: list[
         say(f"on disk {sum(sizes.values()) / 1e9:.2f} GB, of it FAISS {engine / 1e6:.0f} MB; "
             f"opened in {opened:.1f} s")  # fmt: skip
         for count in candidates:
-            found, seconds = measure(index, queries, candidates=count)
-            complete = np.mean([have == want for have, want in zip(found, expected, strict=True)])
-            places = np.mean([len(have & want) / TOP for have, want in zip(found, expected, strict=True)])
+            found_rows, seconds = measure(index, queries, candidates=count)
+            complete = np.mean([have == want for have, want in zip(found_rows, expected, strict=True)])
+            places = np.mean(
+                [len(have & want) / TOP for have, want in zip(found_rows, expected, strict=True)]
+            )
             p50, p99 = np.percentile(seconds[0] * 1e3, [50, 99])
             cpu50, cpu99 = np.percentile(seconds[1] * 1e3, [50, 99])
             say(f"  2 x {count:4d} candidates: all ten found {complete:6.1%}, places {places:7.2%}, "

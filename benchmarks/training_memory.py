@@ -139,10 +139,10 @@ def main() -> None:
     for setting in ([], ["--grad_checkpointing"], cached, [*cached, "--grad_checkpointing"]):
         command = [sys.executable, __file__, *sys.argv[1:], "--one", *setting]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
-        found = json.loads(done.stdout)
-        before, own = found["before"] / MIB, (found["peak"] - found["before"]) / MIB
+        measured = json.loads(done.stdout)
+        before, added = measured["before"] / MIB, (measured["peak"] - measured["before"]) / MIB
         shown = " ".join(setting) or "plain"
-        print(f"| {shown} | {before:,.0f} | {own:,.0f} | {found['seconds']:.0f} |", flush=True)
+        print(f"| {shown} | {before:,.0f} | {added:,.0f} | {measured['seconds']:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ def weight(name: str, shape: list[int] | torch.Size) -> Tensor:
 
 def fill(model: nn.Module, names_and_shapes: dict[str, list[int]]) -> None:
     """Set every entry of the model to its golden value. All its names must be published ones."""
-    own = model.state_dict()
-    state = {name: weight(name, names_and_shapes[name]) for name in own if "position_ids" not in name}
+    names = model.state_dict()
+    state = {name: weight(name, names_and_shapes[name]) for name in names if "position_ids" not in name}
     if "cls.bias" in state:
         state["cls.bias"] = state["cls.decoder.bias"]
     model.load_state_dict(state, strict=False)

@@ -38,8 +38,8 @@ def test_pairs_of_one_video_or_one_text(text: str | None) -> None:
     assert find_duplicates(batch(tags=True), text=text).tolist() == expected
 
 
-def loss_of_row(scores: dict[int, float], own: float) -> float:
-    return math.log(sum(math.exp(score) for score in scores.values())) - own
+def loss_of_row(scores: dict[int, float], positive: float) -> float:
+    return math.log(sum(math.exp(score) for score in scores.values())) - positive
 
 
 def naive_matching(text: Tensor, vectors: Tensor, real: list[bool], *, scale: float) -> list[float]:
@@ -71,8 +71,8 @@ def test_fine_tuning_is_the_naive_loop() -> None:
 
 def naive_loss(query: Tensor, positive: Tensor, keys: list[Tensor], *, temperature: float) -> Tensor:
     negatives = torch.stack([query @ key for key in keys]) / temperature
-    own = query @ positive / temperature
-    return torch.cat([own[None], negatives]).logsumexp(0) - own
+    score = query @ positive / temperature
+    return torch.cat([score[None], negatives]).logsumexp(0) - score
 
 
 def test_pre_training_on_its_batch_is_the_naive_loop() -> None:

@@ -14,8 +14,8 @@ N, FRAMES, WIDTH, SCALE, TAU = 4, 3, 8, 10.0, 0.07
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1]], dtype=torch.bool)
 
 
-def cross_entropy(own: float, others: list[float]) -> float:
-    return float(torch.tensor([own, *others]).logsumexp(0)) - own
+def cross_entropy(positive: float, others: list[float]) -> float:
+    return float(torch.tensor([positive, *others]).logsumexp(0)) - positive
 
 
 def queue_term(x: Tensor, y: Tensor, queue: Tensor) -> float:
@@ -42,10 +42,10 @@ def test_frame_text_matching_with_padding() -> None:
         for n in range(N):
             if not MASK[n, i]:
                 continue
-            own = SCALE * cosine(text[n], frames[n, i])
+            positive = SCALE * cosine(text[n], frames[n, i])
             rival_frames = [SCALE * cosine(text[n], frames[m, i]) for m in range(N) if m != n and MASK[m, i]]
             rival_texts = [SCALE * cosine(text[m], frames[n, i]) for m in range(N) if m != n]
-            terms.append(cross_entropy(own, rival_frames) + cross_entropy(own, rival_texts))
+            terms.append(cross_entropy(positive, rival_frames) + cross_entropy(positive, rival_texts))
     ours = matching.frame_text_matching(text, frames, MASK, logit_scale=SCALE)
     assert float(ours) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
