@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import io
 import os
 import sys
 import traceback
@@ -28,7 +27,6 @@ def program(name: str, argv: Sequence[str] | None) -> int:
     not be evaluated, or a bug, whose traceback is printed; 2 bad input; 128 + n stopped by signal n (130 by
     Ctrl-C).
     """
-    _print_any_text()
     return run_program(name, lambda: _program(name, argv))
 
 
@@ -71,13 +69,6 @@ def _program(name: str, argv: Sequence[str] | None) -> int:
         else:
             print(f"{name}: {explanation}", file=sys.stderr)
         return 1
-
-
-def _print_any_text() -> None:
-    """A Chinese path or caption in a message must not end a run on a terminal of another encoding."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _without_worker_traceback(error: UserError) -> str:
