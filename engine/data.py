@@ -1,4 +1,4 @@
-"""From a Config to data: tokenizer, training set and this rank's share of a list to evaluate on."""
+"""Build a run's data from its Config: tokenizer, training set, this rank's part of a split to evaluate."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dataloaders.tokenization import Tokenizer
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
-from engine.input_files import evaluated_elsewhere, evaluation_files, training_files, training_split
+from engine.input_files import eval_dataset_hint, evaluation_files, training_files, training_split
 from engine.logs.run_log import RunLog
 from modules.backbones.clip_towers import clip_image_size
 from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer
 from modules.dual_encoder import DualEncoder
 
-# Tokens of a text where the published code fixes them (METHOD 2), else `--max_words` or 32.
+# Tokens of a text by (data set, split), as the published code fixes them (METHOD 2). `--max_words` overrides.
 TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test"): 15}
 TAG_WORDS = 25
 DEFAULT_WORDS = 32
@@ -34,7 +34,7 @@ DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a secon
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the model takes: texts as ids, how many of them, and frames of how many pixels a side."""
+    """What the model takes: tokenizer, tokens of a text at most, and pixels of a frame's side."""
 
     tokenizer: Tokenizer
     context_length: int
@@ -43,7 +43,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training set and the loader of this rank; `held_out`: taken out of it by --select_on held_out."""
+    """The training set and this rank's loader. `held_out`: what --select_on held_out sets aside."""
 
     dataset: VideoTextDataset
     sampler: EpochSampler
@@ -52,13 +52,13 @@ class TrainingData:
     held_out: Examples | None = None
 
     def name_of(self, index: int) -> str:
-        """The video of a training example, for messages."""
+        """The video id of a training example, for messages."""
         return self.dataset.examples.video_id_of(index)
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """A list as it is evaluated, with its size as the benchmark defines it."""
+    """The videos and captions of a split to evaluate, and the videos that the frame store lacks."""
 
     dataset: str
     examples: Examples
@@ -68,7 +68,7 @@ class EvaluationData:
     captions: DataLoader
 
     def counts(self) -> dict[str, Any]:
-        """What was evaluated, for the result file."""
+        """Counts for the result file. `comparable`: no video of the benchmark is missing."""
         return {
             "videos": self.examples.num_videos,
             "captions": self.examples.num_captions,
@@ -78,7 +78,7 @@ class EvaluationData:
 
 
 def build_tokenizer(config: Config) -> Tokenizer:
-    """The tokenizer of `--language`. Raises `UserError` when its files are absent."""
+    """The tokenizer of `--language`. Raises `UserError` if its files are absent."""
     if config.language == "english":
         return ClipTokenizer()
     return ChineseTokenizer(
@@ -89,7 +89,7 @@ def build_tokenizer(config: Config) -> Tokenizer:
 
 
 def input_spec(config: Config, model: DualEncoder) -> InputSpec:
-    """What `model` takes. Raises `UserError` where the tokenizer's files are absent."""
+    """What `model` takes. Raises `UserError` if the tokenizer's files are absent."""
     return InputSpec(
         tokenizer=build_tokenizer(config),
         context_length=int(model.text_encoder.context_length),  # type: ignore[arg-type]
@@ -98,13 +98,13 @@ def input_spec(config: Config, model: DualEncoder) -> InputSpec:
 
 
 def build_training_data(config: Config, world: World, spec: InputSpec, log: RunLog) -> TrainingData:
-    """Data set, sampler and loader of this rank. Raises `UserError` naming the file or flag at fault."""
+    """Data set, sampler and loader of this rank. Raises `UserError`, which names the bad file or flag."""
     split = training_split(config)
     examples, store, missing = _read_split(config, world, config.dataset, split, training_files(config), log)
     if missing:
         log.warning(f"training without {missing}")
     if split == "pretrain":
-        examples = _chosen_texts(examples, config.pretrain_text)
+        examples = _select_texts(examples, config.pretrain_text)
     held_out = None
     if config.select_on == "held_out":
         examples, held_out = hold_out(examples, share=config.held_out, seed=config.seed)
@@ -122,7 +122,7 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
         f"train on {config.dataset} {config.language}: {examples.num_videos:,} videos, "
         f"{len(dataset):,} examples"
     )
-    _say_how_many_are_cut(dataset, world, log)
+    _log_truncated_texts(dataset, world, log)
     loader = _loader(config, world, dataset, sampler, batch_size=per_rank)
     return TrainingData(dataset, sampler, loader, store, held_out)
 
@@ -130,39 +130,52 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
 def build_evaluation_data(
     config: Config, world: World, spec: InputSpec, log: RunLog, *, split: str = "test"
 ) -> EvaluationData:
-    """This rank's share of the test list, or of the validation list (`split` "val")."""
+    """This rank's part of the test list (`split` "test") or the validation list ("val")."""
     name = config.test_dataset
     files = evaluation_files(config, split)
-    reads = VALIDATION if split == "val" else split
+    split = VALIDATION if split == "val" else split
     try:
-        examples, store, missing = _read_split(config, world, name, reads, files, log)
-    except ValueError as error:
-        raise UserError(f"{error}{evaluated_elsewhere(config)}") from None
-    return _share(config, world, spec, log, name=name, split="test", of=(examples, store, missing))
+        examples, store, missing = _read_split(config, world, name, split, files, log)
+    except UserError as error:
+        raise UserError(f"{error}{eval_dataset_hint(config)}") from None
+    return _evaluation_data(config, world, spec, log, examples, store, missing, name=name, split="test")
 
 
 def build_held_out_data(
     config: Config, world: World, spec: InputSpec, log: RunLog, train: TrainingData
 ) -> EvaluationData:
-    """This rank's share of the training videos that are held out."""
+    """This rank's part of the held-out training videos."""
     assert train.held_out is not None
-    split = training_split(config)
-    of = (train.held_out, train.store, MissingVideos((), train.held_out.num_videos))
-    return _share(config, world, spec, log, name=config.dataset, split=split, of=of)
+    none_missing = MissingVideos((), train.held_out.num_videos)
+    return _evaluation_data(
+        config,
+        world,
+        spec,
+        log,
+        train.held_out,
+        train.store,
+        none_missing,
+        name=config.dataset,
+        split=training_split(config),
+    )
 
 
-def _share(
+def _evaluation_data(
     config: Config,
     world: World,
     spec: InputSpec,
     log: RunLog,
+    examples: Examples,
+    store: FrameStore,
+    missing: MissingVideos,
     *,
     name: str,
     split: str,
-    of: tuple[Examples, FrameStore, MissingVideos],
 ) -> EvaluationData:
-    """Videos and captions apart, so that each video is decoded once; texts and frames as in `split`."""
-    examples, store, missing = of
+    """Two loaders, one of videos and one of captions, so that each video is decoded once.
+
+    `split` decides the number of words and frames.
+    """
     examples = apply_protocol(examples, config.protocol)
     loaders = {}
     for view in ("videos", "captions"):
@@ -175,7 +188,7 @@ def _share(
         f"evaluate on {name} {config.language}: {examples.num_videos:,} videos, "
         f"{examples.num_captions:,} captions"
     )
-    _say_how_many_are_cut(dataset, world, log)
+    _log_truncated_texts(dataset, world, log)
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
     return EvaluationData(
@@ -183,49 +196,52 @@ def _share(
     )
 
 
-def _chosen_texts(examples: Examples, texts: str) -> Examples:
-    """Titles and tags as they are, titles alone, or the tags in the place of the titles (an ablation)."""
+def _select_texts(examples: Examples, texts: str) -> Examples:
+    """--pretrain_text: titles and tags ("both"), titles only ("title"), or the tags as titles ("tags")."""
     if texts == "both" or examples.tags is None:
         return examples
     return replace(examples, captions=examples.captions if texts == "title" else examples.tags, tags=None)
 
 
 def report_leaks(train: Examples, test: Examples, log: RunLog) -> None:
-    """Say so where test videos, or test captions, are in the training set too."""
-    found = leaks(train, test)
-    if found:
-        log.warning(str(found))
-    elif found.captions:
-        log.info(str(found))
+    """Log test videos and test captions that are in the training set too."""
+    overlap = leaks(train, test)
+    if overlap:
+        log.warning(str(overlap))
+    elif overlap.captions:
+        log.info(str(overlap))
 
 
 def batch_per_rank(config: Config, world: World, examples: int) -> int:
-    """Clips of one forward pass on one rank; `--batch_size` is over all ranks and accumulated passes.
+    """Clips of one forward pass on one rank. `--batch_size` counts all ranks and all accumulated passes.
 
-    Raises `UserError`, with the nearest legal value, for a batch that cannot be shared out evenly or that is
-    larger than the training set of `examples`.
+    `examples` is the size of the training set. Raises `UserError`, which names the nearest legal batch size,
+    if the batch cannot be divided evenly or is larger than the training set.
     """
     parts = world.size * config.gradient_accumulation_steps
-    shared = f"{world.size} ranks x {config.gradient_accumulation_steps} accumulated passes"
-    most = examples // parts * parts
-    if not most:
-        raise UserError(f"the training set of {examples} examples is too small for {shared}")
+    divisor = f"{world.size} ranks x {config.gradient_accumulation_steps} accumulated passes"
+    largest = examples // parts * parts
+    if not largest:
+        raise UserError(f"the training set of {examples} examples is too small for {divisor}")
     if config.batch_size > examples:
         raise UserError(
             f"--batch_size {config.batch_size}: larger than the training set of {examples} examples; "
-            f"give at most {most}"
+            f"give at most {largest}"
         )
     if config.batch_size % parts:
         below = config.batch_size // parts * parts
-        legal = " or ".join(str(n) for n in (below, below + parts) if 0 < n <= most)
-        raise UserError(f"--batch_size {config.batch_size}: cannot be shared over {shared}; give {legal}")
+        legal = " or ".join(str(n) for n in (below, below + parts) if 0 < n <= largest)
+        raise UserError(f"--batch_size {config.batch_size}: cannot be divided by {divisor}; give {legal}")
     return config.batch_size // parts
 
 
 def _read_split(
     config: Config, world: World, name: str, split: str, files: SplitFiles, log: RunLog
 ) -> tuple[Examples, FrameStore, MissingVideos]:
-    """Annotations and store of a split, without the videos that the store lacks if `--allow_missing`."""
+    """Read a split: its examples, its frame store, and the videos that the store lacks.
+
+    Raises `UserError` if videos are missing without `--allow_missing`. With it, the examples leave them out.
+    """
     examples = read_examples(name, split, language=config.language, files=files)
     if not examples.num_captions:
         raise UserError(f"{files.annotations}: no captions for the {split} split of {name}")
@@ -237,7 +253,7 @@ def _read_split(
     store = FrameStore(files.store)
     if name == "chvtt":
         examples = match_store_ids(examples, store)
-    # One rank looks: on a network disk a million look-ups from every rank would take the file server down.
+    # Only rank 0 looks: a million look-ups from every rank would overload the server of a network disk.
     present, missing = world.broadcast(exclude_missing(examples, store) if world.is_main else None)
     if missing and not config.allow_missing:
         raise UserError(absent_videos(store, missing))
@@ -249,14 +265,14 @@ def _read_split(
 
 
 def absent_videos(store: FrameStore, missing: MissingVideos) -> str:
-    """The error on videos that a list names and the store lacks."""
-    return f"{store.path}: {missing}; add them, or go on without them by --allow_missing"
+    """The error message for videos that the frame store lacks."""
+    return f"{store.path}: {missing}; add them, or continue without them (--allow_missing)"
 
 
-def _say_how_many_are_cut(dataset: VideoTextDataset, world: World, log: RunLog) -> None:
+def _log_truncated_texts(dataset: VideoTextDataset, world: World, log: RunLog) -> None:
     if world.is_main:
-        cut, looked_at = dataset.truncated_captions()
-        log.info(f"{cut:,} of {looked_at:,} texts looked at are cut to --max_words")
+        truncated, inspected = dataset.truncated_captions()
+        log.info(f"{truncated:,} of {inspected:,} inspected texts are truncated to --max_words")
 
 
 def _dataset(

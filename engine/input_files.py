@@ -1,4 +1,4 @@
-"""Which annotation files, lists and frame stores a run reads, by its flags. Nothing is read here."""
+"""The annotation files, lists and frame stores that a run reads, as its flags say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.config import Config
 
 
 def training_split(config: Config) -> str:
-    """The split of `--dataset` that is trained on."""
+    """The split of `--dataset` to train on."""
     return "pretrain" if config.do_pretrain else "train"
 
 
@@ -23,9 +23,9 @@ def training_files(config: Config) -> SplitFiles:
 
 
 def evaluation_files(config: Config, split: str) -> SplitFiles:
-    """Files of the test or validation list ("test", "val"); --eval_list replaces the test list only.
+    """Files of the list to evaluate on: `split` is "test" or "val". --eval_list replaces the test list only.
 
-    Raises `UserError` where the data set has no validation list.
+    Raises `UserError` if the data set has no validation list.
     """
     files = default_files(config.data_dir, config.test_dataset, VALIDATION if split == "val" else split)
     list_flag = config.eval_list if split == "test" else None
@@ -33,22 +33,22 @@ def evaluation_files(config: Config, split: str) -> SplitFiles:
 
 
 def bank_files(config: Config) -> SplitFiles:
-    """Files of the querybank: training captions of the data set that is evaluated."""
+    """Files of the querybank: the training captions of the data set to evaluate on."""
     files = default_files(config.data_dir, config.test_dataset, "train")
     if config.test_dataset == config.dataset and not config.do_pretrain:
         files = _override(files, config.train_annotations, config.train_list, None)
     return files
 
 
-def evaluated_elsewhere(config: Config) -> str:
-    """What to add to an error about a data set that the user may not have meant to evaluate on."""
+def eval_dataset_hint(config: Config) -> str:
+    """What to append to an error about the data set to evaluate on, if it is not the one to train on."""
     if config.test_dataset == config.dataset:
         return ""
     return f" (evaluating on {config.test_dataset}; --eval_dataset chooses another)"
 
 
 def require_files(config: Config) -> None:
-    """Raise `UserError` naming the first file that is not there, before any weights are looked for."""
+    """Raise `UserError` naming the first missing file. Runs before any weights are looked for."""
     if config.init_model is not None:
         path = Path(config.init_model).expanduser()
         if not path.exists():
@@ -68,7 +68,7 @@ def require_files(config: Config) -> None:
             read_test_ids(config.test_dataset, files)
             find_shards(files.store)
         except UserError as error:
-            raise UserError(f"{error}{evaluated_elsewhere(config)}") from None
+            raise UserError(f"{error}{eval_dataset_hint(config)}") from None
 
 
 def _override(

@@ -1,6 +1,6 @@
-"""`--fsdp`: weights, gradients and optimiser state shared out over the ranks (torch's fully_shard).
+"""`--fsdp`: weights, gradients and optimiser state are sharded over the ranks (torch's fully_shard).
 
-Losses and checkpoints are those of a run without it. A tensor is "whole" where it is no DTensor.
+Losses and checkpoints are those of a run without it. A full tensor is one that is not sharded (no DTensor).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from engine.distributed.world import World
 if TYPE_CHECKING:
     from modules.dual_encoder import DualEncoder
 
-# Each is gathered for its own forward pass and let go again. Every parameter lies in one of them, so that
-# key encoders can follow, shard by shard, between two forward passes.
+# Each part is gathered for its own forward pass and freed after it. Every parameter is in one of these parts,
+# so that the momentum encoders can be updated shard by shard between two forward passes.
 UNITS = (
     *("visual_encoder", "text_encoder", "visual_encoder_k", "text_encoder_k"),
     *("v_projector", "v_predictor", "v_projector_k", "cls"),
@@ -29,19 +29,21 @@ METHODS = ("encode", "encode_keys", "losses", "encode_video", "encode_text")
 
 
 def shard(model: DualEncoder, world: World) -> nn.Module:
-    """`model`, sharded in place: every transformer layer, then what is left of each part.
+    """`model`, sharded in place: every transformer layer, then the rest of each part.
 
-    Raises `UserError` where the ranks have no process group: one process has nothing to share out.
+    Raises `UserError` if there is one rank only, or if torch is too old.
     """
     if world.size == 1:
         raise UserError(
-            "--fsdp: shares the model over ranks, and there is one; start several, or leave it out"
+            "--fsdp: shards the model over ranks, and there is only one; start several, or leave it out"
         )
     try:
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     except ImportError:
-        raise UserError(f"--fsdp: torch {torch.__version__} has no fully_shard, 2.6 has") from None
-    # About operations in place on what a part returns: there are none.
+        raise UserError(
+            f"--fsdp: torch {torch.__version__} lacks fully_shard; install torch 2.6 or newer"
+        ) from None
+    # The warning is about in-place changes of what a part returns. This code makes none.
     warnings.filterwarnings("ignore", message=".*returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     units: list[nn.Module] = [part for name, part in model.named_children() if name in UNITS]
@@ -62,32 +64,32 @@ def _layers(unit: nn.Module) -> list[nn.Module]:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether `tensor` is this rank's part of one that is shared out."""
+    """Whether `tensor` is this rank's shard of a larger one."""
     return hasattr(tensor, "full_tensor")
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, sharded or not. Collective where it is."""
-    full: Any = getattr(tensor, "full_tensor", None)
-    return tensor if full is None else full()
+    """The full tensor of one that may be sharded. Collective if it is."""
+    gather: Any = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def copy_full(target: Tensor, source: Tensor) -> None:
-    """Copy a whole `source` into `target`, of which this rank may hold a part."""
+    """Copy the full tensor `source` into `target`, which may be sharded."""
     if not is_sharded(target):
         target.copy_(source)
         return
     from torch.distributed.tensor import distribute_tensor
 
-    part: Any = target
-    moved = source.to(device=part.device, dtype=part.dtype)
-    part.copy_(distribute_tensor(moved, part.device_mesh, part.placements))
+    sharded: Any = target
+    source = source.to(device=sharded.device, dtype=sharded.dtype)
+    sharded.copy_(distribute_tensor(source, sharded.device_mesh, sharded.placements))
 
 
 def full_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
-    """The state dict under published names with whole tensors; nothing where `keep` is False. Collective.
+    """The state dict with published names and full tensors; empty if `keep` is False. Collective.
 
-    Sharded tensors are gathered one after another and laid on the CPU, so that no device holds them all.
+    Sharded tensors are gathered one by one and moved to the CPU, so that no device holds them all.
     """
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -99,6 +101,6 @@ def full_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_full_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """The inverse of `full_state`: every tensor of the model from its whole one. Not collective."""
+    """The inverse of `full_state`: load full tensors into a model that may be sharded. Not collective."""
     for name, target in model.state_dict().items():
         copy_full(target, state[name])

@@ -1,4 +1,4 @@
-"""World: which rank this process is, on which device, and what ranks say to each other."""
+"""World: the rank and device of this process, and the collective operations between ranks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT = datetime.timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class World:
-    """One process of a run. Without a launcher: rank 0 of 1, and no process group."""
+    """One process of a run. Without a launcher it is rank 0 of world size 1, without a process group."""
 
     rank: int
     size: int
@@ -31,11 +31,11 @@ class World:
     def from_environment(
         cls, local_rank: int | None = None, environ: Mapping[str, str] = os.environ
     ) -> World:
-        """Join the group that the launcher describes (RANK, WORLD_SIZE, LOCAL_RANK), or stand alone.
+        """Join the process group of the launcher, which sets RANK, WORLD_SIZE and LOCAL_RANK.
 
-        `local_rank` is the launcher's old `--local_rank` flag; the environment goes before it. Backend: NCCL
-        where each rank has an accelerator, gloo otherwise. Raises `UserError` when a rank has no device, or
-        when the ranks do not find each other.
+        `local_rank` is the old `--local_rank` flag of launchers; LOCAL_RANK overrides it. The backend is NCCL
+        on CUDA devices and gloo elsewhere. Raises `UserError` if this rank has no device, or if the ranks
+        cannot connect.
         """
         rank, size = int(environ.get("RANK", 0)), int(environ.get("WORLD_SIZE", 1))
         local = int(environ.get("LOCAL_RANK", local_rank or 0))
@@ -43,9 +43,10 @@ class World:
         if size > 1 and not dist.is_initialized():
             backend = "nccl" if device.type == "cuda" else "gloo"
             try:
-                dist.init_process_group(backend, **_meeting(rank, size, environ), timeout=TIMEOUT)
+                rendezvous = _rendezvous(rank, size, environ)
+                dist.init_process_group(backend, **rendezvous, timeout=TIMEOUT)
             except dist.DistError as error:  # a port in use, a machine that does not answer
-                raise UserError(f"rank {rank} cannot meet the others: {error}") from None
+                raise UserError(f"rank {rank} cannot connect to the other ranks: {error}") from None
         return cls(rank, size, device)
 
     @property
@@ -61,7 +62,7 @@ class World:
         return box[0]
 
     def rank0_first(self, build: Callable[[], T]) -> T:
-        """`build()` on rank 0, then on the others: so that rank 0 alone downloads."""
+        """Run `build()` on rank 0 first, then on the other ranks, so that only rank 0 downloads."""
         if self.size == 1:
             return build()
         if not self.is_main:
@@ -73,7 +74,7 @@ class World:
             dist.barrier()
 
     def sums(self, *counts: int) -> list[int]:
-        """Each count summed over ranks, on every rank, in one small exchange."""
+        """Each count summed over the ranks, on every rank, in one all-reduce."""
         if self.size == 1:
             return list(counts)
         totals = torch.tensor(counts, dtype=torch.int64, device=self.device)
@@ -81,7 +82,7 @@ class World:
         return [int(total) for total in totals.tolist()]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's `value` in rank order, on every rank. For small things: they are pickled."""
+        """Every rank's `value` in rank order, on every rank. For small values, because they are pickled."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -89,7 +90,7 @@ class World:
         return values
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Mean over ranks of a tensor of any one shape."""
+        """Mean of a tensor over the ranks; it has the same shape on every rank."""
         if self.size == 1:
             return values
         total = values.clone()
@@ -97,7 +98,7 @@ class World:
         return total / self.size
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """All ranks' rows [n_r, ...] in rank order, on every rank; the n_r may differ."""
+        """The rows [n, ...] of all ranks in rank order, on every rank; n may differ between ranks."""
         if self.size == 1:
             return rows
         counts = torch.zeros(self.size, dtype=torch.int64, device=rows.device)
@@ -110,65 +111,68 @@ class World:
         return torch.cat([piece[: int(n)] for piece, n in zip(pieces, counts, strict=True)])
 
     def close(self, *, failed: bool = False) -> None:
-        """Leave the group. Safe to call twice, and after an error on another rank.
+        """Leave the process group. May be called twice, and after an error on another rank.
 
-        `failed`: this rank ends by an error. NCCL would then wait for collectives that nobody joins any more;
-        the end of the process closes its connections as well.
+        `failed`: this rank ends by an error. NCCL would then wait for collectives that no other rank joins.
+        So the group stays, and the end of the process closes its connections.
         """
         if dist.is_initialized() and not (failed and self.device.type == "cuda"):
             dist.destroy_process_group()
 
 
-def _meeting(rank: int, size: int, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Where the ranks meet, for `init_process_group`.
+def _rendezvous(rank: int, size: int, environ: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of `init_process_group` that say how the ranks find each other.
 
-    torchrun keeps one store over its restarts, in which the addresses of dead processes still stand: a rank
-    that looks before another has overwritten its own would call the dead. So each start gets a place of its
-    own in the store. The launcher's count of restarts does not name it: nodes may count differently.
+    torchrun keeps one store over its restarts, and the store keeps the addresses of ended processes. A rank
+    that reads an address before its owner has overwritten it would connect to an ended process. So each start
+    uses a key prefix that no earlier start used. The launcher's count of restarts cannot be the prefix,
+    because nodes may count differently.
     """
     if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {"rank": rank, "world_size": size}
     store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=TIMEOUT))
-    name = agree_on_start(store, rank, size)
-    return {"store": dist.PrefixStore(name, store), "rank": rank, "world_size": size}
+    prefix = agree_on_prefix(store, rank, size)
+    return {"store": dist.PrefixStore(prefix, store), "rank": rank, "world_size": size}
 
 
-def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
-    """A name that the ranks of this start share and no earlier one had, whatever those left in `store`.
+def agree_on_prefix(store: dist.Store, rank: int, size: int) -> str:
+    """A key prefix that all ranks of this start share and no earlier start used, whatever is in `store`.
 
-    Each rank calls by a number drawn anew; rank 0 answers every call that stands there until all have taken
-    the answer, so that it does no harm to answer the dead.
+    Each rank asks under a new random id. Rank 0 answers every id that it finds, until all ranks have
+    confirmed the prefix. It also answers ids of ended processes: nobody reads those answers.
     """
-    own = secrets.token_hex(8)
+    random_id = secrets.token_hex(8)
     if rank:
-        store.set(f"call {rank}", own)
-        name = store.get(f"answer to {own}").decode()
-        store.set(f"{name} taken by {rank}", "")
-        return name
-    name = f"start {own}"
+        store.set(f"question of {rank}", random_id)
+        prefix = store.get(f"answer to {random_id}").decode()
+        store.set(f"{prefix} confirmed by {rank}", "")
+        return prefix
+    prefix = f"start {random_id}"
     waiting = set(range(1, size))
     end = time.monotonic() + TIMEOUT.total_seconds()
     while waiting:
         for other in list(waiting):
-            if store.check([f"call {other}"]):
-                store.set(f"answer to {store.get(f'call {other}').decode()}", name)
-            if store.check([f"{name} taken by {other}"]):
+            if store.check([f"question of {other}"]):
+                store.set(f"answer to {store.get(f'question of {other}').decode()}", prefix)
+            if store.check([f"{prefix} confirmed by {other}"]):
                 waiting.remove(other)
         if time.monotonic() > end:
-            raise UserError(f"rank 0 cannot meet the others: no word from ranks {sorted(waiting)[:8]}")
+            raise UserError(
+                f"rank 0 cannot connect to the other ranks: none of {sorted(waiting)[:8]} answers"
+            )
         time.sleep(0.01)
-    return name
+    return prefix
 
 
 def _device(local_rank: int) -> torch.device:
-    """The accelerator of this rank, or the CPU where there is none."""
+    """The accelerator of this rank, or the CPU if the machine has no accelerator."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     count = torch.accelerator.device_count()
     if local_rank >= count:
         raise UserError(
             f"local rank {local_rank} has no device: {count} visible; start at most {count} processes on "
-            "this machine, or hide all devices to run on the CPU (CUDA_VISIBLE_DEVICES=)"
+            "this machine, or run on the CPU by hiding all devices (CUDA_VISIBLE_DEVICES=)"
         )
     torch.accelerator.set_device_index(local_rank)
     accelerator = torch.accelerator.current_accelerator()

@@ -1,4 +1,4 @@
-"""A model as the trainer calls it: by itself, over ranks (DDP), sharded (fully_shard), compiled."""
+"""Prepare a model for training: on one rank, over ranks (DDP), sharded (fully_shard), compiled."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from engine.distributed.sharding import is_sharded, shard
 from engine.distributed.world import World
 from modules.dual_encoder import DualEncoder
 
+ENCODERS = ("visual_encoder", "text_encoder", "visual_encoder_k", "text_encoder_k")
+
 
 def wrap(
     model: DualEncoder, world: World, *, fsdp: bool = False, compiled: bool = False, cached: bool = False
 ) -> nn.Module:
-    """`model`, on its device, made ready for `world`: sharded and compiled in place, or inside of DDP.
+    """The module to train: `model` itself, sharded or compiled in place, or DDP around it.
 
-    With a gradient cache (`cached`) there is no DDP: `average_gradients` does its work once a step. Raises
-    `UserError` naming the flag for what cannot be.
+    `model` is already on its device. With a gradient cache (`cached`) there is no DDP: `average_gradients`
+    does its work once a step. Raises `UserError`, naming the flag, if the options or the machine do not allow
+    it.
     """
     if fsdp and compiled:
-        raise UserError("--compile: does not go together with --fsdp; leave one of them out")
+        raise UserError("--compile: cannot be combined with --fsdp; leave one of them out")
     if compiled:
         compile_encoders(model, world.device)
     if fsdp:
@@ -36,7 +39,7 @@ def wrap(
     if world.size == 1:
         return model
     if cached:
-        _start_alike(model)
+        _broadcast_weights(model)
         return model
     devices = [world.device.index] if world.device.type != "cpu" else None
     return DistributedDataParallel(
@@ -45,34 +48,34 @@ def wrap(
 
 
 def compile_encoders(model: DualEncoder, device: torch.device) -> None:
-    """torch.compile the encoders in place, so that the names of weights stay the published ones.
+    """torch.compile the encoders in place, so that the weights keep their published names.
 
-    Raises `UserError` where the machine lacks the C++ compiler that CPU code needs.
+    Raises `UserError` if the device is a CPU and there is no C++ compiler.
     """
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
-        raise UserError(f"--compile: needs a C++ compiler on CPUs, {compiler} is not there; install one")
-    for encoder in _encoders(model):
+        raise UserError(f"--compile: needs a C++ compiler on CPUs; {compiler} was not found, install one")
+    for name, encoder in model.named_children():
+        if name not in ENCODERS:
+            continue
         for part in encoder.children():
-            # Containers are never called; parameters that lie beside the parts stay outside.
+            # Embeddings are skipped: that of the frame positions is never called, only its weight is read.
             if not isinstance(part, nn.Embedding):
                 part.compile()
 
 
-def _encoders(model: DualEncoder) -> list[nn.Module]:
-    names = ("visual_encoder", "text_encoder", "visual_encoder_k", "text_encoder_k")
-    return [module for name, module in model.named_children() if name in names]
-
-
-def _start_alike(model: nn.Module) -> None:
-    """Rank 0's weights everywhere, as DDP begins."""
+def _broadcast_weights(model: nn.Module) -> None:
+    """Copy rank 0's weights to all ranks, as DDP does at its start."""
     with torch.no_grad():
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
-    """Mean over ranks of all gradients, in place, in few messages. Sharded ones are averaged already."""
+    """Average all gradients over the ranks, in place: one message for each dtype.
+
+    Sharded gradients are left out: fully_shard has averaged them already.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None and not is_sharded(p)]
     if world.size == 1 or not gradients:
         return
@@ -87,8 +90,8 @@ def average_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
 
 
 def _no_buffer_sync() -> dict[str, Any]:
-    # Queues and BatchNorm statistics are equal on all ranks by construction: sending them at every step
-    # would cost more than the gradients do. Newer torch has another name for the switch.
+    # Queues and BatchNorm statistics are equal on all ranks by construction. Sending them at every step would
+    # cost more than the gradients do. Newer versions of torch have another name for this option.
     parameters = inspect.signature(DistributedDataParallel.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
     return {name: False}

@@ -32,7 +32,7 @@ from engine.data import (
 from engine.distributed.world import World
 from engine.evaluation.evaluate import build_evaluator, evaluate
 from engine.evaluation.query_bank import build_bank
-from engine.input_files import evaluated_elsewhere, evaluation_files
+from engine.input_files import eval_dataset_hint, evaluation_files
 from engine.logs.metrics_jsonl import Result
 from engine.logs.run_log import RunLog
 from engine.report.run_report import report_evaluation
@@ -179,7 +179,7 @@ def check_test_list(
         try:
             _check_test_files(config, train, choose_on, log)
         except UserError as error:
-            problem = f"{error}{evaluated_elsewhere(config)}"
+            problem = f"{error}{eval_dataset_hint(config)}"
     problem = world.broadcast(problem)
     if problem:
         raise UserError(problem)

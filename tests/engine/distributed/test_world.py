@@ -1,4 +1,4 @@
-"""World: what it takes from the environment, alone and with others."""
+"""World: what it reads from the environment, with one rank and with several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from engine.distributed.world import World, agree_on_start
+from common.errors import UserError
+from engine.distributed.world import World, agree_on_prefix
 from tests.processes import free_port, run_ranks
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,16 +35,16 @@ def test_without_a_launcher_one_process_and_no_group() -> None:
 
 
 def test_each_rank_uses_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FR-29 and X-10: LOCAL_RANK, then --local_rank; never the number of devices that can be seen."""
-    chosen: list[int] = []
+    """FR-29 and X-10: LOCAL_RANK decides, then --local_rank; never the number of visible devices."""
+    device_indices: list[int] = []
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", device_indices.append)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     assert World.from_environment(3, environ={}).device == torch.device("cuda", 3)
     assert World.from_environment(0, environ={"LOCAL_RANK": "2"}).device == torch.device("cuda", 2)
-    assert chosen == [3, 2]
-    with pytest.raises(ValueError, match="local rank 4 has no device: 4 visible"):
+    assert device_indices == [3, 2]
+    with pytest.raises(UserError, match="local rank 4 has no device: 4 visible"):
         World.from_environment(4, environ={})
 
 
@@ -56,7 +57,7 @@ def _on_two_ranks(rank: int, port: str) -> None:
     assert world.sums(1, rank, 5 * rank) == [2, 1, 5]
     assert world.gather(f"rank {rank}") == ["rank 0", "rank 1"]
     torch.testing.assert_close(world.mean(torch.tensor([float(rank)])), torch.tensor([0.5]))
-    # Shares of different sizes, one of them empty.
+    # Ranks have different numbers of rows, one rank has none.
     for sizes in ((1, 3), (2, 0)):
         rows = torch.full((sizes[rank], 2), float(rank))
         gathered = world.gather_rows(rows)
@@ -70,45 +71,45 @@ def test_two_ranks() -> None:
     run_ranks(_on_two_ranks, 2, free_port())
 
 
-def test_every_start_has_a_name_of_its_own_in_a_store_that_keeps_the_dead() -> None:
-    """torchrun's restarts share one store: what an earlier start left must not be taken for this one's."""
+def test_every_start_has_a_new_prefix_in_a_store_that_keeps_old_keys() -> None:
+    """torchrun's restarts share one store: no rank may use the keys of an earlier start."""
     store = dist.HashStore()
-    names = []
+    prefixes = []
     for _ in range(3):
         with ThreadPoolExecutor(3) as ranks:
-            # Rank 0 first: it meets the calls of the dead before those of the living.
-            found = [ranks.submit(agree_on_start, store, rank, 3) for rank in range(3)]
-            names.append({future.result(timeout=30) for future in found})
-    assert all(len(shared) == 1 for shared in names)
-    assert len(set().union(*names)) == 3
+            # Rank 0 first: it finds the ids of ended ranks before those of running ranks.
+            futures = [ranks.submit(agree_on_prefix, store, rank, 3) for rank in range(3)]
+            prefixes.append({future.result(timeout=30) for future in futures})
+    assert all(len(shared) == 1 for shared in prefixes)
+    assert len(set().union(*prefixes)) == 3
 
 
 ENDS = """
 import atexit, os
 from engine.program import end_process
 
-atexit.register(print, "last words")
+atexit.register(print, "exit handler")
 
 
-class Kept:
-    def __del__(self):  # what Python would call while it takes itself apart
-        os.write(1, b"taken apart\\n")
+class Global:
+    def __del__(self):  # Python calls it while the interpreter shuts down
+        os.write(1, b"shut down\\n")
 
 
-kept = Kept()
+held = Global()
 print("done", end=" ")
 end_process(3)
 """
 
 
-@pytest.mark.parametrize(("ranks", "taken_apart"), [("1", True), ("2", False)])
-def test_a_rank_ends_with_its_code_and_last_words_but_does_not_take_the_interpreter_apart(
-    ranks: str, taken_apart: bool
+@pytest.mark.parametrize(("ranks", "shuts_down"), [("1", True), ("2", False)])
+def test_one_of_several_ranks_ends_with_its_exit_code_without_shutting_the_interpreter_down(
+    ranks: str, shuts_down: bool
 ) -> None:
     environ = {**os.environ, "WORLD_SIZE": ranks}
     ended = subprocess.run(
         [sys.executable, "-c", ENDS], env=environ, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert ended.returncode == 3, ended.stderr
-    assert "done last words" in ended.stdout
-    assert ("taken apart" in ended.stdout) == taken_apart
+    assert "done exit handler" in ended.stdout
+    assert ("shut down" in ended.stdout) == shuts_down

@@ -1,4 +1,4 @@
-"""A model by itself, compiled, sharded: what goes, and what is refused in one line."""
+"""A model wrapped for one rank, compiled, sharded; impossible options are refused in one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.errors import UserError
 from engine.distributed.sharding import full_state, load_full_state
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
@@ -25,8 +26,8 @@ def test_one_process_gets_the_model_itself() -> None:
     ("options", "message"),
     [({"fsdp": True}, "--fsdp: .* start several"), ({"fsdp": True, "compiled": True}, "--compile: .*--fsdp")],
 )
-def test_what_cannot_be_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as error:
+def test_impossible_options_are_refused_in_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
         wrap(tiny.retrieval_model(), ALONE, **options)
     assert "\n" not in str(error.value)
 
@@ -34,12 +35,12 @@ def test_what_cannot_be_is_refused_in_one_line(options: dict[str, Any], message:
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="--compile: needs a C\\+\\+ compiler .*no-such-compiler"):
+    with pytest.raises(UserError, match="--compile: needs a C\\+\\+ compiler .*no-such-compiler"):
         wrap(tiny.retrieval_model(), ALONE, compiled=True)
 
 
-def test_compiled_in_place_the_names_of_weights_stay() -> None:
-    """Without running it: compiling begins with the first call."""
+def test_compiling_keeps_the_names_of_weights() -> None:
+    """The model is not run: compiling begins with the first call."""
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler")
     plain, compiled = tiny.pretrain_model(), tiny.pretrain_model()
@@ -49,7 +50,7 @@ def test_compiled_in_place_the_names_of_weights_stay() -> None:
 
 
 def test_a_compiled_model_gives_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced and split as torch.compile does, but run without generated C++, which takes a minute."""
+    """Traced and split by torch.compile, but run without generated C++, which would take a minute."""
     plain, compiled = tiny.retrieval_model(), tiny.retrieval_model()
     monkeypatch.setattr(torch.nn.Module, "compile", _compile_eagerly(torch.nn.Module.compile))
     if not shutil.which("g++"):
@@ -68,7 +69,7 @@ def _compile_eagerly(original: Any) -> Any:
     return lambda module: original(module, backend="aot_eager")
 
 
-def test_a_whole_state_goes_into_another_model() -> None:
+def test_a_full_state_goes_into_another_model() -> None:
     source, target = tiny.pretrain_model(), tiny.pretrain_model()
     with torch.no_grad():
         for parameter in source.parameters():
