@@ -1,4 +1,4 @@
-"""All that is told of the scores of a split: plain figures, their intervals, post-processed figures.
+"""All metrics of a split: plain metrics, their intervals, and metrics of post-processed scores.
 
 N captions, V videos.
 """
@@ -19,7 +19,7 @@ from engine.evaluation.similarity import Tiles
 
 @dataclass(frozen=True)
 class Bank:
-    """A querybank: bank captions x test videos, and test captions x bank videos where there are such."""
+    """A querybank: bank captions x test videos and, if the bank has videos, test captions x bank videos."""
 
     captions: Tiles
     videos: Tiles | None = None
@@ -28,8 +28,12 @@ class Bank:
 
 @dataclass(frozen=True)
 class SplitMetrics:
-    """`values`: `all_metrics` by name, post-processed ones after `dsl/`, `qb_norm_static/`,
-    `qb_norm_dynamic/`; `intervals`: 95% of the plain ones; `post_processing`: a sentence on each kind."""
+    """The metrics of a split.
+
+    `values` holds `all_metrics` by name; names of post-processed ones start with `dsl/`, `qb_norm_static/` or
+    `qb_norm_dynamic/`. `intervals` are the 95% intervals of the plain metrics. `post_processing` explains
+    each kind of post-processing in a sentence.
+    """
 
     rankings: Rankings
     values: dict[str, float]
@@ -47,20 +51,24 @@ def compute_metrics(
     bank: Bank | None = None,
     world: World = SINGLE_PROCESS,
 ) -> SplitMetrics:
-    """Rank and count. Collective. `resamples` 0: no intervals; without `dsl_temperature` or `bank`: plain."""
+    """Rank and compute the metrics. Collective.
+
+    `resamples` 0: no intervals. `dsl_temperature` None: no dual softmax. `bank` None: no querybank
+    normalisation.
+    """
     plain = rank_tiles(tiles, video_of_caption, world=world)
     values = all_metrics(plain)
     post_processing = {}
     if dsl_temperature is not None:
         scoring = DualSoftmax(tiles, temperature=dsl_temperature, logit_scale=logit_scale, world=world)
-        found = all_metrics(rank_tiles(tiles, video_of_caption, world=world, scoring=scoring))
-        values.update({f"dsl/{name}": value for name, value in found.items()})
+        metrics = all_metrics(rank_tiles(tiles, video_of_caption, world=world, scoring=scoring))
+        values.update({f"dsl/{name}": value for name, value in metrics.items()})
         post_processing["dsl"] = f"temperature {dsl_temperature:g}; {POST_PROCESSING_NOTES['dsl']}"
     if bank is not None:
-        found, sentences = _with_bank(
+        bank_values, sentences = _with_bank(
             tiles, video_of_caption, plain, bank, logit_scale=logit_scale, world=world
         )
-        values.update(found)
+        values.update(bank_values)
         post_processing.update(sentences)
     limits = intervals(plain, video_of_caption, resamples=resamples) if resamples else {}
     return SplitMetrics(plain, values, limits, post_processing)
@@ -75,10 +83,10 @@ def _with_bank(
     logit_scale: float,
     world: World,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Both forms of querybank normalisation; of a direction without a bank nothing is told."""
-    of_videos = BankSums.of_videos(bank.captions, beta=bank.beta, logit_scale=logit_scale, world=world)
-    of_captions = (
-        BankSums.of_captions(bank.videos, beta=bank.beta, logit_scale=logit_scale, world=world)
+    """Metrics and sentences of both forms of querybank normalisation, for the directions with a bank."""
+    t2v = BankSums.for_t2v(bank.captions, beta=bank.beta, logit_scale=logit_scale, world=world)
+    v2t = (
+        BankSums.for_v2t(bank.videos, beta=bank.beta, logit_scale=logit_scale, world=world)
         if bank.videos
         else None
     )
@@ -88,14 +96,15 @@ def _with_bank(
     for name, dynamic in (("qb_norm_static", False), ("qb_norm_dynamic", True)):
         scoring = QueryBank(
             plain,
-            videos=of_videos,
-            captions=of_captions,
+            videos=t2v,
+            captions=v2t,
             beta=bank.beta,
             logit_scale=logit_scale,
             dynamic=dynamic,
         )
-        found = all_metrics(rank_tiles(tiles, video_of_caption, world=world, scoring=scoring))
-        told = {key: value for key, value in found.items() if of_captions or "t2v/" in key}
-        values.update({f"{name}/{key}": value for key, value in told.items()})
+        metrics = all_metrics(rank_tiles(tiles, video_of_caption, world=world, scoring=scoring))
+        for key, value in metrics.items():
+            if v2t is not None or "t2v/" in key:
+                values[f"{name}/{key}"] = value
         post_processing[name] = f"{size}; {POST_PROCESSING_NOTES[name]}"
     return values, post_processing

@@ -1,6 +1,6 @@
-"""Evaluation: every rank encodes its share of a split, then ranks are counted (METHOD 6).
+"""Evaluation: every rank encodes its part of a split, then the metrics are computed (METHOD 6).
 
-N captions, V videos, F frames, D width.
+N captions, V videos, F frames, D width, B captions of a querybank.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modules.dual_encoder import DualEncoder
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates a model on one split. The loaders yield this rank's contiguous share, without repeats."""
+    """Evaluates a model on one split. The loaders yield this rank's part: contiguous, without repeats."""
 
     videos: DataLoader
     captions: DataLoader
@@ -36,54 +36,60 @@ class Evaluator:
     top_frames: int
     logit_scale: float
     precision: str = "fp32"
-    captions_text: Names | None = None  # names in messages
+    captions_text: Names | None = None  # for messages
     video_ids: Names | None = None
 
     def evaluate(self, model: DualEncoder) -> dict[str, float]:
-        """The plain figures (`engine.evaluation.metrics.all_metrics`), the same on every rank."""
+        """The plain metrics (`metrics.all_metrics`), the same on every rank."""
         return self.compute_metrics(self.encode(model)).values
 
     @torch.inference_mode()
     def encode(self, model: DualEncoder) -> Features:
-        """Features of the whole split on every rank; each video and each caption is encoded once.
+        """Features of the split, on every rank. Each video and each caption is encoded once.
 
-        Leaves the model in its mode, as all methods here do.
+        All methods leave the model in the mode, training or evaluation, that it was in.
         """
-        video, frames, masks = [], [], []
+        videos, frames, masks = [], [], []
         with _evaluating(model):
             for batch in self._batches(self.videos, "encoding videos"):
                 with autocast(self.precision, self.world.device):
-                    v, f = model.encode_video(batch["frames"], batch["frame_mask"])
-                video.append(v.float())
+                    video, frame = model.encode_video(batch["frames"], batch["frame_mask"])
+                videos.append(video.float())
                 if self.use_frame_fea:
-                    frames.append(f.float())
+                    frames.append(frame.float())
                     masks.append(batch["frame_mask"].to(torch.uint8))
         text = self.encode_texts(model, self.captions, "encoding captions")
-        width, length, device = _width(model), self.max_frames, self.world.device
-        gather = self.world.gather_rows
-        every_video = gather(_rows(video, (0, width), device))
+        width, length = _width(model), self.max_frames
+        all_videos = self._gather(videos, (0, width))
         if not self.use_frame_fea:
-            return Features(text, every_video)
-        mask = gather(_rows(masks, (0, length), device, dtype=torch.uint8))
-        return Features(text, every_video, gather(_rows(frames, (0, length, width), device)), mask.bool())
+            return Features(text, all_videos)
+        all_masks = self._gather(masks, (0, length), dtype=torch.uint8)
+        return Features(text, all_videos, self._gather(frames, (0, length, width)), all_masks.bool())
 
     @torch.inference_mode()
     def encode_texts(self, model: DualEncoder, texts: DataLoader, what: str) -> torch.Tensor:
-        """Text features [n, D] of all ranks' shares, on every rank."""
-        rows = []
+        """The features [N, D] of the texts of all ranks, on every rank. `what` labels the progress bar."""
+        encoded = []
         with _evaluating(model):
             for batch in self._batches(texts, what):
                 with autocast(self.precision, self.world.device):
-                    encoded = model.encode_text(batch["text_ids"], batch["text_mask"])
-                rows.append(encoded.float())
-        return self.world.gather_rows(_rows(rows, (0, _width(model)), self.world.device))
+                    text = model.encode_text(batch["text_ids"], batch["text_mask"])
+                encoded.append(text.float())
+        return self._gather(encoded, (0, _width(model)))
 
     def _batches(self, loader: DataLoader, what: str) -> Iterator[dict[str, torch.Tensor]]:
         for batch in self.log.progress(loader, total=len(loader), what=what):
             yield to_device(batch, self.world.device)
 
+    def _gather(
+        self, batches: list[torch.Tensor], empty: tuple[int, ...], *, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """The rows of all ranks. `empty` is the shape of this rank's part if it has no batches."""
+        rows = torch.cat(batches) if batches else torch.zeros(empty, dtype=dtype, device=self.world.device)
+        return self.world.gather_rows(rows)
+
     def tiles(self, features: Features) -> ScoreTiles:
-        """The similarity, tile by tile."""
+        """The similarity of the split, in tiles."""
         return ScoreTiles(features, top_frames=self.top_frames, logit_scale=self.logit_scale)
 
     def compute_metrics(
@@ -95,10 +101,10 @@ class Evaluator:
         bank: torch.Tensor | None = None,
         qb_beta: float = 20.0,
     ) -> SplitMetrics:
-        """Rank and count (`compute_metrics.measure`); what is odd about the features is logged. Collective.
+        """Check the features, log remarks on them, and compute the metrics (`compute_metrics`). Collective.
 
-        `bank` [B, D] are training captions for querybank normalisation. Raises `UserError` on features that
-        cannot be ranked, with names.
+        `bank` [B, D] are training captions for querybank normalisation. Raises `UserError`, which names
+        captions or videos, if the features cannot be ranked.
         """
         remarks = check_features(
             features, self.video_of_caption, captions=self.captions_text, video_ids=self.video_ids
@@ -118,24 +124,13 @@ class Evaluator:
 
 @contextlib.contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards as it was, whatever happens."""
+    """Put the model into evaluation mode, and back into its mode afterwards, also after an error."""
     was_training = model.training
     model.eval()
     try:
         yield
     finally:
         model.train(was_training)
-
-
-def _rows(
-    pieces: list[torch.Tensor],
-    empty: tuple[int, ...],
-    device: torch.device,
-    *,
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """The pieces in one tensor; an empty one of the right shape where this rank's share is empty."""
-    return torch.cat(pieces) if pieces else torch.zeros(empty, dtype=dtype, device=device)
 
 
 def _width(model: DualEncoder) -> int:

@@ -1,7 +1,10 @@
-"""Captions that stand under several videos: counted, and ranked with all those videos as right answers.
+"""Captions that several videos share: find them, and rank with all those videos as right answers.
 
-N captions, V videos. Captions are equal if they differ in case and spaces only: the tokenizers make the same
-of them. "A man is singing" under three test videos costs a perfect model two of three first places.
+N captions, V videos.
+
+Captions are equal if they differ only in case and spaces, because the tokenizers turn them into the same
+tokens. If three test videos share "A man is singing", even a perfect model ranks the right video first for
+only one of the three captions.
 """
 
 from __future__ import annotations
@@ -21,82 +24,84 @@ _SCORES = 1 << 24  # scores held at once
 
 
 def equal_caption_groups(examples: Examples) -> list[np.ndarray]:
-    """The captions, int64, of each text that stands under more than one video; in the order of the first."""
+    """Groups of equal captions of more than one video: int64 caption numbers, in the order of the first."""
     groups = defaultdict(list)
     for number, caption in enumerate(examples.captions):
         groups[" ".join(caption.casefold().split())].append(number)
-    found = (np.array(group) for group in groups.values() if len(group) > 1)
-    return [group for group in found if len(set(examples.video_of_caption[group].tolist())) > 1]
+    several = (np.array(group) for group in groups.values() if len(group) > 1)
+    return [group for group in several if len(set(examples.video_of_caption[group].tolist())) > 1]
 
 
 @torch.inference_mode()
 def ranks_with_equal_captions(
     tiles: Tiles, examples: Examples, rankings: Rankings, groups: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(t2v float64 [N], v2t float64 [V]): `rankings` with the queries that `groups` touch ranked again.
+    """(t2v float64 [N], v2t float64 [V]): the ranks of `rankings`, computed anew for queries in `groups`.
 
-    t2v: rank of the best of the caption's right videos among the wrong ones. v2t: rank of the video's own
-    best caption among the other sets, without their captions that equal one of its own. Ties by expected
-    rank. Only the rows and columns of the touched queries are computed.
+    t2v: rank of the caption's best right video among the wrong ones. v2t: rank of the video's best caption
+    among the other caption sets, without captions equal to one of the video's. Ties by expected rank. Only
+    the rows and columns of queries in `groups` are computed.
     """
     t2v, v2t = rankings.t2v.copy(), rankings.v2t.copy()
     if not groups:
         return t2v, v2t
     owners = examples.video_of_caption
-    right = {int(caption): np.unique(owners[group]) for group in groups for caption in group}
-    for caption, scores in _rows(tiles, np.array(sorted(right))):
-        t2v[caption] = _rank_of_best(scores, right[caption])
-    no_rivals: dict[int, set[int]] = defaultdict(set)
+    right_videos = {int(caption): np.unique(owners[group]) for group in groups for caption in group}
+    for caption, scores in _rows(tiles, np.array(sorted(right_videos))):
+        t2v[caption] = _rank_of_best(scores, right_videos[caption])
+    equal_captions: dict[int, set[int]] = defaultdict(set)
     for group in groups:
         for video in set(owners[group].tolist()):
-            no_rivals[video].update(group.tolist())
+            equal_captions[video].update(group.tolist())
     order = CaptionOrder(owners, num_videos=tiles.num_videos)
-    for video, scores in _columns(tiles, sorted(no_rivals)):
-        v2t[video] = _rank_of_set(scores, video, sorted(no_rivals[video]), order)
+    for video, scores in _columns(tiles, sorted(equal_captions)):
+        v2t[video] = _rank_of_set(scores, video, sorted(equal_captions[video]), order)
     return t2v, v2t
 
 
 def _rank_of_best(scores: np.ndarray, right: np.ndarray) -> float:
-    """Expected place of the first right answer, ties broken at random: with m right and r wrong answers of
-    one score, r / (m + 1) wrong ones stand before the first right one."""
+    """Expected rank of the best of the `right` candidates, if ties are broken at random.
+
+    If m right and w wrong candidates tie, w / (m + 1) wrong ones come before the first right one on average.
+    """
     best = scores[right].max()
     wrong = np.delete(scores, right)
     tied = int((scores[right] == best).sum())
     return float(1 + (wrong > best).sum() + (wrong == best).sum() / (tied + 1))
 
 
-def _rank_of_set(scores: np.ndarray, video: int, no_rivals: list[int], order: CaptionOrder) -> float:
-    own = scores[order.captions[order.starts[video] : order.starts[video + 1]]].max()
+def _rank_of_set(scores: np.ndarray, video: int, equal_captions: list[int], order: CaptionOrder) -> float:
+    """Rank of the video's caption set, where `equal_captions` do not count for the sets of other videos."""
+    positive = scores[order.captions[order.starts[video] : order.starts[video + 1]]].max()
     scores = scores.copy()
-    scores[no_rivals] = -np.inf
+    scores[equal_captions] = -np.inf
     with_captions = np.flatnonzero(order.counts)
     sets = np.maximum.reduceat(scores[order.captions], order.starts[with_captions])
     rivals = sets[with_captions != video]
-    return float(1 + (rivals > own).sum() + (rivals == own).sum() / 2)
+    return float(1 + (rivals > positive).sum() + (rivals == positive).sum() / 2)
 
 
 def _rows(tiles: Tiles, captions: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Scores [V] of each caption."""
+    """(caption, its scores [V]) for each of `captions`."""
     step = min(tiles.height, max(1, _SCORES // tiles.num_videos))
     for start in range(0, len(captions), step):
-        chosen = torch.from_numpy(captions[start : start + step]).to(tiles.device)
-        blocks = [tiles.scores(chosen, videos) for videos in tiles.video_tiles(0, tiles.num_videos)]
-        yield from zip(
-            captions[start : start + step].tolist(), torch.cat(blocks, 1).cpu().numpy(), strict=True
-        )
+        block = captions[start : start + step]
+        numbers = torch.from_numpy(block).to(tiles.device)
+        scores = [tiles.scores(numbers, videos) for videos in tiles.video_tiles(0, tiles.num_videos)]
+        yield from zip(block.tolist(), torch.cat(scores, 1).cpu().numpy(), strict=True)
 
 
 def _columns(tiles: Tiles, videos: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Scores [N] of each video."""
+    """(video, its scores [N]) for each of `videos`."""
     step = min(tiles.width, max(1, _SCORES // tiles.num_captions))
     for first in range(0, tiles.num_videos, step):
-        wanted = [video for video in videos if first <= video < first + step]
-        if not wanted:
+        block = [video for video in videos if first <= video < first + step]
+        if not block:
             continue
         tile = tiles.video_tile(first, min(first + step, tiles.num_videos))
-        columns = [video - first for video in wanted]
-        blocks = []
+        columns = [video - first for video in block]
+        scores = []
         for start in range(0, tiles.num_captions, tiles.height):
             captions = torch.arange(start, min(start + tiles.height, tiles.num_captions), device=tiles.device)
-            blocks.append(tiles.scores(captions, tile)[:, columns])
-        yield from zip(wanted, torch.cat(blocks).cpu().numpy().T, strict=True)
+            scores.append(tiles.scores(captions, tile)[:, columns])
+        yield from zip(block, torch.cat(scores).cpu().numpy().T, strict=True)

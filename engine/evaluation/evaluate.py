@@ -1,4 +1,4 @@
-"""One evaluation of a run: measure, say, write the result line and the files that were asked for."""
+"""One evaluation of a run: compute the metrics, log them, write the result line and the requested files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from engine.logs.run_log import RunLog
 from modules.backbones.clip_towers import MAX_LOGIT_SCALE
 from modules.dual_encoder import DualEncoder
 
-# Settings that features depend on, or that go with them.
-OF_FEATURES = (
+# Settings that are saved with features: the features, or their use, depend on them.
+FEATURE_SETTINGS = (
     *("clip_model", "pretrained_text", "use_temp", "use_frame_fea", "max_frames", "max_words"),
     *("frame_sample_len", "top_frames", "legacy_special_tokens", "precision"),
 )
@@ -34,7 +34,7 @@ OF_FEATURES = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: its line in metrics.jsonl, and what a report needs besides."""
+    """One evaluation: `result` is its line in metrics.jsonl; a report needs the rest."""
 
     result: dict[str, Any]
     metrics: SplitMetrics
@@ -43,7 +43,7 @@ class Evaluation:
 
 
 def build_evaluator(config: Config, world: World, data: EvaluationData, log: RunLog) -> Evaluator:
-    """The evaluator of one split; nothing is read yet."""
+    """The evaluator of one split. It reads no data yet."""
     return Evaluator(
         videos=data.videos,
         captions=data.captions,
@@ -76,24 +76,24 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate, log the result and append it to metrics.jsonl. Collective.
 
-    `split` names the list that `data` is of. Only a `final` evaluation is post-processed (`bank`:
-    `query_bank.build_bank`) and writes features and similarity. `chosen` says in the result how the
+    `split` names the split of `data`. Only a `final` evaluation post-processes scores (`bank` comes from
+    `query_bank.build_bank`) and writes features and similarity. `chosen` is added to the result: how the
     evaluated epoch was chosen.
     """
     features = evaluator.encode(model)
-    texts = None
+    bank_texts = None
     if final and config.qb_norm:
         assert bank is not None
-        texts = evaluator.encode_texts(model, bank, "encoding the querybank")
+        bank_texts = evaluator.encode_texts(model, bank, "encoding the querybank")
     metrics = evaluator.compute_metrics(
         features,
         resamples=config.bootstrap,
         dsl_temperature=config.dsl_temperature if final and config.dsl else None,
-        bank=texts,
+        bank=bank_texts,
         qb_beta=config.qb_beta,
     )
     counts = data.counts()
-    _say(metrics, data.dataset if split == "test" else f"{data.dataset} {split}", counts, log)
+    _log_metrics(metrics, data.dataset if split == "test" else f"{data.dataset} {split}", counts, log)
     protocol = protocol_of(data.examples.video_of_caption, config.protocol)
     about: dict[str, Any] = {
         "epoch": epoch,
@@ -104,12 +104,13 @@ def evaluate(
         **(chosen or {}),
     }
     if final and evaluator.world.is_main:
-        known = checkpoint is not None and Path(checkpoint).is_file()
-        about["checkpoint_sha256"] = file_digest(Path(str(checkpoint))) if known else None
-        _write_files(config, features, texts, evaluator, data, about | {"protocol": protocol["name"]}, log)
+        is_file = checkpoint is not None and Path(checkpoint).is_file()
+        about["checkpoint_sha256"] = file_digest(Path(str(checkpoint))) if is_file else None
+        features_about = about | {"protocol": protocol["name"]}
+        _write_files(config, features, bank_texts, evaluator, data, features_about, log)
     extra = {"intervals": metrics.intervals, "post_processing": metrics.post_processing}
-    shown = {name: value for name, value in extra.items() if value}
-    result = {**about, **counts, "protocol": protocol, **metrics.values, **shown}
+    not_empty = {name: value for name, value in extra.items() if value}
+    result = {**about, **counts, "protocol": protocol, **metrics.values, **not_empty}
     log.result(result)
     prefix = "" if split == "test" else f"{split}/"
     scalars = {prefix + name: value for name, value in metrics.values.items()}
@@ -117,15 +118,16 @@ def evaluate(
     return Evaluation(result, metrics, evaluator.tiles(features), data)
 
 
-def _say(metrics: SplitMetrics, dataset: str, counts: dict[str, Any], log: RunLog) -> None:
+def _log_metrics(metrics: SplitMetrics, dataset: str, counts: dict[str, Any], log: RunLog) -> None:
     for line in format_metrics(metrics.values):
         log.info(f"{dataset} {line}")
     for name in ("t2v/R@1", "v2t/R@1"):
         if name in metrics.intervals:
             log.info(f"{dataset} {name} 95% interval {{:.1f}} to {{:.1f}}".format(*metrics.intervals[name]))
     for name, sentence in metrics.post_processing.items():
-        figures = {key[len(name) + 1 :]: v for key, v in metrics.values.items() if key.startswith(f"{name}/")}
-        for line in format_metrics(figures):
+        prefix = f"{name}/"
+        values = {key.removeprefix(prefix): v for key, v in metrics.values.items() if key.startswith(prefix)}
+        for line in format_metrics(values):
             log.info(f"{dataset} {name} {line}")
         log.info(f"{name}: {sentence}")
     if not counts["comparable"]:
@@ -141,12 +143,12 @@ def _write_files(
     about: dict[str, Any],
     log: RunLog,
 ) -> None:
-    """--save_features and --save_similarity."""
+    """Write what --save_features and --save_similarity ask for."""
     if config.save_features:
         folder = Path(config.save_features).expanduser()
-        about = about | {"settings": {name: getattr(config, name) for name in OF_FEATURES}}
+        about = about | {"settings": {name: getattr(config, name) for name in FEATURE_SETTINGS}}
         examples = data.examples
-        made = FeatureSet(
+        feature_set = FeatureSet(
             features=features,
             video_of_caption=examples.video_of_caption,
             video_ids=list(examples.video_ids),
@@ -154,7 +156,7 @@ def _write_files(
             about=about,
             bank=bank,
         )
-        save_features(folder, made)
+        save_features(folder, feature_set)
         log.info(
             f"features of {examples.num_videos:,} videos and {examples.num_captions:,} captions: {folder}"
         )
@@ -165,7 +167,7 @@ def _write_files(
 
 
 def save_similarity(path: Path, tiles: Tiles) -> None:
-    """Write float32 [N, V] tile by tile, atomically."""
+    """Write the similarity float32 [N, V], tile by tile, as an .npy file. Atomic."""
     with atomic_path(path) as temporary:
         shape = (tiles.num_captions, tiles.num_videos)
         matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)

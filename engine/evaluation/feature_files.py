@@ -1,4 +1,4 @@
-"""Features of a split on disk: features.safetensors with the arrays, features.json with the names.
+"""Features of a split on disk: features.safetensors holds the arrays, features.json the names.
 
 N captions, V videos, F frames, D width, B captions of a querybank. docs/EVALUATION.md describes the files.
 """
@@ -19,21 +19,20 @@ import torch
 from torch import Tensor
 
 from common.atomic_files import atomic_path
-from common.errors import UserError
-from engine.evaluation.features import Features
+from common.errors import FileError, UserError, file_error, file_errors
+from engine.evaluation.features import Features, shapes_match
 
 ARRAYS, NAMES = "features.safetensors", "features.json"
 FORMAT = 1
-_READ = 1 << 20
+_BLOCK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class FeatureSet:
     """Features with their names.
 
-    `about` says what they are of: `dataset`, `split`, `language`, `checkpoint`, `checkpoint_sha256`,
-    `weights_sha256`, `settings`; each may be absent. `bank` [B, D] are training captions for querybank
-    normalisation.
+    `about` says where they come from: `dataset`, `split`, `language`, `checkpoint`, `checkpoint_sha256`,
+    `settings`; each may be absent. `bank` [B, D] are training captions for querybank normalisation.
     """
 
     features: Features
@@ -48,89 +47,102 @@ class FeatureSet:
         assert len(self.captions) == len(self.video_of_caption) == len(self.features.text)
 
 
-def save_features(folder: Path, made: FeatureSet) -> None:
-    """Write both files under temporary names, force them to disk, rename them. Raises `OSError`."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save_features(folder: Path, feature_set: FeatureSet) -> None:
+    """Write both files, atomically and durably. Raises `FileError` if they cannot be written."""
+    with file_errors(folder, "cannot be made"):
+        folder.mkdir(parents=True, exist_ok=True)
     names = {
         "format": FORMAT,
-        **made.about,
-        "video_ids": list(made.video_ids),
-        "captions": list(made.captions),
+        **feature_set.about,
+        "video_ids": list(feature_set.video_ids),
+        "captions": list(feature_set.captions),
     }
     text = json.dumps(names, ensure_ascii=False, indent=0) + "\n"
+    features = feature_set.features
     arrays = {
-        "text": made.features.text,
-        "video": made.features.video,
-        "frames": made.features.frames,
-        "frame_mask": made.features.frame_mask,
-        "video_of_caption": torch.from_numpy(np.asarray(made.video_of_caption, dtype=np.int64)),
-        "bank_text": made.bank,
+        "text": features.text,
+        "video": features.video,
+        "frames": features.frames,
+        "frame_mask": features.frame_mask,
+        "video_of_caption": torch.from_numpy(np.asarray(feature_set.video_of_caption, dtype=np.int64)),
+        "bank_text": feature_set.bank,
     }
     tensors = {name: array.cpu().contiguous() for name, array in arrays.items() if array is not None}
-    partner = {"names_sha256": hashlib.sha256(text.encode("utf-8")).hexdigest()}
-    # The names are renamed last and hold the partner's hash: a pair from two runs is recognised.
+    # The arrays hold the hash of the names and are renamed first, so two halves of different runs are found.
+    metadata = {"names_sha256": _text_digest(text)}
     with (
         atomic_path(folder / NAMES, durable=True) as names_file,
-        atomic_path(folder / ARRAYS, durable=True) as file,
+        atomic_path(folder / ARRAYS, durable=True) as arrays_file,
     ):
         names_file.write_text(text, encoding="utf-8")
-        safetensors.torch.save_file(tensors, file, metadata=partner)
+        try:
+            safetensors.torch.save_file(tensors, arrays_file, metadata=metadata)
+        except safetensors.SafetensorError as error:  # what safetensors raises on a full disk
+            raise FileError(f"{folder / ARRAYS}: cannot be written ({error})") from error
 
 
 def load_features(folder: Path, **expected: str | None) -> FeatureSet:
-    """Read what `save_features` wrote; the arrays stay in the mapped file until they are used.
+    """Read what `save_features` wrote. The arrays stay in the mapped file until they are used.
 
     `expected` are entries of `about`, for instance `dataset="msrvtt"`, `split="test"`,
-    `checkpoint_sha256=...`. Raises `UserError`: no such files, not ours, halves of two writings, or of
-    another model or split, where both sides are known.
+    `checkpoint_sha256=...`; an entry that is None or absent in the file is not checked. Raises `UserError` if
+    there are no such files, if they have another format, if they come from different runs, or if an entry of
+    `about` differs from the expected one.
     """
     try:
         text = (folder / NAMES).read_text(encoding="utf-8")
         names = json.loads(text)
         with safetensors.safe_open(folder / ARRAYS, framework="pt") as file:
-            partner = (file.metadata() or {}).get("names_sha256")
+            names_digest = (file.metadata() or {}).get("names_sha256")
         arrays = safetensors.torch.load_file(folder / ARRAYS)
     except FileNotFoundError:
         raise UserError(f"{folder}: no features there; expected {ARRAYS} and {NAMES}") from None
-    except (ValueError, safetensors.SafetensorError) as error:  # JSON and UTF-8 errors are ValueErrors
+    except OSError as error:
+        raise file_error(folder, "cannot be read", error) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder}: not features as --save_features writes them ({error})") from None
     if not isinstance(names, dict) or names.get("format") != FORMAT:
         raise UserError(f"{folder / NAMES}: not of format {FORMAT}")
-    if partner != hashlib.sha256(text.encode("utf-8")).hexdigest():
-        raise UserError(f"{folder}: {ARRAYS} and {NAMES} are not of one writing; write them again")
+    if names_digest != _text_digest(text):
+        raise UserError(f"{folder}: {ARRAYS} and {NAMES} are from different runs; write them again")
     about = {key: value for key, value in names.items() if key not in ("format", "video_ids", "captions")}
-    for key, wanted in expected.items():
-        if wanted is not None and about.get(key) is not None and about[key] != wanted:
-            raise UserError(f"{folder}: features of {key} {about[key]}, not {wanted}")
-    try:
-        return FeatureSet(
-            features=Features(
-                arrays["text"], arrays["video"], arrays.get("frames"), arrays.get("frame_mask")
-            ),
-            video_of_caption=arrays["video_of_caption"].numpy(),
-            video_ids=names["video_ids"],
-            captions=names["captions"],
-            about=about,
-            bank=arrays.get("bank_text"),
-        )
-    except (KeyError, AssertionError):
-        raise UserError(f"{folder}: arrays and names do not fit each other") from None
+    for key, value in expected.items():
+        if value is not None and about.get(key) is not None and about[key] != value:
+            raise UserError(f"{folder}: features of {key} {about[key]}, not {value}")
+    if not _sizes_match(arrays, names):
+        raise UserError(f"{folder}: the sizes of arrays and names do not match; write them again")
+    return FeatureSet(
+        features=Features(arrays["text"], arrays["video"], arrays.get("frames"), arrays.get("frame_mask")),
+        video_of_caption=arrays["video_of_caption"].numpy(),
+        video_ids=names["video_ids"],
+        captions=names["captions"],
+        about=about,
+        bank=arrays.get("bank_text"),
+    )
+
+
+def _sizes_match(arrays: Mapping[str, Tensor], names: Mapping[str, Any]) -> bool:
+    if (
+        not {"text", "video", "video_of_caption"} <= arrays.keys()
+        or not {"video_ids", "captions"} <= names.keys()
+    ):
+        return False
+    text, video = arrays["text"], arrays["video"]
+    return (
+        shapes_match(text, video, arrays.get("frames"), arrays.get("frame_mask"))
+        and len(names["video_ids"]) == len(video)
+        and len(names["captions"]) == len(arrays["video_of_caption"]) == len(text)
+    )
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex. Raises `FileError` if it cannot be read."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_READ):
+    with file_errors(path), open(path, "rb") as file:
+        while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a model's weights by name, type, shape and bytes: the same for the same model, in hex."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

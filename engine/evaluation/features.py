@@ -1,4 +1,4 @@
-"""What the encoders make of a split, and checks that name the captions and videos at fault.
+"""The features of a split, and checks that name the bad captions and videos.
 
 N captions, V videos, F frames, D width.
 """
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from common.errors import UserError
 
-NAMED = 10  # ids that a message lists
-_CHUNK = 4096  # rows looked at together
+NAMED = 10  # the most ids that a message lists
+_CHUNK = 4096  # rows checked at once
 
 
 class Names(Protocol):
-    """What captions or videos are called in messages."""
+    """The names of captions or videos in messages."""
 
     def __getitem__(self, index: int, /) -> str: ...
 
@@ -28,7 +28,7 @@ class Names(Protocol):
 
 @dataclass(frozen=True)
 class Features:
-    """text [N, D], video [V, D], frames [V, F, D] or None, frame_mask bool [V, F] or None (all real)."""
+    """text [N, D], video [V, D], frames [V, F, D] or None, frame_mask bool [V, F] or None (no padding)."""
 
     text: Tensor
     video: Tensor
@@ -36,10 +36,18 @@ class Features:
     frame_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
-        assert self.text.ndim == 2 and self.video.ndim == 2 and self.text.shape[1] == self.video.shape[1]
-        assert self.frames is None or self.frames.shape[::2] == self.video.shape
-        assert self.frame_mask is None or self.frames is not None
-        assert self.frame_mask is None or self.frame_mask.shape == self.frames.shape[:2]  # type: ignore[union-attr]
+        assert shapes_match(self.text, self.video, self.frames, self.frame_mask)
+
+
+def shapes_match(text: Tensor, video: Tensor, frames: Tensor | None, frame_mask: Tensor | None) -> bool:
+    """Whether the four have the shapes of `Features`."""
+    if text.ndim != 2 or video.ndim != 2 or text.shape[1] != video.shape[1]:
+        return False
+    if frames is None:
+        return frame_mask is None
+    if frames.ndim != 3 or frames.shape[::2] != video.shape:
+        return False
+    return frame_mask is None or frame_mask.shape == frames.shape[:2]
 
 
 def check_features(
@@ -49,21 +57,21 @@ def check_features(
     captions: Names | None = None,
     video_ids: Names | None = None,
 ) -> list[str]:
-    """Raise `UserError` on what cannot be ranked; return a remark on each kind of odd thing that can.
+    """Raise `UserError` if the features cannot be ranked. Otherwise return remarks on what is unusual.
 
-    Refused: a split without captions or videos, a caption without a video, features that are not finite.
-    Remarked on: zero vectors (their similarity with anything is 0), videos without captions (candidates, but
-    no queries). Names come from `captions` and `video_ids`, by default the numbers.
+    Errors: no captions or no videos, a caption without a video, features that are not finite. Remarks: zero
+    vectors (their similarity with anything is 0), videos without captions (candidates, but no queries).
+    Messages use the names in `captions` and `video_ids`, or numbers without them.
     """
     if not len(features.text) or not len(features.video):
         raise UserError(f"nothing to rank: {len(features.text)} captions, {len(features.video)} videos")
     if len(video_of_caption) != len(features.text):
         raise UserError(
-            f"{len(features.text)} captions, but {len(video_of_caption)} say which video is theirs"
+            f"{len(features.text)} captions, but the list of their videos has {len(video_of_caption)} entries"
         )
-    homeless = np.flatnonzero((video_of_caption < 0) | (video_of_caption >= len(features.video)))
-    if len(homeless):
-        raise UserError(f"captions without a video: {_names(homeless, captions)}")
+    without_video = np.flatnonzero((video_of_caption < 0) | (video_of_caption >= len(features.video)))
+    if len(without_video):
+        raise UserError(f"captions without a video: {_names(without_video, captions)}")
     remarks = []
     for what, rows, names in (
         ("captions", features.text, captions),
@@ -73,33 +81,40 @@ def check_features(
         if rows is not None:
             mask = features.frame_mask if rows is features.frames else None
             remarks += _check_rows(what, rows, mask, names)
-    silent = np.setdiff1d(np.arange(len(features.video)), video_of_caption)
-    if len(silent):
-        remarks.append(f"videos without a caption, ranked as candidates only: {_names(silent, video_ids)}")
+    without_caption = np.setdiff1d(np.arange(len(features.video)), video_of_caption)
+    if len(without_caption):
+        remarks.append(
+            f"videos without a caption, which are candidates only: {_names(without_caption, video_ids)}"
+        )
     return remarks
 
 
 def _check_rows(what: str, rows: Tensor, mask: Tensor | None, names: Names | None) -> list[str]:
-    bad, zero = [], []
+    """Raise `UserError` if `rows` are not finite; a remark if some are zero. `mask`: the real frames."""
+    not_finite, zero = [], []
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         finite = torch.isfinite(chunk).flatten(1).all(dim=1)
-        bad.append((~finite).cpu().numpy())
-        empty = (chunk == 0).all(dim=-1)
+        not_finite.append((~finite).cpu().numpy())
+        all_zero = (chunk == 0).all(dim=-1)
         if mask is not None:
-            empty &= mask[start : start + _CHUNK]  # padding is zero by nature
-        zero.append(empty.flatten(1).any(dim=1).cpu().numpy() if empty.ndim > 1 else empty.cpu().numpy())
-    if (found := np.flatnonzero(np.concatenate(bad))).size:
+            all_zero &= mask[start : start + _CHUNK]  # padding is always zero
+        if all_zero.ndim > 1:
+            all_zero = all_zero.flatten(1).any(dim=1)
+        zero.append(all_zero.cpu().numpy())
+    if (positions := np.flatnonzero(np.concatenate(not_finite))).size:
         raise UserError(
-            f"features of {what} are not finite: {_names(found, names)}; the model has diverged, or the "
-            "features were made badly"
+            f"features of {what} are not finite: {_names(positions, names)}; the model has diverged, or the "
+            "features were computed wrongly"
         )
-    found = np.flatnonzero(np.concatenate(zero))
-    return [f"zero vectors among the features of {what}: {_names(found, names)}"] if found.size else []
+    positions = np.flatnonzero(np.concatenate(zero))
+    return (
+        [f"zero vectors among the features of {what}: {_names(positions, names)}"] if positions.size else []
+    )
 
 
 def _names(positions: np.ndarray, names: Names | None) -> str:
-    """How many, and the first of them by name."""
+    """How many there are, and the names of the first."""
     shown = [repr(names[int(i)]) if names is not None else str(int(i)) for i in positions[:NAMED]]
     more = ", ..." if len(positions) > NAMED else ""
     return f"{len(positions)} ({', '.join(shown)}{more})"

@@ -1,5 +1,7 @@
-"""All checkpoints of a folder on one list, with one model: `--do_eval --init_model FOLDER` and
-`tools/watch_checkpoints.py`."""
+"""Evaluate all checkpoints of a folder on one split: `--do_eval --init_model FOLDER`.
+
+`tools/watch_checkpoints.py` uses it too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.errors import UserError
+from common.atomic_files import SUFFIX
+from common.errors import UserError, one_line
 from engine.checkpoint.weights import load_state, read_state
 from engine.config import Config
 from engine.data import build_evaluation_data, input_spec
@@ -25,25 +28,25 @@ _COLUMNS = tuple(f"{way}/{name}" for way in ("t2v", "v2t") for name in ("R@1", "
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The `pytorch_model.bin.*` in `folder`, by number, then those without one; not files being written."""
-    found = [path for path in folder.glob(_PREFIX + "*") if path.suffix != ".tmp"]
-    return sorted(found, key=lambda path: (epoch_of(path) is None, epoch_of(path), path.name))
+    """The `pytorch_model.bin.*` in `folder`, by number, then those without a number. No temporary files."""
+    paths = [path for path in folder.glob(_PREFIX + "*") if path.suffix != SUFFIX]
+    return sorted(paths, key=lambda path: (epoch_of(path) is None, epoch_of(path), path.name))
 
 
 def epoch_of(path: Path) -> int | None:
-    """The number in a checkpoint's name, from 0; None where there is none."""
+    """The epoch in a checkpoint's name, from 0; None if the name has no number."""
     match = re.fullmatch(re.escape(_PREFIX) + r"(\d+)", path.name)
     return int(match[1]) if match else None
 
 
 class CheckpointFolder:
-    """Evaluates checkpoints one after another; the model is built and the list is read once.
+    """Evaluates checkpoints one after another. It builds the model and reads the split only once.
 
-    `results` holds the figures of each, `bad` what is wrong with those that could not be evaluated.
+    `results` holds the metrics of each checkpoint, `bad` the error of each that could not be evaluated.
     """
 
     def __init__(self, config: Config, world: World, log: RunLog, *, split: str = "test") -> None:
-        # A report, features or similarity of each would overwrite those of the one before.
+        # Each checkpoint would overwrite the report, features and similarity of the one before.
         self.config = dataclasses.replace(config, report=False, save_features=None, save_similarity=False)
         self.world = world
         self.log = log
@@ -54,34 +57,35 @@ class CheckpointFolder:
         self._evaluator: Evaluator | None = None
 
     def evaluate(self, path: Path) -> bool:
-        """Evaluate one file; False, with a warning that names it, where it is broken or of another model.
+        """Evaluate one checkpoint. Collective.
 
-        Collective. Raises `UserError` for what is not the file's fault.
+        If the file is damaged or holds another model, log a warning that names it and return False. Raises
+        `UserError` for other mistakes.
         """
         problem = None
         try:
             if epoch_of(path) is None:
                 raise UserError(f"{path}: not {_PREFIX}NUMBER, so no checkpoint of a run")
             self._load(path)
-        except ValueError as error:
-            if str(path) not in str(error):  # the tokenizer's files, say
+        except UserError as error:
+            if str(path) not in str(error):  # about another file, for instance of the tokenizer
                 raise
-            problem = " ".join(str(error).split())
+            problem = one_line(error)
         problems = [text for text in self.world.gather(problem) if text]
         if problems:
             self.bad[path] = problems[0]
             self.log.warning(f"left out: {problems[0]}")
             return False
-        self._measure(path)
+        self._evaluate(path)
         return True
 
     def table(self) -> list[str]:
-        """Lines to read: a checkpoint a line."""
+        """A table for the log: one line for each checkpoint."""
         width = max([len(path.name) for path in self.results], default=0)
         lines = [" " * width + "".join(f"{name:>11}" for name in _COLUMNS)]
-        for path in list_by_epoch(self.results):
-            figures = "".join(f"{self.results[path][name]:11.1f}" for name in _COLUMNS)
-            lines.append(f"{path.name:{width}}{figures}")
+        for path in sorted(self.results, key=lambda path: (epoch_of(path) or 0, path.name)):
+            values = "".join(f"{self.results[path][name]:11.1f}" for name in _COLUMNS)
+            lines.append(f"{path.name:{width}}{values}")
         lines += [f"left out: {problem}" for problem in self.bad.values()]
         return lines
 
@@ -89,11 +93,11 @@ class CheckpointFolder:
         if self._model is not None:
             load_state(self._model, read_state(path), path=str(path))
             return
-        read_state(path)  # what is wrong with the file is told as such
+        read_state(path)  # a bad file is reported as such even if the model cannot be built
         model = build_model(dataclasses.replace(self.config, init_model=str(path)), self.log)
         self._model = model.to(self.world.device)
 
-    def _measure(self, path: Path) -> None:
+    def _evaluate(self, path: Path) -> None:
         assert self._model is not None
         if self._evaluator is None:
             spec = input_spec(self.config, self._model)
@@ -115,21 +119,18 @@ class CheckpointFolder:
         self.results[path] = evaluation.metrics.values
 
 
-def list_by_epoch(paths: Mapping[Path, object]) -> list[Path]:
-    """`paths` by the numbers in their names."""
-    return sorted(paths, key=lambda path: (epoch_of(path) or 0, path.name))
-
-
 def evaluate_folder(config: Config, world: World, log: RunLog) -> int:
-    """--do_eval with a folder as --init_model: every checkpoint, one table. Returns the exit code: 1 where a
-    file was left out. Raises `UserError` where there is none."""
+    """Evaluate every checkpoint of the folder --init_model and log a table.
+
+    Returns the exit code, which is 1 if a file was left out. Raises `UserError` if there is no checkpoint.
+    """
     folder = Path(str(config.init_model)).expanduser()
     paths = world.broadcast(list_checkpoints(folder) if world.is_main else None)
     if not paths:
         raise UserError(f"--init_model {folder}: no {_PREFIX}* in this folder")
-    series = CheckpointFolder(config, world, log)
+    checkpoints = CheckpointFolder(config, world, log)
     for path in paths:
-        series.evaluate(path)
-    for line in series.table():
+        checkpoints.evaluate(path)
+    for line in checkpoints.table():
         log.info(line)
-    return 1 if series.bad else 0
+    return 1 if checkpoints.bad else 0

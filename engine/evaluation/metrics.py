@@ -1,6 +1,7 @@
-"""Retrieval metrics of rankings (METHOD 6), and how they are counted. Pure functions.
+"""Retrieval metrics of rankings (METHOD 6), as pure functions.
 
-N captions, V videos. Every name carries its direction: t2v, text to video; v2t, video to text.
+N captions, V videos. The name of every metric starts with its direction: t2v (text to video) or v2t (video to
+text).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from common.errors import UserError
 from engine.evaluation.ranking import Rankings
 
 RECALL_AT = (1, 5, 10, 50)
-IN_SUMS = (1, 5, 10)  # the recalls that GeoMean and RSum are made of, as in the literature
-# How the figures are counted, for the result file.
+IN_SUMS = (1, 5, 10)  # the recalls in GeoMean and RSum, as in the literature
+# How the metrics are computed, for the result file.
 PROTOCOL = {
     "t2v": "every caption is a query; rank of its video",
     "v2t": "every video is a query; rank of its caption set by its best caption",
@@ -32,18 +33,18 @@ QUERIES = {
 
 
 def protocol_of(video_of_caption: np.ndarray, protocol: str = "auto") -> dict[str, str]:
-    """`PROTOCOL` with the name of the queries (a key of `QUERIES`): as given, or as the captions lie."""
+    """`PROTOCOL` with the kind of queries, `protocol`, a key of `QUERIES`. "auto": as the captions are."""
     if protocol == "auto":
         protocol = "several_captions" if np.bincount(video_of_caption).max() > 1 else "one_caption"
     return {"name": protocol, "queries": QUERIES[protocol], **PROTOCOL}
 
 
 def all_metrics(rankings: Rankings) -> dict[str, float]:
-    """Every figure of both directions; recalls and mAP in percent.
+    """Every metric of both directions; recalls and mAP in percent.
 
-    `v2t_any/...` is the any-caption form. Where videos have several captions, the published code takes the
-    lower of the middle pair as the median rank of captions: `published_t2v/MedianR`.
-    Raises `UserError` where no caption was ranked.
+    `v2t_any/...` ranks a video's best caption among all captions. If videos have several captions, the
+    published code takes the lower of the middle pair as the median rank: `published_t2v/MedianR`. Raises
+    `UserError` if no caption is ranked.
     """
     values = {
         **_direction(rankings.t2v, rankings.t2v_ap, direction="t2v"),
@@ -67,7 +68,7 @@ def _direction(ranks: np.ndarray, precision: np.ndarray, *, direction: str) -> d
 
 
 def recalls(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
-    """R@1, 5, 10, 50 in percent of the queries that are ranked (not NaN)."""
+    """R@1, 5, 10, 50 in percent of the ranked queries; queries with rank NaN do not count."""
     ranks = ranks[~np.isnan(ranks)]
     if not len(ranks):
         raise UserError(f"{direction}: nothing to rank")
@@ -75,7 +76,7 @@ def recalls(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
 
 
 def summarise(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
-    """Recalls in percent, MedianR (middle pair averaged) and MeanR, as `t2v/R@1` and so on; NaN left out."""
+    """Recalls in percent, MedianR and MeanR, as `t2v/R@1` and so on. Queries with rank NaN do not count."""
     values = recalls(ranks, direction=direction)
     ranks = ranks[~np.isnan(ranks)]
     return {
@@ -86,7 +87,7 @@ def summarise(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
 
 
 def format_metrics(values: Mapping[str, float]) -> list[str]:
-    """One line for each direction that there are figures of, for the log."""
+    """One line for the log for each direction that `values` has."""
     lines = []
     for direction, title in (("t2v", "text to video"), ("v2t", "video to text")):
         if f"{direction}/R@1" not in values:

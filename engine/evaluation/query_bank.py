@@ -1,4 +1,4 @@
-"""The querybank of a run: captions of the training split of the data set that is evaluated."""
+"""The querybank of a run: training captions of the data set to evaluate on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from engine.input_files import bank_files
 
 
 def build_bank(config: Config, world: World, spec: InputSpec) -> DataLoader:
-    """This rank's share of the bank: --qb_bank captions drawn by --seed, or all of them.
+    """The loader of this rank's part of the bank: --qb_bank captions, drawn with --seed, or all if it is 0.
 
-    Raises `UserError` where there are no training annotations.
+    Raises `UserError` if there are no training captions.
     """
     name = config.test_dataset
     files = bank_files(config)
@@ -33,7 +33,7 @@ def build_bank(config: Config, world: World, spec: InputSpec) -> DataLoader:
     if not examples.num_captions:
         raise UserError(f"--qb_norm: {files.annotations} holds no training captions")
     dataset = VideoTextDataset(
-        _drawn(examples, config.qb_bank, seed=config.seed),
+        sample_captions(examples, config.qb_bank, seed=config.seed),
         _NoFrames(),
         spec.tokenizer,
         view="captions",
@@ -50,8 +50,8 @@ def build_bank(config: Config, world: World, spec: InputSpec) -> DataLoader:
     )
 
 
-def _drawn(examples: Examples, count: int, *, seed: int) -> Examples:
-    """`count` captions drawn without replacement, in their order; all where 0 or more than there are."""
+def sample_captions(examples: Examples, count: int, *, seed: int) -> Examples:
+    """`count` captions drawn without replacement, in their order; all if `count` is 0 or too large."""
     if not 0 < count < examples.num_captions:
         return examples
     drawn = np.sort(np.random.default_rng(seed).choice(examples.num_captions, size=count, replace=False))
@@ -63,7 +63,7 @@ def _drawn(examples: Examples, count: int, *, seed: int) -> Examples:
 
 
 class _NoFrames:
-    """The bank reads no frames."""
+    """A frame store for a data set that only reads captions."""
 
     def num_frames(self, video_id: str) -> int:
         raise AssertionError(video_id)

@@ -1,10 +1,11 @@
-"""Ranks of every query in both directions, in one pass over tiles of captions x videos (METHOD 6).
+"""Ranks of every query in both directions, in tiles of captions x videos (METHOD 6).
 
-N captions, V videos, K = 10 best places kept; a tile has n captions and v videos.
+N captions, V videos, K = 10 best candidates kept; a tile has n captions and v videos.
 
-Rank of a query: 1 + items scored above the right one + half of the other items scored equal, that is the
-expected rank if ties were broken at random. A constant matrix therefore never scores better than chance.
-Own scores and their rivals come from the same tiles (`similarity.py`), so that equal features tie.
+Rank of a query: 1 + the candidates that score above the right one + half of the other candidates that tie
+with it. This is the expected rank if ties are broken at random, so a constant matrix never scores better than
+chance. The score of a query with its right candidate is the *positive* score. It comes from the same tiles
+(`similarity.py`) as the others, so equal features tie exactly.
 """
 
 from __future__ import annotations
@@ -20,39 +21,39 @@ from engine.distributed.world import World
 from engine.evaluation.features import Features
 from engine.evaluation.ranking_counts import CaptionOrder, RankingCounts, count
 from engine.evaluation.similarity import TILE, ScoreTiles, Tiles, VideoTile
-from engine.evaluation.top_k import KEPT, TopK
+from engine.evaluation.top_k import TOP_K, TopK
 
 SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
 class Rankings:
-    """Where the right answers stand, by the numbers of captions and videos in the split. Ranks from 1."""
+    """Ranks, from 1, and best candidates, indexed by the numbers of captions and videos in the split."""
 
-    t2v: np.ndarray  # float64 [N] rank of each caption's own video among all videos
+    t2v: np.ndarray  # float64 [N] rank of each caption's video among all videos
     v2t: np.ndarray  # float64 [V] rank of each video's caption set among all sets; NaN: no caption
-    v2t_any: np.ndarray  # float64 [V] rank of its best-placed caption among all captions; NaN: no caption
-    t2v_ap: np.ndarray  # float64 [N] average precision; there is one right answer: 1 / rank
+    v2t_any: np.ndarray  # float64 [V] rank of the video's best caption among all captions; NaN: no caption
+    t2v_ap: np.ndarray  # float64 [N] average precision; with one right candidate it is 1 / rank
     v2t_ap: np.ndarray  # float64 [V] average precision over all captions; NaN: no caption
-    t2v_top: np.ndarray  # int64 [N, K] the best videos, the best first; -1 where there are fewer
+    t2v_top: np.ndarray  # int64 [N, K] the best videos, the best first; -1 if there are fewer than K
     t2v_top_scores: np.ndarray  # float32 [N, K]
     v2t_top: np.ndarray  # int64 [V, K] the best captions
     v2t_top_scores: np.ndarray  # float32 [V, K]
-    t2v_own: np.ndarray  # float32 [N] score of each caption with its own video
-    v2t_own: np.ndarray  # float32 [V] best score of each video with a caption of its own; NaN: no caption
+    t2v_positive: np.ndarray  # float32 [N] score of each caption with its video
+    v2t_positive: np.ndarray  # float32 [V] score of each video with its best caption; NaN: no caption
 
 
 class RawScores:
-    """The similarity itself, for both directions. Post-processing takes its place (`postprocessing.py`)."""
+    """Ranks by the similarity itself. Post-processing (`normalization.py`) overrides the two methods."""
 
-    dtype: torch.dtype | None = None  # of the scores, where it is not that of the tiles
+    dtype: torch.dtype | None = None  # of the scores, if it is not that of the tiles
 
     def t2v(self, scores: Tensor, captions: Tensor, videos: VideoTile) -> Tensor:
-        """Scores [n, v] that a caption ranks videos by; `captions` int [n] are the rows' numbers."""
+        """Scores [n, v] by which a caption ranks videos. `captions` int [n] are the numbers of the rows."""
         return scores
 
     def v2t(self, scores: Tensor, captions: Tensor, videos: VideoTile) -> Tensor:
-        """Scores [n, v] that a video ranks captions by."""
+        """Scores [n, v] by which a video ranks captions."""
         return scores
 
 
@@ -66,10 +67,11 @@ def rank(
     tile: tuple[int, int] = TILE,
     scoring: RawScores | None = None,
 ) -> Rankings:
-    """Rank everything. Collective: each rank takes its share of videos; all get the whole result.
+    """Rank all captions and videos. Collective: each rank takes a part of the videos, all get the result.
 
-    `features` must be finite and every caption have a video (`check_features`). Memory beyond the features:
-    a few tiles, and K places a query. Equal scores keep the order of their numbers in the K best.
+    `features` must be finite and every caption must have a video (`check_features`). Beyond the features this
+    takes the memory of a few tiles and of K candidates a query. Tied candidates stay in the order of their
+    numbers among the K best.
     """
     tiles = ScoreTiles(features, top_frames=top_frames, logit_scale=logit_scale, tile=tile)
     return rank_tiles(tiles, video_of_caption, world=world, scoring=scoring)
@@ -83,15 +85,15 @@ def rank_tiles(
     world: World = SINGLE_PROCESS,
     scoring: RawScores | None = None,
 ) -> Rankings:
-    """`rank` of scores from anywhere, for instance of a matrix (`MatrixTiles`)."""
+    """`rank`, for any kind of tiles, for instance those of a similarity matrix (`MatrixTiles`)."""
     order = CaptionOrder(video_of_caption, num_videos=tiles.num_videos)
-    counting = _Counting(order, tiles, scoring or RawScores(), world)
-    return counting.rankings(*counting.own_scores())
+    passes = _Passes(order, tiles, scoring or RawScores(), world)
+    return passes.rankings(*passes.positive_scores())
 
 
 @dataclass(frozen=True)
-class _Counting:
-    """The two passes of `rank`: first own scores, then what stands above them."""
+class _Passes:
+    """The two passes of `rank`: the first finds the positive scores, the second counts what is above them."""
 
     order: CaptionOrder
     tiles: Tiles
@@ -107,122 +109,127 @@ class _Counting:
         return self.scoring.dtype or self.tiles.dtype
 
     def video_tiles(self) -> Iterator[VideoTile]:
-        """The videos of this rank."""
+        """The tiles of this rank's videos."""
         videos, world = self.order.num_videos, self.world
         first, last = (videos * (world.rank + k) // world.size for k in (0, 1))
         return self.tiles.video_tiles(first, last)
 
     def caption_tile(self, number: int, videos: VideoTile) -> tuple[slice, Tensor, Tensor, Tensor]:
-        """(places, caption numbers [n], scores to rank videos by [n, v], scores to rank captions by)."""
+        """(positions, caption numbers [n], scores to rank videos [n, v], scores to rank captions [n, v])."""
         height = self.tiles.height
-        places = slice(number * height, min((number + 1) * height, len(self.order)))
-        captions = torch.from_numpy(self.order.captions[places]).to(self.device)
+        positions = slice(number * height, min((number + 1) * height, len(self.order)))
+        captions = torch.from_numpy(self.order.captions[positions]).to(self.device)
         scores = self.tiles.scores(captions, videos)
         return (
-            places,
+            positions,
             captions,
             self.scoring.t2v(scores, captions, videos).to(self.dtype),
             self.scoring.v2t(scores, captions, videos).to(self.dtype),
         )
 
-    def own_scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """Score of each caption with its own video, to rank videos and to rank captions by: float64 [N] by
-        place, on every rank. Only the tiles that hold such pairs are computed."""
+    def positive_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first pass: positive scores float64 [N] by position, to rank videos and to rank captions.
+
+        Both are on every rank. Only the tiles that hold a caption and its video are computed.
+        """
         t2v, v2t = [], []
         for videos in self.video_tiles():
             start, stop = self.order.starts[videos.first], self.order.starts[videos.last]
             if start == stop:
                 continue
             for number in range(start // self.tiles.height, -(-stop // self.tiles.height)):
-                places, _, by_video, by_caption = self.caption_tile(number, videos)
-                rows = np.arange(max(start, places.start), min(stop, places.stop))
-                columns = torch.from_numpy(self.order.owners[rows] - videos.first).to(self.device)
-                within = torch.from_numpy(rows - places.start).to(self.device)
-                t2v.append(by_video[within, columns].double())
-                v2t.append(by_caption[within, columns].double())
+                positions, _, by_video, by_caption = self.caption_tile(number, videos)
+                paired = np.arange(max(start, positions.start), min(stop, positions.stop))
+                rows = torch.from_numpy(paired - positions.start).to(self.device)
+                columns = torch.from_numpy(self.order.videos[paired] - videos.first).to(self.device)
+                t2v.append(by_video[rows, columns].double())
+                v2t.append(by_caption[rows, columns].double())
         return self._gather(t2v), self._gather(v2t)
 
-    def rankings(self, t2v_own: np.ndarray, v2t_own: np.ndarray) -> Rankings:
-        """The counting pass."""
-        rows = _RowCounts(t2v_own, device=self.device, dtype=self.dtype)
-        by_video: list[tuple[np.ndarray, ...]] = []
-        for videos in self.video_tiles():
-            by_video.append(self._count(videos, rows, v2t_own))
-        ranks, above_any, precision, own, top, top_scores = (
+    def rankings(self, t2v_positives: np.ndarray, v2t_positives: np.ndarray) -> Rankings:
+        """The second pass."""
+        captions = _CaptionCounts(t2v_positives, device=self.device, dtype=self.dtype)
+        tiles = [self._count(videos, captions, v2t_positives) for videos in self.video_tiles()]
+        v2t, v2t_any, v2t_ap, v2t_positive, v2t_top, v2t_top_scores = (
             self._gather([torch.from_numpy(part).to(self.device) for part in parts])
-            for parts in zip(*(by_video or [_no_videos()]), strict=True)
+            for parts in zip(*(tiles or [_no_videos()]), strict=True)
         )
-        rows.over_ranks(self.world)
-        t2v = self.order.unsort(rows.ranks())
-        t2v_top, t2v_top_scores = (self.order.unsort(kept) for kept in rows.top.numpy())
+        captions.merge_ranks(self.world)
+        t2v = self.order.unsort(captions.ranks())
+        t2v_top, t2v_top_scores = (self.order.unsort(array) for array in captions.top.numpy())
         return Rankings(
             t2v=t2v,
-            v2t=ranks,
-            v2t_any=above_any,
+            v2t=v2t,
+            v2t_any=v2t_any,
             t2v_ap=1.0 / t2v,
-            v2t_ap=precision,
+            v2t_ap=v2t_ap,
             t2v_top=t2v_top,
             t2v_top_scores=t2v_top_scores,
-            v2t_top=top,
-            v2t_top_scores=top_scores,
-            t2v_own=self.order.unsort(t2v_own).astype(np.float32),
-            v2t_own=own.astype(np.float32),
+            v2t_top=v2t_top,
+            v2t_top_scores=v2t_top_scores,
+            t2v_positive=self.order.unsort(t2v_positives).astype(np.float32),
+            v2t_positive=v2t_positive.astype(np.float32),
         )
 
-    def _count(self, videos: VideoTile, rows: _RowCounts, v2t_own: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Show all captions the videos of one tile; what came out for these videos, each array [v, ...]."""
-        own = v2t_own[self.order.starts[videos.first] : self.order.starts[videos.last]]
-        numbers = torch.arange(videos.first, videos.last, device=self.device)
-        columns = top = None
+    def _count(
+        self, videos: VideoTile, captions: _CaptionCounts, v2t_positives: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Count all captions for the videos of one tile, and these videos for `captions`.
+
+        Returns ranks, precision, positive score and top K of the videos, each [v, ...].
+        """
+        positives = v2t_positives[self.order.starts[videos.first] : self.order.starts[videos.last]]
+        video_numbers = torch.arange(videos.first, videos.last, device=self.device)
+        counts = top = None
         for number in range(-(-len(self.order) // self.tiles.height)):
-            places, captions, by_video, by_caption = self.caption_tile(number, videos)
-            if columns is None or top is None:
-                columns = RankingCounts(
-                    self.order, own, first=videos.first, last=videos.last, like=by_caption
+            positions, caption_numbers, by_video, by_caption = self.caption_tile(number, videos)
+            if counts is None or top is None:
+                counts = RankingCounts(
+                    self.order, positives, first=videos.first, last=videos.last, like=by_caption
                 )
                 top = TopK(len(videos), device=self.device, dtype=by_caption.dtype)
-            rows.update(by_video, numbers, places)
-            columns.update(by_caption, places)
-            top.update(by_caption.T, captions)
-        assert columns is not None and top is not None  # there is a caption
-        return (*columns.ranks(), columns.own[0], *top.numpy())
+            captions.update(by_video, video_numbers, positions)
+            counts.update(by_caption, positions)
+            top.update(by_caption.T, caption_numbers)
+        assert counts is not None and top is not None  # there is a caption
+        return (*counts.ranks(), counts.positives[0], *top.numpy())
 
     def _gather(self, pieces: list[Tensor]) -> np.ndarray:
-        """Rows of all ranks, in the order of videos."""
-        mine = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.float64, device=self.device)
-        return self.world.gather_rows(mine).cpu().numpy()
+        """The rows of all ranks, in the order of videos."""
+        rows = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.float64, device=self.device)
+        return self.world.gather_rows(rows).cpu().numpy()
 
 
-class _RowCounts:
-    """For each caption, by place: videos scored above or equal to its own, and the best videos."""
+class _CaptionCounts:
+    """For each caption, by position: counts of videos scored above or equal to its own, and the top K."""
 
-    def __init__(self, own: np.ndarray, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.own = torch.from_numpy(own).to(device)
-        self.above = torch.zeros_like(self.own)
-        self.equal = torch.zeros_like(self.own)
-        self.top = TopK(len(own), device=device, dtype=dtype)
+    def __init__(self, positives: np.ndarray, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.positives = torch.from_numpy(positives).to(device)
+        self.above = torch.zeros_like(self.positives)
+        self.equal = torch.zeros_like(self.positives)
+        self.top = TopK(len(positives), device=device, dtype=dtype)
 
-    def update(self, scores: Tensor, videos: Tensor, places: slice) -> None:
-        """Count the videos of a tile [n, v] for the captions at `places`."""
-        own = self.own[places].to(scores.dtype)[:, None]
-        self.above[places] += count(torch.gt, scores, own, dim=1)
-        self.equal[places] += count(torch.eq, scores, own, dim=1)
-        self.top.update(scores, videos, first=places.start)
+    def update(self, scores: Tensor, videos: Tensor, positions: slice) -> None:
+        """Count the videos of a tile [n, v] for the captions at `positions`."""
+        positives = self.positives[positions].to(scores.dtype)[:, None]
+        self.above[positions] += count(torch.gt, scores, positives, dim=1)
+        self.equal[positions] += count(torch.eq, scores, positives, dim=1)
+        self.top.update(scores, videos, first=positions.start)
 
-    def over_ranks(self, world: World) -> None:
-        """Sum the counts of the ranks' shares of videos."""
+    def merge_ranks(self, world: World) -> None:
+        """Sum the counts over the ranks, each of which has counted its part of the videos."""
         if world.size > 1:
             self.above = world.gather_rows(self.above[None]).sum(dim=0)
             self.equal = world.gather_rows(self.equal[None]).sum(dim=0)
-        self.top.over_ranks(world)
+        self.top.merge_ranks(world)
 
     def ranks(self) -> np.ndarray:
-        """Expected ranks, float64 [N]; the own video is one of the equal ones and no rival."""
+        """Expected ranks, float64 [N]. The caption's own video is one of the equal ones, but no rival."""
         return (1.0 + self.above + 0.5 * (self.equal - 1.0)).cpu().numpy()
 
 
 def _no_videos() -> tuple[np.ndarray, ...]:
-    """What a rank without a share of videos has to tell of them."""
+    """What `_count` returns, for a rank that has no videos."""
     nothing = np.empty(0)
-    places = np.empty((0, KEPT))
-    return nothing, nothing, nothing, nothing, places.astype(np.int64), places.astype(np.float32)
+    top = np.empty((0, TOP_K))
+    return nothing, nothing, nothing, nothing, top.astype(np.int64), top.astype(np.float32)

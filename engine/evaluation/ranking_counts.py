@@ -1,7 +1,10 @@
-"""Counting, for the videos of one tile, the captions and caption sets scored above or equal to their own.
+"""For each video of a tile: count the captions, and the caption sets, that score above or equal to its own.
 
-N captions and V videos in all, n and v of a tile, m the most captions that one of these videos has. Captions
-are counted in the order of their videos; a caption's *place* is its position in this order.
+N captions and V videos of the split, n and v of a tile; M the largest number of captions of a video.
+
+Captions are counted in the order of their videos. The *position* of a caption is its place in that order. The
+caption set of a video is all its captions; its score is that of its best caption. The *positives* of a video
+are the scores of its own captions.
 """
 
 from __future__ import annotations
@@ -14,30 +17,35 @@ from torch import Tensor
 
 
 class CaptionOrder:
-    """`captions` int64 [N]: the caption at each place; `owners` int64 [N]: its video; the captions of video j
-    stand at places `starts[j]` to `starts[j + 1] - 1`."""
+    """The captions sorted by video.
+
+    `captions` int64 [N] is the caption at each position, `videos` int64 [N] its video. The captions of video
+    j have the positions `starts[j]` to `starts[j + 1] - 1`; their number is `counts[j]`.
+    """
 
     def __init__(self, video_of_caption: np.ndarray, *, num_videos: int) -> None:
-        owners = np.asarray(video_of_caption, dtype=np.int64)
-        assert owners.ndim == 1 and (not len(owners) or 0 <= owners.min() <= owners.max() < num_videos)
+        videos = np.asarray(video_of_caption, dtype=np.int64)
+        assert videos.ndim == 1 and (not len(videos) or 0 <= videos.min() <= videos.max() < num_videos)
         self.num_videos = num_videos
-        self.captions = np.argsort(owners, kind="stable")
-        self.owners = owners[self.captions]
-        self.counts = np.bincount(owners, minlength=num_videos)
+        self.captions = np.argsort(videos, kind="stable")
+        self.videos = videos[self.captions]
+        self.counts = np.bincount(videos, minlength=num_videos)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def unsort(self, values: np.ndarray) -> np.ndarray:
-        """Values by place -> values by caption number."""
+        """Values by position -> values by caption number."""
         result = np.empty_like(values)
         result[self.captions] = values
         return result
 
     def by_video(self, values: np.ndarray, first: int, last: int) -> np.ndarray:
-        """Values of the places of videos `first` to `last` - 1 as a table [most captions, videos], each
-        column from the largest to the smallest, filled up with NaN."""
+        """The values of the captions of videos `first` to `last` - 1, as a table [M, v].
+
+        Each column is sorted from large to small and padded with NaN.
+        """
         counts = self.counts[first:last]
         table = np.full((last - first, max(1, counts.max(initial=0))), np.nan)
         table[np.arange(table.shape[1]) < counts[:, None]] = values
@@ -45,90 +53,95 @@ class CaptionOrder:
 
 
 class RankingCounts:
-    """Fed the caption tiles from the first place to the last, for the videos `first` to `last` - 1.
+    """Counts for the videos `first` to `last` - 1. `update` takes the caption tiles in order, all of them.
 
-    `own` float64 [places of these videos] holds the score of each of their captions with them.
+    `positives` float64 [positions of these videos]: the score of each of their captions.
     """
 
-    def __init__(self, order: CaptionOrder, own: np.ndarray, *, first: int, last: int, like: Tensor) -> None:
+    def __init__(
+        self, order: CaptionOrder, positives: np.ndarray, *, first: int, last: int, like: Tensor
+    ) -> None:
         self.order = order
-        self.own = order.by_video(own, first, last)  # [m, v]
-        self._own = torch.from_numpy(self.own).to(like)
-        self._captions = torch.from_numpy((~np.isnan(self.own)).sum(axis=0)).to(like.device)  # [v]
-        self.above = torch.zeros(self.own.shape, dtype=torch.float64, device=like.device)
+        self.positives = order.by_video(positives, first, last)  # [M, v], row 0: the best caption's score
+        self._positives = torch.from_numpy(self.positives).to(like)
+        self._captions = torch.from_numpy((~np.isnan(self.positives)).sum(axis=0)).to(like.device)  # [v]
+        self.above = torch.zeros(self.positives.shape, dtype=torch.float64, device=like.device)
         self.equal = torch.zeros_like(self.above)
         self.sets_above = torch.zeros(last - first, dtype=torch.float64, device=like.device)
         self.sets_equal = torch.zeros_like(self.sets_above)
-        self._unfinished: Tensor | None = None  # best score so far of a set that the next tile goes on with
+        self._unfinished: Tensor | None = None  # best score so far of a set that continues in the next tile
 
-    def update(self, scores: Tensor, places: slice) -> None:
-        """Count the tile [n, v] of the captions at `places`."""
-        marks = torch.empty_like(scores, memory_format=torch.contiguous_format)
-        for number, own in enumerate(self._own):
-            columns = slice(None) if not number else (self._captions > number).nonzero().squeeze(1)
-            seen, out = (scores, marks) if not number else (scores[:, columns], None)
-            self.above[number, columns] += count(torch.gt, seen, own[columns], dim=0, out=out)
-            self.equal[number, columns] += count(torch.eq, seen, own[columns], dim=0, out=out)
-        sets = self._finished_sets(scores, places)
-        self.sets_above += count(torch.gt, sets, self._own[0], dim=0)
-        self.sets_equal += count(torch.eq, sets, self._own[0], dim=0)
+    def update(self, scores: Tensor, positions: slice) -> None:
+        """Count the tile `scores` [n, v] of the captions at `positions`."""
+        buffer = torch.empty_like(scores, memory_format=torch.contiguous_format)
+        for i, positives in enumerate(self._positives):
+            # Only the videos that have more than i captions; for i = 0 all, without a copy of the scores.
+            columns = slice(None) if i == 0 else (self._captions > i).nonzero().squeeze(1)
+            rivals, out = (scores, buffer) if i == 0 else (scores[:, columns], None)
+            self.above[i, columns] += count(torch.gt, rivals, positives[columns], dim=0, out=out)
+            self.equal[i, columns] += count(torch.eq, rivals, positives[columns], dim=0, out=out)
+        sets = self._finished_sets(scores, positions)
+        self.sets_above += count(torch.gt, sets, self._positives[0], dim=0)
+        self.sets_equal += count(torch.eq, sets, self._positives[0], dim=0)
 
-    def _finished_sets(self, scores: Tensor, places: slice) -> Tensor:
-        """Best score of each set that ends in this tile: [sets, v]."""
-        owners = self.order.owners[places]
-        starts = np.flatnonzero(np.diff(owners, prepend=-1))
-        counts = np.diff(starts, append=len(owners))
-        if len(starts) == len(owners):
+    def _finished_sets(self, scores: Tensor, positions: slice) -> Tensor:
+        """The score of each caption set that ends in this tile: [sets, v]."""
+        videos = self.order.videos[positions]
+        starts = np.flatnonzero(np.diff(videos, prepend=-1))
+        counts = np.diff(starts, append=len(videos))
+        if len(starts) == len(videos):  # one caption a set
             sets = scores
         else:
             sets = scores[torch.from_numpy(starts).to(scores.device)]
-            for number in range(1, int(counts.max())):
-                more = np.flatnonzero(counts > number)
-                where = torch.from_numpy(more).to(scores.device)
-                rivals = scores[torch.from_numpy(starts[more] + number).to(scores.device)]
-                sets[where] = torch.maximum(sets[where], rivals)
+            for i in range(1, int(counts.max())):
+                larger = np.flatnonzero(counts > i)
+                rows = torch.from_numpy(larger).to(scores.device)
+                next_captions = scores[torch.from_numpy(starts[larger] + i).to(scores.device)]
+                sets[rows] = torch.maximum(sets[rows], next_captions)
         if self._unfinished is not None:
             sets = torch.cat([torch.maximum(sets[:1], self._unfinished), sets[1:]])
-        goes_on = places.stop < len(self.order) and self.order.owners[places.stop] == owners[-1]
-        self._unfinished = sets[-1:].clone() if goes_on else None
-        return sets[:-1] if goes_on else sets
+        continues = positions.stop < len(self.order) and self.order.videos[positions.stop] == videos[-1]
+        self._unfinished = sets[-1:].clone() if continues else None
+        return sets[:-1] if continues else sets
 
     def ranks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(ranks among caption sets, ranks of the best caption among all, average precisions): float64 [v].
+        """(rank among caption sets, rank of the best caption among all captions, average precision).
 
-        NaN for videos without captions. The best caption is the first of its equals m to arrive among e
-        rivals, on the average after e / (m + 1) of them. Average precision takes expected ranks for ranks.
+        Each is float64 [v], NaN for videos without captions. If m captions of the video tie for its best
+        score with e captions of other videos, on average e / (m + 1) of the others come before the first of
+        the m. Average precision uses expected ranks.
         """
         above, equal = self.above.cpu().numpy(), self.equal.cpu().numpy()
-        silent = np.isnan(self.own[0])
-        sets = 1.0 + self.sets_above.cpu().numpy() + 0.5 * (self.sets_equal.cpu().numpy() - 1)
-        own_equal = (self.own[:, None] == self.own[None]).sum(axis=1)  # [m, v] of the video's own captions
-        best_equal = own_equal[0]
-        any_caption = 1.0 + above[0] + (equal[0] - best_equal) / (best_equal + 1.0)
-        own_above = (self.own[:, None] < self.own[None]).sum(axis=1)
-        precision = (1.0 + own_above + 0.5 * (own_equal - 1)) / (1.0 + above + 0.5 * (equal - 1))
-        # Summed one after another, so that the padding of other tiles does not change the last bit.
-        total = np.cumsum(np.where(np.isnan(self.own), 0.0, precision), axis=0)[-1]
-        mean = total / (~np.isnan(self.own)).sum(axis=0).clip(min=1)
+        no_caption = np.isnan(self.positives[0])
+        set_rank = 1.0 + self.sets_above.cpu().numpy() + 0.5 * (self.sets_equal.cpu().numpy() - 1)
+        # [M, v]: among the video's own captions.
+        positives_equal = (self.positives[:, None] == self.positives[None]).sum(axis=1)
+        positives_above = (self.positives[:, None] < self.positives[None]).sum(axis=1)
+        any_rank = 1.0 + above[0] + (equal[0] - positives_equal[0]) / (positives_equal[0] + 1.0)
+        precision = (1.0 + positives_above + 0.5 * (positives_equal - 1)) / (1.0 + above + 0.5 * (equal - 1))
+        # cumsum adds one by one: the padding, which depends on the tiles, does not change the last bit.
+        total = np.cumsum(np.where(np.isnan(self.positives), 0.0, precision), axis=0)[-1]
+        mean = total / (~np.isnan(self.positives)).sum(axis=0).clip(min=1)
         return (
-            np.where(silent, np.nan, sets),
-            np.where(silent, np.nan, any_caption),
-            np.where(silent, np.nan, mean),
+            np.where(no_caption, np.nan, set_rank),
+            np.where(no_caption, np.nan, any_rank),
+            np.where(no_caption, np.nan, mean),
         )
 
 
 def count(
     compare: Callable[..., Tensor],
     scores: Tensor,
-    own: Tensor,
+    positives: Tensor,
     *,
     dim: int,
     out: Tensor | None = None,
 ) -> Tensor:
-    """How many of `scores` compare so with `own`, along `dim`, as float64.
+    """The number of `scores` for which `compare(score, positive)` holds, along `dim`, as float64.
 
-    The marks are written as floats, five times quicker to sum than truth values; they are exact up to 2^24.
+    The results are written as floats, which are five times faster to sum than booleans. They are exact up to
+    2^24.
     """
     if out is None:
         out = torch.empty_like(scores, memory_format=torch.contiguous_format)
-    return compare(scores, own, out=out).sum(dim=dim).double()
+    return compare(scores, positives, out=out).sum(dim=dim).double()

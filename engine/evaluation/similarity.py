@@ -1,10 +1,10 @@
-"""The similarity in tiles of one fixed shape, so that captions x videos x frames never exists as a whole.
+"""The similarity in tiles of one fixed shape, so that captions x videos x frames is never in memory at once.
 
-N captions, V videos, F frames, D width; n x v the captions and videos of a tile.
+N captions, V videos, F frames, D width; a tile has n captions and v videos.
 
-Matrix products of other shapes may differ in the last bit, and two equal features would then no longer tie.
-So every tile of a set is computed in the same shape, padded with zeros at the edges: a score has the same
-bits in every pass, on every rank, and wherever in the set its caption and video stand.
+Matrix products of different shapes may differ in the last bit, and equal features would then not tie exactly.
+So every tile of a split is computed in the same shape, padded with zeros at the edges. A score has the same
+bits in every pass, on every rank, and at every position of its caption and video in the split.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from engine.evaluation.features import Features
 from modules.heads.hmmc import similarity_of_unit_vectors
 from modules.numerics import at_least_float32, l2_normalize
 
-TILE = (512, 512)  # captions, videos: the handful of float32 matrices of a tile fit a processor's cache
-GRAIN = 64  # small sets take smaller tiles, in multiples of this
+TILE = (512, 512)  # captions, videos: the few float32 matrices of a tile fit into a CPU's cache
+GRAIN = 64  # small splits use smaller tiles, in multiples of this
 
 
 @dataclass(frozen=True)
 class VideoTile:
-    """The videos `first` to `last` - 1 and, where scores are made of features, what makes them: normalised
-    and padded to the tile's width."""
+    """The videos `first` to `last` - 1, with their features if scores are computed from features.
+
+    The features are normalised and padded to the tile's width.
+    """
 
     first: int
     last: int
@@ -41,18 +43,20 @@ class VideoTile:
 
 
 class Tiles:
-    """Scores of N captions with V videos, at most `height` x `width` at once."""
+    """Scores of N captions with V videos, in tiles of at most `height` x `width`."""
 
     def __init__(
         self, size: tuple[int, int], tile: tuple[int, int], *, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.num_captions, self.num_videos = size
-        self.height, self.width = (min(a, _padded(b)) for a, b in zip(tile, size, strict=True))
+        self.height, self.width = (
+            min(most, -(-max(count, 1) // GRAIN) * GRAIN) for most, count in zip(tile, size, strict=True)
+        )
         self.device = device
         self.dtype = dtype
 
     def video_tiles(self, first: int, last: int) -> Iterator[VideoTile]:
-        """The videos `first` to `last` - 1, a tile at a time."""
+        """The videos `first` to `last` - 1, one tile after another."""
         for start in range(first, last, self.width):
             yield self.video_tile(start, min(start + self.width, last))
 
@@ -61,12 +65,12 @@ class Tiles:
         raise NotImplementedError
 
     def scores(self, captions: Tensor, videos: VideoTile) -> Tensor:
-        """Similarity [n, v] of the captions numbered `captions` int64 [n], n at most `height`."""
+        """Similarity [n, v] of the captions with the numbers `captions` int64 [n], n at most `height`."""
         raise NotImplementedError
 
 
 class MatrixTiles(Tiles):
-    """Scores that are there as a whole matrix [N, V], perhaps of a model that is no product of features."""
+    """Scores from a matrix [N, V], for instance of a model that is no product of features."""
 
     def __init__(self, similarity: np.ndarray, *, tile: tuple[int, int] = TILE) -> None:
         dtype = torch.float64 if similarity.dtype == np.float64 else torch.float32
@@ -77,16 +81,16 @@ class MatrixTiles(Tiles):
         return VideoTile(first, last, torch.empty(0))
 
     def scores(self, captions: Tensor, videos: VideoTile) -> Tensor:
-        """As of any tiles. Raises `UserError` on NaN, naming the caption."""
+        """See `Tiles.scores`. Raises `UserError` on NaN, which names the caption."""
         block = self.similarity[captions.numpy(), videos.first : videos.last]
-        bad = np.isnan(block).any(axis=1)
-        if bad.any():
-            raise UserError(f"similarity of caption {int(captions[int(bad.argmax())])} is NaN")
+        has_nan = np.isnan(block).any(axis=1)
+        if has_nan.any():
+            raise UserError(f"similarity of caption {int(captions[int(has_nan.argmax())])} is NaN")
         return torch.from_numpy(block).to(self.dtype)
 
 
 class ScoreTiles(Tiles):
-    """Scores made of features, tile by tile."""
+    """Scores computed from features, tile by tile."""
 
     def __init__(
         self, features: Features, *, top_frames: int, logit_scale: float, tile: tuple[int, int] = TILE
@@ -100,30 +104,27 @@ class ScoreTiles(Tiles):
 
     def video_tile(self, first: int, last: int) -> VideoTile:
         """One tile; at most `width` videos."""
-        made = self.features
+        features = self.features
+        video = _pad(l2_normalize(features.video[first:last]), self.width)
         frames = mask = None
-        if made.frames is not None:
-            unit = l2_normalize(made.frames[first:last])
+        if features.frames is not None:
+            unit = l2_normalize(features.frames[first:last])
             frames = _pad(unit, self.width).transpose(0, 1).contiguous()
-            if made.frame_mask is not None and not bool(made.frame_mask[first:last].all()):
-                mask = _pad(made.frame_mask[first:last], self.width)
-        return VideoTile(first, last, _pad(l2_normalize(made.video[first:last]), self.width), frames, mask)
+            if features.frame_mask is not None and not bool(features.frame_mask[first:last].all()):
+                mask = _pad(features.frame_mask[first:last], self.width)
+        return VideoTile(first, last, video, frames, mask)
 
     def scores(self, captions: Tensor, videos: VideoTile) -> Tensor:
-        """A view into a whole tile."""
+        """See `Tiles.scores`; a view of the padded tile."""
         unit = _pad(self.logit_scale * l2_normalize(self.features.text[captions]), self.height)
-        whole = similarity_of_unit_vectors(
+        padded = similarity_of_unit_vectors(
             unit, videos.videos, videos.frames, videos.frame_mask, top_frames=self.top_frames
         )
-        return whole[: len(captions), : len(videos)]
-
-
-def _padded(size: int) -> int:
-    return -(-max(size, 1) // GRAIN) * GRAIN
+        return padded[: len(captions), : len(videos)]
 
 
 def _pad(rows: Tensor, size: int) -> Tensor:
-    """`rows` with zero rows up to `size`."""
+    """`rows` with zeros appended, up to `size` rows."""
     if len(rows) == size:
         return rows
     padded = rows.new_zeros((size, *rows.shape[1:]))

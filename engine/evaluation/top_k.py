@@ -1,6 +1,6 @@
-"""The best candidates of each query so far.
+"""The top K candidates of each query, updated tile by tile.
 
-Q queries, K = 10 places, n x m the queries and candidates of a tile.
+Q queries, K = 10; a tile has n queries and m candidates.
 """
 
 from __future__ import annotations
@@ -11,46 +11,45 @@ from torch import Tensor
 
 from engine.distributed.world import World
 
-KEPT = 10
+TOP_K = 10
 
 
 class TopK:
-    """`scores` [Q, K] from the best down (-inf: empty) and `ids` int64 [Q, K] (-1: empty).
+    """`scores` [Q, K], the best first (-inf: empty), and the candidates' `ids` int64 [Q, K] (-1: empty).
 
-    Candidates come in the order of their ids; of equal ones the first stays first, however they are cut
-    into tiles.
+    Candidates must come in the order of their ids. Of tied candidates the lower id comes first, whatever the
+    tiles are.
     """
 
     def __init__(self, queries: int, *, device: torch.device, dtype: torch.dtype) -> None:
-        self.scores = torch.full((queries, KEPT), -torch.inf, device=device, dtype=dtype)
-        self.ids = torch.full((queries, KEPT), -1, device=device)
+        self.scores = torch.full((queries, TOP_K), -torch.inf, device=device, dtype=dtype)
+        self.ids = torch.full((queries, TOP_K), -1, device=device)
 
     def update(self, scores: Tensor, ids: Tensor, *, first: int = 0) -> None:
-        """Show the queries from `first` on the candidates `ids` [m] with `scores` [n, m]."""
+        """Add the candidates `ids` [m] with `scores` [n, m] to the n queries that start at `first`."""
         rows = slice(first, first + len(scores))
-        # Most tiles hold nothing new for most queries, and sorting is the expensive part.
-        better = (scores.amax(dim=1) > self.scores[rows, -1]).nonzero().squeeze(1)
-        if not len(better):
+        # Sorting is slow, and in most tiles only few queries have a better candidate.
+        improved = (scores.amax(dim=1) > self.scores[rows, -1]).nonzero().squeeze(1)
+        if not len(improved):
             return
-        place = better + first
-        new_ids = ids.expand(len(better), -1)
-        self.scores[place], self.ids[place] = _best(
-            torch.cat([self.scores[place], scores[better]], dim=1),
-            torch.cat([self.ids[place], new_ids], dim=1),
+        queries = improved + first
+        self.scores[queries], self.ids[queries] = _top(
+            torch.cat([self.scores[queries], scores[improved]], dim=1),
+            torch.cat([self.ids[queries], ids.expand(len(improved), -1)], dim=1),
         )
 
-    def over_ranks(self, world: World) -> None:
-        """Join what the ranks have seen; lower ranks have seen lower ids."""
+    def merge_ranks(self, world: World) -> None:
+        """Merge the top K of all ranks. Lower ranks must have had lower ids."""
         if world.size > 1:
-            both = (world.gather_rows(kept[None]) for kept in (self.scores, self.ids))
-            self.scores, self.ids = _best(*(kept.transpose(0, 1).flatten(1) for kept in both))
+            gathered = (world.gather_rows(part[None]) for part in (self.scores, self.ids))  # [ranks, Q, K]
+            self.scores, self.ids = _top(*(part.transpose(0, 1).flatten(1) for part in gathered))
 
     def numpy(self) -> tuple[np.ndarray, np.ndarray]:
         """(ids, scores in float32)."""
         return self.ids.cpu().numpy(), self.scores.float().cpu().numpy()
 
 
-def _best(scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The K best of each row, equal ones in their order."""
+def _top(scores: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The top K of each row. The sort is stable, so tied candidates keep their order."""
     ranked = scores.sort(dim=1, descending=True, stable=True)
-    return ranked.values[:, :KEPT], ids.gather(1, ranked.indices[:, :KEPT])
+    return ranked.values[:, :TOP_K], ids.gather(1, ranked.indices[:, :TOP_K])

@@ -43,7 +43,7 @@ def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST
                 "caption_number": caption,
                 "video": examples.video_ids[video],
                 "rank": float(rankings.t2v[caption]),
-                "score": _short(rankings.t2v_own[caption]),
+                "score": _short(rankings.t2v_positive[caption]),
                 "won": [
                     {
                         "video": examples.video_ids[i],
@@ -51,7 +51,7 @@ def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST
                         "score": _short(score),
                     }
                     for i, score in above[:WINNERS]
-                    if score >= rankings.t2v_own[caption]
+                    if score >= rankings.t2v_positive[caption]
                 ],
             }
         )
@@ -73,7 +73,7 @@ def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) 
                 "video": examples.video_ids[video],
                 "caption": _first_caption(examples, video),
                 "rank": float(rankings.v2t[video]),
-                "score": _short(rankings.v2t_own[video]),
+                "score": _short(rankings.v2t_positive[video]),
                 "won": [
                     {
                         "video": examples.video_id_of(i),
@@ -81,7 +81,7 @@ def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) 
                         "score": _short(score),
                     }
                     for i, score in others[:WINNERS]
-                    if score >= rankings.v2t_own[video]
+                    if score >= rankings.v2t_positive[video]
                 ],
             }
         )

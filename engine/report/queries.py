@@ -39,7 +39,7 @@ def write_queries(path: Path, rankings: Rankings, examples: Examples) -> None:
                 "video": examples.video_ids[int(video)],
                 "caption": examples.captions[i],
                 "rank": float(rankings.t2v[i]),
-                "score": _short(rankings.t2v_own[i]),
+                "score": _short(rankings.t2v_positive[i]),
                 "first": examples.video_ids[int(rankings.t2v_top[i, 0])],
                 "first_score": _short(rankings.t2v_top_scores[i, 0]),
             }

@@ -12,7 +12,7 @@ import pytest
 from engine.evaluation.feature_files import FeatureSet, save_features
 from engine.evaluation.metrics import all_metrics
 from engine.evaluation.ranking import rank
-from tests.engine.evaluation.naive_ranking import random_features, whole_matrix
+from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 from tools.evaluate_features import main
 
 OWNERS = np.array([0, 1, 1, 2, 3, 3, 3, 0])
@@ -59,7 +59,7 @@ def test_arrays_of_any_model(files: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_similarity_matrix(files: Path) -> None:
     made = random_features(np.random.default_rng(1), 8, 4, 3)
-    np.save(files / "similarity.npy", whole_matrix(replace(made, frames=None, frame_mask=None)))
+    np.save(files / "similarity.npy", full_matrix(replace(made, frames=None, frame_mask=None)))
     by_matrix = result_of(files, [*arrays(files, "similarity"), "--dsl"])
     by_arrays = result_of(files, arrays(files, "text", "video"))
     assert by_matrix["t2v/MeanR"] == by_arrays["t2v/MeanR"] and "dsl/t2v/R@1" in by_matrix
@@ -79,7 +79,7 @@ def test_our_own_folder_with_post_processing(files: Path, capsys: pytest.Capture
     }
     assert "qb_norm_static/t2v/R@1" in found and "qb_norm_dynamic/v2t/R@1" not in found
     assert "test queries at once" in found["post_processing"]["dsl"]
-    assert "(temperature 100; dual softmax looks at" in capsys.readouterr().out
+    assert "(temperature 100; dual softmax needs all" in capsys.readouterr().out
 
 
 def test_a_bank_of_videos_gives_the_other_direction(files: Path) -> None:

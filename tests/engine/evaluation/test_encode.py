@@ -1,4 +1,4 @@
-"""Blockwise evaluation against the whole matrix, in any order, with gaps."""
+"""The evaluator against a naive count of the full matrix."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from engine.distributed.world import World
 from engine.evaluation.encode import Evaluator
 from engine.evaluation.features import Features
 from engine.logs.run_log import RunLog
-from tests.engine.evaluation.naive_ranking import naive_t2v, naive_v2t, whole_matrix
+from tests.engine.evaluation.naive_ranking import full_matrix, naive_t2v, naive_v2t
 
 CAPTIONS, VIDEOS, FRAMES, DIM = 23, 9, 5, 16
 
 
-def features(seed: int, *, with_frames: bool) -> Features:
+def random_split(seed: int, *, with_frames: bool) -> Features:
     generator = torch.Generator().manual_seed(seed)
     mask = torch.ones(VIDEOS, FRAMES, dtype=torch.bool)
     mask[0, 2:] = False
@@ -45,18 +46,18 @@ def evaluator(tmp_path: Path, owners: np.ndarray, *, with_frames: bool = True) -
     )
 
 
-def test_the_figures_are_those_of_the_whole_matrix(tmp_path: Path) -> None:
-    made = features(1, with_frames=True)
+def test_the_ranks_equal_those_of_the_full_matrix(tmp_path: Path) -> None:
+    features = random_split(1, with_frames=True)
     owners = np.random.default_rng(0).permutation(np.arange(CAPTIONS) % VIDEOS)
-    found = evaluator(tmp_path, owners).compute_metrics(made).rankings
-    np.testing.assert_array_equal(found.t2v, naive_t2v(whole_matrix(made), owners))
-    np.testing.assert_array_equal(found.v2t, naive_v2t(whole_matrix(made), owners))
+    rankings = evaluator(tmp_path, owners).compute_metrics(features).rankings
+    np.testing.assert_array_equal(rankings.t2v, naive_t2v(full_matrix(features), owners))
+    np.testing.assert_array_equal(rankings.v2t, naive_v2t(full_matrix(features), owners))
 
 
 @pytest.mark.parametrize("what", ["caption", "video"])
 def test_features_that_are_not_finite_are_named(what: str, tmp_path: Path) -> None:
-    made = features(2, with_frames=False)
-    rows = made.text if what == "caption" else made.video
+    features = random_split(2, with_frames=False)
+    rows = features.text if what == "caption" else features.video
     rows[4, 0] = float("inf")
-    with pytest.raises(ValueError, match=rf"{what}s are not finite: 1 \(4\)"):
-        evaluator(tmp_path, np.arange(CAPTIONS) % VIDEOS, with_frames=False).compute_metrics(made)
+    with pytest.raises(UserError, match=rf"{what}s are not finite: 1 \(4\)"):
+        evaluator(tmp_path, np.arange(CAPTIONS) % VIDEOS, with_frames=False).compute_metrics(features)

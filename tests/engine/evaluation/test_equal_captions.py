@@ -1,4 +1,4 @@
-"""Captions under several videos, against counting one pair at a time."""
+"""Captions that several videos share, against a naive count pair by pair."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.engine.evaluation.naive_ranking import naive_rank
 
 
 def split_of(pairs: list[tuple[str, str]]) -> Examples:
-    made = ExamplesBuilder()
+    builder = ExamplesBuilder()
     for video, caption in pairs:
-        made.add(video, caption)
-    return made.build()
+        builder.add(video, caption)
+    return builder.build()
 
 
 def key(caption: str) -> str:
@@ -27,23 +27,23 @@ def naive(scores: np.ndarray, split: Examples) -> tuple[np.ndarray, np.ndarray]:
     keys = [key(caption) for caption in split.captions]
     owners = split.video_of_caption.tolist()
     t2v = []
-    for row, own in zip(scores, keys, strict=True):
-        right = {v for k, v in zip(keys, owners, strict=True) if k == own}
+    for row, caption in zip(scores, keys, strict=True):
+        right = {v for k, v in zip(keys, owners, strict=True) if k == caption}
         best = max(row[v] for v in right)
         rivals = [s for v, s in enumerate(row) if v not in right]
-        t2v.append(naive_rank(best, rivals, own_equals=sum(row[v] == best for v in right)))
+        t2v.append(naive_rank(best, rivals, positives=sum(row[v] == best for v in right)))
     v2t = []
     for video in range(split.num_videos):
-        mine = {k for k, v in zip(keys, owners, strict=True) if v == video}
+        captions = {k for k, v in zip(keys, owners, strict=True) if v == video}
         sets: dict[int, float] = {}
         for k, v, s in zip(keys, owners, scores[:, video], strict=True):
-            if v == video or k not in mine:
+            if v == video or k not in captions:
                 sets[v] = max(sets.get(v, -np.inf), s)
         v2t.append(naive_rank(sets.pop(video), list(sets.values())))
     return np.array(t2v), np.array(v2t)
 
 
-def test_case_and_spaces_do_not_make_a_caption_another() -> None:
+def test_captions_that_differ_in_case_and_spaces_are_equal() -> None:
     split = split_of([("a", "A man sings"), ("b", " a man  sings"), ("c", "a man sings."), ("b", "x")])
     assert [group.tolist() for group in equal_caption_groups(split)] == [[0, 1]]
 
@@ -63,7 +63,7 @@ def test_without_equal_captions_the_ranks_are_the_plain_ones() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_all_videos_of_an_equal_caption_are_right(seed: int) -> None:
-    """Few texts, so that many are equal; few scores in half of the cases, so that many are tied."""
+    """Few texts, so many are equal; in half of the cases few different scores, so many tie."""
     rng = np.random.default_rng(seed)
     videos, captions = 70, 150  # more than one tile
     pairs = [(f"v{v}", f"text {rng.integers(60)}") for v in range(videos)]

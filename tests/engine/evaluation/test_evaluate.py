@@ -1,4 +1,4 @@
-"""The similarity file, and the querybank's captions."""
+"""The similarity file, and the captions of the querybank."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from pathlib import Path
 import numpy as np
 
 from engine.evaluation.evaluate import save_similarity
-from engine.evaluation.query_bank import _drawn
+from engine.evaluation.query_bank import sample_captions
 from engine.evaluation.similarity import ScoreTiles
 from tests.dataloaders.toy import toy_examples
-from tests.engine.evaluation.naive_ranking import random_features, whole_matrix
+from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 
 
 def test_the_similarity_file_holds_the_whole_matrix_and_replaces_an_old_one(tmp_path: Path) -> None:
-    made = random_features(np.random.default_rng(0), 21, 9, 3)
+    features = random_features(np.random.default_rng(0), 21, 9, 3)
     for _ in range(2):
-        save_similarity(tmp_path / "s.npy", ScoreTiles(made, top_frames=3, logit_scale=100.0, tile=(8, 4)))
-    np.testing.assert_allclose(np.load(tmp_path / "s.npy"), whole_matrix(made), atol=1e-4)
+        save_similarity(
+            tmp_path / "s.npy", ScoreTiles(features, top_frames=3, logit_scale=100.0, tile=(8, 4))
+        )
+    np.testing.assert_allclose(np.load(tmp_path / "s.npy"), full_matrix(features), atol=1e-4)
     assert [path.name for path in tmp_path.iterdir()] == ["s.npy"]
 
 
-def test_a_drawn_bank_is_a_seeded_part_in_order() -> None:
+def test_a_sampled_bank_depends_on_the_seed_and_keeps_the_order() -> None:
     split = toy_examples(videos=5)
-    drawn = _drawn(split, 3, seed=1)
+    sample = sample_captions(split, 3, seed=1)
     texts = list(split.captions)
-    positions = [texts.index(text) for text in drawn.captions]
+    positions = [texts.index(text) for text in sample.captions]
     assert positions == sorted(positions) and len(positions) == 3
-    assert list(_drawn(split, 3, seed=1).captions) == list(drawn.captions)
-    assert _drawn(split, 0, seed=1).num_captions == _drawn(split, 99, seed=1).num_captions == 5
+    assert list(sample_captions(split, 3, seed=1).captions) == list(sample.captions)
+    assert all(sample_captions(split, count, seed=1).num_captions == 5 for count in (0, 99))

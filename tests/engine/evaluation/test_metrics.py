@@ -1,4 +1,4 @@
-"""Metrics against the published code's golden figures, against other libraries, and what broke it."""
+"""Metrics against the golden values of the published code, against other libraries, and in edge cases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from engine.evaluation.metrics import all_metrics, format_metrics, protocol_of, summarise
 from engine.evaluation.ranking import Rankings, rank_tiles
 from engine.evaluation.similarity import MatrixTiles
@@ -21,13 +22,13 @@ def ranked(scores: np.ndarray, owner: np.ndarray) -> Rankings:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_matrix_with_many_ties_equals_a_naive_count(seed: int) -> None:
+def test_ranks_of_a_matrix_with_many_ties_equal_a_naive_count(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.integers(0, 5, size=(13, 7)).astype(np.float32)
     owner = rng.integers(0, 7, size=13)
-    found = ranked(scores, owner)
-    np.testing.assert_array_equal(found.t2v, naive_t2v(scores, owner))
-    np.testing.assert_array_equal(found.v2t, naive_v2t(scores, owner))
+    rankings = ranked(scores, owner)
+    np.testing.assert_array_equal(rankings.t2v, naive_t2v(scores, owner))
+    np.testing.assert_array_equal(rankings.v2t, naive_v2t(scores, owner))
 
 
 @pytest.mark.parametrize("name", ["single", "multi"])
@@ -54,18 +55,18 @@ def test_torchmetrics_agrees_where_nothing_is_tied(seed: int) -> None:
     owner = np.r_[np.arange(9), rng.integers(0, 9, size=31)]
     scores = rng.permutation(40 * 9).reshape(40, 9).astype(np.float32)
     ours = all_metrics(ranked(scores, owner))
-    whole = torch.from_numpy(scores)
-    for direction, matrix, right in (
-        ("t2v", whole, torch.from_numpy(owner[:, None] == np.arange(9))),
-        ("v2t", whole.T, torch.from_numpy((owner[:, None] == np.arange(9)).T)),
+    matrix = torch.from_numpy(scores)
+    for direction, queries, right in (
+        ("t2v", matrix, torch.from_numpy(owner[:, None] == np.arange(9))),
+        ("v2t", matrix.T, torch.from_numpy((owner[:, None] == np.arange(9)).T)),
     ):
-        pairs = list(zip(matrix, right, strict=True))
+        pairs = list(zip(queries, right, strict=True))
         precision = [float(torchmetrics.retrieval_average_precision(s, t)) for s, t in pairs]
         assert ours[f"{direction}/mAP"] == pytest.approx(100 * np.mean(precision), rel=1e-5)
-        named = "t2v" if direction == "t2v" else "v2t_any"
+        prefix = "t2v" if direction == "t2v" else "v2t_any"
         for k in (1, 5):
             hits = [float(torchmetrics.retrieval_hit_rate(s, t, top_k=k)) for s, t in pairs]
-            assert ours[f"{named}/R@{k}"] == pytest.approx(100 * np.mean(hits), rel=1e-5)
+            assert ours[f"{prefix}/R@{k}"] == pytest.approx(100 * np.mean(hits), rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -95,20 +96,20 @@ def test_the_published_median_of_several_captions_is_the_lower_one() -> None:
     """FR-46: ranks 1, 2, 1, 2 have the median 1.5, or 1 as the published code takes it."""
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.5]])
     owner = np.array([0, 0, 0, 1])
-    found = ranked(scores, owner)
-    np.testing.assert_array_equal(found.t2v, [1, 2, 1, 2])
-    np.testing.assert_array_equal(found.v2t, [1, 2])
-    ours = all_metrics(found)
+    rankings = ranked(scores, owner)
+    np.testing.assert_array_equal(rankings.t2v, [1, 2, 1, 2])
+    np.testing.assert_array_equal(rankings.v2t, [1, 2])
+    ours = all_metrics(rankings)
     assert ours["t2v/R@1"] == 50.0 and ours["t2v/MeanR"] == 1.5
     assert ours["t2v/MedianR"] == 1.5 and ours["published_t2v/MedianR"] == 1.0
     shuffle = np.array([3, 1, 0, 2])
     assert all_metrics(ranked(scores[shuffle], owner[shuffle])) == pytest.approx(ours)
 
 
-def test_three_better_captions_of_one_rival_cost_one_rank_by_sets_and_three_by_any_caption() -> None:
-    found = ranked(np.array([[0.9, 0.6], [0.2, 0.8], [0.7, 0.7], [0.1, 0.5]]), np.array([0, 0, 0, 1]))
-    assert found.v2t[1] == 2.0
-    assert found.v2t_any[1] == 4.0
+def test_three_better_captions_of_one_video_cost_one_rank_among_sets_and_three_among_captions() -> None:
+    rankings = ranked(np.array([[0.9, 0.6], [0.2, 0.8], [0.7, 0.7], [0.1, 0.5]]), np.array([0, 0, 0, 1]))
+    assert rankings.v2t[1] == 2.0
+    assert rankings.v2t_any[1] == 4.0
 
 
 def test_a_constant_matrix_is_never_better_than_chance() -> None:
@@ -123,25 +124,25 @@ def test_every_query_has_exactly_one_rank_with_infinite_scores() -> None:
     np.testing.assert_array_equal(ranked(scores, np.array([0, 2])).t2v, [2.0, 1.0])
 
 
-def test_half_precision_ties_are_ties() -> None:
+def test_equal_half_precision_scores_tie() -> None:
     scores = np.array([[0.5, 0.5, 0.1]], dtype=np.float16)
     assert ranked(scores, np.array([0])).t2v[0] == 1.5
 
 
 def test_nan_names_the_query() -> None:
-    with pytest.raises(ValueError, match="caption 1 is NaN"):
+    with pytest.raises(UserError, match="caption 1 is NaN"):
         ranked(np.array([[0.1, 0.2], [np.nan, 0.2]]), np.array([0, 1]))
 
 
 def test_a_video_without_captions_is_a_candidate_but_no_query() -> None:
-    found = ranked(np.array([[0.5, 0.9], [0.5, 0.1]]), np.array([0, 0]))
-    np.testing.assert_array_equal(found.t2v, [2.0, 1.0])
-    assert found.v2t[0] == 1.0 and np.isnan(found.v2t[1]) and np.isnan(found.v2t_any[1])
-    assert all_metrics(found)["v2t/R@1"] == 100.0
+    rankings = ranked(np.array([[0.5, 0.9], [0.5, 0.1]]), np.array([0, 0]))
+    np.testing.assert_array_equal(rankings.t2v, [2.0, 1.0])
+    assert rankings.v2t[0] == 1.0 and np.isnan(rankings.v2t[1]) and np.isnan(rankings.v2t_any[1])
+    assert all_metrics(rankings)["v2t/R@1"] == 100.0
 
 
 def test_nothing_to_rank_is_an_error() -> None:
-    with pytest.raises(ValueError, match="nothing to rank"):
+    with pytest.raises(UserError, match="nothing to rank"):
         summarise(np.array([np.nan]), direction="t2v")
 
 
@@ -151,6 +152,6 @@ def test_the_protocol_is_named() -> None:
     assert protocol_of(np.arange(3), "paragraph")["queries"] == "all captions of a video joined to one query"
 
 
-def test_lines_for_the_log_name_direction_and_figures() -> None:
+def test_log_lines_name_direction_and_metrics() -> None:
     lines = format_metrics(all_metrics(ranked(np.eye(3), np.arange(3))))
     assert lines[0].startswith("text to video: R@1 100.0") and lines[1].startswith("video to text")
