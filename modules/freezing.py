@@ -1,4 +1,4 @@
-"""--freeze: an encoder, or its embeddings and first layers, are not trained."""
+"""--freeze: exclude an encoder, or its embeddings and first layers, from training."""
 
 from __future__ import annotations
 
