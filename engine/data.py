@@ -180,10 +180,7 @@ def _evaluation_data(
     loaders = {}
     for view in ("videos", "captions"):
         dataset = _dataset(config, examples, store, spec, name=name, split=split, view=view)
-        sampler = ShardSampler(len(dataset), rank=world.rank, world_size=world.size)
-        loaders[view] = _loader(
-            config, world, dataset, sampler, batch_size=max(1, config.batch_size_val // world.size)
-        )
+        loaders[view] = evaluation_loader(config, world, dataset)
     log.info(
         f"evaluate on {name} {config.language}: {examples.num_videos:,} videos, "
         f"{examples.num_captions:,} captions"
@@ -304,6 +301,12 @@ def _dataset(
         mlm=view == "pairs" and split == "pretrain" and config.weight_MLM > 0,
         seed=config.seed,
     )
+
+
+def evaluation_loader(config: Config, world: World, dataset: VideoTextDataset) -> DataLoader:
+    """A loader of this rank's part of `dataset`, which is contiguous. --batch_size_val counts all ranks."""
+    sampler = ShardSampler(len(dataset), rank=world.rank, world_size=world.size)
+    return _loader(config, world, dataset, sampler, batch_size=max(1, config.batch_size_val // world.size))
 
 
 def _loader(

@@ -1,7 +1,7 @@
 """Retrieval metrics of rankings (METHOD 6), as pure functions.
 
-N captions, V videos. The name of every metric starts with its direction: t2v (text to video) or v2t (video to
-text).
+N captions, V videos. Names start with the direction: t2v (text to video) or v2t (video to text). Only RSum is
+about both directions.
 """
 
 from __future__ import annotations

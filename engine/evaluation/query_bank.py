@@ -11,10 +11,9 @@ from torch.utils.data import DataLoader
 from common.errors import UserError
 from dataloaders.datasets.registry import read_examples
 from dataloaders.examples import Examples
-from dataloaders.loader import ShardSampler, build_loader
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
-from engine.data import DEFAULT_WORDS, TEXT_WORDS, InputSpec
+from engine.data import DEFAULT_WORDS, TEXT_WORDS, InputSpec, evaluation_loader
 from engine.distributed.world import World
 from engine.input_files import bank_files
 
@@ -41,13 +40,7 @@ def build_bank(config: Config, world: World, spec: InputSpec) -> DataLoader:
         max_frames=config.max_frames,
         image_size=spec.image_size,
     )
-    return build_loader(
-        dataset,
-        ShardSampler(len(dataset), rank=world.rank, world_size=world.size),
-        batch_size=max(1, config.batch_size_val // world.size),
-        num_workers=config.num_thread_reader,
-        pin_memory=world.device.type == "cuda",
-    )
+    return evaluation_loader(config, world, dataset)
 
 
 def sample_captions(examples: Examples, count: int, *, seed: int) -> Examples:

@@ -13,7 +13,7 @@ from tests.dataloaders.toy import toy_examples
 from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 
 
-def test_the_similarity_file_holds_the_whole_matrix_and_replaces_an_old_one(tmp_path: Path) -> None:
+def test_the_similarity_file_holds_the_full_matrix_and_replaces_an_old_one(tmp_path: Path) -> None:
     features = random_features(np.random.default_rng(0), 21, 9, 3)
     for _ in range(2):
         save_similarity(
