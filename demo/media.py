@@ -7,17 +7,17 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from fastapi import HTTPException, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from search import VideoRecord
 
+_CHUNK = 256 << 10  # bytes that are sent at once
 _READ = 1 << 20
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE)
 _TYPES = {
@@ -107,20 +107,16 @@ def _deleted() -> HTTPException:
     return HTTPException(404, "the file of this video was deleted after indexing, or moved")
 
 
-class _OpenFileResponse(FileResponse):
-    """Sends an open file, or the range that the request asks for, and always closes it.
+class _OpenFileResponse(StreamingResponse):
+    """Sends a range of an open file, and always closes the file.
 
-    Starlette opens its file by name. The name of the descriptor gives the file that was checked, even where
-    another one lies at the path by now.
+    Starlette's FileResponse opens files by name, where another one may lie by now, and sends more bytes than
+    Content-Length of a file that grows meanwhile.
     """
 
-    chunk_size = 256 << 10
-
-    def __init__(
-        self, descriptor: int, status: os.stat_result, *, media_type: str, headers: Mapping[str, str]
-    ) -> None:
+    def __init__(self, descriptor: int, part: range, *, status: int, headers: Mapping[str, str]) -> None:
         self._descriptor = descriptor
-        super().__init__(f"/dev/fd/{descriptor}", headers=headers, media_type=media_type, stat_result=status)
+        super().__init__(_chunks(descriptor, part.start, len(part)), status, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -129,35 +125,49 @@ class _OpenFileResponse(FileResponse):
             os.close(self._descriptor)
 
 
+async def _chunks(descriptor: int, start: int, length: int) -> AsyncIterator[bytes]:
+    while length > 0:
+        data = await run_in_threadpool(os.pread, descriptor, min(_CHUNK, length), start)
+        if not data:
+            return  # the file was cut off meanwhile: the server then ends the connection
+        start, length = start + len(data), length - len(data)
+        yield data
+
+
 async def video_response(files: MediaFiles, record: VideoRecord, request: Request) -> Response:
     """The file of `record`, or the range that the request asks for. Raises `HTTPException` 404 or 416."""
     descriptor, status = await run_in_threadpool(files.open, record)
     try:
-        etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+        size, request_headers = status.st_size, request.headers
+        etag = f'"{status.st_mtime_ns:x}-{size:x}"'
         modified = email.utils.formatdate(status.st_mtime, usegmt=True)
-        headers = {"ETag": etag, "Last-Modified": modified, "Cache-Control": "private, no-cache"}
-        if _matches(etag, request.headers.get("if-none-match", "")):
+        headers = {"ETag": etag, "Last-Modified": modified, "Accept-Ranges": "bytes"}
+        headers["Cache-Control"] = "private, no-cache"
+        if _matches(etag, request_headers.get("if-none-match", "")):
             os.close(descriptor)
             return Response(status_code=304, headers=headers)
-        byte_range = None
-        if request.headers.get("if-range", "").strip() in ("", etag, modified):
-            byte_range = _single_range(request.headers.get("range", ""), status.st_size)
-        request_headers = MutableHeaders(scope=request.scope)  # those that the response will read
-        del request_headers["range"]
-        if byte_range:
-            request_headers["range"] = byte_range
-        media_type = content_type(record.path or "")
-        return _OpenFileResponse(descriptor, status, media_type=media_type, headers=headers)
+        is_current = request_headers.get("if-range", "").strip() in ("", etag, modified)
+        byte_range = _single_range(request_headers.get("range", ""), size) if is_current else None
+        if byte_range is None:
+            http_status, part = 200, range(size)
+        elif byte_range:
+            http_status, part = 206, byte_range
+            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{size}"
+        else:
+            headers["Content-Range"] = f"bytes */{size}"
+            raise HTTPException(416, f"the file has {size} bytes", headers)
+        headers |= {"Content-Length": str(len(part)), "Content-Type": content_type(record.path or "")}
+        sent = part[:0] if request.method == "HEAD" else part
+        return _OpenFileResponse(descriptor, sent, status=http_status, headers=headers)
     except HTTPException:
         os.close(descriptor)
         raise
 
 
-def _single_range(value: str, size: int) -> str | None:
-    """The Range header for a file of `size` bytes with both ends; None: send the whole file.
+def _single_range(value: str, size: int) -> range | None:
+    """The bytes that a Range header asks for of a file of `size` bytes, empty if there are none.
 
-    Several ranges, and malformed ones, get the whole file, as RFC 9110 allows: Starlette would send all of
-    them, or status 400. Raises `HTTPException` 416.
+    None: send the whole file. That is the answer to several ranges and to malformed ones, as RFC 9110 allows.
     """
     found = _RANGE.fullmatch(value)
     first, last = found.groups() if found else ("", "")
@@ -165,9 +175,7 @@ def _single_range(value: str, size: int) -> str | None:
         return None
     start = int(first) if first else max(0, size - int(last))
     end = min(size - 1, int(last)) if first and last else size - 1
-    if start > end:
-        raise HTTPException(416, f"the file has {size} bytes", {"Content-Range": f"bytes */{size}"})
-    return f"bytes={start}-{end}"
+    return range(start, end + 1)
 
 
 def _matches(etag: str, if_none_match: str) -> bool:

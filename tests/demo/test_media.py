@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from demo.media import content_type
-from search import Retriever
+from demo.media import MediaFiles, content_type
+from search import Retriever, VideoRecord
 from tests.demo.conftest import LIMITS, Served, client_of
 from tests.demo.test_api import error_of
 
@@ -206,3 +206,21 @@ def test_an_empty_file(scratch_client: TestClient, scratch: Served) -> None:
     assert whole.status_code == 200 and whole.content == b"" and whole.headers["content-length"] == "0"
     for requested in ("bytes=0-", "bytes=-1", "bytes=0-0"):
         assert error_of(scratch_client.get(URL, headers={"Range": requested}), 416) == "the file has 0 bytes"
+
+
+def test_a_file_that_grows_while_it_is_sent(
+    scratch_client: TestClient, scratch: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = scratch.videos / "red.mp4"
+    data = path.read_bytes()
+    opened = MediaFiles.open
+
+    def open_and_grow(files: MediaFiles, record: VideoRecord) -> tuple[int, os.stat_result]:
+        found = opened(files, record)
+        with open(path, "ab") as file:
+            file.write(bytes(1 << 20))
+        return found
+
+    monkeypatch.setattr(MediaFiles, "open", open_and_grow)
+    answer = scratch_client.get(URL)
+    assert answer.content == data and answer.headers["content-length"] == str(len(data))
