@@ -25,7 +25,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.checkpoint.weights import State, load_state, read_state, save_state
+from engine.checkpoint.files import State, read_state, save_state
+from engine.checkpoint.weights import load_state
 from tests.engine.checkpoint.published import filled, full_size
 from tests.engine.checkpoint.test_weights import published_model
 

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from common.errors import UserError
-from engine.checkpoint.weights import load_state, read_state
+from engine.checkpoint.files import read_state
+from engine.checkpoint.weights import load_state
 from engine.config import Config
 from engine.logs.run_log import RunLog
 from modules.backbones.clip_towers import build_clip, clip_embed_dim, fixed_logit_scale, frame_position_std

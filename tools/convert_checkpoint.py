@@ -22,7 +22,7 @@ from common.errors import FileError, UserError, run_program
 if TYPE_CHECKING:  # torch is imported where it is used, so that --help answers at once
     from torch import Tensor
 
-    from engine.checkpoint.weights import State
+    from engine.checkpoint.files import State
 
 # CLIP4Clip's names -> ours, first match decides; None drops the tensor. https://github.com/ArrowLuo/CLIP4Clip
 # Its `seqTransf` head is our temporal transformer: the same blocks, T(f + P) + f, and the mean over frames of
@@ -88,7 +88,8 @@ def convert(
 ) -> list[str]:
     """Write `src` as `dst` and return a report. Raises `UserError` if one cannot be read or written."""
     _check_paths(src, dst, overwrite=overwrite)
-    from engine.checkpoint.weights import ENCODER_GROUPS, count_by_group, group_of, read_state, save_state
+    from engine.checkpoint.files import read_state, save_state
+    from engine.checkpoint.weights import ENCODER_GROUPS, count_by_group, group_of
 
     state = read_state(src)
     if is_clip4clip(state):

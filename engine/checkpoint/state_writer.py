@@ -21,7 +21,7 @@ from engine.process.errors import TrainingStopped
 from engine.process.signals import StopRequest
 from engine.process.step_status import StepHooks, StepStatus
 
-GO_ON = "go on with the same command and --resume auto"
+HOW_TO_RESUME = "resume with the same command and --resume auto"
 
 
 class StateWriter:
@@ -139,7 +139,7 @@ class SavingHooks(StepHooks):
         if status.stop_wanted:
             path = self.finish()
             where = f"at epoch {epoch + 1} step {step}"
-            raise self.stop.stopped(f"{where}: saved {path}; {GO_ON}", saved=True)
+            raise self.stop.stopped(f"{where}: saved {path}; {HOW_TO_RESUME}", saved=True)
 
     def save(self, epoch: int, step: int) -> None:
         """Hand a full state to the writer. Collective; returns when the state is copied."""

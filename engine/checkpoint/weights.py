@@ -13,19 +13,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from engine.checkpoint.files import State, checkpoint_path, read_state, save_state
-
-__all__ = [
-    "ENCODER_GROUPS",
-    "LoadReport",
-    "State",
-    "checkpoint_path",
-    "count_by_group",
-    "group_of",
-    "load_state",
-    "read_state",
-    "save_state",
-]
+from engine.checkpoint.files import State
 
 # The group of a parameter name, as the loading report calls it: the first prefix that matches.
 GROUPS = (

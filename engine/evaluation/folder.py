@@ -12,7 +12,8 @@ from pathlib import Path
 
 from common.atomic_files import SUFFIX
 from common.errors import UserError, one_line
-from engine.checkpoint.weights import load_state, read_state
+from engine.checkpoint.files import read_state
+from engine.checkpoint.weights import load_state
 from engine.config import Config
 from engine.data import build_evaluation_data, input_spec
 from engine.distributed.world import World

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from engine.checkpoint.files import checkpoint_path, read_state, save_state
 from engine.checkpoint.random_state import restore_random_state
 from engine.checkpoint.resume import Resumed, compare_data, describe_data
-from engine.checkpoint.state_writer import GO_ON, SavingHooks, StateWriter
+from engine.checkpoint.state_writer import HOW_TO_RESUME, SavingHooks, StateWriter
 from engine.checkpoint.states import list_states, remove_leftovers
-from engine.checkpoint.weights import checkpoint_path, read_state, save_state
 from engine.config import Config
 from engine.data import TrainingData
 from engine.distributed.sharding import full_state, load_full_state
@@ -109,7 +109,7 @@ class Fit:
     def _evaluate(self, epoch: int, selection: Selection) -> None:
         """Evaluate an epoch on the list that the checkpoint is chosen by."""
         path = checkpoint_path(self.output_dir, epoch)
-        what = f"while evaluating epoch {epoch + 1}, whose training is saved; {GO_ON}"
+        what = f"while evaluating epoch {epoch + 1}, whose training is saved; {HOW_TO_RESUME}"
         with self.stop.interruptible(what, saved=True):
             values = selection.evaluate(self.model, epoch=epoch, checkpoint=path)
         self._remember({"epoch": epoch, "checkpoint": str(path), **values})
@@ -119,7 +119,7 @@ class Fit:
         """Evaluate the chosen epoch on the test list."""
         epoch, config = self._chosen(), self.config
         path = self._weights_of(epoch)
-        what = f"while evaluating the test list, with the training done and saved; {GO_ON}"
+        what = f"while evaluating the test list, with the training done and saved; {HOW_TO_RESUME}"
         with self.stop.interruptible(what, saved=True):
             if epoch != config.epochs - 1:
                 load_full_state(self.model, read_state(path))

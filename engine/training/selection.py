@@ -18,7 +18,7 @@ from dataloaders.datasets.registry import read_test_ids
 from dataloaders.datasets.splits import MissingVideos
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
-from engine.checkpoint.weights import checkpoint_path
+from engine.checkpoint.files import checkpoint_path
 from engine.config import Config
 from engine.data import (
     EvaluationData,

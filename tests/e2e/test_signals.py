@@ -63,7 +63,7 @@ def test_a_signal_saves_at_the_next_step(
     said = capsys.readouterr().err.strip()
     state = tmp_path / "training_state.5.pt"
     name = signal.Signals(number).name
-    assert f"stopped by {name} at epoch 1 step 5: saved {state}; go on with" in said and "\n" not in said
+    assert f"stopped by {name} at epoch 1 step 5: saved {state}; resume with" in said and "\n" not in said
     assert [record["step"] for record in records(tmp_path)] == [1, 2, 3, 4, 5]
     assert toy.run("train", tmp_path, *FLAGS, "--resume", "auto") == 0
     assert_same_run(tmp_path, whole)

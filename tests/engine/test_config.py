@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import UserError
 from engine.config import Config, build_parser
 from engine.config_checks import parse_and_check
 
@@ -127,7 +128,7 @@ def test_bird_is_chvtt_and_both_spellings_of_the_local_rank_work() -> None:
         assert config.dataset == "chvtt" and config.local_rank == 3
 
 
-def test_what_is_evaluated() -> None:
+def test_the_data_set_that_is_evaluated() -> None:
     pretrain = ["--do_pretrain", "--output_dir", "out"]
     assert parse(*pretrain, program="main_pretrain.py").test_dataset == "vatex"
     assert parse(*pretrain, "--language", "english", program="main_pretrain.py").test_dataset == "msrvtt"
@@ -172,20 +173,20 @@ def test_flags_without_effect_say_so_once() -> None:
     ],
 )
 def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         parse(*TRAIN, *argv)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("given", "on_gpu", "precision"),
+    ("flags", "on_gpu", "precision"),
     [([], True, "fp16"), (["--precision", "bf16"], True, "bf16"), ([], False, "fp32")],
 )
 def test_enable_amp_means_fp16_on_gpus_unless_precision_says_otherwise(
-    given: list[str], on_gpu: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], on_gpu: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: on_gpu)
-    config, remarks = parse_and_check([*TRAIN, "--enable_amp", *given], program="main_task_retrieval.py")
+    config, remarks = parse_and_check([*TRAIN, "--enable_amp", *flags], program="main_task_retrieval.py")
     assert config.precision == precision
     assert len(remarks) == (0 if on_gpu else 1)
 
@@ -198,7 +199,7 @@ def test_masking_duplicates_needs_negatives_of_the_batch() -> None:
 
 
 def test_nothing_to_do_is_an_error() -> None:
-    with pytest.raises(ValueError, match="nothing to do"):
+    with pytest.raises(UserError, match="nothing to do"):
         parse("--output_dir", "out")
 
 

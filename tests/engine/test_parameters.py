@@ -16,7 +16,7 @@ from modules.video_encoder import VideoEncoder
 from tests.modules import tiny
 
 
-def test_the_published_model_costs_what_is_known_of_its_towers() -> None:
+def test_the_published_model_has_the_known_costs_of_its_towers() -> None:
     """ViT-B/32 at 224 pixels: 4.4 G multiply-adds an image (Dosovitskiy et al. give 8.8 GFLOPs)."""
     with torch.device("cpu"):
         clip = build_clip("ViT-B-32-quickgelu")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint.weights import save_state
+from engine.checkpoint.files import save_state
 from engine.config import Config
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from engine.checkpoint.weights import group_of, load_state, read_state, save_state
+from engine.checkpoint.files import read_state, save_state
+from engine.checkpoint.weights import group_of, load_state
 from tests.engine.checkpoint.published import filled, full_size, golden_shapes
 from tests.golden import recipe
 from tests.modules import tiny

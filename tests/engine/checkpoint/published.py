@@ -20,7 +20,7 @@ _GOLDEN_WIDTH, _GOLDEN_LAYERS = 128, 2
 _TOWERS = re.compile(r"(visual_encoder(_k)?\.visual|text_encoder(_k)?\.(?!chinese_encoder|text_proj\.))")
 _BERT_SIZES = {503: 21128, 64: 512, 256: 3072}  # words, positions, width between two layers
 _QUEUE_SIZES = {16: 1024, 96: 1024 * 12}
-# What CLIP keeps in float16: all that multiplies matrices, but embeddings and norms.
+# The weights that CLIP stores in float16: all but embeddings and norms.
 _HALF = re.compile(
     r"(conv1\.weight|in_proj_(weight|bias)|(out_proj|c_fc|c_proj)\.(weight|bias)|\.proj|text_projection)$"
 )
@@ -47,9 +47,9 @@ def full_size(language: str, kind: str) -> dict[str, list[int]]:
 
 
 def filled(shapes: dict[str, list[int]], *, half: bool = True, dense: bool = True) -> dict[str, Tensor]:
-    """A state in which every tensor has a value of its own, so that a mix-up shows.
+    """A state in which every tensor has a different value, so that swapped tensors are noticed.
 
-    `half`: float16 where the published files have it. Not `dense`: one number in memory and file a tensor.
+    `half`: float16 where the published files have it. Without `dense` a tensor takes the space of one number.
     """
     return {name: _constant(name, shape, half=half, dense=dense) for name, shape in shapes.items()}
 

@@ -1,4 +1,4 @@
-"""Checkpoints and models: the published names, full size, whole encoders or a refusal."""
+"""Loading checkpoints into models: published names, full size, complete encoders or an error."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoint.weights import (
-    ENCODER_GROUPS,
-    checkpoint_path,
-    count_by_group,
-    group_of,
-    load_state,
-    read_state,
-    save_state,
-)
+from engine.checkpoint.files import checkpoint_path, read_state, save_state
+from engine.checkpoint.weights import ENCODER_GROUPS, count_by_group, group_of, load_state
 from modules.backbones.clip_towers import build_clip
 from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.retrieval_model import RetrievalModel
@@ -40,7 +33,7 @@ def without_text_projectors(shapes: dict[str, list[int]]) -> dict[str, list[int]
 
 
 def published_model(language: str, folder: Path) -> RetrievalModel:
-    """A full-size model whose weights are whatever lies in memory, so building it takes no time."""
+    """A full-size model with uninitialised weights, which takes no time to build."""
     with torch.device("meta"):
         clip: Any = build_clip("ViT-B-32-quickgelu")
         visual = VideoEncoder(clip.visual, embed_dim=512, use_temp=True)
@@ -73,12 +66,12 @@ def test_our_names_are_the_published_ones(language: str, tmp_path: Path) -> None
         assert shapes_of(pretrain) == without_text_projectors(golden_shapes(language, kind))
 
 
-def test_a_file_of_ours_is_a_plain_published_state_dict(tmp_path: Path) -> None:
+def test_a_saved_file_is_a_plain_published_state_dict(tmp_path: Path) -> None:
     model = recipe.retrieval_model("english", tmp_path)
     path = checkpoint_path(tmp_path, 3)
     save_state(model.state_dict(), path)
     assert path.name == "pytorch_model.bin.3"
-    content = torch.load(path, weights_only=True)  # as the published code reads it, but safely
+    content = torch.load(path, weights_only=True)  # the published code reads it without weights_only
     assert type(content) is dict and shapes_of(content) == golden_shapes("english", "ft")
     assert {tensor.dtype for tensor in content.values()} == {torch.float32}
     assert all(torch.equal(content[name], tensor) for name, tensor in model.state_dict().items())
@@ -146,11 +139,11 @@ def test_other_precisions_become_float32(dtype: torch.dtype) -> None:
 
 
 def changed(model: nn.Module) -> State:
-    """The model's state, every number another; queue_ptr a place that exists."""
+    """The model's state with every number changed; queue_ptr stays a valid position."""
     return {name: tensor + 1 for name, tensor in model.state_dict().items()}
 
 
-def test_pretraining_goes_on_from_a_whole_file() -> None:
+def test_pretraining_continues_from_a_complete_file() -> None:
     model = tiny.pretrain_model()
     state = changed(model)
     report = load_state(model, {**state, "t_projector.linear_out.bias": torch.ones(3)}, path="a.bin")
@@ -159,7 +152,7 @@ def test_pretraining_goes_on_from_a_whole_file() -> None:
     assert int(model.get_buffer("queue_ptr")) == 1
 
 
-def test_pretraining_from_encoders_alone_starts_the_rest_anew() -> None:
+def test_pretraining_from_encoders_alone_keeps_the_initial_values_of_the_rest() -> None:
     model = tiny.pretrain_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     encoders = {name: t for name, t in changed(model).items() if group_of(name) in ENCODER_GROUPS}
@@ -173,7 +166,7 @@ def test_pretraining_from_encoders_alone_starts_the_rest_anew() -> None:
     assert "queues: incomplete" in lines and "masked-word head: incomplete" in lines
 
 
-def test_a_part_that_is_half_there_is_not_loaded() -> None:
+def test_an_incomplete_part_is_not_loaded() -> None:
     model = tiny.pretrain_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = changed(model)
@@ -184,13 +177,13 @@ def test_a_part_that_is_half_there_is_not_loaded() -> None:
         after["visual_encoder_k.visual.conv1.weight"], after["visual_encoder.visual.conv1.weight"]
     )
     assert torch.equal(after["v_projector.linear_out.weight"], before["v_projector.linear_out.weight"])
-    # The file's copy was one of a projector that was not loaded.
+    # The momentum copy in the file belongs to a projector that was not loaded.
     assert torch.equal(after["v_projector_k.linear_out.weight"], after["v_projector.linear_out.weight"])
     assert torch.equal(after["v_predictor.linear_out.weight"], state["v_predictor.linear_out.weight"])
     assert {group_of(name) for name in report.fresh} == {"momentum copies", "projector and predictor"}
 
 
-def test_queues_of_another_size_start_anew_with_their_pointer() -> None:
+def test_queues_of_another_size_keep_their_initial_values_and_pointer() -> None:
     model = tiny.pretrain_model(queue_size=3)
     queue = model.get_buffer("queue_v_cross_ng").clone()
     report = load_state(model, changed(tiny.pretrain_model(queue_size=6)), path="a.bin")
@@ -199,7 +192,7 @@ def test_queues_of_another_size_start_anew_with_their_pointer() -> None:
     assert len(report.misshapen) == 5 and "of another shape: queues 5" in "\n".join(report.lines())
 
 
-def test_a_queue_that_the_file_lacks_spoils_no_other() -> None:
+def test_other_queues_are_loaded_where_the_file_lacks_one() -> None:
     model = tiny.pretrain_model()
     state = changed(model)
     del state["queue_frame_cross_ng"]
@@ -209,11 +202,11 @@ def test_a_queue_that_the_file_lacks_spoils_no_other() -> None:
     assert int(model.get_buffer("queue_ptr")) == 1
 
 
-@pytest.mark.parametrize("kept", ["cls.bias", "cls.decoder.bias"])
-def test_the_heads_bias_under_one_of_its_names(kept: str) -> None:
+@pytest.mark.parametrize("name", ["cls.bias", "cls.decoder.bias"])
+def test_the_heads_bias_under_one_of_its_names(name: str) -> None:
     model = tiny.pretrain_model()
     state = changed(model)
-    value = state.pop({"cls.bias": "cls.decoder.bias", "cls.decoder.bias": "cls.bias"}[kept])
+    value = state.pop({"cls.bias": "cls.decoder.bias", "cls.decoder.bias": "cls.bias"}[name])
     report = load_state(model, state, path="a.bin")
     assert not report.missing and torch.equal(model.cls.bias, value)
     assert model.cls.bias is model.cls.decoder.bias
@@ -227,7 +220,7 @@ def test_safetensors_keep_both_names_of_the_heads_bias(tmp_path: Path) -> None:
     assert torch.equal(read["cls.bias"], read["cls.decoder.bias"])
 
 
-def test_evaluating_without_the_temporal_transformer_of_the_file_is_said() -> None:
+def test_leaving_out_the_temporal_transformer_is_reported() -> None:
     state = tiny.retrieval_model().state_dict()
     model = RetrievalModel(*tiny.encoders(use_temp=False), use_frame_fea=True)
     report = load_state(model, {**state, "logit_scale": torch.ones(())}, path="a.bin")
@@ -235,7 +228,7 @@ def test_evaluating_without_the_temporal_transformer_of_the_file_is_said() -> No
     assert "trained with --use_temp" in lines and "unknown names (logit_scale)" in lines
 
 
-# Refusals: before anything is loaded
+# Errors, raised before anything is loaded
 
 
 def refused(state: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
@@ -250,7 +243,7 @@ def refused(state: Mapping[str, Tensor], model: nn.Module | None = None) -> str:
 
 
 @pytest.mark.parametrize("group", ENCODER_GROUPS)
-def test_an_encoder_absent_or_half_there(group: str) -> None:
+def test_an_absent_or_incomplete_encoder(group: str) -> None:
     state = changed(tiny.retrieval_model())
     of_group = [name for name in state if group_of(name) == group]
     del state[of_group[-1]]
@@ -266,7 +259,7 @@ def test_an_encoder_absent_or_half_there(group: str) -> None:
     "tower",
     ["visual_encoder.visual.transformer", "visual_encoder.temporal_transformer", "text_encoder.transformer"],
 )
-def test_a_deeper_encoder_does_not_load_in_part(tower: str) -> None:
+def test_a_deeper_encoder_is_refused(tower: str) -> None:
     state = changed(tiny.retrieval_model())
     first = {n: t for n, t in state.items() if n.startswith(f"{tower}.resblocks.0.")}
     deeper = {name.replace("resblocks.0", "resblocks.9"): tensor for name, tensor in first.items()}
@@ -289,7 +282,7 @@ def test_the_other_language(language: str, tmp_path: Path) -> None:
     assert "encoder weights missing" in message
 
 
-def test_other_projects_files() -> None:
+def test_files_of_other_projects() -> None:
     clip = {"visual.proj": torch.ones(2), "token_embedding.weight": torch.ones(2)}
     assert "--clip_weights" in refused(clip)
     assert "tools/convert_checkpoint.py" in refused({f"clip.{name}": t for name, t in clip.items()})

@@ -18,7 +18,7 @@ from benchmarks.equality import (
 
 CASES = ("finetune all", "pretrain all")  # each loss by itself: tests/modules/test_over_ranks.py
 STEPS, TOLERANCE = 3, 1e-9
-STEPS_32, TOLERANCE_32 = 2, 1e-5  # further steps begin at weights that have drifted apart by rounding
+STEPS_32, TOLERANCE_32 = 2, 1e-5  # in later steps the weights themselves differ by rounding
 TWO_RANKS = (Setting(2), Setting(2, accumulation=2, cache=1), Setting(2, True, cache=1))
 OTHERS = [s for s in SETTINGS if s != s.reference]
 
@@ -26,10 +26,10 @@ OTHERS = [s for s in SETTINGS if s != s.reference]
 @pytest.fixture(scope="module")
 def results() -> Results:
     torch.set_num_threads(1)
-    found: Results = train_alone(cases=CASES, steps=STEPS, dtype=torch.float64)
+    results: Results = train_alone(cases=CASES, steps=STEPS, dtype=torch.float64)
     for ranks in (2, 4):
-        found |= train_on_ranks(ranks, cases=CASES, steps=STEPS, dtype=torch.float64)[0]
-    return found
+        results |= train_on_ranks(ranks, cases=CASES, steps=STEPS, dtype=torch.float64)[0]
+    return results
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -43,7 +43,7 @@ def test_same_numbers_as_one_process(setting: Setting, case: str, results: Resul
 
 
 def test_biases_before_batch_norm_have_no_gradient(results: Results) -> None:
-    """Why they may be set aside: what float32 gives them is rounding."""
+    """So their float32 gradients are rounding errors, and comparisons leave them out."""
     assert zero_gradients(results["finetune all", Setting()]) == frozenset()
     assert zero_gradients(results["pretrain all", Setting()]) == {
         "v_projector.linear_hidden.1.bias",
@@ -55,8 +55,8 @@ def test_biases_before_batch_norm_have_no_gradient(results: Results) -> None:
 @pytest.fixture(scope="module")
 def results_32() -> Results:
     torch.set_num_threads(1)
-    found: Results = train_alone(cases=CASES, steps=STEPS_32, dtype=torch.float32)
-    return found | train_on_ranks(2, cases=CASES, settings=TWO_RANKS, steps=STEPS_32, dtype=torch.float32)[0]
+    alone: Results = train_alone(cases=CASES, steps=STEPS_32, dtype=torch.float32)
+    return alone | train_on_ranks(2, cases=CASES, settings=TWO_RANKS, steps=STEPS_32, dtype=torch.float32)[0]
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +74,14 @@ def test_same_numbers_in_float32(setting: Setting, case: str, results_32: Result
     for kind, kinds in KINDS.items():
         if kind != "weights":
             assert difference(ours, expected, *kinds, zero=zero) < TOLERANCE_32, kind
-    # Adam makes a whole step of a gradient that is only rounding: weights are about as far apart as one
-    # process in float32 is from float64.
+    # Adam makes a full step of a gradient that is only a rounding error. So the weights may differ by
+    # about as much as those of one process in float32 and float64.
     rounding = difference(expected, exact[case, setting.reference], *KINDS["weights"])
     assert difference(ours, expected, *KINDS["weights"]) < 3 * rounding
 
 
-def test_one_process_moves_away_from_where_it_began(results: Results) -> None:
-    """The comparison would be empty if nothing moved."""
+def test_training_changes_the_weights(results: Results) -> None:
+    """Otherwise the comparisons would show nothing."""
     once = train_alone(cases=CASES[1:], steps=1, dtype=torch.float64)
     for setting in (Setting(), Setting(accumulation=2)):
         three = results["pretrain all", setting]

@@ -1,4 +1,4 @@
-"""A few clips at a time give the gradient of the whole batch."""
+"""The gradient cache gives the gradient of the full batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cached(model: DualEncoder, batch: dict[str, torch.Tensor], chunk: int) -> di
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 8])
 @pytest.mark.parametrize("case", ["finetune", "all", 0, 1, 2, 3])
-def test_the_gradient_is_that_of_the_whole_batch(case: int | str, chunk: int) -> None:
+def test_the_gradient_is_that_of_the_full_batch(case: int | str, chunk: int) -> None:
     plain, other = models(case)
     batch = tiny.batch(4, padded=True, tags=case != "finetune")
     expected = plain(batch)
@@ -48,8 +48,8 @@ def test_the_gradient_is_that_of_the_whole_batch(case: int | str, chunk: int) ->
         torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_dropout_is_drawn_again_as_it_was() -> None:
-    """Both encodings of a chunk see the same dropout: with one chunk the gradient is the plain one's."""
+def test_both_encodings_use_the_same_dropout() -> None:
+    """With one chunk the gradient equals the one without a cache, dropout included."""
     plain, other = models("finetune")
     for model in (plain, other):
         model.text_encoder.ln_final = nn.Sequential(model.text_encoder.ln_final, nn.Dropout(0.5))
@@ -59,15 +59,17 @@ def test_dropout_is_drawn_again_as_it_was() -> None:
     after = torch.rand(1)
     torch.manual_seed(3)
     cached(other, batch, 4)
-    torch.testing.assert_close(torch.rand(1), after, msg="the stream goes on where it would have")
+    torch.testing.assert_close(
+        torch.rand(1), after, msg="the random generator is where it would be without a cache"
+    )
     for name, gradient in tiny.gradients(plain).items():
         torch.testing.assert_close(tiny.gradients(other)[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_autocast_holds_for_both_passes() -> None:
-    """Against the float32 gradient the cached one is no further off than the plain bfloat16 one."""
+def test_autocast_applies_to_both_passes() -> None:
+    """The error of the cached bfloat16 gradient is about that of the gradient without a cache."""
 
-    def whole(model: nn.Module) -> torch.Tensor:
+    def flat_gradient(model: nn.Module) -> torch.Tensor:
         gradients = tiny.gradients(model).values()
         assert all(g.dtype == torch.float32 for g in gradients)
         return torch.cat([g.flatten() for g in gradients])
@@ -79,5 +81,8 @@ def test_autocast_holds_for_both_passes() -> None:
         loss = plain(batch)["loss"]
     loss.backward()
     cached_backward(other, batch, chunk=2, scale=torch.clone, cast=lambda: torch.autocast("cpu", dtype=low))
-    errors = [((whole(m) - whole(exact)).norm() / whole(exact).norm()).item() for m in (plain, other)]
+    errors = [
+        ((flat_gradient(m) - flat_gradient(exact)).norm() / flat_gradient(exact).norm()).item()
+        for m in (plain, other)
+    ]
     assert 1e-4 < errors[1] < 1.5 * errors[0] < 0.1

@@ -1,4 +1,4 @@
-"""Which epoch is reported, and what best.json says of it."""
+"""The choice of the epoch to report, and best.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = [{"epoch": epoch, "t2v/R@1": value} for epoch, value in enumerate((10.
 @pytest.mark.parametrize(("select_on", "epoch"), [("last", 3), ("val", 1), ("held_out", 1), ("test", 1)])
 def test_the_best_epoch_or_the_last(select_on: str, epoch: int) -> None:
     assert choose(RESULTS, select_on=select_on, epochs=4) == epoch
-    assert choose(RESULTS[::-1], select_on=select_on, epochs=4) == epoch  # the earliest of equals
+    assert choose(RESULTS[::-1], select_on=select_on, epochs=4) == epoch  # the earliest in a tie
 
 
 def test_the_last_epoch_needs_no_results() -> None:
@@ -39,12 +39,12 @@ def test_best_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "best.json").read_text(encoding="utf-8"))["split"] == "test"
 
 
-@pytest.mark.parametrize(("ended", "kept"), [(True, [0, 1, 0]), (False, [0, 1])])
-def test_the_line_of_the_end_stays_only_if_the_run_had_ended(
-    ended: bool, kept: list[int], tmp_path: Path
+@pytest.mark.parametrize(("ended", "epochs"), [(True, [0, 1, 0]), (False, [0, 1])])
+def test_the_final_result_stays_only_if_all_epochs_are_trained(
+    ended: bool, epochs: list[int], tmp_path: Path
 ) -> None:
     lines = [{"epoch": 0}, {"epoch": 1}, {"epoch": 0, "selected_on": "val"}]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    assert [line["epoch"] for line in drop_results_after(path, 1, ended=ended)] == kept
-    assert len(path.read_text(encoding="utf-8").splitlines()) == len(kept)
+    assert [line["epoch"] for line in drop_results_after(path, 1, ended=ended)] == epochs
+    assert len(path.read_text(encoding="utf-8").splitlines()) == len(epochs)

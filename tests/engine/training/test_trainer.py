@@ -64,7 +64,7 @@ def test_clipping_acts_on_unscaled_gradients(norm: float, tmp_path: Path) -> Non
     plain = train(row, tmp_path, batch=1)
     scaled = train(row, tmp_path, batch=1, scale=65536.0)
     torch.testing.assert_close(scaled.w, plain.w, rtol=1e-6, atol=1e-7)
-    # And it is the change that the clipped gradient gives: m = 0.1 g, v = 0.02 g^2.
+    # It is the change that the clipped gradient gives: m = 0.1 g, v = 0.02 g^2.
     g = row[0] * min(1.0, 1.0 / norm)
     expected = 1.0 - 0.1 * 0.1 * g / ((0.02 * g**2).sqrt() + 1e-6)
     torch.testing.assert_close(plain.w, expected, rtol=1e-4, atol=1e-6)
@@ -91,7 +91,7 @@ def test_accumulated_passes_give_the_gradient_of_the_whole_batch(tmp_path: Path)
     torch.testing.assert_close(parts.w, whole.w, rtol=1e-5, atol=1e-6)
 
 
-def test_a_short_last_group_still_makes_its_step(tmp_path: Path) -> None:
+def test_a_short_last_group_makes_a_step(tmp_path: Path) -> None:
     rows = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
     assert steps_per_epoch(3, accumulation=2) == 2
     model = train(rows, tmp_path, batch=2, accumulation=2)
@@ -99,7 +99,7 @@ def test_a_short_last_group_still_makes_its_step(tmp_path: Path) -> None:
 
 
 def with_bad_rows(bad: list[int], tmp_path: Path, *, scale: float = 0.0, **settings: int) -> Trainer:
-    """A trainer on 10 rows, two a batch, of which those of `bad` hold a NaN."""
+    """A trainer on 10 rows in batches of two; the rows `bad` hold a NaN."""
     rows = torch.ones(10, 2)
     rows[bad, 0] = float("nan")
     model = Linear(2)
@@ -116,12 +116,12 @@ def with_bad_rows(bad: list[int], tmp_path: Path, *, scale: float = 0.0, **setti
 
 
 @pytest.mark.parametrize("scale", [0.0, 1024.0])
-def test_a_step_that_is_not_finite_is_skipped_as_if_it_had_not_been(scale: float, tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_changes_nothing(scale: float, tmp_path: Path) -> None:
     trainer = with_bad_rows([3], tmp_path, scale=scale)
     trainer.train_epoch(0)
     assert trainer.optimizer.steps_done == 4 and trainer.counters.skipped == 1
     assert trainer.counters.not_finite_in_a_row == 0
-    assert not scale or trainer.scaler.get_scale() == scale, "the loss scale is not at fault"
+    assert not scale or trainer.scaler.get_scale() == scale, "the loss scale is not the cause"
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "skipped epoch 1 step 2" in log and "the batch held video2, video3" in log
     without = with_bad_rows([], tmp_path, scale=scale)
@@ -130,9 +130,9 @@ def test_a_step_that_is_not_finite_is_skipped_as_if_it_had_not_been(scale: float
     assert torch.equal(trainer.params[0], without.params[0])
 
 
-def test_too_many_such_steps_in_a_row_stop_the_run_and_name_the_samples(tmp_path: Path) -> None:
+def test_too_many_of_them_in_a_row_stop_the_run_and_name_the_samples(tmp_path: Path) -> None:
     trainer = with_bad_rows([1, 4, 6], tmp_path, max_bad_steps=2)
     with pytest.raises(TrainingStopped, match="^2 steps in a row .* step 4: .*held video6, video7; nothing"):
         trainer.train_epoch(0)
-    assert torch.isfinite(trainer.params[0]).all(), "the weights stay as they were"
+    assert torch.isfinite(trainer.params[0]).all(), "the weights stay unchanged"
     assert trainer.counters.skipped == 3 and trainer.optimizer.steps_done == 1
