@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ import torch
 
 import main_pretrain
 import main_task_retrieval
+from modules.backbones import tokenizers
 from tools import frame2lmdb
 from tools.make_toy_dataset import SIZES, make_toy_dataset
 
-SMALL_CLIP = {
+# CLIP's vocabulary with narrow vectors: they are most of the weights, and of each step's time.
+SMALL_CLIP: dict[str, Any] = {
     "embed_dim": 64,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
 }
 STORES = (
     ("msrvtt", "msrvtt_lmdb", "videos.jsonl", 12),
@@ -28,6 +31,7 @@ STORES = (
     ("chvtt", "videoinfo_lmdb", "videoinfo_videos.jsonl", 16),
     ("chvtt", "query_lmdb", "query_videos.jsonl", 16),
 )
+plain_text_bpe = functools.cache(tokenizers._plain_text_bpe)  # to read it takes longer than a short run
 PROGRAMS = {
     "pretrain": main_pretrain.main,
     "train": main_task_retrieval.main,
@@ -66,7 +70,9 @@ class Toy:
 
     def run(self, job: str, output: Path, *flags: str) -> int:
         """Run a job ('pretrain', 'train', 'eval') in this process; `flags` win over the shared ones."""
-        return PROGRAMS[job]([f"--do_{job}", "--output_dir", str(output), *self.flags, *flags])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tokenizers, "_plain_text_bpe", plain_text_bpe)
+            return PROGRAMS[job]([f"--do_{job}", "--output_dir", str(output), *self.flags, *flags])
 
 
 @pytest.fixture(scope="session", autouse=True)
