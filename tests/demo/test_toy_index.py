@@ -12,6 +12,7 @@ from common.locks import FileLock
 from demo import toy_index
 from demo.toy_index import LANGUAGES, LOCK_FILE, READY_FILE, Scale, prepare
 from search import Retriever, VideoIndex
+from tests.processes import fast_python
 
 SMALL = Scale(size="tiny", epochs=1, batch=4)
 
@@ -21,7 +22,9 @@ def test_a_toy_demo_is_made_from_nothing_and_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    demo = prepare(tmp_path / "demo", "chinese", scale=SMALL, say=lines.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_index.sys, "executable", fast_python())
+        demo = prepare(tmp_path / "demo", "chinese", scale=SMALL, say=lines.append)
     steps = [line.split("s: ")[1] for line in lines if line.startswith("toy demo")]
     assert steps == [
         "drawing toy videos",
