@@ -18,7 +18,7 @@ import pytest
 
 from engine.config_checks import parse_and_check
 from tests.e2e.conftest import Toy
-from tests.processes import free_port, torchrun
+from tests.processes import fast_python, free_port, torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME_LIMIT = 240  # seconds; such a run takes about 20
@@ -52,14 +52,19 @@ def test_published_commands_parse(command: str) -> None:
     assert config.max_frames == 12 and config.frame_sample == "random" and config.use_temp
 
 
-def launch(launcher: list[str], command: str, toy: Toy, output: Path, *more: str) -> str:
-    """Run a published command on the toy data; returns what it printed, asserts that it ended well."""
+def launch(
+    launcher: list[str], command: str, toy: Toy, output: Path, *more: str, ranks_by: str | None = None
+) -> str:
+    """Run a published command on the toy data; returns what it printed, asserts that it ended well.
+
+    The launcher starts its ranks with the Python `ranks_by`, by default the one that it is started with.
+    """
     program, *flags = shlex.split(command)
     argv = [*launcher, str(ROOT / program), *flags, *toy.flags, "--output_dir", str(output), *more]
     # A plain C locale: files are UTF-8 wherever they are read and written (FR-28).
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    # The launcher starts its ranks with what it was started with itself, also where that is `fast_python()`.
-    environment = {**os.environ, **locale, "CUDA_VISIBLE_DEVICES": "", "PYTHON_EXEC": launcher[0]}
+    python = ranks_by or launcher[0]
+    environment = {**os.environ, **locale, "CUDA_VISIBLE_DEVICES": "", "PYTHON_EXEC": python}
     process = subprocess.Popen(
         argv,
         cwd=ROOT,
@@ -100,7 +105,8 @@ def test_the_three_published_commands(toy: Toy, tmp_path: Path) -> None:
         == 0
     )
     model = ("--init_model", str(tmp_path / "english" / "pytorch_model.bin.0"))
-    launch(torchrun(python=sys.executable), FINETUNE, toy, tmp_path / "finetune", *model)
+    launcher = torchrun(python=sys.executable)
+    launch(launcher, FINETUNE, toy, tmp_path / "finetune", *model, ranks_by=fast_python())
     fine_tuned = last_result(tmp_path / "finetune")
     assert fine_tuned["dataset"] == "msrvtt" and fine_tuned["epoch"] == 0
 
@@ -116,7 +122,14 @@ def test_two_ranks_give_the_losses_and_figures_of_one(toy: Toy, tmp_path: Path) 
     program = "main_task_retrieval.py --do_train"
     # The environment alone, as `--use_env` sets it.
     launcher = [sys.executable, "-m", "torch.distributed.launch", "--use_env", "--nproc_per_node=2"]
-    launch([*launcher, "--master_port", free_port()], program, toy, tmp_path / "two", *flags)
+    launch(
+        [*launcher, "--master_port", free_port()],
+        program,
+        toy,
+        tmp_path / "two",
+        *flags,
+        ranks_by=fast_python(),
+    )
 
     def losses(folder: str) -> list[float]:
         log = (tmp_path / folder / "log.txt").read_text(encoding="utf-8")

@@ -11,8 +11,11 @@ import pytest
 from dataloaders.examples import Examples
 from engine.evaluation.bootstrap import paired_bootstrap
 from engine.report.report import write_report
-from tests.engine.report.inputs import examples, measured, result_of, scores
+from tests.engine.report.inputs import blank_plots, examples, measured, result_of, scores
 from tools.compare_reports import compare, main, pair_reports, sentence
+
+__all__ = ["blank_plots"]
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
 
 def write(folder: Path, split: Examples, matrix: np.ndarray, **about: object) -> Path:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import numpy as np
+import pytest
 
 from dataloaders.examples import Examples, ExamplesBuilder
 from engine.evaluation.compute_metrics import SplitMetrics, compute_metrics
 from engine.evaluation.metrics import protocol_of
 from engine.evaluation.similarity import MatrixTiles
 
+BLANK = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 ENGLISH = (
     "a red circle moves left",
     "the blue <b>square</b> & a star",
     "nothing happens for a long time at all",
 )
 CHINESE = ("一个红色的圆向左移动", "蓝色的方块落下来了", "画面里什么也没有发生")
+
+
+@pytest.fixture
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without drawing, which takes most of their time; for tests of what the page says."""
+    monkeypatch.setattr("engine.report.report.png", lambda draw, *, theme: BLANK)
 
 
 def examples(videos: int, *, captions: int = 1, texts: tuple[str, ...] = ENGLISH) -> Examples:

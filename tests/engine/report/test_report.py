@@ -20,8 +20,9 @@ from engine.report.plots import sample_scores
 from engine.report.queries import read_queries
 from engine.report.report import write_report
 from engine.report.thumbnails import SIDE, thumbnail
-from tests.engine.report.inputs import CHINESE, examples, measured, result_of, scores
+from tests.engine.report.inputs import CHINESE, blank_plots, examples, measured, result_of, scores
 
+__all__ = ["blank_plots"]
 FILES = {
     "report.json",
     "report.html",
@@ -90,6 +91,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_an_older_report_is_replaced_whole(tmp_path: Path) -> None:
     folder = tmp_path / "report"
     folder.mkdir()
@@ -98,6 +100,7 @@ def test_an_older_report_is_replaced_whole(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == FILES
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_a_failure_leaves_the_older_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "report"
     write(folder, examples(5))
@@ -113,6 +116,7 @@ def test_a_failure_leaves_the_older_report(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_foreign_text_is_escaped(tmp_path: Path) -> None:
     made = ExamplesBuilder()
     bad = '</p><script>alert("x")</script>\x07 \u202e'
@@ -123,6 +127,7 @@ def test_foreign_text_is_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in page and "<bdi>" in page
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_a_script_in_a_caption_an_id_or_a_folder_name_is_text(tmp_path: Path) -> None:
     made = ExamplesBuilder()
     script = "<script>alert(1)"
@@ -151,6 +156,7 @@ def test_chinese_captions_are_marked_and_counted_in_characters(tmp_path: Path) -
     assert CHINESE[0] in report
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_missing_videos_are_a_banner(tmp_path: Path) -> None:
     split = examples(5)
     page = write(tmp_path / "a", split, videos_of_benchmark=7, comparable=False, missing=["gone<1>", "gone2"])
@@ -158,11 +164,13 @@ def test_missing_videos_are_a_banner(tmp_path: Path) -> None:
     assert "Not comparable" not in write(tmp_path / "b", split)
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_a_choice_on_the_test_list_is_said(tmp_path: Path) -> None:
     page = write(tmp_path / "report", examples(5), epoch=2, selected_on="test", selected_epoch=2)
     assert "which flatters" in page and "<dt>Epoch</dt><dd>3</dd>" in page
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_equal_captions_are_counted_and_ranked(tmp_path: Path) -> None:
     made = ExamplesBuilder()
     for video in range(6):
@@ -194,6 +202,7 @@ def published_store(path: Path, frames: dict[str, list[bytes]]) -> FrameStore:
     return FrameStore(path)
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_a_broken_or_missing_video_is_a_grey_field(tmp_path: Path) -> None:
     frames = {f"v{video}": [jpeg(20 * video)] * 6 for video in range(2, 8)}
     frames["v0"] = [jpeg(200)[:100]] * 6  # v1 is missing
@@ -235,6 +244,7 @@ def test_one_caption_and_one_video(tmp_path: Path) -> None:
     assert "Every caption finds its own video first" in page
 
 
+@pytest.mark.usefixtures("blank_plots")
 def test_ranks_come_back_from_the_file(tmp_path: Path) -> None:
     split = examples(9, captions=2)
     found = measured(split, scores(split, skill=0.5))[0]
