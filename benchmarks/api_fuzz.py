@@ -5,8 +5,8 @@
 Makes a toy index, serves it on a free local port as tools/demo.py does, but without rate limits, and prints
 how many requests of each route got which status. The exit code is 1 where a request got a status of 500 or
 more, or no answer within ten seconds, or where the server no longer answers at the end; such requests are
-shown, and the same seed makes them again. "closed": the server closed the connection without an answer, which
-is right where the request is not HTTP.
+shown, and the same seed repeats them. "closed": the server closed the connection without an answer, which is
+right where the request is not HTTP.
 """
 
 from __future__ import annotations
@@ -156,12 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         health = Request("health", b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         alive = ask(port, health) == "200"
         time.sleep(BODY_SECONDS)
-        left = len(os.listdir("/proc/self/fd")) - descriptors
+        leaked = len(os.listdir("/proc/self/fd")) - descriptors
     show(statuses)
     print(
         f"{len(requests):,} requests in {seconds:.0f} s, {arguments.clients} at once, "
         f"seed {arguments.seed}; {len(wrong)} wrong; at the end {'alive' if alive else 'DEAD'}, "
-        f"{left} more open files than before"
+        f"{leaked} more open files than before"
     )
     for status, request in wrong[:10]:
         print(f"{status}: {request.data[:400]!r}")

@@ -41,23 +41,23 @@ def examples(seed: int | None) -> tuple[Examples, np.ndarray, np.ndarray]:
     if seed is not None:
         order = np.random.default_rng(seed)
         captions, videos = order.permutation(CAPTIONS), order.permutation(VIDEOS)
-    made = Examples(
+    split = Examples(
         video_ids=PackedStrings.from_iterable(f"v{number}" for number in videos),
         captions=PackedStrings.from_iterable(texts[i] for i in captions),
         video_of_caption=np.argsort(videos)[captions % VIDEOS],
     )
-    return made, captions, videos
+    return split, captions, videos
 
 
 def run(world: World, *, batch: int, seed: int | None) -> Shot:
     """Features and ranks in the original order."""
     torch.manual_seed(0)
-    made, captions, videos = examples(seed)
+    split, captions, videos = examples(seed)
     store = CountingStore(VIDEOS)
 
     def loader(view: str) -> torch.utils.data.DataLoader:
         dataset = VideoTextDataset(
-            made, store, Words(), view=view, max_words=WORDS, max_frames=FRAMES, image_size=SIDE
+            split, store, Words(), view=view, max_words=WORDS, max_frames=FRAMES, image_size=SIDE
         )
         sampler = ShardSampler(len(dataset), rank=world.rank, world_size=world.size)
         return build_loader(dataset, sampler, batch_size=batch, num_workers=0, pin_memory=False)
@@ -66,7 +66,7 @@ def run(world: World, *, batch: int, seed: int | None) -> Shot:
         evaluator = Evaluator(
             videos=loader("videos"),
             captions=loader("captions"),
-            video_of_caption=made.video_of_caption,
+            video_of_caption=split.video_of_caption,
             world=world,
             log=RunLog(Path(folder), active=False),
             use_frame_fea=True,

@@ -1,4 +1,4 @@
-"""Functions that `kill_training.py` calls inside a run: they tell its phases and cause faults."""
+"""Functions that `kill_training.py` calls inside a run: they report its phases and cause faults."""
 
 from __future__ import annotations
 

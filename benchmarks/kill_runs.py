@@ -1,4 +1,4 @@
-"""Training runs of `kill_training.py`: forked processes that tell their phases through a pipe."""
+"""Training runs of `kill_training.py`: forked processes that report their phases through a pipe."""
 
 from __future__ import annotations
 

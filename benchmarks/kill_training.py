@@ -2,8 +2,8 @@
 
     python benchmarks/kill_training.py [--kills 5] [--seed 0] [--out table.md]
 
-Toy data, small models, one CPU thread. Every run is a forked process that tells its phases through a pipe and
-is killed from outside at a random moment of a phase. After each event a run continues to the end, and its
+Toy data, small models, one CPU thread. Every run is a forked process that reports its phases through a pipe
+and is killed from outside at a random moment of a phase. After each event a run continues to the end, and its
 weights, optimiser, queues, random streams and step records are compared with those of a run that was never
 stopped.
 """

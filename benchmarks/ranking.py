@@ -50,9 +50,9 @@ def synthetic(captions: int, videos: int, *, frames: int, width: int) -> tuple[F
     return Features(text, video, frame), owner
 
 
-def compare(rankings: Rankings, made: Features, owner: np.ndarray) -> str:
+def compare(rankings: Rankings, features: Features, owner: np.ndarray) -> str:
     """Compare with ranks from the complete matrix, of text to video and of caption sets."""
-    scores = hmmc_similarity(made.text, made.video, made.frames, top_frames=3, logit_scale=100.0)
+    scores = hmmc_similarity(features.text, features.video, features.frames, top_frames=3, logit_scale=100.0)
     positive = scores[torch.arange(len(owner)), torch.from_numpy(owner)][:, None]
     t2v = 1 + (scores > positive).sum(dim=1).numpy() + 0.5 * ((scores == positive).sum(dim=1).numpy() - 1)
     captions = [torch.from_numpy(np.flatnonzero(owner == video)) for video in range(scores.shape[1])]
@@ -74,9 +74,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     captions, videos = (max(1, int(size * arguments.scale)) for size in (CAPTIONS, VIDEOS))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    made, owner = synthetic(captions, videos, frames=arguments.frames, width=arguments.width)
+    features, owner = synthetic(captions, videos, frames=arguments.frames, width=arguments.width)
     started = time.perf_counter()
-    rankings = rank(made, owner, top_frames=3, logit_scale=100.0)
+    rankings = rank(features, owner, top_frames=3, logit_scale=100.0)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     values = all_metrics(rankings)
@@ -87,7 +87,7 @@ def main() -> None:
     print(f"peak memory {peak:.2f} GiB ({before:.2f} GiB before features), limit {arguments.limit:g} GiB")
     print("  ".join(f"{name} {values[name]:.2f}" for name in SHOWN))
     if captions * videos <= COMPARED:
-        print(compare(rankings, made, owner))
+        print(compare(rankings, features, owner))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Atomic writes: a file is written under a temporary name beside its target, then renamed.
+"""Atomic writes: a file is written under a temporary name next to its target, then renamed.
 
-A symbolic link stays a link: its target is replaced. What is no regular file (a device, a named pipe,
-`/dev/fd/63`) is written straight, and `-` means standard output. Errors are `FileError`s that name the file.
+A symbolic link stays a link: its target is replaced. Anything but a regular file (a device, a named pipe,
+`/dev/fd/63`) is written directly, and `-` means standard output. Errors are `FileError`s that name the file.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _PROBLEM = "cannot be written"
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write `text` as UTF-8. `durable`: forced to disk, for what must outlive a power cut."""
+    """Write `text` as UTF-8. `durable`: force it to disk, so that it survives a power failure."""
     with atomic_open(path, durable=durable) as file:
         file.write(text)
 
 
 def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
-    """Write `content` as JSON with one level of indentation a space."""
+    """Write `content` as JSON, indented by one space for each level."""
     write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n", durable=durable)
 
 
@@ -84,7 +84,7 @@ def atomic_path(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk: only then does a rename survive a power cut."""
+    """Force a folder's entries to disk, so that a rename in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -93,15 +93,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether `path` is a regular file or not there yet; a link counts as what it leads to."""
+    """Whether `path` is a regular file or does not exist yet. Links are followed."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # not there, or a folder above it cannot be entered: opening will tell
+    except OSError:  # it does not exist, or its folder is not accessible: opening it raises the error
         return True
 
 
 def _permissions(target: Path, temporary: Path) -> int:
-    """What the new file may be used for. Makes `temporary`, so that a read-only folder is found out now."""
+    """The permission bits for the new file. Creates `temporary`, so that a read-only folder fails now."""
     temporary.unlink(missing_ok=True)
     temporary.touch()
     existing = target if target.exists() else temporary
@@ -125,7 +125,7 @@ def _copied_to(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name `path` in an `OSError` of the block, unless that names another file itself."""
+    """Turn an `OSError` of the block about `path` into a `FileError`. Errors about other files pass."""
     try:
         yield
     except FileError:

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how a program ends on them.
+"""Errors that a user can fix, and how a program ends on them.
 
 A `UserError` is one line that names the flag, file or id and says what would be right; programs print it and
 end with exit code 2. Every other exception is a bug: Python prints its traceback and ends with exit code 1.
@@ -19,7 +19,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class UserError(ValueError):
-    """A wrong value, file or environment that the user can mend. The message is one line."""
+    """A wrong value, file or environment that the user can fix. The message is one line."""
 
 
 class FileError(UserError, OSError):
@@ -52,9 +52,9 @@ def one_line(error: BaseException) -> str:
 def run_program(name: str, body: Callable[[], int]) -> int:
     """Run `body` as the program `name` and return the exit code.
 
-    A `UserError` becomes one line on stderr and exit code 2, Ctrl-C exit code 130. A reader that closed our
-    output, as `head` does, is no error to report. All other exceptions pass: they are bugs. Characters that
-    the terminal's encoding does not have are printed as escapes.
+    A `UserError` becomes one line on stderr and exit code 2, Ctrl-C exit code 130. If the reader of our
+    output closed it, as `head` does, no error is reported. All other exceptions pass: they are bugs.
+    Characters that the terminal's encoding does not have are printed as escapes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

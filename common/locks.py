@@ -1,4 +1,4 @@
-"""One process at a time: a lock on a file that ends with the process, whatever ends it."""
+"""File locks: one process at a time; released when the process ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class LockedError(UserError):
 
 
 class FileLock:
-    """Holds `path`, which is made for it and removed at the end; a context manager.
+    """Locks `path`, a file that is created for the lock and removed on release. A context manager.
 
-    Raises `LockedError` where another process holds it, `FileError` where `path` cannot be made. On Windows
-    and on file systems without locks there is none: then every process gets it.
+    Raises `LockedError` if another process holds the lock, `FileError` if `path` cannot be created. On
+    Windows and on file systems without locks nothing is locked, and no error is raised.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with file_errors(path, "cannot be locked"):
             self._file: IO[str] | None = _locked_file(path)
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        with contextlib.suppress(OSError):  # on a full disk the lock works without the process id
             self._file.truncate(0)
             self._file.write(str(os.getpid()))
             self._file.flush()
@@ -42,7 +42,7 @@ class FileLock:
         self.release()
 
     def release(self) -> None:
-        """Let others in. A second call does nothing."""
+        """Release the lock. A second call does nothing."""
         if self._file is not None:
             self.path.unlink(missing_ok=True)
             self._file.close()

@@ -174,7 +174,8 @@ def _leave_signals_to_parent() -> None:
     sigterms: list[int] = []
 
     def exit_on_second_sigterm(number: int, frame: FrameType | None) -> None:
-        # The first may have gone to the whole group. The parent sends its own at the end, repeatedly.
+        # The first SIGTERM may have been sent to the whole group. The parent sends its own at the end,
+        # repeatedly.
         sigterms.append(number)
         if len(sigterms) > 1:
             os._exit(0)

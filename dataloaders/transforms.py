@@ -47,7 +47,7 @@ def _resize_and_crop(images: Tensor, size: int) -> Tensor:
 
 
 class FrameAugmentation:
-    """CHVTT's pre-training augmentation, drawn anew for every frame.
+    """CHVTT's pre-training augmentation, drawn separately for every frame.
 
     Random resized crop (scale 0.2-1), colour jitter (0.4, 0.4, 0.4, 0.1) with p 0.8, grey with p 0.2,
     Gaussian blur (sigma 0.1-2) with p 0.5, horizontal flip with p 0.5.

@@ -94,7 +94,7 @@ class AccessMiddleware:
                 raise
             if not body.refusal:
                 logger.exception("a request failed")
-                message = "something went wrong here; the log of the server says what"
+                message = "internal error; the log of the server has the details"
                 await error_response(500, message)(scope, receive, send)
                 return
         if body.refusal and not response.started:
@@ -152,7 +152,7 @@ class _LimitedBody:
 
 
 class _BodyRefused(Exception):
-    """Stops the reading of a body. Whatever response the route makes of it is not sent."""
+    """Stops the reading of a body. The response that the route then makes is not sent."""
 
 
 class _Response:

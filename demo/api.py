@@ -113,7 +113,7 @@ class Api:
         return await self._search(query, self._retriever, {})
 
     async def search_form(self, request: Request) -> SearchAnswer:
-        """Videos that match a text, a picture, a clip, or all of those that are given."""
+        """Videos that match a text, a picture, a clip, or several of these."""
         form = await read_form(request, self._limits)
         try:
             self._check_texts(form.query)
@@ -186,7 +186,7 @@ class Api:
     # Videos
 
     async def video(self, video_id: VideoId) -> VideoAnswer:
-        """What is known of a video."""
+        """The record of a video."""
 
         def work() -> VideoAnswer:
             record = self._record(video_id)
@@ -221,7 +221,7 @@ class Api:
         return jpeg_response(jpeg, request)
 
     async def health(self) -> HealthAnswer:
-        """Whether the server works, and what it serves."""
+        """The state of the server and its index."""
 
         def work() -> HealthAnswer:
             self._index.refresh()

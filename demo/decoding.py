@@ -79,7 +79,7 @@ def run_limited_job(task: _LimitedJob) -> Output:
 
 
 def _size_problem(width: int, height: int, pixels: int) -> str | None:
-    """What is wrong with a size: too many pixels, or so narrow that the square crop shows next to nothing."""
+    """What is wrong with a size: too many pixels, or so narrow that the square crop shows almost nothing."""
     if width * height > pixels:
         return f"{width} x {height} pixels; give at most {pixels:,}"
     if max(width, height) > MAX_ASPECT * min(width, height):

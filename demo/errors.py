@@ -1,4 +1,4 @@
-"""Errors as clients get them: a status and {"error": "one line"}."""
+"""Error responses: a status and {"error": "one line"}."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 
 
 def install_handlers(app: FastAPI, hints: Mapping[str, str]) -> None:
-    """Make all errors of `app` JSON of one line. `hints`: what would be right, by parameter."""
+    """Make all errors of `app` JSON of one line. `hints`: the valid values, by parameter."""
 
     async def http_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, StarletteHTTPException)

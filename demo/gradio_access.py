@@ -1,4 +1,4 @@
-"""Blocks what gradio would do for a client beyond the page: routes, files of the machine, addresses."""
+"""Blocks features of gradio that the page does not need: routes, local files, downloads of addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients may ask for: sizes, rates and counts, in one place. Reading it imports no library."""
+"""All limits for clients: sizes, rates and counts. Importing this file loads no library."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Rate:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a server. The defaults suit a page that one household or group uses.
+    """The limits of a server. The defaults suit a page for a small group of users.
 
-    `hosts`: names that the Host header may have, without port; "*" allows any name, IPv6 addresses stand in
+    `hosts`: names that the Host header may have, without port; "*" allows any name, IPv6 addresses are in
     brackets. Other names are refused, so that a web site cannot reach a server on this computer through a
     name of its own (DNS rebinding). Sizes are in bytes, times in seconds.
     """

@@ -38,7 +38,7 @@ _TYPES = {
 
 
 def content_type(name: str) -> str:
-    """The type for an extension. Only types of videos: a file that is none must not run in a browser."""
+    """The type for an extension. Only video types: a browser must not execute another kind of file."""
     return _TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
 
 
@@ -66,8 +66,8 @@ class MediaFiles:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise _deleted()
-            if not (_lies_inside(record, status) or self._is_unchanged(record, descriptor, status)):
-                raise HTTPException(404, "this video is a link now to a file outside of the indexed folder")
+            if not (_is_inside(record, status) or self._is_unchanged(record, descriptor, status)):
+                raise HTTPException(404, "this video is now a link to a file outside of the indexed folder")
         except BaseException:
             os.close(descriptor)
             raise
@@ -89,8 +89,8 @@ class MediaFiles:
         return True
 
 
-def _lies_inside(record: VideoRecord, status: os.stat_result) -> bool:
-    """Whether the open file lies at its own path without links, or elsewhere in the indexed folder."""
+def _is_inside(record: VideoRecord, status: os.stat_result) -> bool:
+    """Whether the open file is at its own path without links, or elsewhere in the indexed folder."""
     assert record.path is not None
     real = os.path.realpath(record.path)
     if real != record.path and not Path(real).is_relative_to(record.source):
@@ -110,8 +110,8 @@ def _deleted() -> HTTPException:
 class _OpenFileResponse(StreamingResponse):
     """Sends a range of an open file, and always closes the file.
 
-    Starlette's FileResponse opens files by name, where another one may lie by now, and sends more bytes than
-    Content-Length of a file that grows meanwhile.
+    Starlette's FileResponse opens a file by its name, which may be another file by now. If the file grows
+    meanwhile, it sends more bytes than Content-Length.
     """
 
     def __init__(self, descriptor: int, part: range, *, status: int, headers: Mapping[str, str]) -> None:
@@ -169,8 +169,8 @@ def _single_range(value: str, size: int) -> range | None:
 
     None: send the whole file. That is the answer to several ranges and to malformed ones, as RFC 9110 allows.
     """
-    found = _RANGE.fullmatch(value)
-    first, last = found.groups() if found else ("", "")
+    match = _RANGE.fullmatch(value)
+    first, last = match.groups() if match else ("", "")
     if not (first or last) or (first and last and int(last) < int(first)):
         return None
     start = int(first) if first else max(0, size - int(last))

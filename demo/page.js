@@ -1,4 +1,5 @@
-// The player over the page: one <dialog>, filled when a result is clicked. Escape and a click beside it close it.
+// The player over the page: one <dialog>, filled when a result is clicked. Escape and a click outside of it
+// close it.
 "use strict";
 (() => {
   const clock = (seconds) => {
@@ -72,7 +73,7 @@
     video.setAttribute("aria-label", name);
     let started = false;
     video.addEventListener("loadedmetadata", () => {
-      // Not every browser heeds #t=, nor its fractions.
+      // Some browsers ignore #t= or its fractions of seconds.
       if (!started && Math.abs(video.currentTime - second) > 0.05) video.currentTime = second;
       started = true;
     });
@@ -102,7 +103,7 @@
     const shot = event.target.closest?.("[data-play]");
     if (shot) show(shot);
   });
-  // Errors of pictures do not rise, but can be caught on the way down.
+  // Error events of pictures do not bubble, but a capturing listener receives them.
   document.addEventListener(
     "error",
     (event) => {

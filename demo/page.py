@@ -1,4 +1,4 @@
-"""The gradio page, mounted beside the API: a search box, an upload, settings and results."""
+"""The gradio page, mounted on the app of the API: a search box, an upload, settings and results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ON_LOAD = """element.addEventListener("click", (event) => {
 
 @dataclass(frozen=True)
 class PageText:
-    """Queries to try (none: those of the language) and a remark on the model."""
+    """Example queries (none: default ones in the language of the model) and a remark on the model."""
 
     examples: Sequence[str] = ()
     remark: str = ""
@@ -108,7 +108,7 @@ def make_page(events: PageEvents, text: PageText) -> gr.Blocks:
         with gr.Row(elem_classes="more"):
             with gr.Accordion("Picture or clip", open=False, elem_id="more-files"):
                 upload = gr.File(
-                    label="To search by, alone or with words",
+                    label="Search by this file, alone or with words",
                     file_types=["image", "video"],
                     type="filepath",
                     height=140,
@@ -119,7 +119,7 @@ def make_page(events: PageEvents, text: PageText) -> gr.Blocks:
                 frame_weight = gr.Number(
                     retriever.frame_weight,
                     label="Frame weight",
-                    info="how much the best frames count beside the whole video",
+                    info="weight of the best frames relative to the whole video",
                     minimum=0,
                     maximum=MAX_FRAME_WEIGHT,
                     step=0.1,

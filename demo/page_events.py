@@ -94,7 +94,7 @@ class PageEvents:
             return error_html(error.detail)
         except Exception:
             logger.exception("a search failed")
-            return error_html("something went wrong here; the terminal of the program says what")
+            return error_html("internal error; the terminal of the program shows the details")
 
 
 def _text(value: Any, name: str) -> str:

@@ -46,7 +46,7 @@ def intro_html(*, videos: int, language: str, remark: str) -> str:
 
 
 def hint_html(*, videos: int) -> str:
-    """What stands in place of results before the first search."""
+    """The hint that is shown before the first search."""
     return _render("hint.html", videos=videos)
 
 

@@ -19,14 +19,14 @@ HINTS = {
     "not": f"give texts of at most {MAX_QUERY_CHARACTERS:,} characters",
 }
 
-Top = Annotated[int, Field(ge=1, le=MAX_TOP, description="Videos to answer with")]
+Top = Annotated[int, Field(ge=1, le=MAX_TOP, description="Number of results")]
 FrameWeight = Annotated[
     float | None,
     Field(
         ge=0,
         le=MAX_FRAME_WEIGHT,
         allow_inf_nan=False,
-        description="Weight of the best frames beside the whole video; by default as in evaluation",
+        description="Weight of the best frames relative to the whole video; by default as in evaluation",
     ),
 ]
 TopFrames = Annotated[
@@ -81,7 +81,7 @@ class HitAnswer(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """What a search found."""
+    """The results of a search."""
 
     hits: list[HitAnswer] = Field(description="Best first")
     remarks: list[str] = Field(description="Messages for the user, for example that a text was cut off")
@@ -89,7 +89,7 @@ class SearchAnswer(BaseModel):
 
 
 class VideoAnswer(BaseModel):
-    """What is known of a video."""
+    """The record of a video."""
 
     video_id: str
     duration: float | None = Field(description="Seconds")
@@ -102,12 +102,12 @@ class VideoAnswer(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """What a running server serves."""
+    """The state of a running server."""
 
     status: str = "ok"
     videos: int
     language: str = Field(description="Of the model: english or chinese")
-    engine: str = Field(description="What finds candidates")
+    engine: str = Field(description="The engine that proposes candidates")
     frames: int = Field(description="Frames of a video that the model saw")
     width: int = Field(description="Of the vectors")
     frame_weight: float = Field(description="The default")

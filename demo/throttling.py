@@ -1,4 +1,4 @@
-"""How much clients may do: requests a second, large uploads at once, searches at once."""
+"""Enforces limits of clients: requests per second, simultaneous large uploads, simultaneous searches."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Makes what the toy demo needs: toy videos, a model trained on them for a minute, an index.
 
-Each step runs a program of the project in a process of its own. A finished step leaves a `.done` file; an
+Each step runs a program of the project in a process of its own. A finished step writes a `.done` file; an
 interrupted step starts again. `demo.json` is written last: without it the demo is not complete.
 """
 
@@ -69,7 +69,7 @@ def prepare(
     scale: Scale | None = None,
     say: Callable[[str], None] = print,
 ) -> ToyDemo:
-    """The toy demo in `folder`, made if it is not there yet.
+    """The toy demo in `folder`; it is made if it does not exist yet.
 
     Raises `UserError` that names the program that failed, or says that another process prepares the folder.
     """
@@ -166,16 +166,16 @@ class _Preparation:
         """
         from safetensors.torch import load_file, save_file
 
-        made, ready = self.data / "toy-bert", self.data / "toy-bert-ready"
-        shutil.copytree(made, ready)
-        config = json.loads((made / "config.json").read_text(encoding="utf-8"))
+        source, target = self.data / "toy-bert", self.data / "toy-bert-ready"
+        shutil.copytree(source, target)
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        write_json(ready / "config.json", config)
-        weights = load_file(made / "model.safetensors")
+        write_json(target / "config.json", config)
+        weights = load_file(source / "model.safetensors")
         for name, weight in weights.items():
             if weight.ndim == 2 and "embeddings" not in name:
                 weight *= weight.shape[1] ** -0.5 / config["initializer_range"]  # variance 1 / inputs
-        save_file(weights, ready / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
     def _store(self) -> None:
         self._program(

@@ -34,13 +34,14 @@ def end_process(code: int) -> NoReturn:
     """End this process; with several ranks, without Python's own shutdown.
 
     Threads of a process group outlive `destroy_process_group` while anything refers to the group, as DDP and
-    torch's caches of device meshes do. Such a thread that drops its last tensor while Python shuts down needs
-    an interpreter that is gone: the process aborts (SIGABRT) although all its work is done.
+    torch's caches of device meshes do. If such a thread frees its last tensor while Python shuts down, it
+    needs the interpreter, which no longer exists. Then the process aborts (SIGABRT) although all its work is
+    done.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
+            with contextlib.suppress(OSError, ValueError):  # the stream is closed
                 stream.flush()
         os._exit(code)
     sys.exit(code)
@@ -72,7 +73,7 @@ def _program(name: str, argv: Sequence[str] | None) -> int:
 
 
 def _without_worker_traceback(error: UserError) -> str:
-    """The message; of an error in a loader process, which comes with its traceback, the last line alone."""
+    """The message, without the traceback that an error from a loader process contains."""
     lines = str(error).strip().splitlines()
     if len(lines) > 1 and "DataLoader worker" in lines[0]:
         return lines[-1].partition(": ")[2]

@@ -20,7 +20,7 @@ def checkpoint_activations(model: DualEncoder) -> None:
         visual.visual.set_grad_checkpointing(True)
     except (AttributeError, AssertionError):
         name = type(visual.visual).__name__
-        raise UserError(f"--grad_checkpointing: an image tower of type {name} cannot do it") from None
+        raise UserError(f"--grad_checkpointing: an image tower of type {name} does not support it") from None
     if visual.use_temp:
         visual.temporal_transformer.grad_checkpointing = True
     text: Any = model.text_encoder

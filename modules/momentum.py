@@ -1,4 +1,4 @@
-"""Momentum encoders, and queues of the features that they gave last (METHOD section 4).
+"""Momentum encoders, and queues of their latest features (METHOD section 4).
 
 Shapes: B clips of this rank, D joint width, K clips in the queue, w vectors a clip (1, or F frames).
 """
@@ -43,9 +43,9 @@ class FeatureQueue:
     """The keys of the last K clips: several queues, by name, with one pointer.
 
     Each queue is a buffer [D, K * w] of `owner` under its published name; `widths` gives its w. Clip k has
-    the columns k * w to (k + 1) * w: unit vectors, or zeros for padded frames, which are not keys (as zeros
-    they also survive in a checkpoint). The buffer `queue_ptr` [1] is the position of the next clip. Queues
-    start as normalised noise. `pushes` and `clips` count what this run has pushed.
+    the columns k * w to (k + 1) * w: unit vectors, or zeros for padded frames, which are not keys (zeros keep
+    this meaning in a checkpoint). The buffer `queue_ptr` [1] is the position of the next clip. Queues start
+    as normalised noise. `pushes` and `clips` count what this run has pushed.
     """
 
     def __init__(self, owner: nn.Module, *, size: int, dim: int, widths: Mapping[str, int]) -> None:

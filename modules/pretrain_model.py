@@ -104,7 +104,8 @@ class PretrainModel(DualEncoder):
         if self.weights["MLM"]:
             for kind in self._texts_in(batch):
                 _, hidden = self.text_encoder(batch[f"{kind}_mlm_ids"], batch[f"{kind}_mask"])
-                # Only masked positions get logits over the vocabulary: those of all would fill the memory.
+                # Only masked positions get logits over the vocabulary: logits of all positions need too much
+                # memory.
                 features[f"{kind}_words"] = hidden[batch[f"{kind}_mlm_labels"] != IGNORED_LABEL]
         return features
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a table of results in minutes: set up, make the toy data, write its frame stores, pre-train,
+# A complete run on toy data in minutes: set up, make the toy data, write its frame stores, pre-train,
 # fine-tune with and without the pre-trained weights, evaluate.
 # Usage: bash scripts/quickstart.sh [--short] [--full]
 #   --short  a few clips and one epoch: shows that every step runs (continuous integration)

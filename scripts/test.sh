@@ -7,10 +7,10 @@ export PATH="$PWD/.venv/bin:$PATH"
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 ruff check .
 ruff format --check .
-# Types are checked while the tests run: a test waits for its processes more than it computes.
-found=$(mktemp)
-trap 'rm -f "$found"' EXIT
-mypy > "$found" 2>&1 &
-types=$!
+# Types are checked while the tests run, because the tests mostly wait for their processes.
+types_output=$(mktemp)
+trap 'rm -f "$types_output"' EXIT
+mypy > "$types_output" 2>&1 &
+types_pid=$!
 python -m pytest "$@"
-wait "$types" || { cat "$found" >&2; exit 1; }
+wait "$types_pid" || { cat "$types_output" >&2; exit 1; }

@@ -7,16 +7,16 @@
     clip = retriever.encode_video("my_videos/concert.mp4")     # .video [D], .frames [F, D], .times [F]
     index_videos(retriever, "my_index", video_dir="my_videos") # again later: only what is new or changed
     with VideoIndex("my_index") as index:                      # or Retriever.for_index(index): its own model
-        found = retriever.search(index, "a dog runs", exclude="snow", top=5)
-        for hit in found.hits:                                 # best first
+        results = retriever.search(index, "a dog runs", exclude="snow", top=5)
+        for hit in results.hits:                               # best first
             print(hit.video_id, hit.score, hit.moment, hit.path, hit.missing)
 
 `search` takes a text, `image=FILE`, `video=FILE` or several of them together; `similar(index, video_id)`
-finds videos like one of the index. `found.remarks` are warnings to show (the model was not trained on this
-language, the text was cut off); `found.to_json()` is what the command line and the API return.
-`index.thumbnail(video_id, frame=hit.frame)` is a JPEG, `index.record(video_id)` is the video's record.
-Wrong input raises `UserError` (a `ValueError`) of one line: `QueryError` for a query, `VideoIndexError` for
-an index. docs/SEARCH.md describes the index folder and the engines.
+finds videos like one of the index. `results.remarks` are warnings to show (the model was not trained on this
+language, the text was cut off); `results.to_json()` is what the command line and the API return.
+`index.thumbnail(video_id, frame=hit.frame)` is a JPEG, `index.record(video_id)` is the video's record. Wrong
+input raises `UserError` (a `ValueError`) of one line: `QueryError` for a query, `VideoIndexError` for an
+index. docs/SEARCH.md describes the index folder and the engines.
 
 The names are imported when they are first used, so that `search.index_format` alone does not load torch.
 """

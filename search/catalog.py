@@ -100,9 +100,9 @@ class Catalog:
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._lock, self._errors():
-            if self._identity() != self._file:  # an open file would outlive the index that was deleted
+            if self._identity() != self._file:  # the open file may belong to an index that was deleted
                 raise VideoIndexError(
-                    f"{self.path}: was moved, deleted or made anew since it was opened; open the index again"
+                    f"{self.path}: was moved, deleted or replaced since it was opened; open the index again"
                 )
             return self._db.execute(statement, values).fetchall()
 

@@ -68,7 +68,7 @@ def open_engine(
 
 
 def check_engine(name: str, options: Mapping[str, Any]) -> None:
-    """Raise before hours of work what `open_engine` would raise: a missing library, no url."""
+    """Raise now, before hours of work, the errors of `open_engine`: a missing library, no url."""
     if name == "faiss":
         from search.faiss_engine import kind_for, load_faiss
 

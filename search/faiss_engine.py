@@ -1,8 +1,8 @@
 """Candidates by FAISS in this process, by inner product: flat up to 100,000 videos, 8-bit codes above.
 
-R rows, D joint width. Entry i of a FAISS index is row i; results of removed rows are dropped later. Flat and
-8-bit indexes compare the query with every row: what fits a query is spread over all regions, so that an
-inverted file would have to search nearly all of its lists.
+R rows, D joint width. Entry i of a FAISS index is row i; removed rows are dropped from the results later.
+Flat and 8-bit indexes compare the query with every row. An inverted file would not save time: the videos that
+match a query are spread over all regions, so nearly all lists would have to be searched.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from search.rows import VIEWS, FeatureRows
 FLAT_UP_TO = 100_000
 _BLOCK = 16_384
 _LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
-_TRAINED_FROM, _TRAINED_ON = 256, 4096  # at least and at most so many vectors tell the range of values
+_MIN_TRAINING_ROWS, _MAX_TRAINING_ROWS = 256, 4096  # vectors that set the range of the codes
 _MARGIN = 0.1  # added to that range, as a share of it
 _MORE_CANDIDATES = 3  # codes are inexact, and in a large index more videos are close to the best ones
 _STATE = "state.json"
@@ -151,7 +151,7 @@ def kind_for(rows: int, kind: str) -> str:
         raise VideoIndexError(f"--index_kind {kind}: choose from {', '.join(FAISS_KINDS)}")
     if kind == "auto":
         return "flat" if rows <= FLAT_UP_TO else "sq8"
-    return "flat" if kind == "sq8" and rows < _TRAINED_FROM else kind
+    return "flat" if kind == "sq8" and rows < _MIN_TRAINING_ROWS else kind
 
 
 def _new_indexes(features: FeatureRows, kind: str) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _new_indexes(features: FeatureRows, kind: str) -> dict[str, Any]:
         return {view: faiss.IndexFlatIP(width) for view in VIEWS}
     if kind == "hnsw":
         return {view: _hnsw(faiss, width) for view in VIEWS}
-    rows = np.linspace(0, features.rows - 1, min(features.rows, _TRAINED_ON)).astype(np.int64)
+    rows = np.linspace(0, features.rows - 1, min(features.rows, _MAX_TRAINING_ROWS)).astype(np.int64)
     sample = features.views_of(rows)
     return {view: _sq8(faiss, sample[view]) for view in VIEWS}
 

@@ -33,7 +33,7 @@ class Snapshot:
     def videos(self) -> int:
         return self.features.rows if self.alive is None else int(self.alive.sum())
 
-    def living(self, rows: np.ndarray) -> np.ndarray:
+    def without_removed(self, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` that hold a video."""
         committed = rows[rows < self.features.rows]
         return committed if self.alive is None else committed[self.alive[committed]]
@@ -145,13 +145,13 @@ class VideoIndex:
     def vector(self, video_id: str) -> np.ndarray:
         """The video embed [D], float32. Raises `VideoIndexError` if the index does not hold the video."""
         while True:
-            now = self.snapshot()
+            snapshot = self.snapshot()
             entry = self.catalog.find(video_id)
             if entry is None:
                 raise VideoIndexError(f"{self.folder}: no video {video_id!r} in the index")
             # If rows were added or moved between the two reads, read again.
-            if entry[0] < now.features.rows and self.catalog.meta("generation") == now.generation:
-                return np.asarray(now.features.video[entry[0]], dtype=np.float32)
+            if entry[0] < snapshot.features.rows and self.catalog.meta("generation") == snapshot.generation:
+                return np.asarray(snapshot.features.video[entry[0]], dtype=np.float32)
 
     def thumbnail(self, video_id: str, *, frame: int | None = None) -> bytes | None:
         """The JPEG nearest to `frame` (`Hit.frame`), by default the middle one; None if there is none."""
@@ -193,7 +193,7 @@ def map_features(folder: Path, numbers: dict[str, int], *, width: int, frames: i
     for path, shape in zip(feature_paths(folder, numbers.get("generation", 0)), shapes, strict=True):
         try:
             arrays.append(np.memmap(path, dtype=DTYPE, mode="r", shape=shape))
-        except (OSError, ValueError):  # numpy's word for a file that is too short
+        except (OSError, ValueError):  # numpy raises ValueError for a file that is too short
             raise VideoIndexError(f"{path}: absent or cut off; make the index again") from None
     return FeatureRows(arrays[0], arrays[1])
 

@@ -1,4 +1,4 @@
-"""The files of an index folder, their contents and the choices for them. Imports nothing heavy.
+"""The files of an index folder, their contents and the choices for them. Imports no large library.
 
 D joint width, F frames a video. A row is a video's place in the feature files. New videos get new rows;
 compacting the folder renumbers them and starts the next generation of feature files. docs/SEARCH.md describes
@@ -42,7 +42,7 @@ class VideoRecord:
     """One video of an index.
 
     `path` is the file, None for a video of a frame store without files. `size`, `mtime_ns` and `digest`
-    (SHA-256) tell whether it changed. `times` are the seconds of its F frames (None: not known). `source` is
+    (SHA-256) show whether it changed. `times` are the seconds of its F frames (None: not known). `source` is
     the folder or store that it came from.
     """
 

@@ -42,7 +42,7 @@ class IndexReport:
     `left_out`: files of the folder that are no videos, by ending or reason.
     """
 
-    found: int = 0
+    listed: int = 0
     unchanged: int = 0
     added: int = 0
     updated: int = 0
@@ -63,7 +63,7 @@ class IndexReport:
             "unchanged": self.unchanged + self.moved,
             "removed": self.removed,
         }
-        text = f"{self.found} videos found: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        text = f"{self.listed} videos found: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         if self.left_out:
             text = f"{text.removesuffix(': ')}; left out: {describe_left_out(self.left_out)}"
         if self.failed:
@@ -155,7 +155,7 @@ class _Run:
 
     def run(self, *, prune: bool) -> IndexReport:
         listed = self._source.list()
-        self._report.found = len(listed)
+        self._report.listed = len(listed)
         self._report.left_out = self._source.left_out
         for start, message in self._source.unread:
             self._report.fail(start or ".", "unreadable folder", message)
@@ -167,7 +167,7 @@ class _Run:
         return self._report
 
     def _progress(self, items: list[SourceVideo], what: str) -> tqdm:
-        # Elsewhere than on a terminal, every state of the bar is a line of its own: show few.
+        # If stderr is not a terminal, every update of the bar is a separate line, so updates are rare.
         every = 0.5 if sys.stderr.isatty() else 30.0
         return tqdm(items, desc=what, unit="video", disable=self._quiet, mininterval=every)
 
@@ -245,14 +245,14 @@ class _Run:
         self._writer.add(entries)
 
     def _prune(self, listed: set[str]) -> None:
-        gone = [
+        absent = [
             record.video_id
             for _, record in self._writer.catalog.records()
             if record.source == self._source.name
             and record.video_id not in listed
             and not self._is_hidden(record)
         ]
-        self._report.removed = self._writer.remove(gone)
+        self._report.removed = self._writer.remove(absent)
 
     def _is_hidden(self, record: VideoRecord) -> bool:
         """Whether a video is in a folder that could not be read: it may still exist."""

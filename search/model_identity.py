@@ -1,4 +1,4 @@
-"""Which model made an index: its settings (from config.json beside the checkpoint, or flags) and a hash."""
+"""Which model made an index: its settings (from the run's config.json, or from flags) and a hash."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model_config(
     config: str | os.PathLike[str] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Config:
-    """The settings of a checkpoint, from `config` or the config.json beside it; `settings` override them.
+    """The settings of a checkpoint, from `config` or the config.json in its folder; `settings` override them.
 
     Raises `UserError` that names the file if the checkpoint is absent or the settings cannot be read.
     """
@@ -63,11 +63,11 @@ def identity_of(config: Config) -> dict[str, Any]:
 
 def settings_record(config: Config) -> dict[str, Any]:
     """The settings from which `model_config` makes the same model again."""
-    kept = {name: getattr(config, name) for name in _KEPT}
+    record = {name: getattr(config, name) for name in _KEPT}
     for name in ("clip_model", "pretrained_text"):  # a path must be valid from any working directory
-        if Path(str(kept[name])).exists():
-            kept[name] = str(Path(str(kept[name])).absolute())
-    return kept
+        if Path(str(record[name])).exists():
+            record[name] = str(Path(str(record[name])).absolute())
+    return record
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class QueryError(UserError):
 
 @dataclass(frozen=True)
 class CleanText:
-    """A text as the model gets it, and remarks to show to the user."""
+    """The text that the model encodes, and remarks to show to the user."""
 
     text: str
     remarks: tuple[str, ...] = ()
@@ -37,11 +37,11 @@ def clean_text(text: str, *, language: str, name: str = "query") -> CleanText:
         raise QueryError(f"the {name} has {len(text):,} characters; give at most {MAX_QUERY_CHARACTERS:,}")
     # Category C: control, format and private characters, surrogates, unassigned ones. None is visible.
     # Some emoji are joined by a format character, which the tokenizers do not use.
-    kept = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
-    kept = " ".join(kept.split())
-    if not kept:
+    cleaned = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
+    cleaned = " ".join(cleaned.split())
+    if not cleaned:
         raise QueryError(f"the {name} is empty; write what the video should show")
-    return CleanText(kept, _language_remarks(kept, language, name=name))
+    return CleanText(cleaned, _language_remarks(cleaned, language, name=name))
 
 
 def _language_remarks(text: str, language: str, *, name: str) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ class Retriever:
         cache_dir: str | None = None,
         device: torch.device | str | None = None,
     ) -> Retriever:
-        """A model with the settings of `config`, or of the config.json beside the checkpoint.
+        """A model with the settings of `config`, or of the config.json in the checkpoint's folder.
 
         The other arguments override these settings; they are flags of main_task_retrieval.py. `device`: by
         default a GPU if there is one. Raises `UserError` that names the wrong file or flag.
@@ -124,7 +124,7 @@ class Retriever:
         checkpoint: str | os.PathLike[str] | None = None,
         device: torch.device | str | None = None,
     ) -> Retriever:
-        """The model that made `index`, from the path that the index remembers, or from `checkpoint`.
+        """The model that made `index`, from the path stored in the index, or from `checkpoint`.
 
         Raises `UserError` if the checkpoint is absent or does not fit the settings of the index.
         """
@@ -134,7 +134,7 @@ class Retriever:
         try:
             retriever = cls._build(model_config(path, settings=model["settings"]), device)
         except UserError as error:
-            raise UserError(f"{error} (the model of the index; --init_model tells where it is)") from None
+            raise UserError(f"{error} (the model of the index; give its path with --init_model)") from None
         return retriever
 
     @classmethod

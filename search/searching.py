@@ -28,18 +28,18 @@ def find(
     `candidates` rows of each view are scored exactly; more if `top` is large or many rows were removed.
     """
     for _ in range(_ATTEMPTS):
-        now = index.snapshot()
-        hits = _find(index, now, query, top, top_frames, frame_weight, candidates)
+        snapshot = index.snapshot()
+        hits = _find(index, snapshot, query, top, top_frames, frame_weight, candidates)
         # Search again if another process compacted the index (other rows) or removed videos (fewer hits).
         enough = len(hits) >= min(top, len(index))
-        if enough and index.catalog.meta("generation") == now.generation:
+        if enough and index.catalog.meta("generation") == snapshot.generation:
             break
     return hits
 
 
 def _find(
     index: VideoIndex,
-    now: Snapshot,
+    snapshot: Snapshot,
     query: np.ndarray,
     top: int,
     top_frames: int,
@@ -48,9 +48,11 @@ def _find(
 ) -> tuple[Hit, ...]:
     # FAISS still returns removed rows: ask for more, at most twice as many.
     wanted = max(candidates, 4 * top)
-    extra = min(now.features.rows - now.videos, wanted)
-    rows = now.living(index.engine.candidates(query, wanted + extra))
-    scores = score_rows(now.features, rows, query, top=top, top_frames=top_frames, frame_weight=frame_weight)
+    extra = min(snapshot.features.rows - snapshot.videos, wanted)
+    rows = snapshot.without_removed(index.engine.candidates(query, wanted + extra))
+    scores = score_rows(
+        snapshot.features, rows, query, top=top, top_frames=top_frames, frame_weight=frame_weight
+    )
     records = index.records_of(scores.rows.tolist())
     return tuple(
         _hit(scores, place, records, top_frames=top_frames)

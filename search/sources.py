@@ -102,7 +102,7 @@ class FolderSource:
         return sorted(videos, key=lambda video: video.video_id) if by_content else videos
 
     def _entry(self, path: Path) -> SourceVideo | None:
-        """The entry of a regular file; None for a link to nothing, or a pipe, which blocks its reader."""
+        """The entry of a regular file; None for a broken link, or a pipe, which would block its reader."""
         try:
             status = path.stat()
         except OSError:

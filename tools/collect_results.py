@@ -1,4 +1,4 @@
-"""Print the published tables with the results of your runs beside them.
+"""Print the published tables and the results of your runs next to them.
 
     collect_results.py ckpts/*                               rows are found from config.json
     collect_results.py --row finetune_msrvtt=runs/a runs/b   two runs of one row: mean and deviation
@@ -39,7 +39,7 @@ class Collection:
     """Runs by published row id, runs by own label, and notes on them."""
 
     rows: dict[str, list[Run]] = field(default_factory=dict)
-    own: dict[str, list[Run]] = field(default_factory=dict)
+    own_runs: dict[str, list[Run]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -102,7 +102,7 @@ def collect(args: argparse.Namespace, published: Published) -> Collection:
         check_row(run, row)
         collection.rows.setdefault(row_id, []).append(run)
     for label, folder in _named(args.own, what="--own LABEL=FOLDER"):
-        collection.own.setdefault(label, []).append(read_run(folder, epoch=args.epoch))
+        collection.own_runs.setdefault(label, []).append(read_run(folder, epoch=args.epoch))
     _check_tests_agree(collection)
     return collection
 
@@ -140,7 +140,7 @@ def _named(groups: Iterable[Sequence[str]], *, what: str) -> Iterable[tuple[str,
 
 
 def _check_tests_agree(collection: Collection) -> None:
-    for label, runs in collection.own.items():
+    for label, runs in collection.own_runs.items():
         tests = {(run.evaluation["dataset"], run.evaluation["language"]) for run in runs}
         if len(tests) > 1:
             raise UserError(f"--own {label}: its folders were evaluated on different test sets")
@@ -150,17 +150,17 @@ def _content(
     args: argparse.Namespace, published: Published, collection: Collection
 ) -> tuple[list[Record], list[str]]:
     """Records and notes. If there are own rows only, the published tables are left out."""
-    only_own = bool(collection.own) and not collection.rows
+    only_own = bool(collection.own_runs) and not collection.rows
     records = [] if only_own else published_records(published, collection.rows)
     notes = [] if only_own else [f"Published: {published.source['figures']}; {published.source['paper']}."]
-    if collection.rows or collection.own:
+    if collection.rows or collection.own_runs:
         chosen = _EPOCH_NOTES.get(args.epoch, f"epoch {args.epoch}")
         notes.append(f"Measured: {chosen}. Epochs count from 0. ± is the deviation over runs (n - 1).")
     for row_id, runs in collection.rows.items():
         notes += _run_notes(row_id, runs, published)
-    for label, runs in collection.own.items():
+    for label, runs in collection.own_runs.items():
         notes += [f"{label}: {run.describe()}" for run in runs]
-    return [*records, *own_records(collection.own)], [*notes, *collection.notes]
+    return [*records, *own_records(collection.own_runs)], [*notes, *collection.notes]
 
 
 def _run_notes(row_id: str, runs: Sequence[Run], published: Published) -> list[str]:

@@ -2,8 +2,8 @@
 
     python tools/convert_checkpoint.py SRC DST [--encoders_only] [--half] [--overwrite]
 
-DST is a safetensors file if its name ends so, else a torch file. Reads every format that --init_model reads,
-and runs no code from SRC.
+DST is a safetensors file if its name ends in .safetensors, else a torch file. Reads every format that
+--init_model reads, and runs no code from SRC.
 """
 
 from __future__ import annotations

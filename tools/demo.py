@@ -1,4 +1,4 @@
-"""A page in the browser to search your own videos with, and the JSON API beside it; one process, one model.
+"""Serve a web page and a JSON API that search your own videos, in one process with one model.
 
     python tools/demo.py INDEX [--port 7860]      an index made by tools/search.py index
     python tools/demo.py --toy [--language chinese]   toy videos, and a toy model trained for a minute
@@ -61,8 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="another name of this server",
     )
-    add("--init_model", type=Path, help="where the index's checkpoint is now")
-    add("--engine", choices=ENGINES, help="what finds candidates (default: the engine of the index)")
+    add("--init_model", type=Path, help="path of the index's checkpoint, if it was moved")
+    add("--engine", choices=ENGINES, help="engine that proposes candidates (default: that of the index)")
     add("--url", help="address of the Qdrant server, as http://127.0.0.1:6333")
     toy = parser.add_argument_group("toy demo")
     toy.add_argument("--toy", action="store_true", help="make toy videos, a toy model and their index first")

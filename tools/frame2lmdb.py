@@ -27,8 +27,9 @@ from video.sample import Settings
 
 _PROGRAM = "frame2lmdb.py"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_SLACK_HELP = """in videos of 3000 frames and more, how far frames may move to where decoding is cheap, as a
-share of their distance: 0.25 decodes some three times faster, but not exactly even positions (default 0)"""
+_SLACK_HELP = """how far a frame may move to a position that is cheap to decode, as a share of the distance
+between two frames. Only in videos of 3000 frames and more. 0.25 decodes two to three times faster, but the
+positions are not exactly even (default 0)"""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -60,7 +60,7 @@ WRITERS: dict[str, Callable[..., DatasetPlan]] = {
 }
 PARTS = (*WRITERS, "toy-bert")
 MARKER = "toy.json"
-_CLIPS_FOR_A_POOL = 150  # starting processes pays from here on
+_CLIPS_FOR_A_POOL = 150  # from this number on, a pool of processes is faster
 
 
 def make_toy_dataset(
@@ -74,7 +74,7 @@ def make_toy_dataset(
 ) -> dict[str, dict[str, int]]:
     """Make `parts` in the folder `out` and return {data set: {"clips": n, "captions": n}}.
 
-    The folder is written under a temporary name beside `out` and renamed at the end. `workers` None: one
+    The folder is written under a temporary name next to `out` and renamed at the end. `workers` None: one
     process per usable core. Raises `UserError` if `out` is not empty, unless `overwrite` is set and this tool
     made it, and if it cannot be written.
     """

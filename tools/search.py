@@ -7,7 +7,7 @@
     python tools/search.py remove INDEX ID... | info INDEX
 
 Indexing again adds what is new or changed, and continues where it was interrupted. The model's settings are
-read from config.json beside the checkpoint; flags override them. docs/SEARCH.md says more.
+read from config.json in the checkpoint's folder; flags override them. docs/SEARCH.md says more.
 Exit code: 0 done, 1 some videos failed (failures.jsonl in the index names them) or the disk is full, 2 wrong
 usage.
 """
@@ -72,7 +72,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     _add_engine(parser)
     model = parser.add_argument_group("model", "as the flags of main_task_retrieval.py")
     model.add_argument("--init_model", type=Path, required=True, help="checkpoint")
-    model.add_argument("--config", type=Path, help="settings of its run [config.json beside it]")
+    model.add_argument("--config", type=Path, help="settings of its run [config.json in its folder]")
     for name in ("clip_model", "pretrained_text", "cache_dir"):
         model.add_argument(f"--{name}")
     model.add_argument("--language", choices=("english", "chinese"))
@@ -87,18 +87,18 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
     add("index", type=Path)
     add("text", nargs="?", help="what the video should show")
     add("--not", dest="exclude", action="append", metavar="TEXT", help="what it should not show")
-    add("--image", type=Path, metavar="FILE", help="a picture as the query, or beside the text")
-    add("--video", type=Path, metavar="FILE", help="a clip as the query, or beside the text")
+    add("--image", type=Path, metavar="FILE", help="a picture as the query, alone or with the text")
+    add("--video", type=Path, metavar="FILE", help="a clip as the query, alone or with the text")
     add("--top", type=int, default=10, help="videos to show (default 10)")
     add("--frame_weight", type=float, help="how much single frames count [as in evaluation]")
     add("--top_frames", type=int, help="frames that count [as in evaluation]")
     add("--json", action="store_true", help="for programs")
-    add("--init_model", type=Path, help="where the index's checkpoint is now")
+    add("--init_model", type=Path, help="path of the index's checkpoint, if it was moved")
     _add_engine(parser)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", choices=ENGINES, help="what finds candidates (default faiss)")
+    parser.add_argument("--engine", choices=ENGINES, help="engine that proposes candidates (default faiss)")
     parser.add_argument("--url", help="of the Qdrant server, such as http://127.0.0.1:6333")
 
 
@@ -242,7 +242,7 @@ def _shown(name: str) -> str:
 
 
 def _where(hit: Hit) -> str:
-    return "  (missing: the file is gone)" if hit.missing else ""
+    return "  (missing: the file was deleted or moved)" if hit.missing else ""
 
 
 def _remove(arguments: argparse.Namespace) -> int:

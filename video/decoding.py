@@ -3,7 +3,7 @@
 Legend: pts, a frame's presentation time in units of the stream's time base; n frames wanted.
 
 There are two ways with the same result. *In order*: decode and count all frames, so that no header is
-trusted. *By index*: if each packet stands for one frame (this depends on container and codec), decode only
+trusted. *By index*: if each packet is one frame (this depends on container and codec), decode only
 from the key frames to the wanted frames, and in H.264 skip frames that no other frame refers to. If the
 output differs from what the packets promised (a missing frame, an error, another time), the video is
 decoded in order instead.
@@ -208,10 +208,10 @@ class _FramesInOrder:
 
 
 def _range_within(table: PacketTable, time_base: float, window: Window) -> Range | None:
-    """The positions inside the window according to the packets; None if these do not tell."""
+    """The positions inside the window according to the packets; None if the packets do not show it."""
     if len(table.times) != table.packets or not table.times:
         return None
-    if window.whole:
+    if window.is_whole_video:
         return 0, table.packets
     seconds = [(pts - table.times[0]) * time_base for pts in table.times]
     return sum(time < window.start for time in seconds), sum(time < window.end for time in seconds)

@@ -103,7 +103,7 @@ class VideoFolder:
     def list_videos(self, *, workers: int = 1, timeout: float = 300.0) -> list[str]:
         """The names of all videos without ending, sorted. Also sets `left_out` and `same_name`.
 
-        `workers` processes open the files whose ending does not tell.
+        `workers` processes open the files whose ending does not decide it.
         """
         unknown = [
             self._path(name)
@@ -161,7 +161,7 @@ def _why_not(entry: os.DirEntry[bytes]) -> str:
         return HIDDEN
     if entry.is_dir():
         return "folders"
-    return "" if entry.is_file() else "no regular file"  # a link to nothing, a pipe
+    return "" if entry.is_file() else "no regular file"  # a broken link, a pipe
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:

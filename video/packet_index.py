@@ -1,4 +1,4 @@
-"""What the packets of a video say about its frames, without decoding.
+"""The frames of a video according to its packets, without decoding.
 
 Legend: pts, a frame's presentation time in units of the stream's time base.
 """

@@ -85,7 +85,7 @@ class PictureEncoder:
 
 
 def _plane(plane: Any, *, height: int, width: int) -> np.ndarray:
-    """A plane of 8-bit samples [height, width], as it lies in memory."""
+    """A plane of 8-bit samples [height, width], as it is stored in memory."""
     return np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
 
 

@@ -135,7 +135,7 @@ def _record(job: Job, sample: Sample) -> dict[str, Any]:
         record["mixed_sizes"] = True
     if sample.damaged:
         record["damaged_packets"] = sample.damaged
-    if not job.window.whole:
+    if not job.window.is_whole_video:
         record["start"] = job.window.start
         record["end"] = job.window.end if job.window.end != float("inf") else None
     return record

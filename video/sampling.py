@@ -37,7 +37,7 @@ class Window:
     end: float = float("inf")
 
     @property
-    def whole(self) -> bool:
+    def is_whole_video(self) -> bool:
         """Whether this is the whole video."""
         return self.start <= 0 and self.end == float("inf")
 
@@ -73,7 +73,7 @@ class _Pass:
     """The result of one pass over all frames: the positions inside the window, and the pictures taken."""
 
     range: Range
-    kept: dict[int, Encoded] = field(default_factory=dict)
+    pictures: dict[int, Encoded] = field(default_factory=dict)
 
 
 def spread_positions(frames: int, wanted: int) -> list[int]:
@@ -109,7 +109,7 @@ def sample_in_order(
             raise VideoError("no frames", "decoding it twice gives different numbers of frames")
         seen = again
     indices = positions_within(seen.range, wanted)
-    return Sample(indices, [seen.kept[index] for index in indices], frames=seen.range[1] - seen.range[0])
+    return Sample(indices, [seen.pictures[index] for index in indices], frames=seen.range[1] - seen.range[0])
 
 
 def _positions(guess: Range | None, wanted: int) -> set[int]:
@@ -118,17 +118,17 @@ def _positions(guess: Range | None, wanted: int) -> set[int]:
 
 def _one_pass(frames: TimedFrames, *, positions: set[int], encode: Encode, window: Window) -> _Pass:
     first, count = 0, 0
-    kept: dict[int, Encoded] = {}
+    pictures: dict[int, Encoded] = {}
     for count, (time, frame) in enumerate(frames, start=1):
-        if not window.whole:
+        if not window.is_whole_video:
             if time is None:
                 raise VideoError("no frames", "its frames carry no times, so no part can be cut out")
             if time >= window.end:
-                return _Pass((first, count - 1), kept)
+                return _Pass((first, count - 1), pictures)
             first += time < window.start
         if count - 1 in positions:
-            kept[count - 1] = encode(frame)
-    return _Pass((first, count), kept)
+            pictures[count - 1] = encode(frame)
+    return _Pass((first, count), pictures)
 
 
 def _why_none(seen: Range, window: Window) -> str:

@@ -3,7 +3,7 @@
 A file with a common ending of videos counts as one without being opened. Files with common endings of
 pictures, sound, text and data are left out without being opened, because FFmpeg reads many of them as a
 video of one picture. Any other file is a video if FFmpeg opens it and it has a video stream. So 100,000
-pictures beside the videos cost nothing.
+pictures in a folder of videos take no time.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def rank_of(name: str) -> int:
 
 
 def videos_by_content(paths: Sequence[Path], *, workers: int, timeout: float) -> set[Path]:
-    """Those of `paths` that are videos. Processes of their own open them: a file may crash its process."""
+    """Those of `paths` that are videos. Separate processes open them: a file may crash its process."""
     if not paths:
         return set()
-    with WorkerPool(_look, workers=min(workers, len(paths)), timeout=timeout) as pool:
+    with WorkerPool(_probe_file, workers=min(workers, len(paths)), timeout=timeout) as pool:
         return {path for path, outcome in pool.run(paths) if not isinstance(outcome, Fault) and outcome[0]}
 
 
-def _look(path: Path) -> Output:
+def _probe_file(path: Path) -> Output:
     return is_video(path), []
 
 

@@ -163,7 +163,8 @@ def identify(dataset: str, video_ids: Iterable[str]) -> KnownSplit | None:
 
 
 def describe_split(dataset: str, split: str, examples: Examples) -> str:
-    """One line for the log: which published list the videos of `split` are, or that they are none.
+    """One line for the log: which published list the videos of `split` are, or that they are not a published
+    list.
 
     `examples` must be the whole split, before missing videos are left out.
     """
@@ -222,7 +223,7 @@ class Leaks:
 def leaks(train: Examples, test: Examples) -> Leaks:
     """Videos and caption texts that both splits have. Takes seconds for 200,000 captions.
 
-    Case, outer spaces and repeated spaces of a text do not count, as the tokenizers ignore them.
+    Texts are compared without case, outer spaces and repeated spaces, as the tokenizers ignore them.
     """
     training_ids = set(train.video_ids)
     captions = {normalize_text(caption): caption for caption in test.captions}

@@ -38,7 +38,7 @@ __all__ = ["FrameStore", "FrameStoreError", "decode_jpeg"]
 # Frames a video in the published stores (METHOD section 7): tried first.
 _USUAL_COUNTS = (30, 48)
 _STATE_FIELDS = {"complete", "videos", "frames", "expected", "settings", "failed"}
-_MEND = "copy it again, or build it again with --overwrite"
+_REMEDY = "copy it again, or build it again with --overwrite"
 
 
 class FrameStore:
@@ -120,7 +120,7 @@ class FrameStore:
             record = from_json(_get(txn, video_key(video_id)))
             return record if record is None else {**record, "frames": int(record["frames"])}
         except (ValueError, KeyError, TypeError):
-            raise FrameStoreError(f"{self._name(video_id)}: its manifest is broken; {_MEND}") from None
+            raise FrameStoreError(f"{self._name(video_id)}: its manifest is broken; {_REMEDY}") from None
 
     def states(self) -> list[dict[str, Any] | None]:
         """The state record of every shard; None for the published layout, which has none."""
@@ -206,7 +206,7 @@ def _damage_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (lmdb.Error, UnicodeDecodeError) as error:
-        raise FrameStoreError(f"{where}: the file is damaged ({error}); {_MEND}") from error
+        raise FrameStoreError(f"{where}: the file is damaged ({error}); {_REMEDY}") from error
 
 
 def _get(txn: lmdb.Transaction, key: bytes) -> bytes | memoryview | None:
@@ -288,7 +288,7 @@ def _state(shard: ReadOnlyEnvironment) -> dict[str, Any] | None:
         except (ValueError, AttributeError):  # not JSON, or not a record
             valid = False
         if not valid:
-            raise FrameStoreError(f"{where} is broken; {_MEND}")
+            raise FrameStoreError(f"{where} is broken; {_REMEDY}")
         return state
 
 

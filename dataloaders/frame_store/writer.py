@@ -42,7 +42,7 @@ _BATCH_BYTES = 32 << 20
 # A finished file is rewritten if more than this share of its pages is free.
 _WORTH_COMPACTING = 0.05
 
-_MEND = "build it again with --overwrite"
+_REMEDY = "build it again with --overwrite"
 
 Item = tuple[bytes, "bytes | memoryview"]
 
@@ -124,7 +124,7 @@ class FrameStoreWriter:
             with self._open_env.begin() as txn:
                 state, entries = from_json(txn.get(STATE_KEY)), txn.stat()["entries"]
         except (lmdb.Error, ValueError) as error:
-            raise self._error(f"its state record: the file is damaged ({error}); {_MEND}") from None
+            raise self._error(f"its state record: the file is damaged ({error}); {_REMEDY}") from None
         if state is None:
             if entries:
                 raise self._error("has frames but no manifests, so nothing can be added; choose another")
@@ -162,7 +162,7 @@ class FrameStoreWriter:
             with self._open_env.begin() as txn:
                 return from_json(txn.get(video_key(video_id)))
         except (lmdb.Error, ValueError) as error:
-            raise self._error(f"video {video_id!r}: the file is damaged ({error}); {_MEND}") from None
+            raise self._error(f"video {video_id!r}: the file is damaged ({error}); {_REMEDY}") from None
 
     @property
     def videos(self) -> int:
@@ -284,7 +284,7 @@ def remove_store(path: Path) -> None:
 
 
 def write_metadata(path: Path, *, videos: int) -> None:
-    """Write the published `metadata.json` beside a store: its number of videos."""
+    """Write the published `metadata.json` of a store: its number of videos."""
     write_text(path / METADATA_FILE, json.dumps({"length": videos}) + "\n")
 
 

@@ -123,30 +123,32 @@ def compare_settings(config: Config, saved: Mapping[str, Any], *, path: Path) ->
 
     Raises `UserError` naming every changed flag that must not change, with both values.
     """
-    now = dataclasses.asdict(config)
+    current = dataclasses.asdict(config)
     # The code that saved the state may be older and have fewer flags.
-    changed = [name for name in now if name in saved and now[name] != saved[name] and name not in MAY_DIFFER]
+    changed = [
+        name for name in current if name in saved and current[name] != saved[name] and name not in MAY_DIFFER
+    ]
     refused = [name for name in changed if name not in NOT_EXACT]
     if refused:
-        values = ", ".join(f"--{name} {now[name]} (was {saved[name]})" for name in refused)
+        values = ", ".join(f"--{name} {current[name]} (was {saved[name]})" for name in refused)
         raise UserError(f"--resume: settings differ from those of {path}: {values}")
     return [
-        f"--{name} {now[name]} (was {saved[name]}): the training continues, equal up to rounding only"
+        f"--{name} {current[name]} (was {saved[name]}): the training continues, equal up to rounding only"
         for name in changed
     ]
 
 
-def compare_data(now: Mapping[str, Any], resumed: Resumed) -> None:
+def compare_data(current: Mapping[str, Any], resumed: Resumed) -> None:
     """Raise `UserError` where the training examples differ from those of the saved run."""
     if resumed.path is None:
         return
     saved = resumed.state["data"]
-    if now["examples"] != saved["examples"]:
+    if current["examples"] != saved["examples"]:
         raise UserError(
-            f"--resume: {now['examples']:,} training examples, {resumed.path} was made with "
+            f"--resume: {current['examples']:,} training examples, {resumed.path} was made with "
             f"{saved['examples']:,}; give the same --dataset, --data_dir and training files"
         )
-    if now["sha256"] != saved["sha256"]:
+    if current["sha256"] != saved["sha256"]:
         raise UserError(
             f"--resume: the training texts or videos differ from those of {resumed.path}, although there are "
             "as many; give the same training files"

@@ -34,7 +34,7 @@ _FRESH = {
     "momentum copies": "start as copies of the encoders",
     "projector and predictor": "start from random weights",
     "masked-word head": "starts from random weights",
-    "queues": "start empty of keys, as noise",
+    "queues": "start without keys, as noise",
 }
 
 

@@ -36,7 +36,7 @@ def equal_caption_groups(examples: Examples) -> list[np.ndarray]:
 def ranks_with_equal_captions(
     tiles: Tiles, examples: Examples, rankings: Rankings, groups: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(t2v float64 [N], v2t float64 [V]): the ranks of `rankings`, computed anew for queries in `groups`.
+    """(t2v float64 [N], v2t float64 [V]): the ranks of `rankings`, computed again for queries in `groups`.
 
     t2v: rank of the caption's best right video among the wrong ones. v2t: rank of the video's best caption
     among the other caption sets, without captions equal to one of the video's. Ties by expected rank. Only

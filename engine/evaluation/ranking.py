@@ -224,7 +224,7 @@ class _CaptionCounts:
         self.top.merge_ranks(world)
 
     def ranks(self) -> np.ndarray:
-        """Expected ranks, float64 [N]. The caption's own video is one of the equal ones, but no rival."""
+        """Expected ranks, float64 [N]. The counts of equal scores include the caption's own video."""
         return (1.0 + self.above + 0.5 * (self.equal - 1.0)).cpu().numpy()
 
 

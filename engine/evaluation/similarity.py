@@ -70,7 +70,7 @@ class Tiles:
 
 
 class MatrixTiles(Tiles):
-    """Scores from a matrix [N, V], for instance of a model that is no product of features."""
+    """Scores from a matrix [N, V], for instance of a model whose scores are not computed from features."""
 
     def __init__(self, similarity: np.ndarray, *, tile: tuple[int, int] = TILE) -> None:
         dtype = torch.float64 if similarity.dtype == np.float64 else torch.float32

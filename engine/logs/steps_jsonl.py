@@ -42,11 +42,11 @@ class StepRecords:
         """Delete the lines of steps after `step`, atomically. Returns the last record that stays."""
         if not self.path.exists():
             return None
-        kept = [record for record in read_steps(self.path) if record["step"] <= step]
+        remaining = [record for record in read_steps(self.path) if record["step"] <= step]
         with atomic_open(self.path, durable=True) as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in remaining)
         self._last_line_complete = True
-        return kept[-1] if kept else None
+        return remaining[-1] if remaining else None
 
 
 def read_steps(path: Path) -> list[Record]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-LOST_RANK = "stopped: another rank ended, which says why"
+LOST_RANK = "stopped: another rank ended; see the message of that rank"
 _CLOSED = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -51,7 +51,7 @@ def explain(error: Exception) -> str | None:
             "at once), --gradient_accumulation_steps or a smaller --batch_size"
         )
     if any(sign in text for sign in _TIMED_OUT):
-        return "stopped: another rank did not answer in time; it hangs or its machine is gone"
+        return "stopped: another rank did not answer in time; it hangs, or its machine is down"
     if isinstance(error, dist.DistBackendError) or any(sign in text for sign in _CLOSED):
         return LOST_RANK
     return _lost_worker(text)

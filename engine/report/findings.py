@@ -19,13 +19,13 @@ WORST = 10  # queries of each direction
 WINNERS = 3  # candidates that rank above the right answer of a worst query
 HUBS = 8
 LENGTHS = 5  # groups of captions
-EXAMPLES = 3  # captions that a confusing video took
+EXAMPLES = 3  # captions that rank a confusing video first
 
 Finding = dict[str, Any]
 
 
 def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST) -> list[Finding]:
-    """The captions with the worst ranks of their own video, one for each video, and the videos that won."""
+    """The captions that rank their own video worst, one for each video, and the videos ranked above it."""
     cases: list[Finding] = []
     seen: set[int] = set()
     for caption in np.argsort(-rankings.t2v, kind="stable").tolist():
@@ -59,7 +59,7 @@ def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST
 
 
 def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) -> list[Finding]:
-    """The videos with the worst ranks of their captions, and the captions of other videos that won."""
+    """The videos with the worst ranks of their captions, and the captions of other videos ranked above."""
     cases = []
     ranks = np.nan_to_num(rankings.v2t, nan=1.0)
     for video in np.argsort(-ranks, kind="stable")[:count].tolist():

@@ -1,6 +1,6 @@
 """report.html: one page without network and JavaScript. page.html has the HTML, this file the values.
 
-Captions and ids are foreign text: autoescape is on, and control characters become a visible mark.
+Captions and ids come from outside: autoescape is on, and control characters become a visible mark.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SELECTED_ON = {  # --select_on
 LANGUAGES = {"english": "en", "chinese": "zh-CN"}
 MAX_CHARACTERS = 400  # of a caption
 MAX_MISSING = 10  # ids in the banner
-# Entries of a report that have a place of their own on the page; the others are listed as settings.
+# Entries of a report that have their own section of the page; the others are listed as settings.
 _NO_SETTINGS = {
     *("dataset", "split", "language", "checkpoint", "checkpoint_sha256", "epoch", "videos", "captions"),
     *("videos_of_benchmark", "comparable", "protocol", "settings", "intervals", "post_processing", "format"),
@@ -59,7 +59,7 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Clip:
-    """A video with a caption; `aside` stands beside its id. `frames`: data URIs, or why there are none."""
+    """A video with a caption; `aside` is shown next to its id. `frames`: data URIs, or why there are none."""
 
     video: str
     frames: Sequence[str] | str
@@ -67,7 +67,7 @@ class Clip:
     lang: str
     aside: str
     is_own: bool = False
-    took: Sequence[str] = ()  # captions of other videos that found this one first
+    took: Sequence[str] = ()  # captions of other videos that rank this one first
 
 
 def page(report: Report, plots: Plots, thumbnails: Thumbnails) -> str:
@@ -98,7 +98,7 @@ def page(report: Report, plots: Plots, thumbnails: Thumbnails) -> str:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A figure, or a dash where there is none."""
+    """A figure, or a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
@@ -172,9 +172,9 @@ def _clips(
     case: Finding, thumbnails: Thumbnails, lang: str, *, caption: str, caption_lang: str
 ) -> list[Clip]:
     video, score = case["video"], number(case["score"])
-    own = Clip(video, thumbnails.of(video), caption, caption_lang, score, is_own=True)
+    own_clip = Clip(video, thumbnails.of(video), caption, caption_lang, score, is_own=True)
     won = case["won"]
-    return [own] + [
+    return [own_clip] + [
         Clip(w["video"], thumbnails.of(w["video"]), w["caption"], lang, number(w["score"])) for w in won
     ]
 
@@ -185,6 +185,6 @@ def _confusing(finding: Finding, thumbnails: Thumbnails, lang: str) -> Clip:
 
 
 def _settings(report: Report) -> dict[str, Any]:
-    """The flags of the run and whatever else the report holds that is no metric, by name."""
+    """The flags of the run, and all other entries of the report that are not metrics, by name."""
     others = {k: v for k, v in report.items() if k not in _NO_SETTINGS and "/" not in k}
     return dict(sorted({**others, **report.get("settings", {})}.items()))

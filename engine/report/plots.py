@@ -1,6 +1,6 @@
 """The plots of a report as PNG, one for light and one for dark pages.
 
-No foreign text is drawn here, because the installed fonts may lack Chinese.
+No captions or ids are drawn, because the installed fonts may lack Chinese.
 """
 
 from __future__ import annotations

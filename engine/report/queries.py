@@ -29,8 +29,8 @@ class Queries:
 def write_queries(path: Path, rankings: Rankings, examples: Examples) -> None:
     """Write the captions, then the videos.
 
-    A caption has its video, rank, score of the own video, and the first video with its score. A video has the
-    rank of its caption set and the best rank of its captions among all captions.
+    A caption has its video, its rank, the score of its video, and the first video with its score. A video has
+    the rank of its caption set and the best rank of its captions among all captions.
     """
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for i, video in enumerate(examples.video_of_caption):

@@ -1,4 +1,4 @@
-"""OUTPUT_DIR/report: all figures, what they are of, and where the model fails (docs/RESULTS.md)."""
+"""OUTPUT_DIR/report: all figures, their settings, and the worst queries of the model (docs/RESULTS.md)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from engine.report.queries import write_queries
 from engine.report.thumbnails import Thumbnails
 
 FORMAT = 1
-EQUAL_TEXTS = 10  # of those that several videos have
+EQUAL_TEXTS = 10  # texts that several videos share, in the report
 
 
 def write_report(
@@ -57,9 +57,9 @@ def write_report(
     """Write report.json, report.html, queries.jsonl and PNG plots to `folder`; returns the page's path.
 
     `result` is the line of metrics.jsonl with `settings` and, if videos were absent, their ids as `missing`.
-    `rankings` are those of `tiles` without post-processing. The files are written to a folder beside it,
-    which then replaces an older report. The same input gives the same bytes. Call it on one rank only.
-    Raises `FileError`.
+    `rankings` are those of `tiles` without post-processing. The files are written to a temporary folder next
+    to `folder`, which then replaces an older report. The same input gives the same bytes. Call it on one rank
+    only. Raises `FileError`.
     """
     report, plots = make_report(result, rankings, examples, tiles)
     html = page(report, plots, Thumbnails(store))
@@ -127,7 +127,7 @@ def _plots(report: Mapping[str, Any], sample: np.ndarray) -> Plots:
 def _equal_captions(groups: list[np.ndarray], examples: Examples) -> dict[str, Any]:
     """How many texts are captions of several videos, and the texts that most videos have."""
     videos = [np.unique(examples.video_of_caption[group]) for group in groups]
-    most = sorted(range(len(groups)), key=lambda i: -len(videos[i]))[:EQUAL_TEXTS]
+    most_shared = sorted(range(len(groups)), key=lambda i: -len(videos[i]))[:EQUAL_TEXTS]
     return {
         "texts": len(groups),
         "captions": sum(map(len, groups)),
@@ -138,7 +138,7 @@ def _equal_captions(groups: list[np.ndarray], examples: Examples) -> dict[str, A
                 "captions": len(groups[i]),
                 "videos": len(videos[i]),
             }
-            for i in most
+            for i in most_shared
         ],
     }
 
@@ -152,7 +152,7 @@ def _mark_equal(
 
 
 def _replace_folder(folder: Path, new: Path) -> None:
-    """Two renames: for a moment there is no report, but never a part of one."""
+    """Two renames: between them there is no report, but there is never an incomplete one."""
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -28,7 +28,7 @@ class Thumbnails:
         if self.store is None:
             return "no frame store"
         if self.bytes_used > MAX_BYTES:
-            return "left out: the page would grow too large"
+            return "left out: the page would become too large"
         try:
             count = self.store.num_frames(video_id)
         except FrameStoreError:

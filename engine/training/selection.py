@@ -43,7 +43,7 @@ DESCRIPTIONS = {
     "val": "on the validation list",
     "held_out": "on held-out training videos",
     "last": "the last epoch",
-    "test": "on the test list itself, the published way, which flatters",
+    "test": "on the test list itself, the published way, which is too optimistic",
 }
 
 
@@ -170,7 +170,7 @@ def check_test_list(
 ) -> None:
     """Check before the training that the test list can be evaluated after it: files, frame store, videos.
 
-    Of the list only the video ids are read, if it is a file of its own. Warns about test videos that are
+    If the list is a separate file, only its video ids are read. Warns about test videos that are
     trained on. Raises `UserError` on all ranks where something is absent, or where a test video is also in
     `choose_on`, the list that the checkpoint is chosen by.
     """

@@ -57,7 +57,7 @@ def clip_config(name: str) -> dict[str, Any]:
             f"CLIP model '{name}': its text tower is not CLIP's own ({what}); choose a plain CLIP"
         )
     if "timm_model_name" in config.get("vision_cfg", {}):
-        # Else timm downloads its ImageNet weights at once, which nobody asked for.
+        # Without this, timm would download its ImageNet weights.
         config["vision_cfg"]["timm_model_pretrained"] = False
     return config
 

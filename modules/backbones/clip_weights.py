@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from modules.backbones.hub import cached_file, is_offline
 
-# Entries of published files that are no weights.
+# Entries of published files that are not weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
 # A constant here, not trained, so a file may lack it.
 _OPTIONAL = {"logit_scale", "logit_bias"}
@@ -194,7 +194,7 @@ def _download(
     sources = [f"{files[0]} of https://huggingface.co/{repository}"] if repository else []
     target = _url_target(config, cache_dir)
     if target is not None:
-        sources.append(f"{config['url']} (to be kept as {target})")
+        sources.append(f"{config['url']} (to be saved as {target})")
     raise UserError(
         f"CLIP weights '{weights}' of {name} are not in the cache and cannot be downloaded here: fetch "
         f"{' or '.join(sources)} and give the file with --clip_weights FILE"

@@ -1,6 +1,6 @@
 """Files of published models: in a folder, in the Hugging Face cache, on the network where that is allowed.
 
-The cache is read directly, because transformers opens connections even when told to use local files only.
+The cache is read directly, because transformers opens connections even with `local_files_only`.
 """
 
 from __future__ import annotations

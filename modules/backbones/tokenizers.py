@@ -80,11 +80,11 @@ class ChineseTokenizer:
 def frame_ids(tokens: list[int], *, max_words: int, start: int, end: int) -> Encoded:
     """Ids [W]: start, tokens cut to W - 2, end, zeros; mask [W], 1 on tokens; whether tokens were cut off."""
     assert max_words >= 2, "start and end take two positions"
-    kept = [start, *tokens[: max_words - 2], end]
+    framed = [start, *tokens[: max_words - 2], end]
     ids = np.full(max_words, PADDING, dtype=np.int64)
-    ids[: len(kept)] = kept
+    ids[: len(framed)] = framed
     mask = np.zeros(max_words, dtype=np.int64)
-    mask[: len(kept)] = 1
+    mask[: len(framed)] = 1
     return ids, mask, len(tokens) > max_words - 2
 
 

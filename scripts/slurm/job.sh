@@ -43,7 +43,7 @@ run_job() {
     requeue_if_stopped
 }
 
-# A run leaves OUTPUT_DIR/stopped if a signal ended it before it was done.
+# A run writes OUTPUT_DIR/stopped if a signal ended it before it was done.
 requeue_if_stopped() {
     [ -e "$OUTPUT_DIR/stopped" ] || return 0
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "${MAX_RESTARTS:-100}" ]; then

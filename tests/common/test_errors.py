@@ -1,4 +1,4 @@
-"""How a program ends: one line for what a user can mend, the traceback for a bug."""
+"""How a program ends: one line for an error that a user can fix, the traceback for a bug."""
 
 from __future__ import annotations
 

@@ -121,10 +121,10 @@ def test_a_link_turned_to_another_file_is_refused(scratch_client: TestClient, sc
     before = path.stat()
     path.unlink()
     path.symlink_to(secret)
-    assert "a link now to a file outside" in error_of(scratch_client.get(URL), 404)
+    assert "now a link to a file outside" in error_of(scratch_client.get(URL), 404)
     secret.write_bytes(b"x" * before.st_size)  # even of the size and time of what was indexed
     os.utime(secret, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert "a link now to a file outside" in error_of(scratch_client.get(URL), 404)
+    assert "now a link to a file outside" in error_of(scratch_client.get(URL), 404)
 
 
 def test_links_within_the_folder_and_to_what_was_indexed_are_served(
@@ -155,7 +155,7 @@ def test_a_folder_turned_to_another_is_refused(
         path.unlink()
     (scratch.videos / "more").rmdir()
     (scratch.videos / "more").symlink_to(outside)
-    assert "a link now" in error_of(scratch_client.get(url), 404)
+    assert "now a link" in error_of(scratch_client.get(url), 404)
 
 
 def test_no_descriptor_stays_open(client: TestClient) -> None:

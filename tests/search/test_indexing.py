@@ -262,10 +262,10 @@ def test_an_open_index_does_not_answer_for_one_that_was_deleted_or_made_anew(tmp
     with VideoIndex(folder) as index:
         folder.rename(tmp_path / "elsewhere")
         for look in (index.refresh, lambda: index.record("0-1"), lambda: index.thumbnail("0-1")):
-            with pytest.raises(VideoIndexError, match="moved, deleted or made anew .* open the index again"):
+            with pytest.raises(VideoIndexError, match="moved, deleted or replaced .* open the index again"):
                 look()
         fill(folder, 5, seed=1, engine="exact")
-        with pytest.raises(VideoIndexError, match="made anew"):
+        with pytest.raises(VideoIndexError, match="deleted or replaced"):
             index.snapshot()
         shutil.rmtree(folder)
         (tmp_path / "elsewhere").rename(folder)  # a disk that was away for a moment

@@ -18,7 +18,7 @@ from tests.search.conftest import COLOURS, coloured, write_model
 @pytest.fixture
 def index(retriever: Retriever, videos: Path, tmp_path: Path) -> Path:
     report = index_videos(retriever, tmp_path / "index", video_dir=videos, engine="exact", quiet=True)
-    assert (report.found, report.added, dict(report.failed)) == (4, 4, {})
+    assert (report.listed, report.added, dict(report.failed)) == (4, 4, {})
     return tmp_path / "index"
 
 

@@ -154,7 +154,7 @@ def test_one_model_evaluated_twice_counts_once(tmp_path: Path, capsys: pytest.Ca
     [
         (f"--do_train {MSRVTT} --weight_FTM_finetune 0", "weight_FTM_finetune 0.0 (published: 0.15)"),
         (f"--do_train {MSRVTT} --clip_model toy", "clip_model toy"),
-        (f"--do_eval {MSRVTT} --init_model downloaded.bin", "no config.json beside downloaded.bin"),
+        (f"--do_eval {MSRVTT} --init_model downloaded.bin", "no config.json in the folder of downloaded.bin"),
         (f"--do_eval {MSRVTT}", "not trained on video"),
         (f"{PRETRAIN} --dataset msrvtt", "pre-trained on msrvtt"),
         (f"--do_train {MSRVTT} --init_model FINETUNED", "was not pre-trained on chvtt"),

@@ -71,7 +71,7 @@ def draw_runs(
         panel = figure.add_subplot(rows, columns, number + 1, sharex=panel)
         for run, style in zip(runs, looks, strict=True):
             _draw(panel, run, name, axis=axis, smooth=smooth, style=style)
-        _dress(panel, name, bottom=number + columns >= len(names), axis=axis)
+        _style_panel(panel, name, bottom=number + columns >= len(names), axis=axis)
     handles = [Line2D([], [], linewidth=2.5, **style) for style in looks]
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
     return figure
@@ -150,7 +150,7 @@ def _marker(values: Sequence[float], is_metric: bool) -> str:
     return "o" if is_metric or not any(a and b for a, b in pairwise(finite)) else ""
 
 
-def _dress(panel: Axes, name: str, *, bottom: bool, axis: str) -> None:
+def _style_panel(panel: Axes, name: str, *, bottom: bool, axis: str) -> None:
     panel.set_title(TITLES.get(name, name.replace("lr/", "rate: ")), fontsize=10, loc="left")
     panel.grid(alpha=0.25, linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)

@@ -116,16 +116,16 @@ def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:
     """The valid lines of metrics.jsonl: a repeated epoch replaces itself and all later epochs."""
-    kept: list[dict[str, Any]] = []
+    valid: list[dict[str, Any]] = []
     for number, entry in read_json_lines(path, growing=True):
         if any(key not in entry for key in METRIC_KEYS):
             raise UserError(f"{path}, line {number}: not an evaluation with {', '.join(METRIC_KEYS)}")
-        if "selected_on" in entry and any(_same_epoch(earlier, entry) for earlier in kept):
+        if "selected_on" in entry and any(_same_epoch(earlier, entry) for earlier in valid):
             continue  # the epoch that the run reports, evaluated again
         if entry["epoch"] is not None:
-            kept = [earlier for earlier in kept if _stays(earlier, entry)]
-        kept.append(entry)
-    return kept
+            valid = [earlier for earlier in valid if _stays(earlier, entry)]
+        valid.append(entry)
+    return valid
 
 
 def _same_epoch(earlier: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:

@@ -191,7 +191,7 @@ def _repeated_keys(path: Path) -> list[str]:
     repeated: list[str] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> bool:
-        # Called for inner objects first, so the outermost object has the last word.
+        # Called for inner objects first, so the result of the outermost object remains.
         repeated[:] = _repeated(key for key, _ in pairs)
         return True
 

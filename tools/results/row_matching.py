@@ -81,7 +81,9 @@ def _origin(config: Settings) -> tuple[str, bool]:
             "evaluates weights that were not trained on video; there is no such published row"
         )
     if before is None or not (before["do_train"] or before["do_pretrain"]):
-        raise UnplacedError(f"no config.json beside {checkpoint} says how it was trained{_GIVE_ROW}")
+        raise UnplacedError(
+            f"no config.json in the folder of {checkpoint} says how it was trained{_GIVE_ROW}"
+        )
     if before["do_train"] and before["dataset"] != config["dataset"]:
         raise UnplacedError(f"fine-tuned on {before['dataset']}, evaluated on {config['dataset']}{_GIVE_ROW}")
     return _origin(before)

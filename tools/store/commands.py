@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
 
 
 def _ids_apart(argv: list[str]) -> list[str]:
-    """`argv` with a `--` before all that is no flag: ids may begin with a dash, as on YouTube."""
+    """`argv` with a `--` before the ids: an id may begin with a dash, as on YouTube."""
     if "--" in argv:
         return argv
     flags, others = [argv[0]], list[str]()

@@ -7,12 +7,12 @@ import argparse
 
 def positive(text: str) -> int:
     """A whole number, at least 1."""
-    return _whole(text, least=1)
+    return _whole_number(text, least=1)
 
 
 def not_negative(text: str) -> int:
     """A whole number, at least 0."""
-    return _whole(text, least=0)
+    return _whole_number(text, least=0)
 
 
 def seconds(text: str) -> float:
@@ -31,7 +31,7 @@ def share_below_half(text: str) -> float:
     return number
 
 
-def _whole(text: str, *, least: int) -> int:
+def _whole_number(text: str, *, least: int) -> int:
     try:
         number = int(text)
     except ValueError:

@@ -45,7 +45,7 @@ class Report:
         self._result = result
         self._bytes = 0
         self._started = time.monotonic()
-        # Elsewhere than on a terminal, every state of the bar is a line of its own: show few.
+        # If stderr is not a terminal, every update of the bar is a separate line, so updates are rare.
         every = 0.5 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
             total=result.listed,

@@ -38,7 +38,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Survey:
-    """The state records of a store and how many videos can be listed; `fault`: why the list ends there."""
+    """The state records of a store and how many videos can be listed; `fault`: why the list ends early."""
 
     states: list[dict[str, Any] | None]
     videos: int
@@ -66,7 +66,7 @@ def verify_store(path: Path, *, sample: int | None, workers: int) -> Findings:
     if sample is not None:
         chosen = iter(random.Random(0).sample(list(chosen), wanted))
     useful = max(1, min(workers, -(-wanted // _BATCH)))
-    checked, faults = _look(_batches(path, chosen), total=wanted, workers=useful)
+    checked, faults = _check_batches(_batches(path, chosen), total=wanted, workers=useful)
     if survey.fault:
         faults.append(survey.fault)
     elif not survey.videos:
@@ -95,14 +95,14 @@ def _batches(path: Path, video_ids: Iterator[str]) -> Iterator[_Batch]:
         number += 1
 
 
-def _look(batches: Iterator[_Batch], *, total: int, workers: int) -> tuple[int, list[str]]:
+def _check_batches(batches: Iterator[_Batch], *, total: int, workers: int) -> tuple[int, list[str]]:
     """The number of checked videos and their faults, in order."""
     faults: dict[tuple[int, int], list[str]] = {}
     fatal: list[_Batch] = []
     checked = 0
     every = 0.5 if sys.stderr.isatty() else 30.0  # seconds between two updates of the bar
     with (
-        WorkerPool(_look_at, workers=workers, timeout=inf) as pool,
+        WorkerPool(_check_batch, workers=workers, timeout=inf) as pool,
         tqdm(total=total, unit="video", mininterval=every) as bar,
     ):
         for batch, outcome in pool.run(batches):
@@ -148,7 +148,7 @@ def _survey(path: Path) -> Output:
     return _Survey(states, videos, fault), []
 
 
-def _look_at(batch: _Batch) -> Output:
+def _check_batch(batch: _Batch) -> Output:
     store = _store(batch.path)
     return [fault for video_id in batch.video_ids for fault in faults_of(store, video_id)], []
 

@@ -124,11 +124,11 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
             shown = make_scenes([scene_type] * copies, rng)
             docids = [str(50000 + len(query_clips) + i) for i in range(copies)]
             query_clips += _clips(folder, [f"Video{docid}" for docid in docids], shown)
-            found = [_videoinfo(d, s, rng, with_tag=False) for d, s in zip(docids, shown, strict=True)]
+            video_infos = [_videoinfo(d, s, rng, with_tag=False) for d, s in zip(docids, shown, strict=True)]
             query, query_eng = (
                 make_query(scene_type, language, rng=rng) for language in ("chinese", "english")
             )
-            lines.append({"query": query, "query_eng": query_eng, "videolist": found})
+            lines.append({"query": query, "query_eng": query_eng, "videolist": video_infos})
         _write_json_lines(folder / f"query_data_{split}_bilingual.json", lines)
     _write_store_list(folder / "query_videos.jsonl", [clip.path.stem for clip in query_clips])
     texts = 4 * len(infos) + 2 * (sizes.chvtt_query_train + sizes.chvtt_query_val + len(query_clips))

@@ -118,12 +118,12 @@ def unique_types(groups: dict[str, list[SceneType]], count: int, rng: np.random.
 
     Raises `ValueError` if the split has fewer types.
     """
-    left = {
+    unused = {
         kind: _spread([types[i] for i in rng.permutation(len(types))])[::-1] for kind, types in groups.items()
     }
     by_turns: list[SceneType] = []
-    while any(left.values()):
-        by_turns += [left[kind].pop() for kind in KINDS_IN_TURN if left[kind]]
+    while any(unused.values()):
+        by_turns += [unused[kind].pop() for kind in KINDS_IN_TURN if unused[kind]]
     chosen = [t for forward in by_turns for t in (forward, forward.reversed())][:count]
     if len(chosen) < count:
         raise ValueError(f"{count} unseen scenes requested, the toy world has {len(chosen)} in this split")

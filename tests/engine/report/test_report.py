@@ -167,7 +167,7 @@ def test_missing_videos_are_a_banner(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("blank_plots")
 def test_a_choice_on_the_test_list_is_said(tmp_path: Path) -> None:
     page = write(tmp_path / "report", examples(5), epoch=2, selected_on="test", selected_epoch=2)
-    assert "which flatters" in page and "<dt>Epoch</dt><dd>3</dd>" in page
+    assert "which is too optimistic" in page and "<dt>Epoch</dt><dd>3</dd>" in page
 
 
 @pytest.mark.usefixtures("blank_plots")
