@@ -7,8 +7,8 @@
 A video belongs to a topic and has scenes. Its frames are at distance `--spread` from their scenes (1: as much
 noise as scene), and its video embed is near the mean of its frames. A query is a frame plus as much noise.
 Recall: the share of queries whose ten best videos are all found, and the share of those videos that are
-found. The ten best come from exhaustive scoring of the same files. D is 512; a video has 12 frames, of which
-the best 3 count.
+found. The ten best come from exhaustive scoring of the same files. D is 512; a video has 12 frames, and the
+best 3 count.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def mask_tokens(
     assert mask[:length].all(), "real tokens come first"
     inner = np.zeros(len(ids), dtype=bool)
     inner[1 : max(length - 1, 1)] = True
-    # One draw per position, whatever the text: a decision then does not depend on the other ones.
+    # One draw per position for every text: so a decision does not depend on the other ones.
     chosen = inner & (rng.random(len(ids)) < probability)
     action = rng.random(len(ids))
     random_ids = _ordinary_ids(

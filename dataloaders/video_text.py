@@ -42,7 +42,7 @@ SampleKey = int | tuple[int, int]
 
 
 class FrameReader(Protocol):
-    """What a frame store must offer to be read."""
+    """The methods of a frame store that the Dataset uses."""
 
     def num_frames(self, video_id: str) -> int: ...
 

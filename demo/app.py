@@ -26,7 +26,7 @@ documentation here, because FastAPI's page would fetch its scripts from other ho
 
 
 def create_app(index: VideoIndex, retriever: Retriever, limits: Limits | None = None) -> FastAPI:
-    """The JSON API over one open index. What is mounted on the app later is behind the same limits.
+    """The JSON API over one open index. Apps that are mounted on it later have the same limits.
 
     `app.state.decoder` decodes uploaded clips in a separate process. Raises `VideoIndexError` if another
     model made the index.
@@ -76,7 +76,8 @@ class _App(FastAPI):
 
 
 class _OtherMethods:
-    """Answers 405 to the methods that a path lacks. No function: Starlette lets functions answer GET only."""
+    """Answers 405 to the methods that a path lacks. A class, because Starlette lets functions answer GET
+    only."""
 
     def __init__(self, methods: set[str]) -> None:
         self._allowed = ", ".join(sorted(methods))

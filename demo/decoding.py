@@ -171,7 +171,7 @@ class WithUploads(Retriever):
 
     def __init__(self, retriever: Retriever, *, picture: np.ndarray | None, clip: Clip | None) -> None:
         self.__dict__.update(vars(retriever))  # shares the model
-        # Resized now, because the search may have to wait and many may hold a picture meanwhile.
+        # Resized now: many searches may wait, each with a picture in memory.
         self._picture = None if picture is None else resize_and_crop([picture], self.image_size)
         self._clip = clip
 

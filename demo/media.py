@@ -52,7 +52,7 @@ class MediaFiles:
     def open(self, record: VideoRecord) -> tuple[int, os.stat_result]:
         """A descriptor of the file of `record`, and its status. Raises `HTTPException` 404.
 
-        Only a regular file is opened. If it is reached through a link and lies outside of the indexed folder,
+        Only a regular file is opened. If it is reached through a link and is outside of the indexed folder,
         its contents must still be those that were indexed: the link may point to any file by now.
         """
         if record.path is None:

@@ -77,7 +77,9 @@ class HitAnswer(BaseModel):
     duration: float | None = Field(description="Seconds of the video")
     missing: bool = Field(description="The file was deleted or moved after indexing")
     video_url: str | None = Field(description="Address of the file; null if there is none")
-    thumbnail_url: str | None = Field(description="Address of a JPEG of the best frame; null if none is kept")
+    thumbnail_url: str | None = Field(
+        description="Address of a JPEG of the best frame; null if none is stored"
+    )
 
 
 class SearchAnswer(BaseModel):

@@ -12,7 +12,7 @@ from fastapi import HTTPException
 
 from demo.limits import Rate
 
-_IPV6_PREFIX = 64  # bits; one client usually has all addresses below
+_IPV6_PREFIX = 64  # bits; one client usually has all addresses of such a network
 
 
 class TokenBuckets:

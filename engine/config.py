@@ -168,7 +168,7 @@ class Config:
     gradient_accumulation_steps: int = _flag(
         1, "optimisation", "forward passes that share one optimiser step"
     )
-    lr: float = _flag(1e-4, "optimisation", "learning rate of all but the two pre-trained encoders")
+    lr: float = _flag(1e-4, "optimisation", "learning rate of all parts except the two pre-trained encoders")
     text_lr: float = _flag(1e-5, "optimisation", "learning rate of the text encoder")
     coef_lr: float = _flag(1.0, "optimisation", "the learning rate of the image tower is --lr times this")
     weight_decay: float = _flag(0.2, "optimisation", "decoupled weight decay")
@@ -222,7 +222,7 @@ class Config:
     select_on: str = _flag(
         "last",
         "evaluation",
-        "how the checkpoint to report is chosen; all but 'test' evaluate the test list once, at the end",
+        "how the checkpoint to report is chosen; only 'test' evaluates the test list after each epoch",
         choices=("val", "held_out", "last", "test"),
     )
     held_out: float = _flag(

@@ -61,9 +61,9 @@ def check_config(config: Config, *, program: str) -> None:
         _require(
             torch.accelerator.is_available(), "--precision fp16: needs a GPU; on a CPU give bf16 or fp32"
         )
-    _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must lie between 0 and 1")
+    _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must be between 0 and 1")
     _require(config.contrast_temperature > 0, "--contrast_temperature: must be above 0")
-    _require(0 <= config.warmup_proportion <= 1, "--warmup_proportion: must lie between 0 and 1")
+    _require(0 <= config.warmup_proportion <= 1, "--warmup_proportion: must be between 0 and 1")
     _require(
         config.batch_size % config.gradient_accumulation_steps == 0,
         f"--batch_size {config.batch_size}: must be a multiple of --gradient_accumulation_steps "

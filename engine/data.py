@@ -34,7 +34,7 @@ DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a secon
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the model takes: tokenizer, tokens of a text at most, and pixels of a frame's side."""
+    """The input format of the model: tokenizer, maximum tokens of a text, side of a frame in pixels."""
 
     tokenizer: Tokenizer
     context_length: int
@@ -250,7 +250,7 @@ def _read_split(
     store = FrameStore(files.store)
     if name == "chvtt":
         examples = match_store_ids(examples, store)
-    # Only rank 0 looks: a million look-ups from every rank would overload the server of a network disk.
+    # Only rank 0 checks: a million look-ups from every rank would overload the server of a network disk.
     present, missing = world.broadcast(exclude_missing(examples, store) if world.is_main else None)
     if missing and not config.allow_missing:
         raise UserError(absent_videos(store, missing))

@@ -1,1 +1,1 @@
-"""The models and what they are made of: encoders, losses, momentum encoders, similarity heads."""
+"""The models and their parts: encoders, losses, momentum encoders, similarity heads."""

@@ -28,7 +28,7 @@ def freeze(model: DualEncoder, part: str, layers: int | None = None) -> None:
 
 
 def _parts(model: DualEncoder, part: str) -> tuple[list[Any], list[nn.Module], list[Any]]:
-    """Embeddings, layers in order, and what else belongs to `part`."""
+    """Embeddings, layers in order, and the other modules of `part`."""
     if part == "temporal":
         return _temporal(model.visual_encoder)
     if part == "text":

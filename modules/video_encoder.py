@@ -54,7 +54,7 @@ class VideoEncoder(nn.Module):
             nn.init.normal_(self.frame_position_embeddings.weight, std=position_std)
 
     def forward(self, frames: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Video embeds [B, D] and frame embeds [B, F, D], which are not of length 1.
+        """Video embeds [B, D] and frame embeds [B, F, D], not normalised.
 
         `frames` [B, F, 3, S, S] are uint8 RGB, which is normalised here, or floats that are normalised
         already. `frame_mask` [B, F] is True on real frames; the frame embeds of padding are zeros. Raises

@@ -29,7 +29,7 @@ THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 80
 
 
 class ClipError(UserError):
-    """A file gives no clip. `reason` is the kind of error, as in a frame store's failures.jsonl."""
+    """No clip can be made from a file. `reason` is the kind of error, as in failures.jsonl of a store."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")

@@ -135,7 +135,8 @@ class FolderSource:
     def clips(
         self, wanted: Iterable[SourceVideo], *, frames: int, size: int
     ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
-        """Decoded by a pool of processes: a file that crashes or hangs its process costs only itself."""
+        """Decoded by a pool of processes: a file that crashes or hangs its process does not affect the
+        others."""
         by_path = {video.path: video for video in wanted if video.path is not None}
         if not by_path:
             return

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=_count,
         default=1,
         metavar="N",
-        help="draw means of N logged steps, raw values faintly [1]",
+        help="draw means of N logged steps, and the raw values in a pale colour [1]",
     )
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="panels to draw, e.g. loss '*t2v/R@1' ('*': anything)"

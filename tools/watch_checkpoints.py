@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # torch is imported once flags and paths are right
     from engine.evaluation.folder import CheckpointFolder
 
 PROGRAM = "main_task_retrieval.py"
-# Settings that an evaluation does not take over from its training.
+# Settings of the training that its evaluation does not use.
 _NOT_TAKEN_OVER = frozenset(
     (
         *("output_dir", "do_pretrain", "do_train", "do_eval", "do_params", "init_model", "resume"),
@@ -85,7 +85,7 @@ def evaluation_config(settings: Settings, flags: Sequence[str], *, output_dir: P
 
 
 def _as_flags(settings: Mapping[str, Any]) -> list[str]:
-    """The command line of the settings that an evaluation takes over, without defaults."""
+    """The settings that an evaluation shares with its training, as flags; defaults are left out."""
     argv = []
     for item in dataclasses.fields(Config):
         name, value = item.name, settings.get(item.name)

@@ -13,8 +13,8 @@ What it promises:
 - A picture is exactly the frame at its position. Frames are identified by their presentation times; after a
   seek, a frame with another time than its packet promised makes the whole video be decoded in order.
 - The same file and settings give the same bytes, with any number of workers.
-- An unreadable file costs only itself: `run_job` returns a `VideoError`, `WorkerPool` survives crashes and
-  hangs.
+- An unreadable file does not affect the others: `run_job` returns a `VideoError`, `WorkerPool` survives
+  crashes and hangs.
 
 Limits: only the first video stream that is not a cover picture is read. Interlaced video is not deinterlaced,
 and HDR is not tone-mapped. The duration and frame rate in the record are those of the header.

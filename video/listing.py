@@ -151,7 +151,7 @@ def list_folder(
 
 def _entries(folder: Path) -> list[tuple[str, str]]:
     """(name, "") of the files of a folder, sorted; (name, why) of entries that cannot be a video."""
-    # As bytes: names are UTF-8 whatever the locale says.
+    # As bytes: names are UTF-8 in every locale.
     with file_errors(folder), os.scandir(os.fsencode(folder)) as entries:
         return sorted((entry.name.decode("utf-8", "surrogateescape"), _why_not(entry)) for entry in entries)
 

@@ -13,7 +13,7 @@ import av
 # A video of at least so many frames is long: two minutes at 25 frames a second.
 LONG_VIDEO = 3000
 # Containers that mark key frames, and codecs with one frame in every packet. For all others (transport
-# streams, AVI, VP8 with its hidden frames) only decoding tells the frames.
+# streams, AVI, VP8 with its hidden frames) the frames are known only after decoding.
 _INDEXED_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 _FRAME_PER_PACKET = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "libvpx-vp9", "libaom-av1"})
 

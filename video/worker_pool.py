@@ -1,8 +1,8 @@
 """A pool of processes that survives tasks that crash or hang.
 
-Each worker has one task at a time. A worker that dies (a crash in native code, a kill, no memory) or takes
-too long (an endless loop) therefore costs only that task, and the pool knows which one. Large results
-travel through a pipe as raw buffers, without pickling or copying.
+Each worker has one task at a time. If a worker dies (a crash in native code, a kill, no memory) or takes too
+long (an endless loop), only that task fails, and the pool knows which one. Large results travel through a
+pipe as raw buffers, without pickling or copying.
 """
 
 from __future__ import annotations

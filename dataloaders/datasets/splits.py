@@ -22,7 +22,7 @@ _HELD_OUT_STREAM = 0x4E7D  # keeps this draw independent of others with the same
 
 
 class VideoIndex(Protocol):
-    """What a frame store must offer to be searched for videos."""
+    """The methods of a frame store that this file uses."""
 
     def __contains__(self, video_id: str) -> bool: ...
 

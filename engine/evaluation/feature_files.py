@@ -68,7 +68,7 @@ def save_features(folder: Path, feature_set: FeatureSet) -> None:
         "bank_text": feature_set.bank,
     }
     tensors = {name: array.cpu().contiguous() for name, array in arrays.items() if array is not None}
-    # The arrays hold the hash of the names and are renamed first, so two halves of different runs are found.
+    # The arrays hold the hash of the names and are renamed first, so a mix of two runs is detected.
     metadata = {"names_sha256": _text_digest(text)}
     with (
         atomic_path(folder / NAMES, durable=True) as names_file,

@@ -16,8 +16,8 @@ class Meter:
     """Speed and waiting since the last `restart`; memory since the process began.
 
     Call `data_ready()` when the loader has delivered a batch and `step_done(clips)` after the step. On an
-    accelerator the loop runs ahead of the device, so the time of a single step means little. Read the figures
-    after the loop has waited for the device, as it does to report losses.
+    accelerator the loop runs ahead of the device, so the time of a single step is not meaningful. Read the
+    figures after the loop has waited for the device, as it does to report losses.
     """
 
     def __init__(self, *, ranks: int = 1, device: torch.device | None = None) -> None:

@@ -72,7 +72,8 @@ class RunLog:
                 logger.addHandler(handler)
 
     def _loggers(self) -> list[logging.Logger]:
-        """The run's logger, and those of packages that log by themselves, as on unreadable clips."""
+        """The run's logger, and those of packages that log without a `RunLog`, for instance on unreadable
+        clips."""
         return [self._logger, *(logging.getLogger(name) for name in ("dataloaders", "modules"))]
 
     def info(self, message: str) -> None:
@@ -147,7 +148,7 @@ class RunLog:
     def close(self) -> None:
         """Close everything. If a signal stopped the run and all is saved, write OUTPUT_DIR/stopped.
 
-        The file tells job scripts (scripts/slurm) to start the run again. The next run in the folder deletes
+        Job scripts (scripts/slurm) read this file and start the run again. The next run in the folder deletes
         it.
         """
         error = sys.exc_info()[1]

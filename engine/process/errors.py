@@ -1,4 +1,4 @@
-"""Reasons to end a run that are not bugs: our exceptions, and one clear line for those that torch raises."""
+"""Errors that end a run and are not bugs: our exceptions, and one-line messages for errors of torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MORE_MEMORY = "lower --num_thread_reader, or give the container more shared memo
 
 
 def explain(error: Exception) -> str | None:
-    """One line on an error of torch whose cause lies outside the program; None for any other error."""
+    """One line for an error of torch with a cause outside of the program; None for any other error."""
     import torch  # takes seconds; a wrong flag is reported without it
     import torch.distributed as dist
 

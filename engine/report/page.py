@@ -67,7 +67,7 @@ class Clip:
     lang: str
     aside: str
     is_own: bool = False
-    took: Sequence[str] = ()  # captions of other videos that rank this one first
+    misled_captions: Sequence[str] = ()  # captions of other videos that rank this one first
 
 
 def page(report: Report, plots: Plots, thumbnails: Thumbnails) -> str:
@@ -181,7 +181,7 @@ def _clips(
 
 def _confusing(finding: Finding, thumbnails: Thumbnails, lang: str) -> Clip:
     video, times = finding["video"], f"{finding['times']:,} ×"
-    return Clip(video, thumbnails.of(video), finding["caption"], lang, times, took=finding["took"])
+    return Clip(video, thumbnails.of(video), finding["caption"], lang, times, misled_captions=finding["took"])
 
 
 def _settings(report: Report) -> dict[str, Any]:

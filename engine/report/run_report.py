@@ -1,4 +1,4 @@
-"""OUTPUT_DIR/report of a run, written after the result, so that a full disk costs only the report."""
+"""Writes OUTPUT_DIR/report of a run after the result, so that on a full disk only the report is lost."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def _best_frame_scores(
 
 
 def _sum(matrices: list[Tensor]) -> Tensor:
-    """Their sum, in the memory of the first."""
+    """The sum of `matrices`; it overwrites the first one."""
     total = matrices[0]
     for matrix in matrices[1:]:
         total += matrix

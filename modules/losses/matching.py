@@ -44,7 +44,7 @@ def frame_text_matching(
     """FTM of fine-tuning: in-batch cross-entropy in both directions, at each frame position; a scalar.
 
     `text_embeds` [N, D], `frame_embeds` [N, F, D]. At position i the i-th frames of all clips are matched
-    with all texts. A padded frame is no negative, and its (clip, position) has no term; the result is the
+    with all texts. A padded frame is not a negative, and its (clip, position) adds no term; the result is the
     mean over the other terms. `duplicate_mask` [N, N] is as in `video_text_matching`.
     """
     frames = l2_normalize(frame_embeds).transpose(0, 1)

@@ -55,7 +55,8 @@ def draw_runs(
 ) -> Figure:
     """A figure with a panel for each of `names` and a legend of `labels`.
 
-    With `smooth` > 1, noisy curves are means of this many points, with the raw values faintly behind.
+    With `smooth` > 1, noisy curves are means of this many points, with the raw values behind them in a pale
+    colour.
     """
     columns = min(len(names), COLUMNS)
     rows = math.ceil(len(names) / columns)

@@ -13,7 +13,7 @@ from dataloaders.frame_store.format import shard_name, shard_of
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` (from 0) of `count`; `source` names the flag or variables that said so."""
+    """Part `index` (from 0) of `count`; `source` names the flag or variables that set them."""
 
     index: int
     count: int
