@@ -1,4 +1,4 @@
-"""Choosing the stored frames of a clip (METHOD 7). n stored frames, F frames of the clip."""
+"""Choosing the stored frames of a clip. n stored frames, F frames of the clip."""
 
 from __future__ import annotations
 

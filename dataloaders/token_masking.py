@@ -1,4 +1,4 @@
-"""Choosing and masking the tokens for masked language modelling (METHOD 4, MLM). W words."""
+"""Choosing and masking the tokens for masked language modelling (the MLM of Shen et al. 2023). W words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored frames -> square uint8 clips (METHOD 7). F frames, S side of the square.
+"""Stored frames -> square uint8 clips. F frames, S side of the square.
 
 Clips stay uint8; the model's device scales them to 0..1 and applies CLIP's mean and standard deviation.
 """

@@ -20,7 +20,7 @@ from dataloaders.datasets.registry import DATASETS as DATASET_SPECS
 
 LANGUAGES = {name: spec.languages for name, spec in DATASET_SPECS.items()}
 DATASETS = tuple(LANGUAGES)
-ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt"}  # METHOD 6
+ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt"}  # as published
 
 
 def _flag(
@@ -257,7 +257,7 @@ class Config:
 
     @property
     def test_dataset(self) -> str:
-        """The data set that this run evaluates on (METHOD 6)."""
+        """The data set that this run evaluates on."""
         if self.eval_dataset:
             return self.eval_dataset
         return ZERO_SHOT_DATASET[self.language] if self.do_pretrain else self.dataset
@@ -267,7 +267,7 @@ class Config:
         write_json(path, dataclasses.asdict(self))
 
 
-# The programs and the defaults in which they differ from `Config` (METHOD 5).
+# The programs and the defaults in which they differ from `Config`.
 PROGRAMS: dict[str, dict[str, Any]] = {
     "main_pretrain.py": {"weight_decay": 0.05, "warmup_proportion": 0.2},
     "main_task_retrieval.py": {},

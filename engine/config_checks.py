@@ -9,7 +9,7 @@ from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS
 from engine.config import Config, parse_config
 
-MAX_POSITIONS = 48  # rows of `frame_position_embeddings` (METHOD 1)
+MAX_POSITIONS = 48  # rows of `frame_position_embeddings`
 AT_LEAST_ONE = (
     *("epochs", "batch_size", "batch_size_val", "gradient_accumulation_steps", "max_frames", "top_frames"),
     *("n_display", "temporal_layers", "projector_layers", "contrast_num_negative", "keep", "max_bad_steps"),

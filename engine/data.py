@@ -25,11 +25,11 @@ from modules.backbones.clip_towers import clip_image_size
 from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer
 from modules.dual_encoder import DualEncoder
 
-# Tokens of a text by (data set, split), as the published code fixes them (METHOD 2). `--max_words` overrides.
+# Tokens of a text by (data set, split), as the published code fixes them. `--max_words` overrides.
 TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test"): 15}
 TAG_WORDS = 25
 DEFAULT_WORDS = 32
-DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, METHOD 7
+DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, as published
 
 
 @dataclass(frozen=True)

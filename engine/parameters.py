@@ -36,7 +36,7 @@ def parts_of(model: DualEncoder, *, frames: int, words: int) -> list[Part]:
     """The parts of `model` (on the CPU), with operations for one clip of F frames and one text of W words.
 
     A last part of a pre-training model counts the operations that a training step needs in addition to the
-    encoders: momentum copies and heads together.
+    encoders: momentum encoders and heads together.
     """
     flops = _encoder_flops(model, frames=frames, words=words)
     parameters: Counter[str] = Counter()
@@ -95,7 +95,7 @@ def _training_batch(model: PretrainModel, *, frames: int, words: int) -> dict[st
     size = clip_image_size(model.visual_encoder)
     ids = torch.ones(1, words, dtype=torch.int64)
     labels = torch.full_like(ids, -100)
-    labels[0, 1 : 1 + max(1, round(0.15 * words))] = 1  # the average number of masked words (METHOD 4)
+    labels[0, 1 : 1 + max(1, round(0.15 * words))] = 1  # the average number of masked words
     return {
         "frames": torch.zeros(1, frames, 3, size, size),
         "text_ids": ids,

@@ -1,4 +1,4 @@
-"""Momentum encoders, and queues of their latest features (METHOD section 4).
+"""Momentum encoders, and queues of their latest features (Shen et al. 2023).
 
 Shapes: B clips of this rank, D joint width, K clips in the queue, w vectors a clip (1, or F frames).
 """

@@ -1,4 +1,4 @@
-"""The model of pre-training: encoders, momentum encoders, queues and four losses (METHOD section 4).
+"""The model of pre-training: encoders, momentum encoders, queues and four losses (Shen et al. 2023).
 
 Shapes: B clips of this rank, F frames, W words, D joint width, K queue, M masked words.
 """

@@ -1,4 +1,4 @@
-"""Projector and predictor: small MLPs, with BatchNorm over the rows of all ranks (METHOD section 4).
+"""Projector and predictor: small MLPs, with BatchNorm over the rows of all ranks (Shen et al. 2023).
 
 Shapes: M rows on this rank (real frames of its clips; ranks may differ), C channels, D joint width.
 """

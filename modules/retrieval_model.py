@@ -1,4 +1,4 @@
-"""The model of fine-tuning and retrieval: two encoders and in-batch losses (METHOD section 3).
+"""The model of fine-tuning and retrieval: two encoders and in-batch losses (Shen et al. 2023).
 
 Shapes: B clips of this rank, F frames, W words, D joint width, S pixels a side.
 """

@@ -1,4 +1,4 @@
-"""Frames to one feature a frame and one a video (METHOD section 1).
+"""Frames to one feature a frame and one a video (Shen et al. 2023).
 
 Shapes: B clips, F frames, S pixels a side, D joint width, N real frames of all clips together.
 """

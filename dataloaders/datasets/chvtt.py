@@ -1,4 +1,4 @@
-"""CHVTT annotation files -> Examples (METHOD 7).
+"""CHVTT annotation files -> Examples.
 
 A file has one JSON object per line. Pre-training: {docid, duration, title, title_eng, tag, tag_eng}.
 Fine-tuning: {query, query_eng, videolist: [{docid, title, title_eng, duration}, ...]}. A docid is a string or

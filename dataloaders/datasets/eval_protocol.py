@@ -1,4 +1,4 @@
-"""Evaluation protocols: which captions of a split are queries (METHOD 6, docs/EVALUATION.md)."""
+"""Evaluation protocols: which captions of a split are queries (docs/EVALUATION.md)."""
 
 from __future__ import annotations
 

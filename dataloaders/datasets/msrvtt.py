@@ -1,4 +1,4 @@
-"""MSR-VTT annotation files -> Examples (METHOD 7).
+"""MSR-VTT annotation files -> Examples.
 
 - `MSRVTT_data.json` has all videos: {"sentences": [{"video_id", "caption"}, ...], "videos": [...]}. Each
   entry of `videos` has the official split: {"video_id", "split": "train" | "validate" | "test"}.

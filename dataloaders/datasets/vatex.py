@@ -1,4 +1,4 @@
-"""VATEX annotation files -> Examples (METHOD 7).
+"""VATEX annotation files -> Examples.
 
 Annotations come in two forms: merged, {video_id: {"enCap": [...], "chCap": [...]}}, and the official release,
 [{"videoID", "enCap", "chCap"}, ...]. A file of one language has only one of the two keys;

@@ -1,6 +1,6 @@
 """The layout of a frame store: keys, the state record, shard folders. Shared by reader, writer and tools.
 
-One LMDB environment (METHOD section 7), all in its main database:
+One LMDB environment, all in its main database:
 
     {video_id}_{i}          JPEG of stored frame i = 0..n-1: the published layout, readable by published code
     \\0video/{video_id}      manifest of one video, JSON: what was stored and where it came from

@@ -35,7 +35,7 @@ from dataloaders.frame_store.format import (
 
 __all__ = ["FrameStore", "FrameStoreError", "decode_jpeg"]
 
-# Frames a video in the published stores (METHOD section 7): tried first.
+# Frames a video in the published stores: tried first.
 _USUAL_COUNTS = (30, 48)
 _STATE_FIELDS = {"complete", "videos", "frames", "expected", "settings", "failed"}
 _REMEDY = "copy it again, or build it again with --overwrite"

@@ -1,4 +1,4 @@
-"""Checkpoint files: read every published format without running code from it, write atomically (METHOD 8).
+"""Checkpoint files: read every published format without running code from it, write atomically.
 
 A state is a flat dict of tensors under the published names, so the published code can read our files.
 """

@@ -1,4 +1,4 @@
-"""Load a checkpoint into a model: by name, each part completely or not at all, with a report (METHOD 8).
+"""Load a checkpoint into a model: by name, each part completely or not at all, with a report.
 
 `engine/checkpoint/files.py` reads and writes the files.
 """
@@ -20,9 +20,9 @@ GROUPS = (
     ("visual_encoder.visual.", "image tower"),
     ("visual_encoder.", "temporal transformer"),
     ("text_encoder.", "text encoder"),
-    ("visual_encoder_k.", "momentum copies"),
-    ("text_encoder_k.", "momentum copies"),
-    ("v_projector_k.", "momentum copies"),
+    ("visual_encoder_k.", "momentum encoders"),
+    ("text_encoder_k.", "momentum encoders"),
+    ("v_projector_k.", "momentum encoders"),
     ("t_projector", "text projectors (in no loss)"),
     ("v_projector.", "projector and predictor"),
     ("v_predictor.", "projector and predictor"),
@@ -31,7 +31,7 @@ GROUPS = (
 )
 ENCODER_GROUPS = ("image tower", "temporal transformer", "text encoder")
 _FRESH = {
-    "momentum copies": "start as copies of the encoders",
+    "momentum encoders": "start as copies of the encoders",
     "projector and predictor": "start from random weights",
     "masked-word head": "starts from random weights",
     "queues": "start without keys, as noise",
@@ -87,8 +87,8 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str
 
     `path` names the file in the report and in errors. Raises `UserError` where an encoder does not fit
     completely (training would continue from random weights), or where a weight is not finite or not a
-    floating-point number. Any other part (momentum copies, projector, predictor, masked-word head, queues)
-    that is incomplete keeps its initial values; momentum copies become copies of the encoders.
+    floating-point number. Any other part (momentum encoders, projector, predictor, masked-word head, queues)
+    that is incomplete keeps its initial values; momentum encoders become copies of the encoders.
     """
     current = model.state_dict()
     state = _with_tied_names(state, current)
@@ -202,7 +202,7 @@ def _fits_float32(tensor: torch.Tensor) -> bool:
 
 def _start_momentum_copies(model: nn.Module, report: LoadReport) -> None:
     """Copy the weights just loaded into the key modules that the file lacks, as MoCo starts."""
-    for key_name in {_part(name) for name in report.fresh if group_of(name) == "momentum copies"}:
+    for key_name in {_part(name) for name in report.fresh if group_of(name) == "momentum encoders"}:
         query = getattr(model, key_name.removesuffix("_k"))
         getattr(model, key_name).load_state_dict(query.state_dict())
 

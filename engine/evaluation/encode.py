@@ -1,4 +1,4 @@
-"""Evaluation: every rank encodes its part of a split, then the metrics are computed (METHOD 6).
+"""Evaluation: every rank encodes its part of a split, then the metrics are computed.
 
 N captions, V videos, F frames, D width, B captions of a querybank.
 """

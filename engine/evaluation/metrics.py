@@ -1,4 +1,4 @@
-"""Retrieval metrics of rankings (METHOD 6), as pure functions.
+"""Retrieval metrics of rankings, as pure functions.
 
 N captions, V videos. Names start with the direction: t2v (text to video) or v2t (video to text). Only RSum is
 about both directions.

@@ -1,4 +1,4 @@
-"""Ranks of every query in both directions, in tiles of captions x videos (METHOD 6).
+"""Ranks of every query in both directions, in tiles of captions x videos.
 
 N captions, V videos, K = 10 best candidates kept; a tile has n captions and v videos.
 

@@ -1,4 +1,4 @@
-"""BertAdam, its schedule, and the learning rate of each parameter (METHOD 5).
+"""BertAdam, its schedule, and the learning rate of each parameter, as in the published code.
 
 x = optimiser steps done / total steps; w = warm-up proportion.
 """
@@ -96,7 +96,7 @@ class BertAdam(torch.optim.Optimizer):
 
 
 def parameter_part(name: str) -> str:
-    """The part whose learning rate a parameter has: 'image tower', 'text encoder', 'rest' (METHOD 5)."""
+    """The part whose learning rate a parameter has: 'image tower', 'text encoder', 'rest'."""
     if "visual_encoder.visual." in name:
         return "image tower"
     if "text_encoder." in name:

@@ -29,7 +29,7 @@ from modules.dual_encoder import DualEncoder
 from modules.numerics import at_least_float32
 
 Losses = dict[str, torch.Tensor]
-MAX_GRAD_NORM = 1.0  # METHOD 5
+MAX_GRAD_NORM = 1.0  # as published
 MAX_NAMED_SAMPLES = 64  # in the message about a batch that is not finite
 
 
@@ -267,5 +267,5 @@ class Trainer:
 
 
 def steps_per_epoch(batches: int, *, accumulation: int) -> int:
-    """Optimiser steps in an epoch; the last group of accumulated batches may be short (METHOD 5)."""
+    """Optimiser steps in an epoch; the last group of accumulated batches may be short."""
     return -(-batches // accumulation)

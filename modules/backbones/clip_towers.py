@@ -1,4 +1,4 @@
-"""CLIP's image and text towers with random weights: architecture by name or JSON file (METHOD sections 1-3).
+"""CLIP's image and text towers with random weights: architecture by name or JSON file.
 
 The architectures are open_clip's. `modules/backbones/clip_weights.py` loads weights into them.
 """
@@ -84,7 +84,7 @@ def clip_image_size(clip: nn.Module) -> int:
 
 
 def fixed_logit_scale(clip: nn.Module) -> float:
-    """min(exp(logit scale), 100): a constant here, neither trained nor saved (METHOD section 3)."""
+    """min(exp(logit scale), 100): a constant here, neither trained nor saved."""
     logit_scale: Any = clip.logit_scale
     return min(math.exp(logit_scale.item()), MAX_LOGIT_SCALE)
 

@@ -1,4 +1,4 @@
-"""Published CLIP weights from a file, a cache or the network (METHOD section 8).
+"""Published CLIP weights from a file, a cache or the network.
 
 Weights become float32, whatever precision the file has.
 """

@@ -1,4 +1,4 @@
-"""Token ids to one text feature and one feature a word (METHOD section 2).
+"""Token ids to one text feature and one feature a word.
 
 Shapes: B texts, W words, D joint width.
 """

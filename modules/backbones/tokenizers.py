@@ -1,4 +1,4 @@
-"""Captions to token ids: CLIP's English tokenizer, and Chinese ones from transformers (METHOD section 2).
+"""Captions to token ids: CLIP's English tokenizer, and Chinese ones from transformers.
 
 Shapes: W words, the start and end tokens included.
 A caption cannot hold a special token: "[SEP]" or "<end_of_text>" in its text are read letter by letter.
@@ -29,7 +29,7 @@ class ClipTokenizer:
 
     start_token_id = 49406
     end_token_id = 49407
-    # CLIP's vocabulary has no mask token; this rare word takes its place (METHOD section 4).
+    # CLIP's vocabulary has no mask token; this rare word takes its place.
     mask_token_id = 49394
     special_ids: tuple[int, ...] = (49406, 49407)
     vocab_size = 49408
@@ -49,7 +49,7 @@ class ChineseTokenizer:
 
     The cache (`cache_dir`, or the hub's own) is tried before the network; `allow_download=False` forbids the
     network. `legacy_special_tokens` puts [UNK] in the place of [CLS] and [SEP], as in the published
-    VATEX-Chinese model (METHOD section 8). Raises `UserError` that says what to fetch and where to put it.
+    VATEX-Chinese model. Raises `UserError` that says what to fetch and where to put it.
     """
 
     def __init__(

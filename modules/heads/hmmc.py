@@ -1,4 +1,4 @@
-"""HMMC's similarity of texts and videos: the video plus its best frames (METHOD section 6).
+"""HMMC's similarity of texts and videos: the video plus its best frames (Shen et al. 2023).
 
 Shapes: N texts, V videos, F frames, D joint width.
 Masks [V, F] are True on real frames; None means that all are real. All results are float32 or better.

@@ -1,4 +1,4 @@
-"""Cross-entropies over a batch and over a queue of negatives (METHOD sections 3 and 4).
+"""Cross-entropies over a batch and over a queue of negatives (Shen et al. 2023).
 
 Shapes: N rows of a similarity matrix, B clips of this rank, F frames, D joint width, M negative keys.
 """

@@ -1,4 +1,4 @@
-"""Masked-word prediction from the text encoder's word features (METHOD section 4).
+"""Masked-word prediction from the text encoder's word features (Shen et al. 2023).
 
 Shapes: M masked positions, D joint width, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Text-video matching: the losses VTM, FTM and FAM (METHOD sections 3 and 4).
+"""Text-video matching: the losses VTM, FTM and FAM (Shen et al. 2023).
 
 Shapes: N clips of all ranks, B clips of this rank, F frames, D joint width, K clips in the queue.
 Masks [.., F] are True on real frames; None means that all are real. All results are float32 or better.

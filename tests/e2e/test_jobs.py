@@ -97,7 +97,7 @@ def test_fine_tuning_goes_on_from_pre_training(toy: Toy, tmp_path: Path) -> None
     after = torch.load(tmp_path / "fine" / "pytorch_model.bin.0", weights_only=True)
     assert all(torch.equal(before[name], value) for name, value in after.items())
     log = (tmp_path / "fine" / "log.txt").read_text(encoding="utf-8")
-    assert "left out" in log and "momentum copies" in log and "queues" in log
+    assert "left out" in log and "momentum encoders" in log and "queues" in log
 
 
 def test_weights_move_and_one_seed_gives_one_run(toy: Toy, tmp_path: Path) -> None:

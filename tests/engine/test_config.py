@@ -11,7 +11,7 @@ from common.errors import UserError
 from engine.config import Config, build_parser
 from engine.config_checks import parse_and_check
 
-# The published flags of both programs with their published defaults (METHOD 5 and 9 name what differs).
+# The published flags of both programs with their published defaults.
 PUBLISHED_DEFAULTS = {
     "task": "retrieval",
     "num_thread_reader": 1,

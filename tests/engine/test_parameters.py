@@ -35,7 +35,7 @@ def test_the_published_model_has_the_known_costs_of_its_towers() -> None:
 def test_pretraining_counts_momentum_copies_and_the_rest_of_its_step(tmp_path: Path) -> None:
     model = tiny.pretrain_model()
     parts = {part.name: part for part in parts_of(model, frames=tiny.FRAMES, words=tiny.WORDS)}
-    copies = parts["momentum copies"]
+    copies = parts["momentum encoders"]
     assert copies.parameters > parts["image tower"].parameters and copies.trainable == 0
     encoders = sum(parts[n].flops or 0 for n in ("image tower", "text encoder", "temporal transformer"))
     beyond = parts["training beyond the encoders, forward"].flops

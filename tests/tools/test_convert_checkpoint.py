@@ -87,7 +87,7 @@ def test_encoders_only(source: str, target: str, tmp_path: Path, capsys: pytest.
     assert kept.keys() == tiny.retrieval_model().state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in kept.items())
     output = capsys.readouterr().out
-    assert "dropped:" in output and "queues 6" in output and "momentum copies" in output
+    assert "dropped:" in output and "queues 6" in output and "momentum encoders" in output
 
 
 def test_half(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dataloaders.datasets.files import read_json_lines, read_json_object
 from tools.results.published import COLUMNS, DIRECTIONS
 
 METRICS = tuple(f"{direction}/{column}" for direction in DIRECTIONS for column in COLUMNS)
-CHOOSE_BY = "t2v/R@1"  # METHOD 6 reports the best
+CHOOSE_BY = "t2v/R@1"  # the published code reports the best epoch by this metric
 HOW_CHOSEN = {
     "val": "chosen on the validation list",
     "held_out": "chosen on held-out training videos",

@@ -1,4 +1,4 @@
-"""The toy data sets' annotations, in the file formats of MSR-VTT, VATEX and CHVTT (METHOD section 7).
+"""The toy data sets' annotations, in the file formats of MSR-VTT, VATEX and CHVTT.
 
 Each `write_...` function writes the annotation files of one data set and returns the clips to draw.
 """

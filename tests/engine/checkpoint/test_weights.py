@@ -121,7 +121,7 @@ def test_fine_tuning_from_a_full_size_pretraining_file(language: str, tmp_path: 
     assert set(report.loaded) == set(full_size(language, "ft"))
     left_out = {group_of(name) for name in report.left_out}
     assert left_out == {
-        "momentum copies",
+        "momentum encoders",
         "projector and predictor",
         "text projectors (in no loss)",
         "masked-word head",
@@ -166,7 +166,7 @@ def test_pretraining_from_encoders_alone_keeps_the_initial_values_of_the_rest() 
         source = {**before, **encoders}[name.replace("_k.", ".", 1)]
         assert torch.equal(after[name], source), name
     lines = "\n".join(report.lines())
-    assert "momentum copies: incomplete in the file; start as copies of the encoders" in lines
+    assert "momentum encoders: incomplete in the file; start as copies of the encoders" in lines
     assert "queues: incomplete" in lines and "masked-word head: incomplete" in lines
 
 
@@ -184,7 +184,7 @@ def test_an_incomplete_part_is_not_loaded() -> None:
     # The momentum copy in the file belongs to a projector that was not loaded.
     assert torch.equal(after["v_projector_k.linear_out.weight"], after["v_projector.linear_out.weight"])
     assert torch.equal(after["v_predictor.linear_out.weight"], state["v_predictor.linear_out.weight"])
-    assert {group_of(name) for name in report.fresh} == {"momentum copies", "projector and predictor"}
+    assert {group_of(name) for name in report.fresh} == {"momentum encoders", "projector and predictor"}
 
 
 def test_queues_of_another_size_keep_their_initial_values_and_pointer() -> None:

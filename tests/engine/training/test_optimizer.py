@@ -1,4 +1,4 @@
-"""BertAdam, its schedule and its groups (METHOD 5)."""
+"""BertAdam, its schedule and its groups."""
 
 import copy
 import math

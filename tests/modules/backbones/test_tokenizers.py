@@ -136,7 +136,7 @@ def test_chinese_text_never_becomes_a_special_token(bert_folder: Path) -> None:
 
 
 def test_legacy_special_tokens_are_unknown_words(bert_folder: Path) -> None:
-    """METHOD section 8: CLIP's start and end strings are not in a Chinese vocabulary."""
+    """As published: CLIP's start and end strings are not in a Chinese vocabulary."""
     tokenizer = ChineseTokenizer(str(bert_folder), legacy_special_tokens=True)
     assert tokenizer.encode("一", 4)[0].tolist() == [1, 5, 1, 0]
 
