@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from engine.config_checks import parse_and_check
-from tests.e2e.conftest import Toy
+from modules.backbones import tokenizers
+from tests.e2e.conftest import Toy, plain_text_bpe
 from tools import run_ablations
 from tools.run_ablations import PROGRAMS, VARIANTS, real_command
 
 
 def test_every_variant_runs_and_has_its_row(
-    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = [*toy.flags, "--batch_size", "6", "--n_display", "100"]
+    monkeypatch.setattr(tokenizers, "_plain_text_bpe", plain_text_bpe)
+    shared = [*toy.flags, "--batch_size", "12", "--n_display", "100"]
     argv = ["--data_dir", str(toy.data), "--out", str(tmp_path), "--", *shared]
     assert run_ablations.main(argv) == 0
     printed = capsys.readouterr().out

@@ -18,7 +18,17 @@ from tests.e2e.conftest import Toy
 
 # Masked words, dropout, momentum, queues that wrap around; and the in-batch losses with accumulation.
 PRETRAIN = ("pretrain", "--dataset", "chvtt", "--language", "chinese", "--use_temp", "--use_frame_fea")
-TRAIN = ("train", "--dataset", "vatex", "--language", "chinese", "--gradient_accumulation_steps", "2")
+TRAIN = (
+    "train",
+    "--dataset",
+    "vatex",
+    "--language",
+    "chinese",
+    "--batch_size",
+    "8",
+    "--gradient_accumulation_steps",
+    "2",
+)
 SAVING = ("--epochs", "2", "--save_steps", "2", "--num_thread_reader", "1", "--select_on", "test")
 TIMES = ("clips_per_second", "clips_per_second_per_rank", "waiting", "memory_bytes", "seconds")
 
