@@ -39,7 +39,7 @@ from video.video_files import describe_left_out
 class IndexReport:
     """Counts of videos of an indexing run. `failed` by reason; `failures`: (id, reason, message) each.
 
-    `left_out`: files of the folder that are no videos, by ending or reason.
+    `left_out`: files of the folder that are no videos, by extension or reason.
     """
 
     listed: int = 0

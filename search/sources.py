@@ -48,7 +48,7 @@ class Source(Protocol):
     unread: list[tuple[str, str]]
     """After `list`: (prefix of ids, reason) of the subfolders that could not be read."""
     left_out: Counter[str]
-    """After `list`: how many files are no videos, by ending or reason."""
+    """After `list`: how many files are no videos, by extension or reason."""
 
     def list(self) -> list[SourceVideo]:
         """All videos, by id."""

@@ -23,7 +23,7 @@ from video.video_files import (
     describe_left_out,
     kind_left_out,
     rank_of,
-    stem_and_ending,
+    stem_and_extension,
     videos_by_content,
 )
 
@@ -33,7 +33,7 @@ _CLIP_ID = re.compile(r"(.+)_(\d{6})_(\d{6})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A video to store: its id, the name of its file without ending, and the part of it to take."""
+    """A video to store: its id, the name of its file without extension, and the part of it to take."""
 
     video_id: str
     file_id: str
@@ -63,14 +63,14 @@ def read_list(path: Path, *, clip_from_id: bool = False) -> list[Wanted]:
 
 
 class VideoFolder:
-    """The files of a folder by their names without ending. The folder is read once."""
+    """The files of a folder by their names without extension. The folder is read once."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
             raise UserError(f"{path}: no such folder of videos (--video_dir)")
         self.path = path
         self._names: dict[str, list[str]] = {}  # by stem, the preferred file first
-        self.left_out: Counter[str] = Counter()  # by ending or reason
+        self.left_out: Counter[str] = Counter()  # by extension or reason
         self.same_name: list[str] = []  # videos that are not taken because another one has the same name
         self._skipped: Counter[str] = Counter()
         self._subfolders: dict[str, VideoFolder] = {}
@@ -78,12 +78,12 @@ class VideoFolder:
             if kind:
                 self._skipped[kind] += 1
             else:
-                self._names.setdefault(stem_and_ending(name)[0], []).append(name)
+                self._names.setdefault(stem_and_extension(name)[0], []).append(name)
         for names in self._names.values():
             names.sort(key=rank_of)
 
     def find(self, file_id: str) -> Path | None:
-        """The file of this name with an ending that may be a video's, or with exactly this name; else None.
+        """The file of this name with a video's extension, or with exactly this name; else None.
 
         A name with slashes is looked for in subfolders, never outside of the folder.
         """
@@ -101,9 +101,9 @@ class VideoFolder:
             return None
 
     def list_videos(self, *, workers: int = 1, timeout: float = 300.0) -> list[str]:
-        """The names of all videos without ending, sorted. Also sets `left_out` and `same_name`.
+        """The names of all videos without extension, sorted. Also sets `left_out` and `same_name`.
 
-        `workers` processes open the files whose ending does not decide it.
+        `workers` processes open the files whose extension does not decide it.
         """
         unknown = [
             self._path(name)
@@ -141,7 +141,7 @@ class VideoFolder:
 def list_folder(
     folder: VideoFolder, *, clip_from_id: bool = False, workers: int = 1, timeout: float = 300.0
 ) -> list[Wanted]:
-    """All videos of a folder by name without ending, sorted. Raises `UserError` if there are none."""
+    """All videos of a folder by name without extension, sorted. Raises `UserError` if there are none."""
     names = folder.list_videos(workers=workers, timeout=timeout)
     if not names:
         left_out = f" (left out: {describe_left_out(folder.left_out)})" if folder.left_out else ""

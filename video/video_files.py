@@ -1,6 +1,6 @@
-"""Which files are videos: by ending if it is a common one, else by content.
+"""Which files are videos: by extension if it is a common one, else by content.
 
-A file with a common ending of videos counts as one without being opened. Files with common endings of
+A file with a common extension of videos counts as one without being opened. Files with common extensions of
 pictures, sound, text and data are left out without being opened, because FFmpeg reads many of them as a
 video of one picture. Any other file is a video if FFmpeg opens it and it has a video stream. So 100,000
 pictures in a folder of videos take no time.
@@ -27,23 +27,23 @@ _OTHERS = (
     "zip tar gz tgz bz2 xz zst 7z rar npy npz pt pth ckpt safetensors pkl h5 hdf5 parquet mdb db sqlite "
     "m3u m3u8 pls mpd sdp ffconcat part ytdl crdownload aria2 tmp torrent md5 sha256"
 )
-VIDEO_ENDINGS = tuple(_VIDEOS.split())  # in the order of preference if two files have the same name
-OTHER_ENDINGS = frozenset(_OTHERS.split())
-_RANKS = {ending: rank for rank, ending in enumerate(VIDEO_ENDINGS)}
-UNKNOWN, OTHER = len(VIDEO_ENDINGS), len(VIDEO_ENDINGS) + 1
+VIDEO_EXTENSIONS = tuple(_VIDEOS.split())  # in the order of preference if two files have the same name
+OTHER_EXTENSIONS = frozenset(_OTHERS.split())
+_RANKS = {extension: rank for rank, extension in enumerate(VIDEO_EXTENSIONS)}
+UNKNOWN, OTHER = len(VIDEO_EXTENSIONS), len(VIDEO_EXTENSIONS) + 1
 HIDDEN = "hidden"  # ".name": what other programs leave behind, such as ._clip.mp4 and .trashed-1-clip.mp4
 
 
-def stem_and_ending(name: str) -> tuple[str, str]:
-    """("Clip", "mp4") of "Clip.MP4": the name without its ending, and the ending in lower case."""
-    stem, _, ending = name.rpartition(".")
-    return (stem, ending.lower()) if stem else (name, "")
+def stem_and_extension(name: str) -> tuple[str, str]:
+    """("Clip", "mp4") of "Clip.MP4": the name without its extension, and the extension in lower case."""
+    stem, _, extension = name.rpartition(".")
+    return (stem, extension.lower()) if stem else (name, "")
 
 
 def rank_of(name: str) -> int:
     """Less than `UNKNOWN` for a video, the best first; `UNKNOWN` if the content decides; else `OTHER`."""
-    ending = stem_and_ending(name)[1]
-    return OTHER if ending in OTHER_ENDINGS else _RANKS.get(ending, UNKNOWN)
+    extension = stem_and_extension(name)[1]
+    return OTHER if extension in OTHER_EXTENSIONS else _RANKS.get(extension, UNKNOWN)
 
 
 def videos_by_content(paths: Sequence[Path], *, workers: int, timeout: float) -> set[Path]:
@@ -59,11 +59,11 @@ def _probe_file(path: Path) -> Output:
 
 
 def kind_left_out(name: str) -> str:
-    """What a file that is left out is counted as: "hidden", its ending ".txt", or "without ending"."""
+    """What a file that is left out is counted as: "hidden", its extension ".txt", or "without extension"."""
     if name.startswith("."):
         return HIDDEN
-    ending = stem_and_ending(name)[1]
-    return f".{ending}" if ending else "without ending"
+    extension = stem_and_extension(name)[1]
+    return f".{extension}" if extension else "without extension"
 
 
 def describe_left_out(left_out: Counter[str]) -> str:

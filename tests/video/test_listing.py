@@ -13,7 +13,7 @@ from tests.video.fixtures import write_audio, write_video
 from tools.store.shards import Shard, parse_shard, shard_of_environment
 from video.listing import VideoFolder, Wanted, list_folder, read_list
 from video.sampling import Window
-from video.video_files import OTHER, OTHER_ENDINGS, UNKNOWN, VIDEO_ENDINGS, describe_left_out, rank_of
+from video.video_files import OTHER, OTHER_EXTENSIONS, UNKNOWN, VIDEO_EXTENSIONS, describe_left_out, rank_of
 
 
 def listed(tmp_path: Path, text: str, **options: bool) -> list[Wanted]:
@@ -118,7 +118,7 @@ def test_a_folder_gives_all_its_videos(tmp_path: Path) -> None:
         ".txt": 1,
         ".json": 1,
         ".jpg": 1,
-        "without ending": 1,
+        "without extension": 1,
         "hidden": 1,
         "folders": 1,
     }
@@ -186,14 +186,15 @@ def test_folders_without_videos_are_refused(tmp_path: Path) -> None:
         VideoFolder(tmp_path / "nothing")
 
 
-def test_common_endings_are_judged_without_opening_the_file() -> None:
-    for ending in ["mp4", "TS", "wmv", "3gpp", "y4m"]:
-        assert rank_of(f"clip.{ending}") < UNKNOWN
-    for ending in ["mp3", "m4a", "wav", "jpg", "avif", "srt", "vtt", "txt", "json", "csv", "xml"]:
-        assert rank_of(f"clip.{ending}") == OTHER
+def test_common_extensions_are_judged_without_opening_the_file() -> None:
+    for extension in ["mp4", "TS", "wmv", "3gpp", "y4m"]:
+        assert rank_of(f"clip.{extension}") < UNKNOWN
+    for extension in ["mp3", "m4a", "wav", "jpg", "avif", "srt", "vtt", "txt", "json", "csv", "xml"]:
+        assert rank_of(f"clip.{extension}") == OTHER
     for name in ["clip", "clip.lvf", "clip.dat", "clip.2024-05-01"]:
         assert rank_of(name) == UNKNOWN
-    assert len(set(VIDEO_ENDINGS)) == len(VIDEO_ENDINGS) and not OTHER_ENDINGS & set(VIDEO_ENDINGS)
+    assert len(set(VIDEO_EXTENSIONS)) == len(VIDEO_EXTENSIONS)
+    assert not OTHER_EXTENSIONS & set(VIDEO_EXTENSIONS)
 
 
 def test_shards_by_flag() -> None:

@@ -187,7 +187,7 @@ def _sheet(args: argparse.Namespace) -> int:
 def _write_picture(path: Path, picture: np.ndarray) -> None:
     try:
         done = cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    except cv2.error:  # an ending that OpenCV does not know
+    except cv2.error:  # an extension that OpenCV does not know
         done = False
     if not done:
         raise UserError(f"{path}: no picture can be written there; --out must be a .png or .jpg in a folder")
