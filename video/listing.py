@@ -83,7 +83,7 @@ class VideoFolder:
             names.sort(key=rank_of)
 
     def find(self, file_id: str) -> Path | None:
-        """The file of this name with a video's extension, or with exactly this name; else None.
+        """The file of this name with a video's or an unknown extension, or of exactly this name; else None.
 
         A name with slashes is looked for in subfolders, never outside of the folder.
         """
