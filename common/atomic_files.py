@@ -21,6 +21,9 @@ from common.errors import FileError, file_error
 
 STDOUT = "-"
 SUFFIX = ".tmp"
+# `errors` of `open`. Names of files need not be UTF-8: Python holds other bytes as lone surrogates. They are
+# written as \udc80, the form that JSON has for them too.
+ESCAPED = "backslashreplace"
 _PROBLEM = "cannot be written"
 
 
@@ -35,13 +38,25 @@ def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n", durable=durable)
 
 
+def check_target(path: Path, flag: str) -> None:
+    """Raise `FileError` that names `flag` if no file can be made at `path`. For before the work."""
+    if str(path) == STDOUT:
+        return
+    if path.is_dir():
+        raise FileError(f"{flag} {path}: is a folder, give the name of a file")
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise FileError(f"{flag} {path}: the folder {folder} does not exist")
+
+
 @contextlib.contextmanager
 def atomic_open(
     path: Path, mode: str = "w", *, durable: bool = False, newline: str | None = None
 ) -> Iterator[IO]:
     """A file to write to, "w" (UTF-8) or "wb", that becomes `path` when the block ends without an error."""
     assert mode in ("w", "wb"), mode
-    text: dict[str, Any] = {"encoding": "utf-8", "newline": newline} if mode == "w" else {}
+    text: dict[str, Any] = {"encoding": "utf-8", "errors": ESCAPED, "newline": newline}
+    text = text if mode == "w" else {}
     if str(path) == STDOUT:
         sys.stdout.flush()
         yield sys.stdout if mode == "w" else sys.stdout.buffer

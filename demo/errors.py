@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from common.errors import UserError
 from search import QueryError, VideoIndexError
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,10 @@ def search_errors() -> Iterator[None]:
 
 
 def _unavailable(error: Exception) -> HTTPException:
-    """The message goes to the log only, because it may name folders."""
-    logger.error("the index or its engine cannot be used: %s", one_line(str(error)))
+    """The message goes to the log only, because it may name folders. An `OSError` may be a bug: with its
+    traceback."""
+    is_clear = isinstance(error, UserError | ConnectionError | TimeoutError) or not isinstance(error, OSError)
+    traceback = None if is_clear else error
+    logger.error("the index or its engine cannot be used: %s", one_line(str(error)), exc_info=traceback)
     message = "the index or its search engine cannot be reached; try again later"
     return HTTPException(503, message, {"Retry-After": "10"})

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.atomic_files import write_json
+from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS as DATASET_SPECS
 
 LANGUAGES = {name: spec.languages for name, spec in DATASET_SPECS.items()}
@@ -265,6 +266,26 @@ class Config:
     def save(self, path: Path) -> None:
         """Write all settings as JSON, atomically."""
         write_json(path, dataclasses.asdict(self))
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def check_settings(settings: Mapping[str, Any], path: Path) -> None:
+    """Check the settings of a config.json: those that are fields of `Config` have its types and choices.
+
+    Raises `UserError` that names `path` and the setting. Other names, as of other versions, are not checked.
+    """
+    for item in dataclasses.fields(Config):
+        name, kind = item.name, item.metadata["kind"] or type(item.default)
+        value, choices = settings.get(name, item.default), item.metadata["choices"]
+        if value is None and item.default is None:
+            continue
+        is_kind = isinstance(value, int | float if kind is float else kind)
+        if not is_kind or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"{path}: {name} is {value!r}, it must be {_KINDS[kind]}")
+        if choices and value not in choices:
+            raise UserError(f"{path}: {name} is {value!r}, it must be one of {', '.join(choices)}")
 
 
 # The programs and the defaults in which they differ from `Config`.

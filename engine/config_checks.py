@@ -43,6 +43,7 @@ def check_config(config: Config, *, program: str) -> None:
         value = getattr(config, name)
         # NaN fails both comparisons.
         _require(value is None or 0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
+    _require(config.seed < 2**62, f"--seed {config.seed}: must be less than 2**62")
     _require(
         config.max_words is None or config.max_words >= 3,
         f"--max_words {config.max_words}: must be at least 3, for the start token, a word and the end token",

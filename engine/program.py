@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from common.errors import UserError, run_program
+from common.errors import UserError, refusal, run_program
 from engine.config_checks import parse_and_check
 from engine.input_files import require_files
 from engine.process.errors import StoppedBySignal, TrainingStopped, explain
@@ -62,8 +62,14 @@ def _program(name: str, argv: Sequence[str] | None) -> int:
         print(f"{name}: stopped: {error}", file=sys.stderr)
         return 1
     except UserError as error:
-        raise UserError(_without_worker_traceback(error)) from error
+        message = _without_worker_traceback(error)
+        if message == str(error):
+            raise
+        raise UserError(message) from error
     except Exception as error:
+        refused = refusal(error) if isinstance(error, OSError) else None
+        if refused is not None:
+            raise refused from error
         explanation = explain(error)
         if explanation is None:
             traceback.print_exc()

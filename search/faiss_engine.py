@@ -70,11 +70,13 @@ class FaissEngine:
             state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # absent or broken: the indexes are made again from the features
             return None
+        if not isinstance(state, dict):
+            return None
         if (state.get("kind"), state.get("generation"), state.get("name")) != (kind, generation, name):
             return None
         try:
             indexes = {view: faiss.read_index(str(folder / state["files"][view])) for view in VIEWS}
-        except (RuntimeError, KeyError):  # FAISS's error for a file that is absent or cut off
+        except (RuntimeError, KeyError, TypeError):  # FAISS's error for a file that is absent or cut off
             return None
         if len({index.ntotal for index in indexes.values()}) != 1:
             return None

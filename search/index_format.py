@@ -14,6 +14,7 @@ from typing import Any
 
 from common.atomic_files import write_text
 from common.errors import UserError, file_errors
+from common.json_text import parse_json
 
 FORMAT = 1
 SETTINGS_FILE = "index.json"
@@ -91,7 +92,7 @@ def read_settings(folder: Path) -> IndexSettings:
         raise VideoIndexError(f"{folder}: no index there; tools/search.py index makes one")
     try:
         with file_errors(path):
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise VideoIndexError(f"{path}: cannot be read ({error}); make the index again") from None
     version = values.get("format") if isinstance(values, dict) else None
@@ -100,9 +101,18 @@ def read_settings(folder: Path) -> IndexSettings:
             f"{path}: format {version!r}, this program reads {FORMAT}; make the index again"
         )
     try:
-        return IndexSettings(**values)
+        settings = IndexSettings(**values)
     except TypeError as error:
         raise VideoIndexError(f"{path}: {error}; make the index again") from None
+    sizes, options = (settings.width, settings.frames), settings.engine_options
+    if (
+        not isinstance(settings.model, dict)
+        or not all(isinstance(size, int) and size > 0 for size in sizes)
+        or not isinstance(settings.engine, str)
+        or not isinstance(options, dict | None)
+    ):
+        raise VideoIndexError(f"{path}: not the settings of an index; make the index again")
+    return settings
 
 
 def feature_paths(folder: Path, generation: int) -> tuple[Path, Path]:

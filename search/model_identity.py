@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, file_errors
-from engine.config import Config
+from common.json_text import parse_json
+from engine.config import Config, check_settings
 from engine.config_checks import check_config
 from engine.evaluation.feature_files import file_digest
 
@@ -73,9 +74,10 @@ def settings_record(config: Config) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         with file_errors(path, "cannot be read as the settings of a run"):
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as the settings of a run: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings of a run")
+    check_settings(values, path)
     return values

@@ -19,6 +19,7 @@ from search.catalog import Catalog
 from search.index_format import VideoIndexError, missing_package
 from search.rows import VIEWS, FeatureRows
 
+CLIENT_PACKAGES = ("qdrant_client", "httpx", "httpcore", "grpc", "pydantic", "pydantic_core")
 _BATCH = 256
 _TIMEOUT = 60  # seconds of one request
 _HASH_LETTERS = 12
@@ -31,6 +32,15 @@ def load_qdrant() -> Any:
     except ImportError:
         raise missing_package("qdrant-client") from None
     return qdrant_client
+
+
+def _is_clients(error: Exception) -> bool:
+    """Whether the client or what lies under it raised `error`: no server, no permission, no disk.
+
+    The local mode raises RuntimeError, as where another process uses its folder.
+    """
+    package = type(error).__module__.partition(".")[0]
+    return package in CLIENT_PACKAGES or isinstance(error, OSError | RuntimeError)
 
 
 class QdrantEngine:
@@ -59,9 +69,9 @@ class QdrantEngine:
         engine = cls(client, f"{name}-{generation}", generation=generation, local=not _is_server(url))
         try:
             engine._sync(features, catalog)
-        except Exception as error:  # the client raises many kinds: no server, no permission, no disk
+        except Exception as error:
             engine.close()
-            if isinstance(error, UserError):
+            if isinstance(error, UserError) or not _is_clients(error):
                 raise
             raise VideoIndexError(f"{url}: the Qdrant server cannot be used: {_line(error)}") from error
         return engine

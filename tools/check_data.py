@@ -17,6 +17,7 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.atomic_files import check_target
 from common.errors import UserError, run_program
 from dataloaders.datasets.registry import DATASETS, SPLITS, SplitFiles, default_files, read_examples
 from dataloaders.datasets.splits import match_store_ids
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.json:
+        check_target(args.json, "--json")
     report = check_data(_jobs(args), language=_language(args), sample=args.sample)
     code = report.exit_code(strict=args.strict)
     if args.json:

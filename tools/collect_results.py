@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from common.atomic_files import write_text
+from common.atomic_files import check_target, write_text
 from common.errors import UserError, run_program
 from tools.results.published import Published, load_published
 from tools.results.result_formats import FORMATS
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.out:
+        check_target(args.out, "--out")
     published = load_published()
     collection = collect(args, published)
     records, notes = _content(args, published, collection)

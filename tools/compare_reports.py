@@ -22,14 +22,14 @@ import numpy as np
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.atomic_files import write_json
+from common.atomic_files import check_target, write_json
 from common.errors import UserError, run_program
 from dataloaders.datasets.files import read_json_object
 
 if TYPE_CHECKING:  # these load torch, and --help must answer at once
     from engine.report.queries import Key, Queries
 
-RESAMPLES = 10_000
+RESAMPLES, MOST_RESAMPLES = 10_000, 1_000_000
 SIGNIFICANT = 0.05
 MUST_AGREE = ("dataset", "split", "language")
 SHOWN = 8  # captions that moved most, each way
@@ -83,8 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.resamples < 100:
-        raise UserError(f"--resamples {args.resamples}: give at least 100")
+    if not 100 <= args.resamples <= MOST_RESAMPLES:
+        raise UserError(f"--resamples {args.resamples}: give 100 to {MOST_RESAMPLES:,}")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: must be 0 or more")
+    if args.json:
+        check_target(args.json, "--json")
     pair = pair_reports(args.A, args.B, intersect=args.intersect)
     comparison = compare(pair, resamples=args.resamples, seed=args.seed)
     print("\n".join(lines(comparison)))

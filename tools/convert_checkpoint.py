@@ -178,8 +178,10 @@ def _our_name(name: str) -> str | None:
 
 
 def _frame_positions(table: Tensor) -> Tensor:
-    if len(table) < FRAME_POSITIONS:
-        raise UserError(f"{_POSITIONS}: {len(table)} positions; {FRAME_POSITIONS} are needed")
+    if table.dim() != 2 or len(table) < FRAME_POSITIONS:
+        raise UserError(
+            f"{_POSITIONS}: has the shape {tuple(table.shape)}; {FRAME_POSITIONS} positions are needed"
+        )
     return table[:FRAME_POSITIONS].clone()  # frame i has row i in both
 
 

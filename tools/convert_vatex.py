@@ -20,8 +20,8 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.atomic_files import write_text
-from common.errors import FileError, UserError, run_program
+from common.atomic_files import check_target, write_text
+from common.errors import UserError, run_program
 from dataloaders.datasets.files import name_some, read_id_list
 from dataloaders.datasets.known_splits import identify
 from dataloaders.datasets.vatex import CAPTION_KEYS, read_entries
@@ -95,11 +95,12 @@ def _run(args: argparse.Namespace) -> int:
 def _check_flags(args: argparse.Namespace) -> None:
     if args.covered and len(args.list) != 1:
         raise UserError("--covered: needs exactly one --list")
-    for target in filter(None, (args.out, args.covered)):
+    for flag, target in (("--out", args.out), ("--covered", args.covered)):
+        if target is None:
+            continue
         if target.exists() and not args.overwrite:
             raise UserError(f"{target}: exists; choose another name, or --overwrite to replace it")
-        if not target.parent.is_dir():
-            raise FileError(f"{target}: the folder {target.parent} does not exist")
+        check_target(target, flag)
 
 
 def _captions(path: Path, video_id: str, entry: Any, *, key: str) -> list[str]:

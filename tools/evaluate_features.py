@@ -21,7 +21,7 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.atomic_files import write_json
+from common.atomic_files import check_target, write_json
 from common.errors import FileError, UserError, run_program
 
 _ARRAYS = {
@@ -33,6 +33,7 @@ _ARRAYS = {
     "bank_video": "training videos, for --qb_norm from video to text",
     "bank_frames": "their frames",
 }
+_MOST_RESAMPLES = 1_000_000
 _LISTS = {
     "text_ids": "names of the texts; without --video_of_text, the ids of their videos",
     "video_ids": "names of the videos",
@@ -93,8 +94,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UserError("--qb_norm: needs features, not --similarity")
     if args.top_frames is not None and args.top_frames < 1:
         raise UserError(f"--top_frames {args.top_frames}: must be at least 1")
-    if args.bootstrap < 0:
-        raise UserError(f"--bootstrap {args.bootstrap}: must be 0 or more")
+    if not 0 <= args.bootstrap <= _MOST_RESAMPLES:
+        raise UserError(f"--bootstrap {args.bootstrap}: give 0 to {_MOST_RESAMPLES:,}")
     for name in ("dsl_temperature", "qb_beta"):
         if not 0 < getattr(args, name) < float("inf"):
             raise UserError(f"--{name} {getattr(args, name)}: must be above 0")
@@ -102,6 +103,8 @@ def _check_flags(args: argparse.Namespace) -> None:
         path = getattr(args, name)
         if path and not path.exists():
             raise FileError(f"--{name} {path}: no such file")
+    if args.json:
+        check_target(args.json, "--json")
     if args.folder and not args.folder.is_dir():
         raise FileError(f"{args.folder}: no such folder, so no features there")
 

@@ -4,21 +4,20 @@
     python tools/frame2lmdb.py info STORE | verify STORE | extract STORE ID | sheet STORE ID...
 
 A second run with the same arguments continues where the first stopped. docs/FRAME_STORE.md says more.
-Exit code: 0 all stored, 1 some failed (failures.jsonl in the store names them), 2 wrong usage.
+Exit code: 0 all stored, 1 some failed (failures.jsonl in the store names them) or the disk is full, 2 wrong
+usage.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from common.errors import FileError, one_line, run_program
-from dataloaders.frame_store.format import FrameStoreWriteError
+from common.errors import UserError, run_program
 from tools.store import commands as store_commands
 from tools.store.build import BuildOptions, BuildResult, build
 from tools.store.flag_values import not_negative, positive, seconds, share_below_half
@@ -26,7 +25,7 @@ from tools.store.shards import parse_shard, shard_of_environment
 from video.sample import Settings
 
 _PROGRAM = "frame2lmdb.py"
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_MOST_FRAMES, _LARGEST_MAP = 99_999, 1 << 46  # of a video; in bytes
 _SLACK_HELP = """how far a frame may move to a position that is cheap to decode, as a share of the distance
 between two frames. Only in videos of 3000 frames and more. 0.25 decodes two to three times faster, but the
 positions are not exactly even (default 0)"""
@@ -64,23 +63,18 @@ def _run(argv: list[str]) -> int:
     if not argv:
         parser.print_help(sys.stderr)
         return 2
-    try:
-        if argv[0] in store_commands.COMMANDS:
-            code = store_commands.run(argv)
-            sys.stdout.flush()
-            return code
-        return _build(parser.parse_args(argv))
-    except (FrameStoreWriteError, FileError) as error:
-        if isinstance(error, FileError) and error.errno not in _FULL_DISK:
-            raise
-        _say(f"{_PROGRAM}: error: {one_line(error)}")
-        return 1
+    if argv[0] in store_commands.COMMANDS:
+        return store_commands.run(argv)
+    return _build(parser.parse_args(argv))
 
 
 def _build(args: argparse.Namespace) -> int:
     shard = shard_of_environment() if args.shard is None else parse_shard(args.shard)
     if shard is not None:
         _say(f"part {shard.index} of {shard.count} (by {shard.source})")
+    for flag, most in (("num_frames", _MOST_FRAMES), ("map_size", _LARGEST_MAP)):
+        if getattr(args, flag) > most:
+            raise UserError(f"--{flag} {getattr(args, flag)}: must be at most {most}")
     settings = Settings(args.num_frames, args.short_side, args.quality, args.slack)
     options = BuildOptions(
         video_dir=args.video_dir,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from common.atomic_files import atomic_open
+from common.atomic_files import atomic_open, check_target
 from common.errors import UserError, run_program
 from tools.curves.run_curves import AXES, RunCurves, read_curves
 
@@ -54,6 +54,9 @@ def _run(args: argparse.Namespace) -> int:
         raise UserError("nothing to write: give --out PICTURE or --csv FILE")
     if args.out is not None and args.out.suffix[1:].lower() not in FORMATS:
         raise UserError(f"--out {args.out}: must end in one of .{', .'.join(FORMATS)}")
+    for flag in ("out", "csv"):
+        if getattr(args, flag) is not None:
+            check_target(getattr(args, flag), f"--{flag}")
     runs = _read(args.runs)
     if args.csv is not None:
         _write_table(runs, args.csv)

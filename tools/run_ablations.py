@@ -19,7 +19,7 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.errors import run_program
+from common.errors import EXIT_USER_ERROR, run_program
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def _run_all(data_dir: Path, out: Path, extra: Sequence[str]) -> int:
         if not (out / variant.folder / "metrics.jsonl").is_file():
             flags = toy_flags(variant, data_dir=data_dir, out=out, extra=extra)
             code = program(PROGRAMS[variant.job], flags)
+            if code == EXIT_USER_ERROR:
+                return code  # the program said in a line what is wrong
             if code:
                 print(f"run_ablations.py: {variant.job}, {variant.name}: stopped", file=sys.stderr)
                 return code

@@ -15,7 +15,6 @@ usage.
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
-from common.errors import FileError, UserError, one_line, run_program
+from common.errors import UserError, run_program
 from search.index_format import ENGINES, FAISS_KINDS, THUMBNAILS, check_new_folder, read_settings
 from search.query import QueryError, check_frame_weight, check_top, check_top_frames
 from tools.store.flag_values import positive, seconds
@@ -34,7 +33,6 @@ if TYPE_CHECKING:  # flags and paths are checked before torch and transformers a
     from search import Hit, SearchResults
 
 _PROGRAM = "search.py"
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _MODEL_FLAGS = (
     *("clip_model", "pretrained_text", "language", "use_temp", "use_frame_fea", "top_frames"),
     *("temporal_layers", "max_frames", "max_words", "legacy_special_tokens", "cache_dir"),
@@ -110,13 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
     commands = {"index": _index, "query": _query, "remove": _remove, "info": _info}
-    try:
-        return commands[arguments.command](arguments)
-    except FileError as error:
-        if error.errno not in _FULL_DISK:
-            raise
-        _say(f"{_PROGRAM}: error: {one_line(error)}")
-        return 1
+    return commands[arguments.command](arguments)
 
 
 def _index(arguments: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from common.errors import EXIT_INTERRUPTED, UserError, file_errors, run_program
 from engine.config import PROGRAMS, Config
 from engine.config_checks import parse_and_check
 from tools.results.run_folders import Settings, read_settings
+from tools.store.flag_values import seconds
 
 if TYPE_CHECKING:  # torch is imported once flags and paths are right
     from engine.evaluation.folder import CheckpointFolder
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="OUTPUT_DIR", help="output folder of the run")
     parser.add_argument("--once", action="store_true", help="evaluate the existing checkpoints and end")
     parser.add_argument(
-        "--every", type=float, default=30.0, help="seconds between two checks of the folder (default 30)"
+        "--every", type=seconds, default=30.0, help="seconds between two checks of the folder (default 30)"
     )
     parser.add_argument("--split", choices=("test", "val"), default="test", help="list to evaluate on")
     return parser
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
     settings = read_settings(args.run / "config.json")
     config = evaluation_config(settings, flags, output_dir=args.run / "watched")
-    return _watch(args, config, epochs=int(settings["epochs"]))
+    return _watch(args, config, epochs=settings.get("epochs", config.epochs))
 
 
 def evaluation_config(settings: Settings, flags: Sequence[str], *, output_dir: Path) -> Config:
@@ -129,9 +130,12 @@ def _watch(args: argparse.Namespace, config: Config, *, epochs: int) -> int:
 def _load_earlier_results(series: CheckpointFolder, args: argparse.Namespace) -> None:
     """Load the results that an earlier start measured on the same files."""
     from engine.evaluation.feature_files import file_digest
+    from engine.evaluation.folder import COLUMNS
     from engine.logs.metrics_jsonl import read_results
 
     for result in read_results(args.run / "watched" / "metrics.jsonl"):
+        if not all(isinstance(result.get(name), int | float) for name in COLUMNS):
+            continue  # cut off, or from elsewhere
         path = Path(str(result.get("checkpoint")))
         exists = result.get("split") == args.split and path.parent == args.run and path.is_file()
         if exists and file_digest(path) == result.get("checkpoint_sha256"):

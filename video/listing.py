@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, file_errors
+from common.json_text import parse_json
 from video.sampling import Window
 from video.video_files import (
     HIDDEN,
@@ -202,7 +203,7 @@ def _first_cells(text: str) -> list[str]:
 
 def _parse_json(text: str, *, place: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: not JSON ({error.msg})") from None
 
@@ -226,7 +227,7 @@ def _window(row: dict[str, Any], *, place: str) -> Window:
         start, end = (
             float(row[name]) if row.get(name) not in (None, "") else None for name in ("start", "end")
         )
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{place}: start and end must be seconds") from None
     window = Window(start or 0.0, inf if end is None else end)
     if not 0 <= window.start < window.end:

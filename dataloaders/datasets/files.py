@@ -14,7 +14,8 @@ from itertools import islice
 from os import PathLike
 from typing import Any, TextIO
 
-from common.errors import FileError, UserError, file_error
+from common.errors import FileError, UserError, file_error, file_errors
+from common.json_text import parse_json
 
 FilePath = str | PathLike[str]
 
@@ -28,7 +29,8 @@ def open_text(path: FilePath, *, errors: str = "strict") -> Iterator[TextIO]:
     """
     with _open(path, errors) as file:
         try:
-            yield file
+            with file_errors(str(path)):
+                yield file
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
@@ -56,7 +58,7 @@ def read_json(
     if not text.strip():
         raise UserError(f"{path}: is empty")
     try:
-        return json.loads(text, object_pairs_hook=object_pairs_hook)
+        return parse_json(text, object_pairs_hook=object_pairs_hook)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: is not JSON ({error.msg})") from None
 
@@ -82,7 +84,7 @@ def read_json_lines(path: FilePath, *, growing: bool = False) -> Iterator[tuple[
             if not line.strip() or (growing and not line.endswith("\n")):
                 continue
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: is not JSON ({error.msg})") from None
             if not isinstance(record, dict):

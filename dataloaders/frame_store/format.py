@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, file_errors
+from common.errors import EXIT_STOPPED, UserError, file_errors
 
 MAX_KEY_BYTES = 511  # LMDB's limit on the length of a key, a compile-time constant
 STATE_KEY = b"\0store"
@@ -36,6 +36,10 @@ class FrameStoreError(UserError):
 
 class FrameStoreWriteError(FrameStoreError):
     """Writing stopped: full disk or no address space. What was committed is kept."""
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_STOPPED
 
 
 def frame_key(video_id: str, index: int) -> bytes:

@@ -5,11 +5,12 @@ A state is a flat dict of tensors under the published names, so the published co
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import safetensors.torch
 import torch
 
 from common.atomic_files import atomic_open, atomic_path
-from common.errors import UserError, file_errors
+from common.errors import UserError, file_error, file_errors
 
 State = dict[str, torch.Tensor]
 
@@ -65,8 +66,21 @@ def save_state(state: Mapping[str, torch.Tensor], path: Path) -> None:
     if path.suffix != ".safetensors":
         write_torch_file(dict(state), path)
         return
-    with atomic_path(path, durable=True) as temporary:
+    with atomic_path(path, durable=True) as temporary, safetensors_errors(path):
         safetensors.torch.save_file(_without_shared_memory(state), temporary, metadata={"format": "pt"})
+
+
+@contextlib.contextmanager
+def safetensors_errors(path: Path) -> Iterator[None]:
+    """Turn safetensors' error for a file that it cannot write, as on a full disk, into a `FileError`."""
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        reason = OSError(int(number[1]), os.strerror(int(number[1])))
+        raise file_error(path, "cannot be written", reason) from error
 
 
 def write_torch_file(content: dict[str, Any], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,11 +168,30 @@ def _write_files(
         log.info(f"similarity, captions x videos: {path}")
 
 
+def _take_disk_space(path: Path) -> None:
+    """Give every block of the file a place on disk, so that a full disk is an `OSError` now.
+
+    Written through memory, a block without a place kills the process with SIGBUS.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS, Windows
+        return
+    with open(path, "rb+") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not this file system
+                raise
+
+
 def save_similarity(path: Path, tiles: Tiles) -> None:
-    """Write the similarity float32 [N, V], tile by tile, as an .npy file. Atomic."""
+    """Write the similarity float32 [N, V], tile by tile, as an .npy file. Atomic.
+
+    Raises `FileError` where it cannot be written, as on a full disk.
+    """
     with atomic_path(path) as temporary:
         shape = (tiles.num_captions, tiles.num_videos)
         matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        _take_disk_space(temporary)
         for videos in tiles.video_tiles(0, tiles.num_videos):
             for start in range(0, tiles.num_captions, tiles.height):
                 captions = torch.arange(start, min(start + tiles.height, tiles.num_captions))

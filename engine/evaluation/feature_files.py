@@ -18,8 +18,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from common.atomic_files import atomic_path
-from common.errors import FileError, UserError, file_error, file_errors
+from common.atomic_files import ESCAPED, atomic_path
+from common.errors import UserError, file_error, file_errors
+from common.json_text import parse_json
+from engine.checkpoint.files import safetensors_errors
 from engine.evaluation.features import Features, shapes_match
 
 ARRAYS, NAMES = "features.safetensors", "features.json"
@@ -58,6 +60,7 @@ def save_features(folder: Path, feature_set: FeatureSet) -> None:
         "captions": list(feature_set.captions),
     }
     text = json.dumps(names, ensure_ascii=False, indent=0) + "\n"
+    text = text.encode("utf-8", ESCAPED).decode("utf-8")
     features = feature_set.features
     arrays = {
         "text": features.text,
@@ -75,10 +78,8 @@ def save_features(folder: Path, feature_set: FeatureSet) -> None:
         atomic_path(folder / ARRAYS, durable=True) as arrays_file,
     ):
         names_file.write_text(text, encoding="utf-8")
-        try:
+        with safetensors_errors(folder / ARRAYS):
             safetensors.torch.save_file(tensors, arrays_file, metadata=metadata)
-        except safetensors.SafetensorError as error:  # what safetensors raises on a full disk
-            raise FileError(f"{folder / ARRAYS}: cannot be written ({error})") from error
 
 
 def load_features(folder: Path, **expected: str | None) -> FeatureSet:
@@ -91,7 +92,7 @@ def load_features(folder: Path, **expected: str | None) -> FeatureSet:
     """
     try:
         text = (folder / NAMES).read_text(encoding="utf-8")
-        names = json.loads(text)
+        names = parse_json(text)
         with safetensors.safe_open(folder / ARRAYS, framework="pt") as file:
             names_digest = (file.metadata() or {}).get("names_sha256")
         arrays = safetensors.torch.load_file(folder / ARRAYS)
@@ -109,6 +110,8 @@ def load_features(folder: Path, **expected: str | None) -> FeatureSet:
     for key, value in expected.items():
         if value is not None and about.get(key) is not None and about[key] != value:
             raise UserError(f"{folder}: features of {key} {about[key]}, not {value}")
+    if not isinstance(about.get("settings", {}), dict):
+        raise UserError(f"{folder / NAMES}: settings must be an object; write the features again")
     if not _sizes_match(arrays, names):
         raise UserError(f"{folder}: the sizes of arrays and names do not match; write them again")
     return FeatureSet(
@@ -128,8 +131,12 @@ def _sizes_match(arrays: Mapping[str, Tensor], names: Mapping[str, Any]) -> bool
     ):
         return False
     text, video = arrays["text"], arrays["video"]
+    lists = (names["video_ids"], names["captions"])
+    if not all(isinstance(item, list) and all(isinstance(name, str) for name in item) for item in lists):
+        return False
     return (
         shapes_match(text, video, arrays.get("frames"), arrays.get("frame_mask"))
+        and arrays["video_of_caption"].dtype == torch.int64
         and len(names["video_ids"]) == len(video)
         and len(names["captions"]) == len(arrays["video_of_caption"]) == len(text)
     )

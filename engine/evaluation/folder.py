@@ -25,7 +25,7 @@ from engine.model_setup import build_model
 from modules.dual_encoder import DualEncoder
 
 _PREFIX = "pytorch_model.bin."
-_COLUMNS = tuple(f"{way}/{name}" for way in ("t2v", "v2t") for name in ("R@1", "R@5", "R@10", "MeanR"))
+COLUMNS = tuple(f"{way}/{name}" for way in ("t2v", "v2t") for name in ("R@1", "R@5", "R@10", "MeanR"))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -83,9 +83,9 @@ class CheckpointFolder:
     def table(self) -> list[str]:
         """A table for the log: one line for each checkpoint."""
         width = max([len(path.name) for path in self.results], default=0)
-        lines = [" " * width + "".join(f"{name:>11}" for name in _COLUMNS)]
+        lines = [" " * width + "".join(f"{name:>11}" for name in COLUMNS)]
         for path in sorted(self.results, key=lambda path: (epoch_of(path) or 0, path.name)):
-            values = "".join(f"{self.results[path][name]:11.1f}" for name in _COLUMNS)
+            values = "".join(f"{self.results[path][name]:11.1f}" for name in COLUMNS)
             lines.append(f"{path.name:{width}}{values}")
         lines += [f"left out: {problem}" for problem in self.bad.values()]
         return lines

@@ -32,6 +32,9 @@ QUERIES = {
 }
 
 
+PROTOCOLS = ("auto", *QUERIES)
+
+
 def protocol_of(video_of_caption: np.ndarray, protocol: str = "auto") -> dict[str, str]:
     """`PROTOCOL` with the kind of queries, `protocol`, a key of `QUERIES`. "auto": as the captions are."""
     if protocol == "auto":

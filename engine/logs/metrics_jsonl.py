@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.atomic_files import write_text
-from common.errors import file_errors
+from common.errors import UserError, file_errors
+from common.json_text import parse_json
 
 Result = dict[str, Any]
 
@@ -21,12 +23,25 @@ def read_results(path: Path) -> list[Result]:
     results = []
     for line in lines:
         try:
-            result = json.loads(line)
+            result = parse_json(line)
         except (json.JSONDecodeError, UnicodeDecodeError):
             continue
         if isinstance(result, dict):
             results.append(result)
     return results
+
+
+def check_result(result: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` that begins with `where` if an object of a metrics.jsonl is not an evaluation."""
+    for name in ("epoch", "dataset", "language"):
+        if name not in result:
+            raise UserError(f"{where}: not an evaluation, {name} is missing")
+    epoch = result["epoch"]
+    if epoch is not None and (not isinstance(epoch, int) or isinstance(epoch, bool)):
+        raise UserError(f"{where}: epoch is {epoch!r}, it must be a whole number or null")
+    for name in ("dataset", "language", "split", "selected_on"):
+        if not isinstance(result.get(name, ""), str):
+            raise UserError(f"{where}: {name} is {result[name]!r}, it must be text")
 
 
 def is_final(result: Result) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from common.atomic_files import write_text
+from common.atomic_files import ESCAPED, write_text
 from common.errors import file_error, file_errors
 from engine.logs.steps_jsonl import StepRecords
 from engine.logs.writers import ScalarWriter, TensorBoardWriter, WandbWriter
@@ -89,7 +89,7 @@ class RunLog:
         # Where the log cannot be written, the bug must still reach the console.
         with (
             contextlib.suppress(OSError),
-            open(self.output_dir / "log.txt", "a", encoding="utf-8") as file,
+            open(self.output_dir / "log.txt", "a", encoding="utf-8", errors=ESCAPED) as file,
         ):
             file.write(f"rank {rank} ended with a bug:\n{traceback.format_exc()}")
 
@@ -130,7 +130,10 @@ class RunLog:
         """Append one evaluation to metrics.jsonl."""
         if self.active:
             path = self.output_dir / "metrics.jsonl"
-            with file_errors(path, "cannot be written"), open(path, "a", encoding="utf-8") as file:
+            with (
+                file_errors(path, "cannot be written"),
+                open(path, "a", encoding="utf-8", errors=ESCAPED) as file,
+            ):
                 file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
     def progress(self, batches: Iterable[T], *, total: int, what: str) -> tqdm:
@@ -169,7 +172,7 @@ class _LogFileHandler(logging.FileHandler):
 
     def __init__(self, path: Path) -> None:
         with file_errors(path, "cannot be written"):
-            super().__init__(path, encoding="utf-8")
+            super().__init__(path, encoding="utf-8", errors=ESCAPED)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

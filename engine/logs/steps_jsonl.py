@@ -11,6 +11,7 @@ from typing import Any
 
 from common.atomic_files import atomic_open
 from common.errors import UserError, file_errors
+from common.json_text import parse_json
 
 Record = dict[str, Any]
 
@@ -70,7 +71,7 @@ def _lines(path: Path) -> Iterator[Record]:
         lines = path.read_bytes().split(b"\n")[:-1]
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except (json.JSONDecodeError, UnicodeDecodeError):
             record = None
         step = record.get("step") if isinstance(record, dict) else None

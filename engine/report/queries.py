@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.atomic_files import ESCAPED
 from common.errors import UserError, file_errors
+from common.json_text import parse_json
 from dataloaders.examples import Examples
 from engine.evaluation.ranking import Rankings
 
@@ -32,7 +34,7 @@ def write_queries(path: Path, rankings: Rankings, examples: Examples) -> None:
     A caption has its video, its rank, the score of its video, and the first video with its score. A video has
     the rank of its caption set and the best rank of its captions among all captions.
     """
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with open(path, "w", encoding="utf-8", errors=ESCAPED, newline="\n") as file:
         for i, video in enumerate(examples.video_of_caption):
             line = {
                 "direction": "t2v",
@@ -67,11 +69,11 @@ def read_queries(path: Path) -> Queries:
         if not text:
             continue
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             direction, video, rank = line["direction"], str(line["video"]), float(line["rank"])
             ranks = {"t2v": queries.t2v, "v2t": queries.v2t}[direction]
             caption = str(line["caption"]) if direction == "t2v" else ""
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise UserError(
                 f"{path}, line {number}: not a query of a report; write the report again"
             ) from None

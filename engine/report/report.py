@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from common.atomic_files import ESCAPED
 from common.errors import file_errors
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
@@ -69,8 +70,8 @@ def write_report(
         with file_errors(folder, "the report cannot be written"):
             temporary.mkdir(parents=True)
             text = json.dumps(report, ensure_ascii=False, indent=1, default=str) + "\n"
-            (temporary / "report.json").write_text(text, encoding="utf-8")
-            (temporary / "report.html").write_text(html, encoding="utf-8")
+            (temporary / "report.json").write_text(text, encoding="utf-8", errors=ESCAPED)
+            (temporary / "report.html").write_text(html, encoding="utf-8", errors=ESCAPED)
             write_queries(temporary / QUERIES, rankings, examples)
             for name, (light, _) in plots.items():
                 (temporary / f"{name}.png").write_bytes(light)

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from common.errors import UserError, file_errors
+from common.json_text import parse_json
 
 MAX_LOGIT_SCALE = 100.0
 CONFIG_FOLDER = Path(__file__).parent / "model_configs"
@@ -112,7 +113,7 @@ def _read_config(name: str) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         with file_errors(path):
-            config = json.loads(path.read_text(encoding="utf-8-sig"))
+            config = parse_json(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from error
     kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}

@@ -74,6 +74,8 @@ def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
     from_openai = _is_torchscript(path)
     try:
         state = _read_torchscript(path) if from_openai else _read_tensors(path)
+    except (MemoryError, UserError):
+        raise
     except Exception as error:  # torch and safetensors raise many kinds on a damaged file
         raise UserError(
             f"{path}: not readable as weights (tensors only, no pickled code): {_reason(error)}"

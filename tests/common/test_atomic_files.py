@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.atomic_files import atomic_open, atomic_path, write_json, write_text
+from common.atomic_files import atomic_open, atomic_path, check_target, write_json, write_text
 from common.errors import FileError
 
 
@@ -20,8 +21,9 @@ def test_a_file_is_replaced_as_a_whole(durable: bool, tmp_path: Path) -> None:
     for text in ("old\n", "新\n"):
         write_text(path, text, durable=durable)
         assert path.read_bytes() == text.encode("utf-8")
-    with pytest.raises(UnicodeEncodeError):  # as a full disk: half-way
-        write_text(path, "half \ud800", durable=durable)
+    with pytest.raises(ZeroDivisionError), atomic_open(path, durable=durable) as file:  # fails half-way
+        file.write("half")
+        file.write(str(1 / 0))
     assert path.read_text(encoding="utf-8") == "新\n"
     assert [p.name for p in tmp_path.iterdir()] == ["best.json"]
 
@@ -29,6 +31,12 @@ def test_a_file_is_replaced_as_a_whole(durable: bool, tmp_path: Path) -> None:
 def test_json_keeps_characters_and_ends_with_a_newline(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"标题": 1})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n "标题": 1\n}\n'
+
+
+def test_names_that_are_not_utf_8_come_back_from_json(tmp_path: Path) -> None:
+    name = os.fsdecode("基线".encode("gbk"))
+    write_json(tmp_path / "a.json", {"output_dir": name})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"output_dir": name}
 
 
 def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
@@ -118,3 +126,16 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> No
 def test_an_error_about_another_file_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="other"), atomic_open(tmp_path / "a.json"):
         (tmp_path / "other").read_bytes()
+
+
+def test_a_target_that_cannot_be_made_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("absent/file")
+    for good in (tmp_path / "new.json", Path("-"), Path("/dev/null")):
+        check_target(good, "--json")
+    with pytest.raises(FileError, match="--json .*folder: is a folder"):
+        check_target(tmp_path / "folder", "--json")
+    for path in (tmp_path / "absent" / "file", tmp_path / "link"):
+        with pytest.raises(FileError, match=f"--json {path}: the folder .*absent does not exist"):
+            check_target(path, "--json")
+    assert not (tmp_path / "new.json").exists()

@@ -161,6 +161,7 @@ def test_flags_without_effect_say_so_once() -> None:
         (["--weight_FTM_finetune", "-1"], "negative"),
         (["--num_thread_reader", "-1"], "--num_thread_reader"),
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
+        (["--seed", "9" * 30], "9: must be less than 2"),
         (["--local_rank", "-1"], "--local_rank -1"),
         (["--lr", "nan"], "--lr nan: must be 0 or more"),
         (["--weight_decay", "-0.1"], "--weight_decay -0.1"),

@@ -86,6 +86,9 @@ def measured(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, flo
     }
 
 
+EVALUATION = '{"epoch": %s, "dataset": %s, "language": "english"}\n'
+
+
 def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     assert main([str(item) for item in argv]) == 2
     captured = capsys.readouterr()
@@ -304,6 +307,12 @@ def test_latex_and_output_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("metrics.jsonl", "", "holds no evaluation"),
         ("metrics.jsonl", "[1]\n", "line 1: must be a JSON object"),
         ("metrics.jsonl", '{"epoch": 0}\n', "line 1: not an evaluation"),
+        (
+            "metrics.jsonl",
+            EVALUATION % ('"x"', '"msrvtt"'),
+            "line 1: epoch is 'x', it must be a whole number",
+        ),
+        ("metrics.jsonl", EVALUATION % (0, "[1]"), "line 1: dataset is [1], it must be text"),
     ],
 )
 def test_broken_folders_are_named(
@@ -320,3 +329,24 @@ def test_broken_folders_are_named(
 def test_not_a_number_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", float("nan"))
     assert "t2v/R@1 is nan" in refused(capsys, "--row", f"finetune_msrvtt={folder}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("epochs", "x", "a whole number"),
+        ("epochs", None, "a whole number"),
+        ("seed", [1], "a whole number"),
+        ("lr", True, "a number"),
+        ("init_model", 5, "text"),
+        ("do_train", "yes", "true or false"),
+        ("language", "klingon", "one of chinese, english"),
+    ],
+)
+def test_settings_of_another_type_are_named(
+    name: str, value: Any, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", 46.0)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(settings | {name: value}), encoding="utf-8")
+    assert f"config.json: {name} is {value!r}, it must be {kind}" in refused(capsys, "--own", f"a={folder}")

@@ -130,6 +130,9 @@ def test_bad_folders_are_named(split: Examples, tmp_path: Path, capsys: pytest.C
     b = write(tmp_path / "b", split, scores(split, skill=1.0))
     (b / "report" / "report.json").write_text("{", encoding="utf-8")
     assert "report.json, line 1: is not JSON" in refused(a, b, capsys)
+    assert "--seed -1: must be 0 or more" in refused(a, a, capsys, "--seed", "-1")
+    assert "--resamples 99: give 100 to" in refused(a, a, capsys, "--resamples", "99")
+    assert "is a folder" in refused(a, a, capsys, "--json", str(tmp_path))
 
 
 def test_a_lower_mean_rank_is_better() -> None:

@@ -27,6 +27,7 @@ def files(tmp_path: Path) -> Path:
     np.save(tmp_path / "video.npy", made.video)
     np.save(tmp_path / "frames.npy", made.frames)  # type: ignore[arg-type]
     np.save(tmp_path / "bank.npy", np.random.default_rng(2).standard_normal((9, 16)).astype(np.float32))
+    np.save(tmp_path / "noframes.npy", made.frames[:, :0])  # type: ignore[index]
     (tmp_path / "videos.txt").write_text("\n".join(IDS) + "\n", encoding="utf-8")
     (tmp_path / "owners.json").write_text(json.dumps([IDS[i] for i in OWNERS]), encoding="utf-8")
     return tmp_path
@@ -87,6 +88,15 @@ def test_a_bank_of_videos_gives_the_other_direction(files: Path) -> None:
     assert "qb_norm_static/v2t/R@1" in result_of(files, [*arrays(files, "text", "video"), *bank])
 
 
+def test_files_of_different_precision_are_compared_in_the_highest(files: Path) -> None:
+    """numpy writes float64 where nothing else is asked for."""
+    flags = [*arrays(files, "text", "video", "frames"), "--qb_norm", "--bank", str(files / "bank.npy")]
+    before = result_of(files, flags)
+    for name in ("video", "bank"):
+        np.save(files / f"{name}.npy", np.load(files / f"{name}.npy").astype(np.float64))
+    assert result_of(files, flags)["t2v/R@1"] == before["t2v/R@1"]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -103,6 +113,13 @@ def test_a_bank_of_videos_gives_the_other_direction(files: Path) -> None:
         (["{}/nowhere"], "no features there"),
         (["{}/x", "--qb_beta", "0"], "--qb_beta 0.0: must be above 0"),
         (["--similarity", "{}/text.npy", "--qb_norm"], "--qb_norm: needs features"),
+        (["{}", "--json", "{}"], "--json {}: is a folder"),
+        (["{}", "--bootstrap", "99999999"], "--bootstrap 99999999: give 0 to 1,000,000"),
+        (["--text", "{}/video.npy", "--video", "{}/video.npy", "--frames", "{}/none.npy"], "no such file"),
+        (
+            ["--text", "{}/video.npy", "--video", "{}/video.npy", "--frames", "{}/noframes.npy"],
+            "has no frames",
+        ),
     ],
 )
 def test_bad_input(argv: list[str], message: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,6 +233,8 @@ def test_a_run_with_nothing_on_the_axis_is_reported(
         (["{broken}", "--csv", "c.csv"], "steps.jsonl line 1"),
         (["{run}", "--out", "c.png", "--only", "lost"], "--only lost: no such curve; there are"),
         (["{run}", "--csv", "{run}/nowhere/c.csv"], "nowhere/c.csv"),
+        (["{run}", "--csv", "{run}/new.csv", "--out", "{run}/nowhere/c.png"], "nowhere does not exist"),
+        (["{run}", "--csv", "{run}"], "is a folder, give the name of a file"),
     ],
 )
 def test_wrong_use_is_one_line(
@@ -244,9 +246,13 @@ def test_wrong_use_is_one_line(
     assert call(*[argument.format(**places) for argument in arguments]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("plot_runs.py: error:") and message in error
+    assert not (run / "new.csv").exists(), "all flags are checked before the first file is written"
 
 
 def test_a_broken_evaluation_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(run / "metrics.jsonl", [evaluation(0, 1), {"epoch": 1}])
     assert call(run, "--csv", tmp_path / "c.csv") == 2
     assert "metrics.jsonl, line 2" in capsys.readouterr().err
+    write(run / "metrics.jsonl", [evaluation(0, 1), evaluation(1, 1) | {"epoch": "x"}])
+    assert call(run, "--csv", tmp_path / "c.csv") == 2
+    assert "metrics.jsonl, line 2: epoch is 'x'" in capsys.readouterr().err

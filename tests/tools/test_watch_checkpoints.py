@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config_checks import parse_and_check
+from engine.evaluation.feature_files import file_digest
 from tools.results.run_folders import read_settings
 from tools.watch_checkpoints import evaluation_config, main
 
@@ -59,3 +60,27 @@ def test_only_training_runs_are_accepted(tmp_path: Path, capsys: pytest.CaptureF
     settings = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(settings | {"do_train": True}), encoding="utf-8")
     assert main([str(tmp_path), "--once"]) == 0  # there is no checkpoint yet
+
+
+def test_bad_settings_and_intervals_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = settings_of(tmp_path, "main_task_retrieval.py", "--do_train")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(settings | {"epochs": "x"}), encoding="utf-8")
+    assert main([str(folder), "--once"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "config.json: epochs is 'x', it must be a whole number" in line
+    for interval in ("-1", "nan", "1e300"):
+        with pytest.raises(SystemExit, match="2"):
+            main([str(folder), "--every", interval])
+        assert "must be more than 0 seconds" in capsys.readouterr().err
+
+
+def test_results_of_another_shape_are_evaluated_again(tmp_path: Path) -> None:
+    folder = settings_of(tmp_path, "main_task_retrieval.py", "--do_train")
+    checkpoint = folder / "pytorch_model.bin.0"
+    checkpoint.write_bytes(b"not weights")
+    result = {"split": "test", "checkpoint": str(checkpoint), "checkpoint_sha256": file_digest(checkpoint)}
+    (folder / "watched").mkdir()
+    (folder / "watched" / "metrics.jsonl").write_text(json.dumps(result) + "\n[1]\n", encoding="utf-8")
+    assert main([str(folder), "--once"]) == 1
+    assert "left out: checkpoint" in (folder / "watched" / "log.txt").read_text(encoding="utf-8")

@@ -10,10 +10,10 @@ from typing import Any
 
 from common.errors import UserError
 from dataloaders.datasets.files import read_json_lines
+from engine.logs.metrics_jsonl import check_result
 from engine.logs.steps_jsonl import Record, read_steps
 
 AXES = ("step", "epoch", "hours")
-METRIC_KEYS = ("epoch", "dataset", "language")
 _NOT_CURVES = ("step", "epoch", "seconds")
 
 
@@ -118,8 +118,7 @@ def _evaluations(path: Path) -> list[dict[str, Any]]:
     """The valid lines of metrics.jsonl: a repeated epoch replaces itself and all later epochs."""
     valid: list[dict[str, Any]] = []
     for number, entry in read_json_lines(path, growing=True):
-        if any(key not in entry for key in METRIC_KEYS):
-            raise UserError(f"{path}, line {number}: not an evaluation with {', '.join(METRIC_KEYS)}")
+        check_result(entry, f"{path}, line {number}")
         if "selected_on" in entry and any(_same_epoch(earlier, entry) for earlier in valid):
             continue  # the epoch that the run reports, evaluated again
         if entry["epoch"] is not None:

@@ -12,8 +12,8 @@ import torch
 from common.errors import UserError
 from engine.evaluation.compute_metrics import Bank, SplitMetrics, compute_metrics
 from engine.evaluation.feature_files import FeatureSet, file_digest, load_features
-from engine.evaluation.features import Features, check_features
-from engine.evaluation.metrics import format_metrics, protocol_of
+from engine.evaluation.features import Features, check_features, shapes_match
+from engine.evaluation.metrics import PROTOCOLS, format_metrics, protocol_of
 from engine.evaluation.similarity import MatrixTiles, ScoreTiles, Tiles
 from tools.features.inputs import as_tensor, find_videos, read_array, read_features, read_ids
 
@@ -34,7 +34,9 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], SplitMetrics, li
             saved.features, video_of_text, captions=saved.captions, video_ids=saved.video_ids
         )
         about["top_frames"] = args.top_frames or about.get("settings", {}).get("top_frames", 3)
-        options = {"top_frames": about["top_frames"], "logit_scale": LOGIT_SCALE}
+        if not isinstance(about["top_frames"], int) or str(about.get("protocol", "auto")) not in PROTOCOLS:
+            raise UserError(f"{args.folder}: wrong top_frames or protocol; write the features again")
+        options: dict[str, Any] = {"top_frames": about["top_frames"], "logit_scale": LOGIT_SCALE}
         tiles, scale = ScoreTiles(saved.features, **options), LOGIT_SCALE
         bank = _bank(args, saved, options) if args.qb_norm else None
     metrics = compute_metrics(
@@ -93,6 +95,7 @@ def _bank(args: argparse.Namespace, saved: FeatureSet, options: dict[str, Any]) 
         raise UserError(f"--bank {tuple(texts.shape)}: must hold texts {width} wide")
     if not torch.isfinite(texts).all():
         raise UserError("--bank: holds features that are not finite")
+    texts = texts.to(saved.features.text.dtype)
     captions = ScoreTiles(replace(saved.features, text=texts), **options)
     return Bank(captions, _bank_videos(args, saved, options), args.qb_beta)
 
@@ -100,14 +103,19 @@ def _bank(args: argparse.Namespace, saved: FeatureSet, options: dict[str, Any]) 
 def _bank_videos(args: argparse.Namespace, saved: FeatureSet, options: dict[str, Any]) -> ScoreTiles | None:
     if not args.bank_video:
         return None
-    video = read_array(args.bank_video, axes=2, flag="--bank_video")
-    has_frames = saved.features.frames is not None
-    if bool(args.bank_frames) != has_frames or video.shape[1] != saved.features.text.shape[1]:
-        raise UserError("--bank_video, --bank_frames: must be of the kind of --video and --frames")
+    kind = saved.features.text.dtype
+    video = as_tensor(read_array(args.bank_video, axes=2, flag="--bank_video")).to(kind)
     frames = None
     if args.bank_frames:
-        frames = as_tensor(read_array(args.bank_frames, axes=3, flag="--bank_frames"))
-    return ScoreTiles(Features(saved.features.text, as_tensor(video), frames), **options)
+        frames = as_tensor(read_array(args.bank_frames, axes=3, flag="--bank_frames")).to(kind)
+    alike = (frames is None) == (saved.features.frames is None)
+    if not alike or not shapes_match(saved.features.text, video, frames, None):
+        raise UserError("--bank_video, --bank_frames: must be of the kind of --video and --frames")
+    if not all(array.numel() for array in (video, frames) if array is not None):
+        raise UserError("--bank_video, --bank_frames: hold no features")
+    if not all(torch.isfinite(array).all() for array in (video, frames) if array is not None):
+        raise UserError("--bank_video, --bank_frames: hold features that are not finite")
+    return ScoreTiles(Features(saved.features.text, video, frames), **options)
 
 
 def table(result: dict[str, Any], metrics: SplitMetrics) -> list[str]:

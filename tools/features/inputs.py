@@ -5,6 +5,7 @@ N texts, V videos, F frames, D width.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def read_ids(path: Path, *, flag: str) -> list[str]:
 
 
 def read_features(text: Path, video: Path, frames: Path | None) -> Features:
-    """Matrices [N, D], [V, D], [V, F, D] of matching shapes. Half precision and doubles keep their type."""
+    """Matrices [N, D], [V, D], [V, F, D] of matching shapes, all in the most precise type among the files."""
     arrays = [read_array(text, axes=2, flag="--text"), read_array(video, axes=2, flag="--video")]
     if frames is not None:
         arrays.append(read_array(frames, axes=3, flag="--frames"))
@@ -48,7 +49,11 @@ def read_features(text: Path, video: Path, frames: Path | None) -> Features:
             f"--frames {arrays[2].shape}: must be (videos, frames, width) with {len(arrays[1])} videos "
             f"and width {arrays[1].shape[1]}"
         )
-    return Features(*(as_tensor(array) for array in arrays))
+    if frames is not None and not arrays[2].shape[1]:
+        raise UserError(f"--frames {frames}: has no frames; leave the flag out")
+    tensors = [as_tensor(array) for array in arrays]
+    kind = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    return Features(*(tensor.to(kind) for tensor in tensors))
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 
 from common.errors import FileError, UserError
 from dataloaders.datasets.files import read_json_lines, read_json_object
+from engine.config import check_settings
+from engine.logs.metrics_jsonl import check_result
 from tools.results.published import COLUMNS, DIRECTIONS
 
 METRICS = tuple(f"{direction}/{column}" for direction in DIRECTIONS for column in COLUMNS)
@@ -62,7 +64,7 @@ def read_run(folder: Path, *, epoch: str = "reported") -> Run:
     config = read_settings(folder / "config.json")
     training = bool(config["do_train"] or config["do_pretrain"])
     evaluations, final = _evaluations(folder / "metrics.jsonl", training=training)
-    epochs = int(config["epochs"]) if final and "epochs" in config else len(evaluations)
+    epochs = config["epochs"] if final and "epochs" in config else len(evaluations)
     return Run(
         folder=folder,
         config=config,
@@ -83,6 +85,7 @@ def read_settings(path: Path) -> Settings:
     missing = [name for name in needed if name not in config]
     if missing:
         raise UserError(f"{path}: not the settings of a run, {missing[0]} is missing")
+    check_settings(config, path)
     return config
 
 
@@ -122,10 +125,10 @@ def _evaluations(path: Path, *, training: bool) -> tuple[list[dict[str, Any]], d
 
 
 def _check_metrics(entry: Mapping[str, Any], *, where: str) -> None:
-    for name in ("epoch", "dataset", "language", *METRICS):
+    check_result(entry, where)
+    for name in METRICS:
         if name not in entry:
             raise UserError(f"{where}: not an evaluation, {name} is missing")
-    for name in METRICS:
         if not isinstance(entry[name], (int, float)) or not math.isfinite(entry[name]):
             raise UserError(f"{where}: {name} is {entry[name]}, not a number")
 

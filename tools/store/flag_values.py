@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+_LONGEST = 1e6  # seconds; the system's timers have limits
+
 
 def positive(text: str) -> int:
     """A whole number, at least 1."""
@@ -16,10 +18,10 @@ def not_negative(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time of more than 0 seconds."""
+    """A time of more than 0 seconds, which the system can wait."""
     number = _number(text)
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, not {text}")
+    if not 0 < number < _LONGEST:
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, less than {_LONGEST:g}, not {text}")
     return number
 
 

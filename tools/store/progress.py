@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common.atomic_files import ESCAPED
 from common.errors import file_errors
 from video.sampling import VideoError
 
@@ -72,7 +73,10 @@ class Report:
         self._result.failed[error.reason] += 1
         line = {"video_id": video_id, "reason": error.reason, "message": error.message}
         line["file"] = os.fsencode(path.name).decode("utf-8", "replace") if path else ""
-        with file_errors(self._path, "cannot be written"), open(self._path, "a", encoding="utf-8") as file:
+        with (
+            file_errors(self._path, "cannot be written"),
+            open(self._path, "a", encoding="utf-8", errors=ESCAPED) as file,
+        ):
             file.write(_json_line(line))
         self._show()
 

@@ -29,6 +29,8 @@ def write_toy_bert(folder: Path, *, seed: int) -> None:
     from safetensors.torch import save_file
     from transformers import BertConfig, BertModel
 
+    from engine.checkpoint.files import safetensors_errors
+
     config = BertConfig(
         vocab_size=VOCABULARY_SIZE,
         hidden_size=128,
@@ -43,7 +45,8 @@ def write_toy_bert(folder: Path, *, seed: int) -> None:
     folder.mkdir(parents=True)
     config.architectures = ["BertModel"]
     config.save_pretrained(folder)
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    with safetensors_errors(folder / "model.safetensors"):
+        save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     write_text(folder / "vocab.txt", "\n".join(toy_vocabulary()) + "\n")
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": MAX_POSITIONS}
     settings |= {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}

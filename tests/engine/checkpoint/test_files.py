@@ -183,12 +183,14 @@ def test_a_failed_save_leaves_the_file_before_it(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(resource is None, reason="no limit on the size of files here")
-def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pytorch_model.bin.0", "model.safetensors"])
+def test_a_full_disk_is_an_error_that_names_the_file(name: str, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(FileError, match="pytorch_model.bin.0: cannot be written"):
-            save_state({"a": torch.ones(200_000)}, tmp_path / "pytorch_model.bin.0")
+        with pytest.raises(FileError, match=f"{name}: cannot be written") as caught:
+            save_state({"a": torch.ones(200_000)}, tmp_path / name)
+        assert caught.value.exit_code == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []

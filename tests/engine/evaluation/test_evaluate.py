@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from common.errors import FileError
 from engine.evaluation.evaluate import save_similarity
 from engine.evaluation.query_bank import sample_captions
 from engine.evaluation.similarity import ScoreTiles
@@ -21,6 +25,25 @@ def test_the_similarity_file_holds_the_full_matrix_and_replaces_an_old_one(tmp_p
         )
     np.testing.assert_allclose(np.load(tmp_path / "s.npy"), full_matrix(features), atol=1e-4)
     assert [path.name for path in tmp_path.iterdir()] == ["s.npy"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="disk space cannot be taken beforehand here")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_the_similarity_file_needs_its_disk_space_before_it_is_filled(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    tiles = ScoreTiles(random_features(np.random.default_rng(0), 5, 4, 3), top_frames=3, logit_scale=100.0)
+    if number == errno.ENOSPC:
+        with pytest.raises(FileError, match=r"s\.npy: cannot be written \(No space left") as caught:
+            save_similarity(tmp_path / "s.npy", tiles)
+        assert caught.value.exit_code == 1 and not list(tmp_path.iterdir())
+    else:  # a file system that cannot take space beforehand
+        save_similarity(tmp_path / "s.npy", tiles)
+        assert np.load(tmp_path / "s.npy").shape == (5, 4)
 
 
 def test_a_sampled_bank_depends_on_the_seed_and_keeps_the_order() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,3 +250,18 @@ def test_a_log_file_that_cannot_be_opened(output: Path) -> None:
     (output / "log.txt").mkdir()
     with pytest.raises(FileError, match=r"log\.txt: cannot be written"):
         RunLog(output, active=True)
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_logged(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode("基线".encode("gbk"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    log = RunLog(folder, active=True)
+    log.info(f"report: {folder}")
+    log.result({"checkpoint": str(folder)})
+    log.close()
+    assert r"\udcbb\udcf9" in (folder / "log.txt").read_text(encoding="utf-8")
+    line = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    assert json.loads(line) == {"checkpoint": str(folder)}
