@@ -1,8 +1,8 @@
 """Errors that a user can fix, and how a program ends on them.
 
 A `UserError` is one line that names the flag, file or id and says what would be right; programs print it and
-end with exit code 2, or 1 if the disk is full. So do they where the system refuses a path (`refusal`). Every
-other exception is a bug: Python prints its traceback and ends with exit code 1.
+end with exit code 2, or 1 if the disk is full. They do the same when the system refuses a path (`refusal`).
+Every other exception is a bug: Python prints its traceback and ends with exit code 1.
 """
 
 from __future__ import annotations
