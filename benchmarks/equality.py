@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,6 +242,20 @@ def _work(
         dist.destroy_process_group()
 
 
+def spawn(function: Callable[..., None], ranks: int, *arguments: Any) -> None:
+    """Call `function(rank, *arguments)` in `ranks` new processes. Raises `TimeoutError`."""
+    context = mp.spawn(function, args=arguments, nprocs=ranks, join=False)
+    try:
+        end = time.monotonic() + LIMIT_S
+        while not context.join(timeout=1, grace_period=5):
+            if time.monotonic() > end:
+                raise TimeoutError(f"the ranks did not end within {LIMIT_S} s")
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+
+
 def train_on_ranks(
     ranks: int,
     *,
@@ -249,21 +263,11 @@ def train_on_ranks(
     settings: tuple[Setting, ...] = SETTINGS,
     steps: int,
     dtype: torch.dtype,
+    start: Callable[..., None] = spawn,
 ) -> list[Results]:
-    """The results of each of `ranks` processes, by case and setting. Raises `TimeoutError`."""
+    """The results of each of `ranks` processes, by case and setting."""
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.spawn(
-            _work, args=(folder, ranks, cases, settings, steps, dtype), nprocs=ranks, join=False
-        )
-        try:
-            end = time.monotonic() + LIMIT_S
-            while not context.join(timeout=1, grace_period=5):
-                if time.monotonic() > end:
-                    raise TimeoutError(f"the ranks did not end within {LIMIT_S} s")
-        finally:
-            for process in context.processes:
-                if process.is_alive():
-                    process.kill()
+        start(_work, ranks, folder, ranks, cases, settings, steps, dtype)
         results = []
         for rank in range(ranks):
             rows = torch.load(Path(folder) / f"rank{rank}.pt", weights_only=True)

@@ -30,6 +30,7 @@ MODULES = (
     *("main_pretrain", "main_task_retrieval", "engine.run", "search.retriever", "search.indexing"),
     *("tools.make_toy_dataset", "tools.frame2lmdb", "tests.e2e.conftest"),
 )
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def main(address: str) -> None:
@@ -45,7 +46,8 @@ def main(address: str) -> None:
 
 def serve(address: str) -> dict[str, Any] | None:
     """Answer requests; returns None at the end, and in each forked process its request."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, and they end this
+    for number in SIGNALS:  # those to the group of the tests: they end this server by closing its input
+        signal.signal(number, signal.SIG_IGN)
     woken, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
@@ -148,7 +150,8 @@ def run(request: dict[str, Any]) -> NoReturn:
     os.environ.clear()
     os.environ.update(request["environment"])
     resource.setrlimit(resource.RLIMIT_FSIZE, tuple(request["file_size"]))
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, *SIGNALS):
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in request["ignored"]:
         signal.signal(number, signal.SIG_IGN)

@@ -61,9 +61,15 @@ os._exit(code)
 """
 
 
-@functools.cache
 def fast_python() -> str:
-    """The path of the program; starts the server. It ends with this process."""
+    """The path of the program; starts the server with the first call. It ends with this process."""
+    program, server = _start()
+    assert server.poll() is None, "the server of forks has died"
+    return program
+
+
+@functools.cache
+def _start() -> tuple[str, subprocess.Popen[bytes]]:
     folder = Path(tempfile.mkdtemp(prefix="fork"))
     address = folder / "server"
     program = folder / "python"
@@ -85,7 +91,7 @@ def fast_python() -> str:
     while not address.exists():
         assert server.poll() is None and time.monotonic() < limit, "the server of forks did not start"
         time.sleep(0.05)
-    return str(program)
+    return str(program), server
 
 
 @contextlib.contextmanager

@@ -117,13 +117,19 @@ def test_loader_processes_leave_signals_to_the_run(
 
     def to_all(call: int) -> None:
         if call == 4:
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
-            assert len(children) >= 2
-            for process in [*map(int, children), os.getpid()]:
+            loaders = children() - before_it
+            assert len(loaders) >= 2
+            for process in [*loaders, os.getpid()]:
                 os.kill(process, signal.SIGTERM)
 
-    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    if not listed.exists():
         pytest.skip("no list of child processes on this system")
+
+    def children() -> set[int]:
+        return set(map(int, listed.read_text(encoding="utf-8").split()))
+
+    before_it = children()  # those of other tests
     with monkeypatch.context() as patch:
         before(Trainer, "_optimiser_step", to_all, patch)
         assert toy.run("train", tmp_path, *FLAGS, "--num_thread_reader", "2") == 0
