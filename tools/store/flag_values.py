@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-_LONGEST = 1e6  # seconds; the system's timers have limits
+_LONGEST = 1_000_000.0  # seconds; the system's timers have limits
 
 
 def positive(text: str) -> int:
@@ -20,8 +20,10 @@ def not_negative(text: str) -> int:
 def seconds(text: str) -> float:
     """A time of more than 0 seconds, which the system can wait."""
     number = _number(text)
-    if not 0 < number < _LONGEST:
-        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, less than {_LONGEST:g}, not {text}")
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, not {text}")
+    if number > _LONGEST:
+        raise argparse.ArgumentTypeError(f"must be at most {_LONGEST:,.0f} seconds, not {text}")
     return number
 
 
