@@ -1,4 +1,4 @@
-"""Tests and the processes they fork do not wait for the disk: while others write, one fsync can take minutes."""
+"""Tests and the processes they fork do not wait for the disk: while others write, fsync can take minutes."""
 
 import os
 
