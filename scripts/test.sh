@@ -12,5 +12,6 @@ types_output=$(mktemp)
 trap 'rm -f "$types_output"' EXIT
 mypy > "$types_output" 2>&1 &
 types_pid=$!
-python -m pytest "$@"
+# One test process for every core, at most 8; the tests of a file share their fixtures, so they stay together.
+python -m pytest -n logical --maxprocesses 8 --dist loadfile "$@"
 wait "$types_pid" || { cat "$types_output" >&2; exit 1; }
