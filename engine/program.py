@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from common.errors import UserError, refusal, run_program
 from engine.config_checks import parse_and_check
+from engine.distributed.launchers import launcher_variables
 from engine.input_files import require_files
 from engine.process.errors import StoppedBySignal, TrainingStopped, explain
 from engine.process.signals import StopRequest
@@ -49,6 +50,7 @@ def end_process(code: int) -> NoReturn:
 
 def _program(name: str, argv: Sequence[str] | None) -> int:
     try:
+        os.environ.update(launcher_variables(os.environ))
         with StopRequest() as stop:
             config, remarks = parse_and_check(argv, program=name)
             require_files(config)
