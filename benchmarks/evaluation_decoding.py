@@ -116,11 +116,11 @@ def main() -> None:
         once, reads, seconds = measured(lambda: evaluator.encode(model), store)  # type: ignore[arg-type]
         pairs = loader("pairs")
         each, reads_each, seconds_each = measured(lambda: encode_pairs(model, pairs), store)
-        ranks = evaluator.compute_metrics(once).rankings.t2v
+        ranks = evaluator.compute_metrics(once).rankings.t2v.expected
         first = np.unique(examples.video_of_caption, return_index=True)[1]
         assert each.frames is not None
         of_pairs = Features(each.text, each.video[first], each.frames[first])
-        differing = int((ranks != evaluator.compute_metrics(of_pairs).rankings.t2v).sum())
+        differing = int((ranks != evaluator.compute_metrics(of_pairs).rankings.t2v.expected).sum())
     print(f"{arguments.videos} videos, {examples.num_captions} captions, {FRAMES} frames of {SIDE} pixels")
     print("| way | videos decoded | seconds |\n| --- | ---: | ---: |")
     print(f"| once a caption (published) | {reads_each} | {seconds_each:.2f} |")

@@ -78,8 +78,8 @@ def run(world: World, *, batch: int, seed: int | None) -> Shot:
         ranks = evaluator.compute_metrics(features).rankings
     assert store.reads == len(evaluator.videos.sampler)  # type: ignore[arg-type]
     back = np.argsort(videos)
-    shot = {"video": features.video.numpy()[back], "t2v": ranks.t2v[np.argsort(captions)]}
-    return shot | {name: getattr(ranks, name)[back] for name in ("v2t", "v2t_any")}
+    shot = {"video": features.video.numpy()[back], "t2v": ranks.t2v.expected[np.argsort(captions)]}
+    return shot | {name: getattr(ranks, name).expected[back] for name in ("v2t", "v2t_any")}
 
 
 def _rank(number: int, size: int, folder: str) -> None:

@@ -59,7 +59,7 @@ def compare(rankings: Rankings, features: Features, owner: np.ndarray) -> str:
     sets = torch.stack([scores[mine].amax(dim=0) for mine in captions])
     best = sets.diagonal()
     v2t = 1 + (sets > best).sum(dim=0).numpy() + 0.5 * ((sets == best).sum(dim=0).numpy() - 1)
-    differing = (t2v != rankings.t2v).sum(), (v2t != rankings.v2t).sum()
+    differing = (t2v != rankings.t2v.expected).sum(), (v2t != rankings.v2t.expected).sum()
     return "ranks that differ from the complete matrix: t2v {}, v2t {}".format(*differing)
 
 

@@ -3,8 +3,8 @@
     python tools/compare_reports.py A B [--intersect] [--json FILE]
 
 A and B are report folders or output folders of runs (OUTPUT_DIR/report). Prints which captions moved, and for
-each metric the difference A - B with a 95% interval and a two-sided p-value, by paired bootstrap over videos.
-Both must have ranked the same queries; --intersect compares the queries that both have.
+each metric the difference A - B with a 95% interval and a two-sided p-value, by a sign-flip permutation test
+over videos. Both must have ranked the same queries; --intersect compares the queries that both have.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from common.errors import UserError, run_program
 from dataloaders.datasets.files import read_json_object
 
 if TYPE_CHECKING:  # these load torch, and --help must answer at once
-    from engine.report.queries import Key, Queries
+    from engine.evaluation.paired_test import PairedTest
+    from engine.evaluation.ranks import Ranks
+    from engine.report.queries import Key, Queries, RankAndTies
 
 RESAMPLES, MOST_RESAMPLES = 10_000, 1_000_000
 SIGNIFICANT = 0.05
@@ -48,13 +50,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two reports, and the ranks of A and B, float64 [queries, 2]; `t2v` has the order of `t2v_keys`."""
+    """Two reports, and the ranks of A and B of the same queries; `t2v` has the order of `t2v_keys`."""
 
     a: Report
     b: Report
     t2v_keys: list[Key]
-    t2v: np.ndarray
-    v2t: np.ndarray
+    t2v: tuple[Ranks, Ranks]
+    v2t: tuple[Ranks, Ranks]
     remarks: tuple[str, ...]
 
 
@@ -69,9 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(name, type=Path, help="report folder, or the output folder of a run")
     parser.add_argument("--intersect", action="store_true", help="compare the queries that both have")
     parser.add_argument(
-        "--resamples", type=int, default=RESAMPLES, metavar="N", help=f"bootstrap resamples [{RESAMPLES}]"
+        "--resamples",
+        type=int,
+        default=RESAMPLES,
+        metavar="N",
+        help=f"permutations; few videos are compared exactly [{RESAMPLES}]",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap [0]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the permutations [0]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE")
     return parser
 
@@ -112,14 +118,14 @@ def pair_reports(first: Path, second: Path, *, intersect: bool = False) -> Pair:
                 f"{b.about.get(key)} in {b.folder}"
             )
     t2v_keys, t2v = _paired(a.queries.t2v, b.queries.t2v)
-    _, v2t = _paired(a.queries.v2t, b.queries.v2t)
-    unpaired = len(a.queries.t2v) + len(b.queries.t2v) - 2 * len(t2v)
-    unpaired += len(a.queries.v2t) + len(b.queries.v2t) - 2 * len(v2t)
+    v2t_keys, v2t = _paired(a.queries.v2t, b.queries.v2t)
+    unpaired = len(a.queries.t2v) + len(b.queries.t2v) - 2 * len(t2v_keys)
+    unpaired += len(a.queries.v2t) + len(b.queries.v2t) - 2 * len(v2t_keys)
     if unpaired and not intersect:
         raise UserError(
             f"reports of different queries: {_unpaired_queries(a, b)}; --intersect compares the others"
         )
-    if not len(t2v) or not len(v2t):
+    if not t2v_keys or not v2t_keys:
         raise UserError(f"{a.folder}, {b.folder}: no query is in both reports")
     remarks = []
     candidates = [report.about.get("videos") for report in (a, b)]
@@ -145,10 +151,15 @@ def _read_report(folder: Path) -> Report:
     return Report(folder, read_json_object(folder / "report.json"), read_queries(folder / FILE))
 
 
-def _paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> tuple[list[Key], np.ndarray]:
+def _paired(
+    a: Mapping[Key, RankAndTies], b: Mapping[Key, RankAndTies]
+) -> tuple[list[Key], tuple[Ranks, Ranks]]:
     """The queries of both, sorted, so that their order does not depend on which report comes first."""
+    from engine.evaluation.ranks import single_ranks
+
     keys = sorted(a.keys() & b.keys())
-    return keys, np.array([(a[key], b[key]) for key in keys]).reshape(-1, 2)
+    one, two = (single_ranks(*np.array([side[key] for key in keys]).reshape(-1, 2).T) for side in (a, b))
+    return keys, (one, two)
 
 
 def _unpaired_queries(a: Report, b: Report) -> str:
@@ -164,59 +175,72 @@ def _unpaired_queries(a: Report, b: Report) -> str:
 
 def compare(pair: Pair, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Everything that is printed, ready for JSON. Differences are A - B."""
+    from engine.evaluation.paired_test import FEW, paired_test
+
+    clusters = np.unique([video for video, _, _ in pair.t2v_keys], return_inverse=True)[1]
+    tests: dict[str, PairedTest] = {
+        direction: paired_test(b, a, clusters=videos, samples=resamples, seed=seed)
+        for direction, (a, b), videos in (("t2v", pair.t2v, clusters), ("v2t", pair.v2t, None))
+    }
+    videos = min(test.clusters for test in tests.values())
+    remarks = list(pair.remarks)
+    if videos < FEW:
+        remarks.append(
+            f"only {videos} videos: nothing but a large difference can be shown; compare on {FEW} or more"
+        )
     return {
         "A": str(pair.a.folder),
         "B": str(pair.b.folder),
-        "remarks": list(pair.remarks),
-        "captions": len(pair.t2v),
-        "videos": len(pair.v2t),
-        "differences": differences(pair, resamples=resamples, seed=seed),
+        "remarks": remarks,
+        "captions": len(pair.t2v_keys),
+        "videos": len(pair.v2t[0]),
+        "test": "sign-flip permutation test over videos",
+        "exact": all(test.exact for test in tests.values()),
+        "differences": _differences(pair, tests, resamples=resamples),
         "resamples": resamples,
         "moved": _movement(pair),
         **_largest_moves(pair),
     }
 
 
-def differences(pair: Pair, *, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    """For each R@K and MeanR of both directions: a, b, value (a - b), low, high, p, p_shown."""
-    from engine.evaluation.bootstrap import paired_bootstrap
+def _differences(pair: Pair, tests: Mapping[str, PairedTest], *, resamples: int) -> dict[str, dict[str, Any]]:
+    """For each R@K and MeanR of both directions: a, b, value (a - b), low, high, p, p_shown.
 
-    videos = np.unique([video for video, _, _ in pair.t2v_keys], return_inverse=True)[1]
+    `low` and `high` are None if there are too few videos for an interval.
+    """
+    from engine.evaluation.metrics import summarise
+
     result = {}
-    for direction, ranks, clusters in (("t2v", pair.t2v, videos), ("v2t", pair.v2t, None)):
-        by_metric = paired_bootstrap(
-            ranks[:, 1], ranks[:, 0], clusters=clusters, resamples=resamples, seed=seed
-        )
-        for metric, difference in by_metric.items():
-            a, b = (_metric(ranks[:, side], metric) for side in (0, 1))
-            result[f"{direction}/{metric}"] = {
-                "a": a,
-                "b": b,
+    for direction, ranks in (("t2v", pair.t2v), ("v2t", pair.v2t)):
+        a, b = (summarise(side, direction=direction) for side in ranks)
+        test = tests[direction]
+        for metric, difference in test.differences.items():
+            name = f"{direction}/{metric}"
+            limits = (difference.low, difference.high)
+            low, high = (limit if math.isfinite(limit) else None for limit in limits)
+            result[name] = {
+                "a": a[name],
+                "b": b[name],
                 "value": difference.value,
-                "low": difference.low,
-                "high": difference.high,
+                "low": low,
+                "high": high,
                 "p": difference.p,
-                "p_shown": _shown_p(difference.p, resamples),
+                "p_shown": _shown_p(difference.p, None if test.exact else resamples),
             }
     return result
 
 
-def _metric(ranks: np.ndarray, name: str) -> float:
-    if name == "MeanR":
-        return float(ranks.mean())
-    return float(100.0 * (ranks <= int(name.removeprefix("R@"))).mean())
-
-
-def _shown_p(p: float, resamples: int) -> str:
-    least = 2 / (1 + resamples)  # the smallest p that so many resamples can show
-    if p <= least * 1.001:
-        return f"<{least:.1g}"
+def _shown_p(p: float, resamples: int | None) -> str:
+    """`resamples` None: p is exact."""
+    # One permutation in so many is the smallest p that can be seen.
+    if resamples is not None and p <= 1.001 / (1 + resamples):
+        return f"<{2 / (1 + resamples):.1g}"
     return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}"
 
 
 def _movement(pair: Pair) -> dict[str, Any]:
     """How many captions rank better or worse in A, and the median factor between their two ranks."""
-    a, b = pair.t2v.T
+    a, b = (ranks.expected for ranks in pair.t2v)
     moved = a != b
     factor = float(np.exp(np.median(np.abs(np.log(a[moved] / b[moved]))))) if moved.any() else 1.0
     return {
@@ -234,7 +258,8 @@ def _largest_moves(pair: Pair) -> dict[str, list[dict[str, Any]]]:
 
     By factor, a move from 20 to 1 is larger than one from 900 to 500.
     """
-    change = np.log(pair.t2v[:, 0] / pair.t2v[:, 1])
+    a, b = (ranks.expected for ranks in pair.t2v)
+    change = np.log(a / b)
     result = {}
     for name, signed in (("better_in_a", change), ("worse_in_a", -change)):
         order = [i for i in np.argsort(signed, kind="stable")[:SHOWN].tolist() if signed[i] < 0]
@@ -242,8 +267,8 @@ def _largest_moves(pair: Pair) -> dict[str, list[dict[str, Any]]]:
             {
                 "video": pair.t2v_keys[i][0],
                 "caption": pair.t2v_keys[i][1],
-                "a": float(pair.t2v[i, 0]),
-                "b": float(pair.t2v[i, 1]),
+                "a": float(a[i]),
+                "b": float(b[i]),
             }
             for i in order
         ]
@@ -257,8 +282,9 @@ def lines(comparison: dict[str, Any]) -> list[str]:
     shown += [f"{comparison['captions']:,} captions, {comparison['videos']:,} videos with captions", ""]
     shown += _table(comparison["differences"])
     shown += ["", *(sentence(name, comparison["differences"][name]) for name in ("t2v/R@1", "v2t/R@1"))]
+    how = "all permutations" if comparison["exact"] else f"{comparison['resamples']:,} permutations"
     shown.append(
-        f"({comparison['resamples']:,} resamples of videos with all their captions. With "
+        f"({how} of A and B over videos with all their captions. With "
         f"{len(comparison['differences'])} metrics compared, a single p just under 0.05 is weak evidence.)"
     )
     shown += ["", *_moved_lines(comparison["moved"])]
@@ -273,9 +299,7 @@ def sentence(name: str, difference: Mapping[str, Any]) -> str:
     value, p = difference["value"], difference["p_shown"]
     is_rank = name.endswith("MeanR")
     unit = "" if is_rank else " points"
-    test = (
-        f"95% {difference['low']:+.1f} to {difference['high']:+.1f}, p {p if p.startswith('<') else '= ' + p}"
-    )
+    test = f"{_interval(difference, 1)}, p {p if p.startswith('<') else '= ' + p}"
     if difference["p"] > SIGNIFICANT:
         return f"No difference shown in {name}: A - B = {value:+.1f}{unit} ({test})."
     better = (value < 0) == is_rank
@@ -283,10 +307,17 @@ def sentence(name: str, difference: Mapping[str, Any]) -> str:
     return f"A's {name} is {abs(value):.1f}{unit} {way} ({test}): A is {'better' if better else 'worse'}."
 
 
+def _interval(difference: Mapping[str, Any], digits: int) -> str:
+    limits = (difference["low"], difference["high"])
+    if None in limits:
+        return "no interval: too few videos"
+    return "95% {:+.{}f} to {:+.{}f}".format(limits[0], digits, limits[1], digits)
+
+
 def _table(differences: dict[str, dict[str, Any]]) -> list[str]:
     shown = [f"{'':12}{'A':>9}{'B':>9}{'A - B':>9}   {'95% interval':18}{'p':>7}"]
     for name, d in differences.items():
-        interval = f"{d['low']:+.2f} to {d['high']:+.2f}"
+        interval = _interval(d, 2).removeprefix("95% ").partition(":")[0]
         shown.append(
             f"{name:12}{d['a']:9.2f}{d['b']:9.2f}{d['value']:+9.2f}   {interval:18}{d['p_shown']:>7}"
         )

@@ -18,6 +18,7 @@ import torch
 from dataloaders.examples import Examples
 from engine.evaluation.ranking import Rankings
 from engine.evaluation.ranking_counts import CaptionOrder
+from engine.evaluation.ranks import Ranks
 from engine.evaluation.similarity import Tiles
 
 _SCORES = 1 << 24  # scores held at once
@@ -35,50 +36,56 @@ def equal_caption_groups(examples: Examples) -> list[np.ndarray]:
 @torch.inference_mode()
 def ranks_with_equal_captions(
     tiles: Tiles, examples: Examples, rankings: Rankings, groups: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(t2v float64 [N], v2t float64 [V]): the ranks of `rankings`, computed again for queries in `groups`.
+) -> tuple[Ranks, Ranks]:
+    """(t2v [N], v2t [V]): the ranks of `rankings`, computed again for queries in `groups`.
 
-    t2v: rank of the caption's best right video among the wrong ones. v2t: rank of the video's best caption
-    among the other caption sets, without captions equal to one of the video's. Ties by expected rank. Only
-    the rows and columns of queries in `groups` are computed.
+    t2v: the caption's best right video among the wrong ones. v2t: the video's best caption among the other
+    caption sets, without captions equal to one of the video's. Only the rows and columns of queries in
+    `groups` are computed.
     """
-    t2v, v2t = rankings.t2v.copy(), rankings.v2t.copy()
+    t2v, v2t = (_copy(ranks) for ranks in (rankings.t2v, rankings.v2t))
     if not groups:
         return t2v, v2t
     owners = examples.video_of_caption
     right_videos = {int(caption): np.unique(owners[group]) for group in groups for caption in group}
     for caption, scores in _rows(tiles, np.array(sorted(right_videos))):
-        t2v[caption] = _rank_of_best(scores, right_videos[caption])
+        _set(t2v, caption, _counts_of_best(scores, right_videos[caption]))
     equal_captions: dict[int, set[int]] = defaultdict(set)
     for group in groups:
         for video in set(owners[group].tolist()):
             equal_captions[video].update(group.tolist())
     order = CaptionOrder(owners, num_videos=tiles.num_videos)
     for video, scores in _columns(tiles, sorted(equal_captions)):
-        v2t[video] = _rank_of_set(scores, video, sorted(equal_captions[video]), order)
+        _set(v2t, video, _counts_of_set(scores, video, sorted(equal_captions[video]), order))
     return t2v, v2t
 
 
-def _rank_of_best(scores: np.ndarray, right: np.ndarray) -> float:
-    """Expected rank of the best of the `right` candidates, if ties are broken at random.
+def _copy(ranks: Ranks) -> Ranks:
+    return Ranks(ranks.above.copy(), ranks.tied.copy(), ranks.right.copy())
 
-    If m right and w wrong candidates tie, w / (m + 1) wrong ones come before the first right one on average.
-    """
+
+def _set(ranks: Ranks, query: int, counts: tuple[int, int, int]) -> None:
+    ranks.above[query], ranks.tied[query], ranks.right[query] = counts
+
+
+def _counts_of_best(scores: np.ndarray, right: np.ndarray) -> tuple[int, int, int]:
+    """The fields of `Ranks` of a query with the candidates `right`."""
     best = scores[right].max()
     wrong = np.delete(scores, right)
-    tied = int((scores[right] == best).sum())
-    return float(1 + (wrong > best).sum() + (wrong == best).sum() / (tied + 1))
+    return int((wrong > best).sum()), int((wrong == best).sum()), int((scores[right] == best).sum())
 
 
-def _rank_of_set(scores: np.ndarray, video: int, equal_captions: list[int], order: CaptionOrder) -> float:
-    """Rank of the video's caption set, where `equal_captions` do not count for the sets of other videos."""
+def _counts_of_set(
+    scores: np.ndarray, video: int, equal_captions: list[int], order: CaptionOrder
+) -> tuple[int, int, int]:
+    """The same of the video's caption set; `equal_captions` do not count for the sets of other videos."""
     positive = scores[order.captions[order.starts[video] : order.starts[video + 1]]].max()
     scores = scores.copy()
     scores[equal_captions] = -np.inf
     with_captions = np.flatnonzero(order.counts)
     sets = np.maximum.reduceat(scores[order.captions], order.starts[with_captions])
     rivals = sets[with_captions != video]
-    return float(1 + (rivals > positive).sum() + (rivals == positive).sum() / 2)
+    return int((rivals > positive).sum()), int((rivals == positive).sum()), 1
 
 
 def _rows(tiles: Tiles, captions: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

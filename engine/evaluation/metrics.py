@@ -13,6 +13,7 @@ import numpy as np
 
 from common.errors import UserError
 from engine.evaluation.ranking import Rankings
+from engine.evaluation.ranks import Ranks
 
 RECALL_AT = (1, 5, 10, 50)
 IN_SUMS = (1, 5, 10)  # the recalls in GeoMean and RSum, as in the literature
@@ -22,7 +23,7 @@ PROTOCOL = {
     "v2t": "every video is a query; rank of its caption set by its best caption",
     "v2t_any": "every video is a query; rank of its best-placed caption among all captions",
     "mAP": "t2v: mean of 1 / rank; v2t: average precision over all captions, expected ranks where tied",
-    "ties": "expected rank",
+    "ties": "expected rank and expected recall if ties are broken at random",
     "median": "middle pair averaged",
 }
 QUERIES = {
@@ -55,12 +56,13 @@ def all_metrics(rankings: Rankings) -> dict[str, float]:
         **summarise(rankings.v2t_any, direction="v2t_any"),
     }
     values["RSum"] = sum(values[f"{direction}/R@{k}"] for direction in ("t2v", "v2t") for k in IN_SUMS)
-    if len(rankings.t2v) > np.isfinite(rankings.v2t).sum():
-        values["published_t2v/MedianR"] = float(np.sort(rankings.t2v)[(len(rankings.t2v) - 1) // 2])
+    if len(rankings.t2v) > len(rankings.v2t.ranked):
+        ranks = np.sort(rankings.t2v.expected)
+        values["published_t2v/MedianR"] = float(ranks[(len(ranks) - 1) // 2])
     return values
 
 
-def _direction(ranks: np.ndarray, precision: np.ndarray, *, direction: str) -> dict[str, float]:
+def _direction(ranks: Ranks, precision: np.ndarray, *, direction: str) -> dict[str, float]:
     values = summarise(ranks, direction=direction)
     recalls = [values[f"{direction}/R@{k}"] for k in IN_SUMS]
     return {
@@ -70,22 +72,25 @@ def _direction(ranks: np.ndarray, precision: np.ndarray, *, direction: str) -> d
     }
 
 
-def recalls(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
-    """R@1, 5, 10, 50 in percent of the ranked queries; queries with rank NaN do not count."""
-    ranks = ranks[~np.isnan(ranks)]
+def recalls(ranks: Ranks, *, direction: str) -> dict[str, float]:
+    """Expected R@1, 5, 10, 50 in percent of the ranked queries; queries without a rank do not count."""
+    ranks = ranks.ranked
     if not len(ranks):
         raise UserError(f"{direction}: nothing to rank")
-    return {f"{direction}/R@{k}": 100.0 * float((ranks <= k).mean()) for k in RECALL_AT}
+    return {f"{direction}/R@{k}": 100.0 * float(ranks.within(k).mean()) for k in RECALL_AT}
 
 
-def summarise(ranks: np.ndarray, *, direction: str) -> dict[str, float]:
-    """Recalls in percent, MedianR and MeanR, as `t2v/R@1` and so on. Queries with rank NaN do not count."""
+def summarise(ranks: Ranks, *, direction: str) -> dict[str, float]:
+    """Expected recalls in percent, and MedianR and MeanR of the expected ranks, as `t2v/R@1` and so on.
+
+    Queries without a rank do not count.
+    """
     values = recalls(ranks, direction=direction)
-    ranks = ranks[~np.isnan(ranks)]
+    expected = ranks.ranked.expected
     return {
         **values,
-        f"{direction}/MedianR": float(np.median(ranks)),
-        f"{direction}/MeanR": float(ranks.mean()),
+        f"{direction}/MedianR": float(np.median(expected)),
+        f"{direction}/MeanR": float(expected.mean()),
     }
 
 

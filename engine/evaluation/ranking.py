@@ -2,10 +2,9 @@
 
 N captions, V videos, K = 10 best candidates kept; a tile has n captions and v videos.
 
-Rank of a query: 1 + the candidates that score above the right one + half of the other candidates that tie
-with it. This is the expected rank if ties are broken at random, so a constant matrix never scores better than
-chance. The score of a query with its right candidate is the *positive* score. It comes from the same tiles
-(`similarity.py`) as the others, so equal features tie exactly.
+A query's rank is decided by the candidates that score above the right one and by those that tie with it
+(`ranks.py`). The score of a query with its right candidate is the *positive* score. It comes from the same
+tiles (`similarity.py`) as the others, so equal features tie exactly.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch import Tensor
 from engine.distributed.world import World
 from engine.evaluation.features import Features
 from engine.evaluation.ranking_counts import CaptionOrder, RankingCounts, count
+from engine.evaluation.ranks import Ranks
 from engine.evaluation.similarity import TILE, ScoreTiles, Tiles, VideoTile
 from engine.evaluation.top_k import TOP_K, TopK
 
@@ -28,12 +28,12 @@ SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
 
 @dataclass(frozen=True)
 class Rankings:
-    """Ranks, from 1, and best candidates, indexed by the numbers of captions and videos in the split."""
+    """Ranks and best candidates, indexed by the numbers of captions and videos in the split."""
 
-    t2v: np.ndarray  # float64 [N] rank of each caption's video among all videos
-    v2t: np.ndarray  # float64 [V] rank of each video's caption set among all sets; NaN: no caption
-    v2t_any: np.ndarray  # float64 [V] rank of the video's best caption among all captions; NaN: no caption
-    t2v_ap: np.ndarray  # float64 [N] average precision; with one right candidate it is 1 / rank
+    t2v: Ranks  # [N] each caption's video among all videos
+    v2t: Ranks  # [V] each video's caption set among all sets; NaN: no caption
+    v2t_any: Ranks  # [V] the video's best caption among all captions; NaN: no caption
+    t2v_ap: np.ndarray  # float64 [N] average precision; with one right candidate it is 1 / expected rank
     v2t_ap: np.ndarray  # float64 [V] average precision over all captions; NaN: no caption
     t2v_top: np.ndarray  # int64 [N, K] the best videos, the best first; -1 if there are fewer than K
     t2v_top_scores: np.ndarray  # float32 [N, K]
@@ -150,18 +150,19 @@ class _Passes:
         """The second pass."""
         captions = _CaptionCounts(t2v_positives, device=self.device, dtype=self.dtype)
         tiles = [self._count(videos, captions, v2t_positives) for videos in self.video_tiles()]
-        v2t, v2t_any, v2t_ap, v2t_positive, v2t_top, v2t_top_scores = (
+        counts, v2t_ap, v2t_positive, v2t_top, v2t_top_scores = (
             self._gather([torch.from_numpy(part).to(self.device) for part in parts])
             for parts in zip(*(tiles or [_no_videos()]), strict=True)
         )
+        v2t, v2t_any = (Ranks(*columns) for columns in (counts.T[:3], counts.T[3:]))
         captions.merge_ranks(self.world)
-        t2v = self.order.unsort(captions.ranks())
+        t2v = Ranks(*(self.order.unsort(values) for values in captions.counts()))
         t2v_top, t2v_top_scores = (self.order.unsort(array) for array in captions.top.numpy())
         return Rankings(
             t2v=t2v,
             v2t=v2t,
             v2t_any=v2t_any,
-            t2v_ap=1.0 / t2v,
+            t2v_ap=1.0 / t2v.expected,
             v2t_ap=v2t_ap,
             t2v_top=t2v_top,
             t2v_top_scores=t2v_top_scores,
@@ -176,7 +177,8 @@ class _Passes:
     ) -> tuple[np.ndarray, ...]:
         """Count all captions for the videos of one tile, and these videos for `captions`.
 
-        Returns ranks, precision, positive score and top K of the videos, each [v, ...].
+        Returns `RankingCounts.counts` of the videos [v, 6], their precision, positive score and top K, each
+        [v, ...].
         """
         positives = v2t_positives[self.order.starts[videos.first] : self.order.starts[videos.last]]
         video_numbers = torch.arange(videos.first, videos.last, device=self.device)
@@ -192,7 +194,7 @@ class _Passes:
             counts.update(by_caption, positions)
             top.update(by_caption.T, caption_numbers)
         assert counts is not None and top is not None  # there is a caption
-        return (*counts.ranks(), counts.positives[0], *top.numpy())
+        return counts.counts(), counts.precision(), counts.positives[0], *top.numpy()
 
     def _gather(self, pieces: list[Tensor]) -> np.ndarray:
         """The rows of all ranks, in the order of videos."""
@@ -223,13 +225,14 @@ class _CaptionCounts:
             self.equal = world.gather_rows(self.equal[None]).sum(dim=0)
         self.top.merge_ranks(world)
 
-    def ranks(self) -> np.ndarray:
-        """Expected ranks, float64 [N]. The counts of equal scores include the caption's own video."""
-        return (1.0 + self.above + 0.5 * (self.equal - 1.0)).cpu().numpy()
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The fields of `Ranks`, by position. The counts of equal scores include the caption's own video."""
+        above, equal = self.above.cpu().numpy(), self.equal.cpu().numpy()
+        return above, equal - 1.0, np.ones(len(above))
 
 
 def _no_videos() -> tuple[np.ndarray, ...]:
     """What `_count` returns, for a rank that has no videos."""
     nothing = np.empty(0)
     top = np.empty((0, TOP_K))
-    return nothing, nothing, nothing, nothing, top.astype(np.int64), top.astype(np.float32)
+    return np.empty((0, 6)), nothing, nothing, top.astype(np.int64), top.astype(np.float32)

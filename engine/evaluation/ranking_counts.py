@@ -104,29 +104,27 @@ class RankingCounts:
         self._unfinished = sets[-1:].clone() if continues else None
         return sets[:-1] if continues else sets
 
-    def ranks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(rank among caption sets, rank of the best caption among all captions, average precision).
-
-        Each is float64 [v], NaN for videos without captions. If m captions of the video tie for its best
-        score with e captions of other videos, on average e / (m + 1) of the others come before the first of
-        the m. Average precision uses expected ranks.
+    def counts(self) -> np.ndarray:
+        """float64 [v, 6]: the fields of `Ranks` among caption sets, and those of the best caption among all
+        captions. NaN for videos without captions.
         """
+        above, equal = self.above[0].cpu().numpy(), self.equal[0].cpu().numpy()
+        sets_above, sets_equal = self.sets_above.cpu().numpy(), self.sets_equal.cpu().numpy()
+        right = (self.positives[0] == self.positives).sum(axis=0)  # own captions with the best score
+        columns = (sets_above, sets_equal - 1.0, np.ones_like(above), above, equal - right, right)
+        return np.where(np.isnan(self.positives[0])[:, None], np.nan, np.stack(columns, axis=1))
+
+    def precision(self) -> np.ndarray:
+        """Average precision float64 [v] by expected ranks; NaN for videos without captions."""
         above, equal = self.above.cpu().numpy(), self.equal.cpu().numpy()
-        no_caption = np.isnan(self.positives[0])
-        set_rank = 1.0 + self.sets_above.cpu().numpy() + 0.5 * (self.sets_equal.cpu().numpy() - 1)
         # [M, v]: among the video's own captions.
         positives_equal = (self.positives[:, None] == self.positives[None]).sum(axis=1)
         positives_above = (self.positives[:, None] < self.positives[None]).sum(axis=1)
-        any_rank = 1.0 + above[0] + (equal[0] - positives_equal[0]) / (positives_equal[0] + 1.0)
         precision = (1.0 + positives_above + 0.5 * (positives_equal - 1)) / (1.0 + above + 0.5 * (equal - 1))
         # cumsum adds one by one: the padding, which depends on the tiles, does not change the last bit.
         total = np.cumsum(np.where(np.isnan(self.positives), 0.0, precision), axis=0)[-1]
         mean = total / (~np.isnan(self.positives)).sum(axis=0).clip(min=1)
-        return (
-            np.where(no_caption, np.nan, set_rank),
-            np.where(no_caption, np.nan, any_rank),
-            np.where(no_caption, np.nan, mean),
-        )
+        return np.where(np.isnan(self.positives[0]), np.nan, mean)
 
 
 def count(

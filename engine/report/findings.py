@@ -13,6 +13,7 @@ import numpy as np
 from dataloaders.examples import Examples
 from engine.evaluation.metrics import summarise
 from engine.evaluation.ranking import Rankings
+from engine.evaluation.ranks import Ranks
 
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
 WORST = 10  # queries of each direction
@@ -28,9 +29,10 @@ def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST
     """The captions that rank their own video worst, one for each video, and the videos ranked above it."""
     cases: list[Finding] = []
     seen: set[int] = set()
-    for caption in np.argsort(-rankings.t2v, kind="stable").tolist():
+    ranks = rankings.t2v.expected
+    for caption in np.argsort(-ranks, kind="stable").tolist():
         video = int(examples.video_of_caption[caption])
-        if len(cases) == count or rankings.t2v[caption] <= 1:
+        if len(cases) == count or ranks[caption] <= 1:
             break
         if video in seen:
             continue
@@ -42,7 +44,7 @@ def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST
                 "caption": examples.captions[caption],
                 "caption_number": caption,
                 "video": examples.video_ids[video],
-                "rank": float(rankings.t2v[caption]),
+                "rank": float(ranks[caption]),
                 "score": _short(rankings.t2v_positive[caption]),
                 "won": [
                     {
@@ -61,7 +63,7 @@ def worst_captions(rankings: Rankings, examples: Examples, *, count: int = WORST
 def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) -> list[Finding]:
     """The videos with the worst ranks of their captions, and the captions of other videos ranked above."""
     cases = []
-    ranks = np.nan_to_num(rankings.v2t, nan=1.0)
+    ranks = np.nan_to_num(rankings.v2t.expected, nan=1.0)
     for video in np.argsort(-ranks, kind="stable")[:count].tolist():
         if ranks[video] <= 1:
             break
@@ -72,7 +74,7 @@ def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) 
             {
                 "video": examples.video_ids[video],
                 "caption": _first_caption(examples, video),
-                "rank": float(rankings.v2t[video]),
+                "rank": float(ranks[video]),
                 "score": _short(rankings.v2t_positive[video]),
                 "won": [
                     {
@@ -91,7 +93,7 @@ def worst_videos(rankings: Rankings, examples: Examples, *, count: int = WORST) 
 def confusing_videos(rankings: Rankings, examples: Examples, *, count: int = HUBS) -> list[Finding]:
     """The videos that most often rank first for a caption of another video (hubs)."""
     first = rankings.t2v_top[:, 0]
-    wrong = (first != examples.video_of_caption) & (rankings.t2v > 1)
+    wrong = (first != examples.video_of_caption) & (rankings.t2v.expected > 1)
     times = np.bincount(first[wrong], minlength=examples.num_videos)
     hubs = []
     for video in np.argsort(-times, kind="stable")[:count].tolist():
@@ -112,7 +114,7 @@ def confusing_videos(rankings: Rankings, examples: Examples, *, count: int = HUB
 def hub_summary(rankings: Rankings, examples: Examples) -> Finding:
     """How the wrong first places are distributed over the videos."""
     first = rankings.t2v_top[:, 0]
-    wrong = (first != examples.video_of_caption) & (rankings.t2v > 1)
+    wrong = (first != examples.video_of_caption) & (rankings.t2v.expected > 1)
     times = np.sort(np.bincount(first[wrong], minlength=examples.num_videos))[::-1]
     tenth = max(1, len(times) // 10)
     return {
@@ -144,25 +146,24 @@ def by_length(rankings: Rankings, examples: Examples, *, language: str) -> list[
     return groups
 
 
-def recall_curve(ranks: np.ndarray, *, candidates: int) -> list[tuple[int, float]]:
-    """(K, R@K in percent) for at most 60 K from 1 to `candidates`, evenly spaced on a log scale."""
-    ranks = np.sort(ranks[~np.isnan(ranks)])
+def recall_curve(ranks: Ranks, *, candidates: int) -> list[tuple[int, float]]:
+    """(K, expected R@K in percent) for at most 60 K from 1 to `candidates`, evenly spaced on a log scale."""
+    ranks = ranks.ranked
     points = np.unique(np.geomspace(1, max(1, candidates), 60).round().astype(int))
-    share = 100.0 * np.searchsorted(ranks, points, side="right") / len(ranks)
-    return [(int(k), round(float(s), 4)) for k, s in zip(points, share, strict=True)]
+    return [(int(k), round(100.0 * float(ranks.within(int(k)).mean()), 4)) for k in points]
 
 
-def rank_histogram(ranks: np.ndarray, *, candidates: int) -> list[Finding]:
-    """Percent of the queries with rank 1, above 1 to 2, above 2 to 4, above 4 to 8 and so on."""
-    ranks = ranks[~np.isnan(ranks)]
+def rank_histogram(ranks: Ranks, *, candidates: int) -> list[Finding]:
+    """Percent of the queries with expected rank 1, above 1 to 2, above 2 to 4, above 4 to 8 and so on."""
+    expected = ranks.ranked.expected
     edges = 2 ** np.arange(int(np.ceil(np.log2(max(1, candidates)))) + 1)
-    group = np.searchsorted(edges, ranks)
+    group = np.searchsorted(edges, expected)
     counts = np.bincount(group, minlength=len(edges))
     return [
         {
             "above": int(edges[i - 1]) if i else 0,
             "to": min(int(edge), candidates),
-            "percent": 100.0 * count / len(ranks),
+            "percent": 100.0 * count / len(expected),
         }
         for i, (edge, count) in enumerate(zip(edges.tolist(), counts.tolist(), strict=True))
     ]

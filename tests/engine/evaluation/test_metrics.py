@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from common.errors import UserError
 from engine.evaluation.metrics import all_metrics, format_metrics, protocol_of, summarise
 from engine.evaluation.ranking import Rankings, rank_tiles
+from engine.evaluation.ranks import single_ranks
 from engine.evaluation.similarity import MatrixTiles
 from tests.engine.evaluation.naive_ranking import naive_t2v, naive_v2t
 
@@ -27,8 +29,8 @@ def test_ranks_of_a_matrix_with_many_ties_equal_a_naive_count(seed: int) -> None
     scores = rng.integers(0, 5, size=(13, 7)).astype(np.float32)
     owner = rng.integers(0, 7, size=13)
     rankings = ranked(scores, owner)
-    np.testing.assert_array_equal(rankings.t2v, naive_t2v(scores, owner))
-    np.testing.assert_array_equal(rankings.v2t, naive_v2t(scores, owner))
+    np.testing.assert_array_equal(rankings.t2v.expected, naive_t2v(scores, owner))
+    np.testing.assert_array_equal(rankings.v2t.expected, naive_v2t(scores, owner))
 
 
 @pytest.mark.parametrize("name", ["single", "multi"])
@@ -97,8 +99,8 @@ def test_the_published_median_of_several_captions_is_the_lower_one() -> None:
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.5]])
     owner = np.array([0, 0, 0, 1])
     rankings = ranked(scores, owner)
-    np.testing.assert_array_equal(rankings.t2v, [1, 2, 1, 2])
-    np.testing.assert_array_equal(rankings.v2t, [1, 2])
+    np.testing.assert_array_equal(rankings.t2v.expected, [1, 2, 1, 2])
+    np.testing.assert_array_equal(rankings.v2t.expected, [1, 2])
     ours = all_metrics(rankings)
     assert ours["t2v/R@1"] == 50.0 and ours["t2v/MeanR"] == 1.5
     assert ours["t2v/MedianR"] == 1.5 and ours["published_t2v/MedianR"] == 1.0
@@ -108,25 +110,38 @@ def test_the_published_median_of_several_captions_is_the_lower_one() -> None:
 
 def test_three_better_captions_of_one_video_cost_one_rank_among_sets_and_three_among_captions() -> None:
     rankings = ranked(np.array([[0.9, 0.6], [0.2, 0.8], [0.7, 0.7], [0.1, 0.5]]), np.array([0, 0, 0, 1]))
-    assert rankings.v2t[1] == 2.0
-    assert rankings.v2t_any[1] == 4.0
+    assert rankings.v2t.expected[1] == 2.0
+    assert rankings.v2t_any.expected[1] == 4.0
 
 
-def test_a_constant_matrix_is_never_better_than_chance() -> None:
-    ours = all_metrics(ranked(np.ones((4, 4), np.float32), np.arange(4)))
-    assert ours["t2v/R@1"] == 0.0
-    assert ours["t2v/MeanR"] == ours["v2t/MeanR"] == ours["v2t_any/MeanR"] == 2.5
-    assert ours["t2v/mAP"] <= 100 * np.mean(1 / np.arange(1, 5))
+@pytest.mark.parametrize("size", [4, 7, 9])
+def test_a_constant_matrix_is_chance(size: int) -> None:
+    """For 9 x 9 the expected rank is 5, but only 5 of 9 orders put the right answer among the first 5. The
+    position after sorting, as in open_clip, gives the same R@5 for a constant matrix: 5 of 7 for 7 x 7."""
+    ours = all_metrics(ranked(np.ones((size, size), np.float32), np.arange(size)))
+    for direction in ("t2v", "v2t", "v2t_any"):
+        for k in (1, 5, 10):
+            assert ours[f"{direction}/R@{k}"] == pytest.approx(100 * min(1, k / size))
+        assert ours[f"{direction}/MeanR"] == ours[f"{direction}/MedianR"] == (size + 1) / 2
+    assert ours["t2v/mAP"] <= 100 * np.mean(1 / np.arange(1, size + 1))
+
+
+def test_five_captions_a_video_and_a_constant_matrix_are_chance() -> None:
+    """v2t_any: one of 5 right captions among the first k of 20, drawn without replacement."""
+    ours = all_metrics(ranked(np.ones((20, 4), np.float32), np.arange(20) % 4))
+    assert ours["v2t_any/R@1"] == pytest.approx(25.0)
+    assert ours["v2t_any/R@5"] == pytest.approx(100 * (1 - math.comb(15, 5) / math.comb(20, 5)))
+    assert ours["v2t/R@1"] == pytest.approx(25.0) and ours["t2v/R@1"] == pytest.approx(25.0)
 
 
 def test_every_query_has_exactly_one_rank_with_infinite_scores() -> None:
     scores = np.array([[-np.inf, -np.inf, -np.inf], [1.0, 2.0, 3.0]])
-    np.testing.assert_array_equal(ranked(scores, np.array([0, 2])).t2v, [2.0, 1.0])
+    np.testing.assert_array_equal(ranked(scores, np.array([0, 2])).t2v.expected, [2.0, 1.0])
 
 
 def test_equal_half_precision_scores_tie() -> None:
     scores = np.array([[0.5, 0.5, 0.1]], dtype=np.float16)
-    assert ranked(scores, np.array([0])).t2v[0] == 1.5
+    assert ranked(scores, np.array([0])).t2v.expected[0] == 1.5
 
 
 def test_nan_names_the_query() -> None:
@@ -136,14 +151,15 @@ def test_nan_names_the_query() -> None:
 
 def test_a_video_without_captions_is_a_candidate_but_no_query() -> None:
     rankings = ranked(np.array([[0.5, 0.9], [0.5, 0.1]]), np.array([0, 0]))
-    np.testing.assert_array_equal(rankings.t2v, [2.0, 1.0])
-    assert rankings.v2t[0] == 1.0 and np.isnan(rankings.v2t[1]) and np.isnan(rankings.v2t_any[1])
+    np.testing.assert_array_equal(rankings.t2v.expected, [2.0, 1.0])
+    assert rankings.v2t.expected[0] == 1.0
+    assert np.isnan(rankings.v2t.expected[1]) and np.isnan(rankings.v2t_any.expected[1])
     assert all_metrics(rankings)["v2t/R@1"] == 100.0
 
 
 def test_nothing_to_rank_is_an_error() -> None:
     with pytest.raises(UserError, match="nothing to rank"):
-        summarise(np.array([np.nan]), direction="t2v")
+        summarise(single_ranks(np.array([np.nan])), direction="t2v")
 
 
 def test_the_protocol_is_named() -> None:

@@ -12,6 +12,7 @@ import torch
 from engine.distributed.world import World
 from engine.evaluation.features import Features
 from engine.evaluation.ranking import Rankings, rank
+from engine.evaluation.ranks import Ranks
 from tests.engine.evaluation.naive_ranking import (
     full_matrix,
     naive_t2v,
@@ -31,7 +32,11 @@ def ranked(features: Features, owner: np.ndarray, **more: object) -> Rankings:
 
 def assert_same(a: Rankings, b: Rankings) -> None:
     for item in dataclasses.fields(Rankings):
-        np.testing.assert_array_equal(getattr(a, item.name), getattr(b, item.name), err_msg=item.name)
+        one, two = (
+            np.stack(dataclasses.astuple(part)) if isinstance(part, Ranks) else part
+            for part in (getattr(a, item.name), getattr(b, item.name))
+        )
+        np.testing.assert_array_equal(one, two, err_msg=item.name)
 
 
 @pytest.mark.parametrize("make", [random_features, tied_features])
@@ -44,9 +49,9 @@ def test_ranks_equal_a_naive_count(make) -> None:  # type: ignore[no-untyped-def
         tile = (512, 512) if seed % 2 else (int(rng.integers(1, 9)), int(rng.integers(1, 5)))
         rankings = ranked(features, owner, tile=tile)
         scores = full_matrix(features)
-        np.testing.assert_allclose(rankings.t2v, naive_t2v(scores, owner))
-        np.testing.assert_allclose(rankings.v2t, naive_v2t(scores, owner))
-        np.testing.assert_allclose(rankings.v2t_any, naive_v2t(scores, owner, any_caption=True))
+        np.testing.assert_allclose(rankings.t2v.expected, naive_t2v(scores, owner))
+        np.testing.assert_allclose(rankings.v2t.expected, naive_v2t(scores, owner))
+        np.testing.assert_allclose(rankings.v2t_any.expected, naive_v2t(scores, owner, any_caption=True))
         np.testing.assert_allclose(rankings.v2t_ap, naive_v2t_ap(scores, owner))
         np.testing.assert_allclose(
             rankings.t2v_positive, scores[np.arange(captions), owner], rtol=1e-5, atol=1e-4
@@ -72,14 +77,15 @@ def test_fewer_than_ten_candidates_leave_the_rest_empty() -> None:
 
 def test_one_caption_and_one_video() -> None:
     rankings = ranked(random_features(np.random.default_rng(0), 1, 1, 2), np.array([0]))
-    assert rankings.t2v.tolist() == rankings.v2t.tolist() == rankings.v2t_any.tolist() == [1.0]
+    for ranks in (rankings.t2v, rankings.v2t, rankings.v2t_any):
+        assert ranks.expected.tolist() == [1.0]
 
 
 def test_a_constant_matrix_is_chance() -> None:
     ones = torch.ones(6, 4)
     rankings = ranked(Features(ones, ones, ones[:, None].repeat(1, 3, 1)), np.arange(6))
     for ranks in (rankings.t2v, rankings.v2t, rankings.v2t_any):
-        np.testing.assert_array_equal(ranks, np.full(6, 3.5))
+        np.testing.assert_array_equal(ranks.expected, np.full(6, 3.5))
 
 
 def test_more_top_frames_than_frames_use_all_frames() -> None:
@@ -87,7 +93,9 @@ def test_more_top_frames_than_frames_use_all_frames() -> None:
     features = random_features(rng, 8, 4, 2)
     features = dataclasses.replace(features, frame_mask=None)
     few = rank(features, np.arange(8) % 4, top_frames=99, logit_scale=1.0)
-    np.testing.assert_allclose(few.t2v, naive_t2v(full_matrix(features, top_frames=2), np.arange(8) % 4))
+    np.testing.assert_allclose(
+        few.t2v.expected, naive_t2v(full_matrix(features, top_frames=2), np.arange(8) % 4)
+    )
 
 
 def test_a_caption_set_may_span_several_tiles() -> None:
@@ -95,7 +103,7 @@ def test_a_caption_set_may_span_several_tiles() -> None:
     features = tied_features(rng, 40, 3, 2)
     owner = np.sort(np.r_[np.zeros(35, int), 1, 1, 2, 2, 2])
     rankings = ranked(features, owner, tile=(8, 2))
-    np.testing.assert_allclose(rankings.v2t, naive_v2t(full_matrix(features), owner))
+    np.testing.assert_allclose(rankings.v2t.expected, naive_v2t(full_matrix(features), owner))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -116,7 +124,7 @@ def test_equal_features_tie_at_any_position(threads: int) -> None:
     finally:
         torch.set_num_threads(threads_before)
     # Each video has one copy, so every rank is halfway between two numbers.
-    np.testing.assert_array_equal(rankings.t2v % 1, np.full(1000, 0.5))
+    np.testing.assert_array_equal(rankings.t2v.expected % 1, np.full(1000, 0.5))
 
 
 def test_shuffled_captions_and_videos_keep_their_ranks() -> None:
@@ -133,9 +141,11 @@ def test_shuffled_captions_and_videos_keep_their_ranks() -> None:
         None if features.frame_mask is None else features.frame_mask[videos],
     )
     shuffled = ranked(shuffled_features, new_number[owner[captions]])
-    np.testing.assert_array_equal(shuffled.t2v, original.t2v[captions])
-    for name in ("v2t", "v2t_any", "v2t_ap"):
-        np.testing.assert_allclose(getattr(shuffled, name), getattr(original, name)[videos], rtol=1e-12)
+    np.testing.assert_array_equal(shuffled.t2v.expected, original.t2v.expected[captions])
+    for name in ("v2t", "v2t_any"):
+        one, two = (getattr(rankings, name).expected for rankings in (shuffled, original))
+        np.testing.assert_allclose(one, two[videos], rtol=1e-12)
+    np.testing.assert_allclose(shuffled.v2t_ap, original.v2t_ap[videos], rtol=1e-12)
     np.testing.assert_array_equal(videos[shuffled.t2v_top], original.t2v_top[captions])
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from dataloaders.examples import ExamplesBuilder
 from engine.evaluation.metrics import recalls
+from engine.evaluation.ranks import single_ranks
 from engine.report.findings import (
     by_length,
     confusing_videos,
@@ -98,7 +99,7 @@ def test_chinese_is_counted_in_characters(language: str, length: int) -> None:
 
 
 def test_curve_and_metrics_agree() -> None:
-    ranks = np.array([1, 1, 2.5, 7, 80, 100, np.nan])
+    ranks = single_ranks(np.array([1, 1, 2.5, 7, 80, 100, np.nan]), np.array([0, 0, 1, 4, 0, 0, 0]))
     curve = dict(recall_curve(ranks, candidates=100))
     for name, value in recalls(ranks, direction="t2v").items():
         k = int(name.split("@")[1])
@@ -108,7 +109,7 @@ def test_curve_and_metrics_agree() -> None:
 
 
 def test_histogram_bins_double_and_sum_to_everything() -> None:
-    found = rank_histogram(np.array([1, 1.5, 2, 3, 4, 5, 100, np.nan]), candidates=100)
+    found = rank_histogram(single_ranks(np.array([1, 1.5, 2, 3, 4, 5, 100, np.nan])), candidates=100)
     assert [(b["above"], b["to"]) for b in found[:4]] == [(0, 1), (1, 2), (2, 4), (4, 8)]
     assert [round(b["percent"] * 7 / 100) for b in found] == [1, 2, 2, 1, 0, 0, 0, 1]
     assert sum(b["percent"] for b in found) == pytest.approx(100)

@@ -250,8 +250,9 @@ def test_ranks_come_back_from_the_file(tmp_path: Path) -> None:
     found = measured(split, scores(split, skill=0.5))[0]
     write(tmp_path / "report", split, skill=0.5)
     queries = read_queries(tmp_path / "report" / "queries.jsonl")
-    assert list(queries.t2v.values()) == found.rankings.t2v.tolist()
-    assert list(queries.v2t.values()) == found.rankings.v2t.tolist()
+    for ranks, direction in ((found.rankings.t2v, queries.t2v), (found.rankings.v2t, queries.v2t)):
+        expected = zip(ranks.expected.tolist(), ranks.tied.tolist(), strict=True)
+        assert list(direction.values()) == list(expected)
 
 
 @pytest.mark.parametrize("line", ["{", '{"direction": "t2v", "video": "v", "rank": 1}', "[]", '"t2v"'])
