@@ -43,6 +43,9 @@ class Config:
     """All settings of one run. Units: rates per optimiser step, batch sizes over all ranks."""
 
     output_dir: str = _flag("", "run", "folder for checkpoints, log.txt, metrics.jsonl and config.json")
+    overwrite: bool = _flag(
+        False, "run", "delete the training that OUTPUT_DIR holds and start a new one there"
+    )
     do_pretrain: bool = _flag(False, "run", "pre-train (main_pretrain.py)")
     do_train: bool = _flag(False, "run", "fine-tune (main_task_retrieval.py)")
     do_eval: bool = _flag(False, "run", "evaluate --init_model on the test split")
@@ -111,11 +114,6 @@ class Config:
     frame_sample_len: str = _flag(
         "fix", "data", "number of frames: fixed, or by the duration of the clip", choices=("fix", "dynamic")
     )
-    legacy_special_tokens: bool = _flag(
-        False,
-        "data",
-        "mark Chinese texts with CLIP's special tokens, as the published VATEX-Chinese model needs",
-    )
 
     clip_model: str = _flag(
         "ViT-B-32-quickgelu",
@@ -126,9 +124,15 @@ class Config:
     pretrained_text: str = _flag(
         "hfl/chinese-roberta-wwm-ext", "model", "transformers model name or folder of the Chinese encoder"
     )
+    legacy_special_tokens: bool = _flag(
+        False,
+        "model",
+        "mark Chinese texts with CLIP's special tokens, as the published VATEX-Chinese model needs",
+    )
     cache_dir: str = _flag("", "model", "folder for downloaded weights [the caches of the libraries]")
     init_model: str | None = _flag(None, "model", "checkpoint to start from or to evaluate", kind=str)
-    use_temp: bool = _flag(False, "model", "temporal transformer over the frames")
+    # None: no flag said it. It means off, but an evaluation then refuses a checkpoint that has this part.
+    use_temp: bool | None = _flag(None, "model", "temporal transformer over the frames", kind=bool)
     use_frame_fea: bool = _flag(False, "model", "also match texts with single frames (FTM)")
     top_frames: int = _flag(3, "model", "number of best frames in the frame score of evaluation")
     temporal_layers: int = _flag(4, "model", "layers of the temporal transformer")
@@ -263,6 +267,11 @@ class Config:
             return self.eval_dataset
         return ZERO_SHOT_DATASET[self.language] if self.do_pretrain else self.dataset
 
+    @property
+    def initial_model(self) -> Path | None:
+        """`init_model` as a path: a checkpoint or, for an evaluation, a folder of checkpoints."""
+        return None if self.init_model is None else Path(self.init_model).expanduser()
+
     def save(self, path: Path) -> None:
         """Write all settings as JSON, atomically."""
         write_json(path, dataclasses.asdict(self))
@@ -295,8 +304,11 @@ PROGRAMS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_parser(program: str) -> argparse.ArgumentParser:
-    """The command line of one of `PROGRAMS`: every field of `Config` in its group."""
+def build_parser(program: str, *, defaults: bool = True) -> argparse.ArgumentParser:
+    """The command line of one of `PROGRAMS`: every field of `Config` in its group.
+
+    Without `defaults` the result of parsing holds only the flags that are given.
+    """
     parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
     groups: dict[str, Any] = {}
     for item in dataclasses.fields(Config):
@@ -306,18 +318,20 @@ def build_parser(program: str) -> argparse.ArgumentParser:
         group = groups[meta["group"]]
         text = meta["help"].replace("%", "%%")  # a percent sign has a meaning for argparse
         default = PROGRAMS[program].get(item.name, item.default)
+        kind = meta["kind"] or type(default)
         names = (f"--{item.name}", *meta["aliases"])
-        if isinstance(default, bool):
+        shown = "" if default in (None, "") else f" [{default}]"
+        value = default if defaults else argparse.SUPPRESS
+        if kind is bool:
             # Switches that are on by default or in a script can be switched off: --no-use_temp.
             action = argparse.BooleanOptionalAction if default or meta["group"] == "model" else "store_true"
-            group.add_argument(*names, dest=item.name, action=action, default=default, help=text)
+            group.add_argument(*names, dest=item.name, action=action, default=value, help=text)
             continue
-        shown = "" if default in (None, "") else f" [{default}]"
         group.add_argument(
             *names,
             dest=item.name,
-            type=meta["kind"] or type(default),
-            default=default,
+            type=kind,
+            default=value,
             choices=meta["choices"],
             required=item.name == "output_dir",
             metavar=None if meta["choices"] else item.name.upper(),
@@ -326,11 +340,22 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[str]]:
+@dataclass(frozen=True)
+class Remark:
+    """A message on the settings of a run for its log."""
+
+    text: str
+    is_warning: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[Remark]]:
     """Parse a command line. `config_checks.check_config` checks whether the settings work together.
 
-    Returns the configuration and remarks for the log, on flags that have no effect. argparse exits with 2 on
-    unknown flags.
+    Returns the configuration and remarks on flags that have no effect. argparse exits with 2 on unknown
+    flags.
     """
     parser = build_parser(program)
     values = vars(parser.parse_args(argv))
@@ -347,9 +372,16 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
     config = Config(**values)
     if config.mask_duplicates and config.do_pretrain and config.negatives == "queue":
         remarks.append("--mask_duplicates has no effect: a queue does not store which clip a key belongs to")
+    if config.overwrite and not config.is_training:
+        remarks.append("--overwrite has no effect: only a training overwrites")
     remarks += [
         f"--{item.name} has no effect ({item.metadata['help']})"
         for item in dataclasses.fields(Config)
         if item.metadata["group"] == "no effect" and values[item.name] != item.default
     ]
-    return config, remarks
+    return config, [Remark(text) for text in remarks]
+
+
+def given_flags(argv: Sequence[str] | None, *, program: str) -> frozenset[str]:
+    """The names of the settings that a command line gives, whatever their values."""
+    return frozenset(vars(build_parser(program, defaults=False).parse_args(argv)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS
-from engine.config import Config, parse_config
+from engine.config import Config, Remark, given_flags, parse_config
+from engine.saved_settings import with_checkpoint_settings
 
 MAX_POSITIONS = 48  # rows of `frame_position_embeddings`
 AT_LEAST_ONE = (
@@ -21,14 +23,18 @@ NOT_NEGATIVE = (
 FREEZABLE = ("image", "text", "temporal")
 
 
-def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[str]]:
-    """`parse_config`, then `check_config`. Returns the settings of a run and remarks for its log.
+def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config, list[Remark]]:
+    """Parse a command line, add the settings beside --init_model, and check all of them.
 
-    Raises `UserError` that names the flag and a right value; argparse exits with 2 on unknown flags.
+    Returns the settings of a run and remarks for its log. Raises `UserError` that names the flag and a right
+    value; argparse exits with 2 on unknown flags.
     """
     config, remarks = parse_config(argv, program=program)
+    config, more = with_checkpoint_settings(config, given_flags(argv, program=program))
+    if config.is_training:
+        config = dataclasses.replace(config, use_temp=bool(config.use_temp))
     check_config(config, program=program)
-    return config, remarks
+    return config, [*remarks, *more]
 
 
 def check_config(config: Config, *, program: str) -> None:
@@ -43,6 +49,10 @@ def check_config(config: Config, *, program: str) -> None:
         value = getattr(config, name)
         # NaN fails both comparisons.
         _require(value is None or 0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
+    _require(
+        not (config.overwrite and config.resume == "auto"),
+        "--overwrite: deletes the states that --resume auto looks for; give one of them",
+    )
     _require(config.seed < 2**62, f"--seed {config.seed}: must be less than 2**62")
     _require(
         config.max_words is None or config.max_words >= 3,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -10,7 +11,6 @@ from common.errors import UserError
 from engine.checkpoint.files import read_state
 from engine.checkpoint.weights import load_state
 from engine.config import Config
-from engine.logs.run_log import RunLog
 from modules.backbones.clip_towers import build_clip, clip_embed_dim, fixed_logit_scale, frame_position_std
 from modules.backbones.clip_weights import load_clip_weights
 from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
@@ -22,7 +22,15 @@ from modules.retrieval_model import RetrievalModel
 from modules.video_encoder import VideoEncoder
 
 
-def build_model(config: Config, log: RunLog) -> DualEncoder:
+class MessageLog(Protocol):
+    """Where the report on loaded weights goes: a `RunLog`, or a logger of Python."""
+
+    def info(self, message: str, /) -> None: ...
+
+    def warning(self, message: str, /) -> None: ...
+
+
+def build_model(config: Config, log: MessageLog) -> DualEncoder:
     """The model of this run. Raises `UserError` naming the weights that are absent or do not fit."""
     # A checkpoint holds every encoder weight or is refused, so the pre-trained weights are not needed then.
     pretrained = config.init_model is None
@@ -34,7 +42,7 @@ def build_model(config: Config, log: RunLog) -> DualEncoder:
     visual = VideoEncoder(
         clip.visual,
         embed_dim=width,
-        use_temp=config.use_temp,
+        use_temp=bool(config.use_temp),
         temporal_layers=config.temporal_layers,
         position_std=frame_position_std(config.clip_model),
     )
@@ -47,10 +55,27 @@ def build_model(config: Config, log: RunLog) -> DualEncoder:
         )
     model = _assemble(config, visual, text, logit_scale=fixed_logit_scale(clip))
     if config.init_model is not None:
-        for line in load_state(model, read_state(config.init_model), path=config.init_model).lines():
-            log.info(line)
+        load_checkpoint(config, model, Path(config.init_model).expanduser(), log)
     _prepare_for_training(config, model)
     return model
+
+
+def load_checkpoint(config: Config, model: DualEncoder, path: Path, log: MessageLog) -> None:
+    """Load the file `path` into `model` and log what was loaded.
+
+    Raises `UserError` where the file does not fit. For evaluation and search it must not hold a temporal
+    transformer that the model lacks, unless a flag switches it off.
+    """
+    report = load_state(model, read_state(path), path=str(path))
+    if not config.is_training and config.use_temp is None and report.without_temporal:
+        raise UserError(
+            f"checkpoint {path}: has a temporal transformer, which this model lacks: give --use_temp, or "
+            "--no-use_temp to leave that part out"
+        )
+    for line in report.lines():
+        log.info(line)
+    for line in report.warnings():
+        log.warning(line)
 
 
 def _prepare_for_training(config: Config, model: DualEncoder) -> None:

@@ -12,7 +12,7 @@ from common.errors import FileError, UserError, file_errors
 from dataloaders.loader import end_workers
 from engine.checkpoint.random_state import seed_generators
 from engine.checkpoint.resume import Resumed, find_state
-from engine.config import Config
+from engine.config import Config, Remark
 from engine.data import (
     DEFAULT_WORDS,
     TEXT_WORDS,
@@ -37,14 +37,14 @@ from engine.training.selection import Selection
 from modules.dual_encoder import DualEncoder
 
 
-def run(config: Config, remarks: Sequence[str] = (), *, stop: StopRequest) -> int:
+def run(config: Config, remarks: Sequence[Remark] = (), *, stop: StopRequest) -> int:
     """Pre-train, fine-tune or evaluate, as `config` says. Returns the exit code."""
     world = World.from_environment(config.local_rank)
     log = None
     try:
         log = _open_output(config, world)
         for remark in remarks:
-            log.info(remark)
+            log.remark(remark)
         return _run(config, world, log, stop)
     except (StoppedBySignal, TrainingStopped) as reason:
         if log is not None:

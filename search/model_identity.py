@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, file_errors
-from common.json_text import parse_json
+from common.errors import UserError
+from dataloaders.datasets.files import read_json_object
 from engine.config import Config, check_settings
 from engine.config_checks import check_config
 from engine.evaluation.feature_files import file_digest
+from engine.saved_settings import disagreements, read_saved_settings, settings_file, take_over
 
-CONFIG_FILE = "config.json"
+logger = logging.getLogger(__name__)
 # Settings that change the features of a video or a text.
 _FEATURES_DEPEND_ON = (
     *("clip_model", "language", "use_temp", "temporal_layers", "max_frames", "max_words"),
@@ -36,20 +38,38 @@ def model_config(
 ) -> Config:
     """The settings of a checkpoint, from `config` or the config.json in its folder; `settings` override them.
 
-    Raises `UserError` that names the file if the checkpoint is absent or the settings cannot be read.
+    Logs a warning for each of `settings` that disagrees with the file. Raises `UserError` that names the file
+    if the checkpoint is absent or the settings cannot be read.
     """
+    path = _existing(checkpoint)
+    config_path = Path(config) if config is not None else settings_file(path)
+    saved = _read(config_path) if config is not None else read_saved_settings(config_path) or {}
+    values = {name: value for name, value in (settings or {}).items() if value is not None}
+    result = take_over(_config(path, values), saved, names=_KEPT, given=values)
+    for remark in disagreements(result, saved, names=_FEATURES_DEPEND_ON, path=config_path):
+        logger.warning(remark)
+    check_config(result, program="main_task_retrieval.py")
+    return result
+
+
+def model_of_index(checkpoint: str | os.PathLike[str], settings: dict[str, Any]) -> Config:
+    """The settings of the model that made an index: those stored in the index. Raises as `model_config`."""
+    result = _config(_existing(checkpoint), settings)
+    check_config(result, program="main_task_retrieval.py")
+    return result
+
+
+def _existing(checkpoint: str | os.PathLike[str]) -> Path:
     path = Path(os.path.expanduser(checkpoint)).absolute()
     if not path.is_file():
         raise UserError(f"checkpoint {checkpoint}: no such file")
-    config_path = Path(config) if config is not None else path.parent / CONFIG_FILE
-    saved = _read(config_path) if config is not None or config_path.is_file() else {}
-    fields = {field.name for field in dataclasses.fields(Config)}
-    values = {name: value for name, value in saved.items() if name in _KEPT and name in fields}
-    values |= {name: value for name, value in (settings or {}).items() if value is not None}
-    assert values.keys() <= fields, sorted(values.keys() - fields)
-    result = Config(**{**values, "init_model": str(path), "do_eval": True, "output_dir": str(path.parent)})
-    check_config(result, program="main_task_retrieval.py")
-    return result
+    return path
+
+
+def _config(path: Path, settings: dict[str, Any]) -> Config:
+    unknown = settings.keys() - {field.name for field in dataclasses.fields(Config)}
+    assert not unknown, sorted(unknown)
+    return Config(**{**settings, "init_model": str(path), "do_eval": True, "output_dir": str(path.parent)})
 
 
 def identity_of(config: Config) -> dict[str, Any]:
@@ -57,6 +77,7 @@ def identity_of(config: Config) -> dict[str, Any]:
     assert config.init_model is not None
     record: dict[str, Any] = {"checkpoint_sha256": file_digest(Path(config.init_model))}
     record |= {name: getattr(config, name) for name in _FEATURES_DEPEND_ON}
+    record["use_temp"] = bool(config.use_temp)
     record["clip_model"] = Path(config.clip_model).name  # a JSON file may be elsewhere on another machine
     text = json.dumps(record, sort_keys=True)
     return {**record, "hash": hashlib.sha256(text.encode()).hexdigest(), "path": config.init_model}
@@ -65,6 +86,7 @@ def identity_of(config: Config) -> dict[str, Any]:
 def settings_record(config: Config) -> dict[str, Any]:
     """The settings from which `model_config` makes the same model again."""
     record = {name: getattr(config, name) for name in _KEPT}
+    record["use_temp"] = bool(config.use_temp)
     for name in ("clip_model", "pretrained_text"):  # a path must be valid from any working directory
         if Path(str(record[name])).exists():
             record[name] = str(Path(str(record[name])).absolute())
@@ -72,12 +94,6 @@ def settings_record(config: Config) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        with file_errors(path, "cannot be read as the settings of a run"):
-            values = parse_json(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as the settings of a run: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no settings of a run")
-    check_settings(values, path)
-    return values
+    saved = read_json_object(path)
+    check_settings(saved, path)
+    return saved

@@ -5,6 +5,7 @@ B inputs, D joint width, F frames a video, S pixels a side. All vectors have len
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -22,14 +23,13 @@ from dataloaders.tokenization import Tokenizer
 from dataloaders.transforms import resize_and_crop
 from engine.config import Config
 from engine.data import DEFAULT_WORDS, TEXT_WORDS, input_spec
-from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from modules.dual_encoder import DualEncoder
 from modules.numerics import l2_normalize
 from search.clips import clip_of_file, picture_of_file
 from search.index_folder import VideoIndex
 from search.index_format import read_settings
-from search.model_identity import identity_of, model_config, settings_record
+from search.model_identity import identity_of, model_config, model_of_index, settings_record
 from search.query import (
     EXCLUDE_WEIGHT,
     QueryError,
@@ -132,14 +132,14 @@ class Retriever:
         model = dict(settings.model)
         path = checkpoint if checkpoint is not None else model["path"]
         try:
-            retriever = cls._build(model_config(path, settings=model["settings"]), device)
+            retriever = cls._build(model_of_index(path, model["settings"]), device)
         except UserError as error:
             raise UserError(f"{error} (the model of the index; give its path with --init_model)") from None
         return retriever
 
     @classmethod
     def _build(cls, config: Config, device: torch.device | str | None) -> Retriever:
-        model = build_model(config, RunLog(Path(config.output_dir), active=False))
+        model = build_model(config, logging.getLogger(__name__))
         spec = input_spec(config, model)
         words = config.max_words or TEXT_WORDS.get((config.dataset, "test"), DEFAULT_WORDS)
         if device is None:

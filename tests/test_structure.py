@@ -23,7 +23,16 @@ BELOW = {
 # Rooms of engine from the top down; each imports only what stands after it.
 ENGINE = (
     *("program", "run", "training", "report", "evaluation", "parameters", "model_setup", "data"),
-    *("checkpoint", "distributed", "logs", "process", "input_files", "config_checks", "config"),
+    *(
+        "checkpoint",
+        "distributed",
+        "logs",
+        "process",
+        "input_files",
+        "config_checks",
+        "saved_settings",
+        "config",
+    ),
 )
 OURS = {*BELOW, "tests", "benchmarks", "main_pretrain", "main_task_retrieval"}
 MOST_FILES, MOST_LINES = 18, 400

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.errors import EXIT_INTERRUPTED, UserError, file_errors, run_program
-from engine.config import PROGRAMS, Config
+from engine.config import PROGRAMS, Config, Remark
 from engine.config_checks import parse_and_check
+from engine.saved_settings import FEATURES, SETTINGS_FILE, disagreements, tested_on
 from tools.results.run_folders import Settings, read_settings
 from tools.store.flag_values import seconds
 
@@ -65,24 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
-    settings = read_settings(args.run / "config.json")
-    config = evaluation_config(settings, flags, output_dir=args.run / "watched")
-    return _watch(args, config, epochs=settings.get("epochs", config.epochs))
+    settings = read_settings(args.run / SETTINGS_FILE)
+    config, remarks = evaluation_config(settings, flags, output_dir=args.run / "watched")
+    return _watch(args, config, remarks, epochs=settings.get("epochs", config.epochs))
 
 
-def evaluation_config(settings: Settings, flags: Sequence[str], *, output_dir: Path) -> Config:
+def evaluation_config(
+    settings: Settings, flags: Sequence[str], *, output_dir: Path
+) -> tuple[Config, list[Remark]]:
     """The settings to evaluate the checkpoints of a run with `settings`; `flags` override them.
 
-    Raises `UserError` if the run did not train.
+    The remarks name flags that disagree with `settings`. Raises `UserError` if the run did not train.
     """
     if not (settings["do_train"] or settings["do_pretrain"]):
         raise UserError(f"{output_dir.parent}: not the folder of a training run")
     argv = ["--do_eval", f"--output_dir={output_dir}"]
     if settings["do_pretrain"] or settings.get("eval_dataset"):
-        fields = {f.name: settings[f.name] for f in dataclasses.fields(Config) if f.name in settings}
-        argv.append(f"--eval_dataset={Config(**fields).test_dataset}")
-    config, _ = parse_and_check([*argv, *_as_flags(settings), *flags], program=PROGRAM)
-    return config
+        argv.append(f"--eval_dataset={tested_on(settings)}")
+    config, remarks = parse_and_check([*argv, *_as_flags(settings), *flags], program=PROGRAM)
+    path = output_dir.parent / SETTINGS_FILE
+    warnings = disagreements(config, settings, names=FEATURES, path=path)
+    return config, [*remarks, *(Remark(text, is_warning=True) for text in warnings)]
 
 
 def _as_flags(settings: Mapping[str, Any]) -> list[str]:
@@ -94,14 +98,15 @@ def _as_flags(settings: Mapping[str, Any]) -> list[str]:
         obsolete = item.metadata["group"].startswith("no effect")
         if name in _NOT_TAKEN_OVER or obsolete or value is None or value == default:
             continue
-        if isinstance(default, bool):
-            argv.append(f"--{name}" if value else f"--no-{name}")
+        if (item.metadata["kind"] or type(default)) is bool:
+            if value or default:
+                argv.append(f"--{name}" if value else f"--no-{name}")
         else:
             argv.append(f"--{name}={value}")
     return argv
 
 
-def _watch(args: argparse.Namespace, config: Config, *, epochs: int) -> int:
+def _watch(args: argparse.Namespace, config: Config, remarks: Sequence[Remark], *, epochs: int) -> int:
     from engine.distributed.world import World
     from engine.evaluation.folder import CheckpointFolder
     from engine.logs.run_log import RunLog
@@ -111,6 +116,8 @@ def _watch(args: argparse.Namespace, config: Config, *, epochs: int) -> int:
         output_dir.mkdir(exist_ok=True)
     world = World.from_environment(config.local_rank)
     log = RunLog(output_dir, active=True)
+    for remark in remarks:
+        log.remark(remark)
     series = CheckpointFolder(config, world, log, split=args.split)
     try:
         _load_earlier_results(series, args)

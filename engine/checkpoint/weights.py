@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,9 @@ GROUPS = (
     ("queue_", "queues"),
 )
 ENCODER_GROUPS = ("image tower", "temporal transformer", "text encoder")
+# The flag that an encoder's layers and shapes come from.
+_FLAGS = {"image tower": "--clip_model", "temporal transformer": "--temporal_layers"}
+_FEW = 4  # fewer weights than a layer of any encoder has
 _FRESH = {
     "momentum encoders": "start as copies of the encoders",
     "projector and predictor": "start from random weights",
@@ -71,15 +74,25 @@ class LoadReport:
         outcomes = [("loaded", self.loaded), ("left out", self.left_out)]
         outcomes += [("not in the file", self.missing), ("of another shape", self.misshapen)]
         lines = [f"{outcome}: {count_by_group(names)}" for outcome, names in outcomes if names]
-        unknown = [name for name in self.left_out if group_of(name) == "unknown"]
-        if unknown:
-            lines.append(f"unknown names{_examples(unknown)}")
         for group in dict.fromkeys(map(group_of, self.fresh)):
             lines.append(f"{group}: incomplete in the file; {_FRESH.get(group, 'keeps its initial values')}")
-        # These names are left out only where the model has no temporal transformer.
-        if any(group_of(name) == "temporal transformer" for name in self.left_out):
+        return [f"{self.path}: {line}" for line in lines]
+
+    def warnings(self) -> list[str]:
+        """A line for each part of the file that the model lacks and that the file's own model used."""
+        lines = []
+        unknown = [name for name in self.left_out if group_of(name) == "unknown"]
+        if unknown:
+            lines.append(f"{len(unknown)} tensors left out, their names are unknown{_examples(unknown)}")
+        if self.without_temporal:
             lines.append("it was trained with --use_temp, this run is not: video features will differ")
         return [f"{self.path}: {line}" for line in lines]
+
+    @property
+    def without_temporal(self) -> bool:
+        """Whether the file has a temporal transformer and the model has none."""
+        # These names are left out only where the model has no temporal transformer.
+        return any(group_of(name) == "temporal transformer" for name in self.left_out)
 
 
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str) -> LoadReport:
@@ -148,32 +161,53 @@ def _refuse_incomplete_encoders(
     if not missing and not misshapen and not surplus:
         return
     total = sum(group_of(name) in ENCODER_GROUPS for name in current)
+    shapes = [f"{name} {_shape(state[name])} there, {_shape(current[name])} here" for name in misshapen]
     problems = (
         (f"{len(missing)} of {total} encoder weights missing", missing),
-        (f"{len(misshapen)} of another shape", misshapen),
+        (f"{len(misshapen)} of another shape", shapes),
         (f"{len(surplus)} that this model does not have", surplus),
     )
     raise UserError(
         f"checkpoint {report.path} does not fit this model: "
         + "; ".join(problem + _examples(names) for problem, names in problems if names)
-        + _hint(missing, state)
+        + _hint(missing, misshapen, surplus, state, current)
     )
 
 
-def _hint(missing: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
+def _hint(
+    missing: Sequence[str],
+    misshapen: Sequence[str],
+    surplus: Sequence[str],
+    state: Mapping[str, torch.Tensor],
+    current: State,
+) -> str:
     """Why the checkpoint probably does not fit, and the flag to change."""
     if "clip.visual.proj" in state:
         return ". It has CLIP4Clip's names: tools/convert_checkpoint.py translates them."
     if "visual.proj" in state and "token_embedding.weight" in state:
         return ". These are CLIP's own weights: give them with --clip_weights."
-    chinese = any(name.startswith("text_encoder.chinese_encoder.") for name in state)
-    english = any(name.startswith("text_encoder.token_embedding.") for name in state)
+    there, here = _text_language(state), _text_language(current)
+    if there is not None and there != here:
+        article = {"Chinese": "a", "English": "an"}[there]
+        return f". It holds {article} {there} text encoder: give --language {there.lower()}."
     groups = {group_of(name) for name in missing}
-    if "text encoder" in groups and chinese != english:
-        return f". It holds {'a Chinese' if chinese else 'an English'} text encoder: is --language right?"
     if groups == {"temporal transformer"} and not any(group_of(name) in groups for name in state):
         return ". It was trained without --use_temp: leave that flag out."
-    return ". Check --clip_model, --pretrained_text, --use_temp, --temporal_layers and --language."
+    if not misshapen and not surplus and len(missing) < _FEW:
+        return ". All others fit, so the file is incomplete: it must hold these too."
+    by_group = {**_FLAGS, "text encoder": "--pretrained_text" if here == "Chinese" else "--clip_model"}
+    flags = {by_group[group_of(name)] for name in (*missing, *misshapen, *surplus)}
+    return f". It was trained with another {' or '.join(sorted(flags))}: give the one of its training."
+
+
+def _text_language(names: Iterable[str]) -> str | None:
+    """The language of the text encoder among the names of a state; None if there is none."""
+    for name in names:
+        if name.startswith("text_encoder.chinese_encoder."):
+            return "Chinese"
+        if name.startswith("text_encoder.token_embedding."):
+            return "English"
+    return None
 
 
 def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], current: State) -> None:
@@ -207,5 +241,10 @@ def _start_momentum_copies(model: nn.Module, report: LoadReport) -> None:
         getattr(model, key_name).load_state_dict(query.state_dict())
 
 
-def _examples(names: list[str]) -> str:
+def _shape(tensor: torch.Tensor) -> str:
+    """The shape of a tensor, as 768x3x32x32."""
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _examples(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -34,6 +34,11 @@ FEATURE_SETTINGS = (
 )
 
 
+def feature_settings(config: Config) -> dict[str, Any]:
+    """`FEATURE_SETTINGS` of a run by name."""
+    return {name: getattr(config, name) for name in FEATURE_SETTINGS} | {"use_temp": bool(config.use_temp)}
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluation: `result` is its line in metrics.jsonl; a report needs the rest."""
@@ -148,7 +153,7 @@ def _write_files(
     """Write what --save_features and --save_similarity ask for."""
     if config.save_features:
         folder = Path(config.save_features).expanduser()
-        about = about | {"settings": {name: getattr(config, name) for name in FEATURE_SETTINGS}}
+        about = about | {"settings": feature_settings(config)}
         examples = data.examples
         feature_set = FeatureSet(
             features=features,

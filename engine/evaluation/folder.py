@@ -13,7 +13,6 @@ from pathlib import Path
 from common.atomic_files import SUFFIX
 from common.errors import UserError, one_line
 from engine.checkpoint.files import read_state
-from engine.checkpoint.weights import load_state
 from engine.config import Config
 from engine.data import build_evaluation_data, input_spec
 from engine.distributed.world import World
@@ -21,7 +20,7 @@ from engine.evaluation.encode import Evaluator
 from engine.evaluation.evaluate import build_evaluator, evaluate
 from engine.evaluation.query_bank import build_bank
 from engine.logs.run_log import RunLog
-from engine.model_setup import build_model
+from engine.model_setup import build_model, load_checkpoint
 from modules.dual_encoder import DualEncoder
 
 _PREFIX = "pytorch_model.bin."
@@ -92,7 +91,7 @@ class CheckpointFolder:
 
     def _load(self, path: Path) -> None:
         if self._model is not None:
-            load_state(self._model, read_state(path), path=str(path))
+            load_checkpoint(self.config, self._model, path, self.log)
             return
         read_state(path)  # a bad file is reported as such even if the model cannot be built
         model = build_model(dataclasses.replace(self.config, init_model=str(path)), self.log)

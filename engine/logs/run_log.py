@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from common.atomic_files import ESCAPED, write_text
 from common.errors import file_error, file_errors
+from engine.config import Remark
 from engine.logs.steps_jsonl import StepRecords
 from engine.logs.writers import ScalarWriter, TensorBoardWriter, WandbWriter
 from engine.process.errors import StoppedBySignal
@@ -83,6 +84,10 @@ class RunLog:
     def warning(self, message: str) -> None:
         if self.active:
             self._logger.warning(message)
+
+    def remark(self, remark: Remark) -> None:
+        """Log a message on the settings of the run."""
+        (self.warning if remark.is_warning else self.info)(remark.text)
 
     def traceback(self, *, rank: int) -> None:
         """Append the traceback of the current exception, a bug, to log.txt. Works on any rank."""

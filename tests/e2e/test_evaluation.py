@@ -63,7 +63,10 @@ def test_saved_features_give_the_same_figures(run: Path, tmp_path: Path) -> None
 
 
 def test_all_captions_of_a_video_as_one_query(toy: Toy, run: Path, tmp_path: Path) -> None:
+    # No flag of the model: its settings are beside the checkpoint.
     model = ("--init_model", str(run / "pytorch_model.bin.0"), "--protocol", "paragraph")
-    assert toy.run("eval", tmp_path, *FLAGS, *model) == 0
+    assert toy.run("eval", tmp_path, *model) == 0
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "--use_temp --use_frame_fea --dataset vatex" in log and "WARNING" not in log
     found = result(tmp_path)
     assert found["protocol"]["name"] == "paragraph" and found["captions"] == found["videos"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -22,13 +24,34 @@ def index(retriever: Retriever, videos: Path, tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def test_settings_come_from_the_file_beside_the_checkpoint_and_arguments_win(checkpoint: Path) -> None:
-    retriever = Retriever.from_checkpoint(checkpoint, top_frames=1)
-    assert (retriever.frames, retriever.config.top_frames, retriever.config.use_temp) == (4, 1, True)
-    with pytest.raises(ValueError, match="--use_temp"):
+def test_settings_come_from_the_file_beside_the_checkpoint_and_arguments_win(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    retriever = Retriever.from_checkpoint(checkpoint, max_frames=3, top_frames=1)
+    assert (retriever.frames, retriever.config.top_frames, retriever.config.use_temp) == (3, 1, True)
+    (message,) = caplog.messages
+    assert (
+        message == f"--max_frames 3 is used, although {checkpoint.parent / 'config.json'} says --max_frames 4"
+    )
+    with pytest.raises(ValueError, match="another --temporal_layers"):
         Retriever.from_checkpoint(checkpoint, temporal_layers=2)
     with pytest.raises(ValueError, match="no such file"):
         Retriever.from_checkpoint(checkpoint.with_name("absent"))
+
+
+def test_a_part_of_the_checkpoint_is_left_out_only_if_a_flag_says_so(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where an evaluation without --use_temp has replaced the settings beside the checkpoint."""
+    settings = json.loads((checkpoint.parent / "config.json").read_text(encoding="utf-8"))
+    settings |= {"use_temp": False, "do_train": False, "do_eval": True}
+    moved = Path(shutil.copy(checkpoint, tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(ValueError, match="has a temporal transformer.* give --use_temp, or --no-use_temp"):
+        Retriever.from_checkpoint(moved)
+    retriever = Retriever.from_checkpoint(moved, use_temp=False)
+    assert retriever.identity["use_temp"] is False and "trained with --use_temp" in caplog.text
+    assert Retriever.from_checkpoint(moved, use_temp=True).identity["use_temp"] is True
 
 
 def test_vectors_are_units_and_the_same_each_time(retriever: Retriever, videos: Path) -> None:

@@ -25,9 +25,10 @@ def test_settings_are_those_of_the_run_and_flags_win(tmp_path: Path) -> None:
     folder = settings_of(
         tmp_path, "main_task_retrieval.py", *run, "--lr", "1e-5", "--wandb", "--freeze", "text"
     )
-    config = evaluation_config(
+    config, remarks = evaluation_config(
         read_settings(folder / "config.json"), ["--batch_size_val", "7"], output_dir=folder / "watched"
     )
+    assert remarks == []
     assert config.do_eval and not config.is_training and config.output_dir == str(folder / "watched")
     assert (config.dataset, config.language, config.use_temp, config.top_frames) == (
         "msrvtt",
@@ -36,10 +37,14 @@ def test_settings_are_those_of_the_run_and_flags_win(tmp_path: Path) -> None:
         2,
     )
     assert config.batch_size_val == 7 and not config.wandb and config.freeze == ""
-    config = evaluation_config(
-        read_settings(folder / "config.json"), ["--top_frames", "1"], output_dir=folder / "watched"
+    flags = ["--top_frames", "1", "--max_frames", "4"]
+    config, remarks = evaluation_config(
+        read_settings(folder / "config.json"), flags, output_dir=folder / "watched"
     )
-    assert config.top_frames == 1
+    assert (config.top_frames, config.max_frames) == (1, 4)
+    # Without --use_frame_fea no score depends on --top_frames.
+    (remark,) = remarks
+    assert remark.is_warning and remark.text.endswith("/config.json says --max_frames 12")
 
 
 @pytest.mark.parametrize(("language", "dataset"), [("english", "msrvtt"), ("chinese", "vatex")])
@@ -47,7 +52,7 @@ def test_pre_training_is_watched_where_it_is_tested(language: str, dataset: str,
     folder = settings_of(
         tmp_path, "main_pretrain.py", "--do_pretrain", "--language", language, "--use_frame_fea"
     )
-    config = evaluation_config(read_settings(folder / "config.json"), [], output_dir=folder / "watched")
+    config, _ = evaluation_config(read_settings(folder / "config.json"), [], output_dir=folder / "watched")
     assert config.test_dataset == dataset and config.use_frame_fea and config.language == language
 
 

@@ -228,8 +228,11 @@ def test_leaving_out_the_temporal_transformer_is_reported() -> None:
     state = tiny.retrieval_model().state_dict()
     model = RetrievalModel(*tiny.encoders(use_temp=False), use_frame_fea=True)
     report = load_state(model, {**state, "logit_scale": torch.ones(())}, path="a.bin")
-    lines = "\n".join(report.lines())
-    assert "trained with --use_temp" in lines and "unknown names (logit_scale)" in lines
+    lines = "\n".join(report.warnings())
+    assert (
+        "trained with --use_temp" in lines and "1 tensors left out, their names are unknown (logit_s" in lines
+    )
+    assert report.without_temporal
 
 
 # Errors, raised before anything is loaded
@@ -274,7 +277,26 @@ def test_a_deeper_encoder_is_refused(tower: str) -> None:
 def test_a_weight_of_another_shape() -> None:
     state = changed(tiny.retrieval_model())
     state["visual_encoder.visual.proj"] = torch.ones(3, 3)
-    assert "1 of another shape (visual_encoder.visual.proj)" in refused(state)
+    here = "x".join(map(str, tiny.retrieval_model().state_dict()["visual_encoder.visual.proj"].shape))
+    message = refused(state)
+    assert f"1 of another shape (visual_encoder.visual.proj 3x3 there, {here} here)" in message
+    assert message.endswith("It was trained with another --clip_model: give the one of its training.")
+
+
+@pytest.mark.parametrize("language", recipe.LANGUAGES)
+def test_advice_names_the_flag_and_no_language_that_is_right(language: str, tmp_path: Path) -> None:
+    model = recipe.retrieval_model(language, tmp_path)
+    state = changed(model)
+    of_text = [name for name in state if group_of(name) == "text encoder"]
+    # As with a text encoder of fewer layers.
+    message = refused({name: t for name, t in state.items() if name not in of_text[3:]}, model)
+    flag = {"english": "--clip_model", "chinese": "--pretrained_text"}[language]
+    assert f"trained with another {flag}:" in message and "--language" not in message
+    # A file that lacks a single weight is incomplete, whatever the flags are.
+    last = "text_encoder.text_projection" if language == "english" else "text_encoder.text_proj.bias"
+    del state[last]
+    message = refused(state, model)
+    assert f"({last})" in message and "the file is incomplete" in message and "--" not in message
 
 
 @pytest.mark.parametrize("language", recipe.LANGUAGES)

@@ -1,0 +1,116 @@
+"""The settings of the run that wrote a checkpoint: the config.json beside it.
+
+One rule for evaluation, training, search and `tools/watch_checkpoints.py`: settings come from that file,
+flags that are given override them, and a flag that disagrees with the file is a warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataloaders.datasets.files import read_json_object
+from engine.config import Config, Remark, check_settings
+
+SETTINGS_FILE = "config.json"
+EVALUATION_SETTINGS_FILE = "config.eval.json"  # of evaluations, so that none replaces the training's file
+# What a training takes over: the network, and the tokens that its text encoder knows.
+MODEL = ("clip_model", "pretrained_text", "language", "legacy_special_tokens", "use_temp", "temporal_layers")
+# What an evaluation takes over: also how features and scores are computed.
+FEATURES = (*MODEL, "use_frame_fea", "top_frames", "max_frames", "max_words", "frame_sample_len")
+_PATHS = ("clip_model", "pretrained_text")
+# A setting without effect cannot disagree: (setting, the one that it needs, the value that it needs).
+_NEEDS = (
+    ("pretrained_text", "language", "chinese"),
+    ("legacy_special_tokens", "language", "chinese"),
+    ("temporal_layers", "use_temp", True),
+    ("top_frames", "use_frame_fea", True),
+)
+Settings = Mapping[str, Any]
+
+
+def settings_file(checkpoint: Path) -> Path:
+    """Where the settings of a checkpoint, or of a folder of checkpoints, are expected."""
+    return (checkpoint if checkpoint.is_dir() else checkpoint.parent) / SETTINGS_FILE
+
+
+def read_saved_settings(path: Path) -> Settings | None:
+    """The settings in a config.json; None if the file is absent or of another program.
+
+    Raises `UserError` that names the file if it is no JSON object or a setting has a wrong type.
+    """
+    if not path.is_file():
+        return None
+    saved = read_json_object(path)
+    if not {"output_dir", "do_train", "language"} <= saved.keys():  # transformers has a config.json too
+        return None
+    check_settings(saved, path)
+    return saved
+
+
+def with_checkpoint_settings(config: Config, given: Collection[str]) -> tuple[Config, list[Remark]]:
+    """`config` with the settings beside --init_model, and remarks on them. `given`: names that flags give."""
+    checkpoint = config.initial_model
+    path = settings_file(checkpoint) if checkpoint is not None else None
+    saved = read_saved_settings(path) if path is not None else None
+    if path is None or saved is None:
+        return config, []
+    names = MODEL if config.is_training else FEATURES
+    merged = take_over(config, saved, names=names, given=given)
+    remarks = []
+    taken = [as_flag(n, getattr(merged, n)) for n in names if getattr(merged, n) != getattr(config, n)]
+    if not config.is_training and not {"dataset", "eval_dataset"} & set(given):
+        dataset = tested_on(saved)
+        taken += [as_flag("dataset", dataset)] if dataset != merged.dataset else []
+        merged = dataclasses.replace(merged, dataset=dataset)
+    if taken:
+        remarks.append(Remark(f"settings of the checkpoint, from {path}: {' '.join(taken)}"))
+    if not saved["do_train"] and not saved.get("do_pretrain"):
+        remarks.append(
+            Remark(f"{path}: settings of an evaluation; perhaps the checkpoint was trained with others", True)
+        )
+    remarks += [Remark(text, True) for text in disagreements(merged, saved, names=names, path=path)]
+    return merged, remarks
+
+
+def take_over(config: Config, saved: Settings, *, names: Sequence[str], given: Collection[str]) -> Config:
+    """`config` with the settings `names` of `saved`, except those that are `given`."""
+    taken = {name: saved[name] for name in names if name in saved and name not in given}
+    if not taken.get("use_temp"):  # off is no statement of the user: the weights may have this part
+        taken.pop("use_temp", None)
+    return dataclasses.replace(config, **taken)
+
+
+def disagreements(config: Config, saved: Settings, *, names: Sequence[str], path: Path) -> list[str]:
+    """A line for each setting of `names` that has an effect and differs from `saved`, read from `path`."""
+    return [
+        f"{as_flag(name, getattr(config, name))} is used, although {path} says {as_flag(name, saved[name])}"
+        for name in names
+        if name in saved and _has_effect(name, config, saved) and _differ(name, getattr(config, name), saved)
+    ]
+
+
+def tested_on(saved: Settings) -> str:
+    """The data set that a run with the settings `saved` evaluates on."""
+    fields = {item.name: saved[item.name] for item in dataclasses.fields(Config) if item.name in saved}
+    return Config(**fields).test_dataset
+
+
+def as_flag(name: str, value: Any) -> str:
+    """A setting as it is given on the command line."""
+    if value is None or isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value}"
+
+
+def _has_effect(name: str, config: Config, saved: Settings) -> bool:
+    needed = [(other, value) for setting, other, value in _NEEDS if setting == name]
+    return all(getattr(config, other) == value and saved.get(other) == value for other, value in needed)
+
+
+def _differ(name: str, value: Any, saved: Settings) -> bool:
+    if name in _PATHS:  # the same file may be elsewhere on another machine
+        return Path(str(value)).name != Path(str(saved[name])).name
+    return bool((value or None) != (saved[name] or None))
