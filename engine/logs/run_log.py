@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 import traceback
@@ -132,7 +133,7 @@ class RunLog:
             writer.truncate(step)
 
     def result(self, values: Mapping[str, Any]) -> None:
-        """Append one evaluation to metrics.jsonl."""
+        """Append one evaluation to metrics.jsonl, and force it to disk: it may have taken hours."""
         if self.active:
             path = self.output_dir / "metrics.jsonl"
             with (
@@ -140,6 +141,8 @@ class RunLog:
                 open(path, "a", encoding="utf-8", errors=ESCAPED) as file,
             ):
                 file.write(json.dumps(values, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
 
     def progress(self, batches: Iterable[T], *, total: int, what: str) -> tqdm:
         """Iterates over `batches` with a progress bar on a terminal, and without one elsewhere."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 import engine.checkpoint.state_writer
 from common.errors import UserError
+from engine.checkpoint.resume import find_state
 from engine.checkpoint.state_writer import StateWriter
 from engine.checkpoint.states import (
     PARTS,
@@ -22,6 +24,11 @@ from engine.checkpoint.states import (
     step_of,
     write_state,
 )
+from engine.config_checks import parse_and_check
+from engine.distributed.world import World
+from engine.logs.run_log import RunLog
+
+ALONE = World(0, 1, torch.device("cpu"))
 
 
 def state(value: float = 0.0) -> dict[str, Any]:
@@ -117,6 +124,40 @@ def test_only_intact_states_are_read(tmp_path: Path) -> None:
         assert reason in problem and f"training_state.{step}.pt" in problem
     with pytest.raises(UserError, match=r"training_state\.9\.pt: no such file"):
         read_state_file(state_path(tmp_path, 9))
+
+
+class RunsCode:
+    """Unpickling this makes a folder: what stands for any code of whoever made the file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("resume", ["auto", "folder", "file"])
+def test_a_state_with_code_in_it_is_refused_and_runs_nothing(resume: str, tmp_path: Path) -> None:
+    trap, folder = tmp_path / "trap", tmp_path / "run"
+    folder.mkdir()
+    path = state_path(folder, 3)
+    write_state({**state(), "counters": RunsCode(trap)}, path)
+    torch.load(path, weights_only=False)
+    assert trap.is_dir(), "the file does what it is made for where somebody loads it without care"
+    trap.rmdir()
+    given = {"auto": "auto", "folder": str(folder), "file": str(path)}[resume]
+    argv = ["--do_train", "--output_dir", str(folder), "--dataset", "msrvtt", "--language", "english"]
+    config = parse_and_check([*argv, "--resume", given], program="main_task_retrieval.py")[0]
+    log = RunLog(folder, active=True)
+    if resume == "auto":  # a warning; the run starts from the beginning
+        assert find_state(config, ALONE, log).path is None
+        assert f"training state {path}: " in (folder / "log.txt").read_text(encoding="utf-8")
+    else:
+        with pytest.raises(UserError, match=f"^--resume {given}: ") as error:
+            find_state(config, ALONE, log)
+        assert "\n" not in str(error.value)
+    log.close()
+    assert not trap.exists()
 
 
 def test_only_temporary_files_of_a_killed_run_are_deleted(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from common.errors import UserError
 from engine.distributed.world import World
@@ -61,3 +63,59 @@ def test_features_that_are_not_finite_are_named(what: str, tmp_path: Path) -> No
     rows[4, 0] = float("inf")
     with pytest.raises(UserError, match=rf"{what}s are not finite: 1 \(4\)"):
         evaluator(tmp_path, np.arange(CAPTIONS) % VIDEOS, with_frames=False).compute_metrics(features)
+
+
+class Recorder(nn.Module):
+    """Encodes a video and a text as their first numbers, and records the mode it is in meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_encoder = nn.Dropout(0.5)
+        self.text_encoder.embed_dim = 2  # type: ignore[assignment]
+        self.modes: list[bool] = []
+        self.broken = False
+
+    def _record(self) -> None:
+        self.modes += [module.training for module in self.modules()]
+        if self.broken:
+            raise RuntimeError("planted")
+
+    def encode_video(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        self._record()
+        return frames[:, 0].double(), frames.double()
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        self._record()
+        return ids[:, :2].double()
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_model_is_evaluated_in_evaluation_mode_and_keeps_its_own(
+    broken: bool, was_training: bool, tmp_path: Path
+) -> None:
+    model: Any = Recorder().train(was_training)
+    videos: Any = [
+        {
+            "frames": torch.arange(8.0).view(2, 2, 2),
+            "frame_mask": torch.tensor([[True, True], [True, False]]),
+        },
+        {"frames": torch.full((1, 2, 2), 9.0), "frame_mask": torch.tensor([[True, True]])},
+    ]
+    captions: Any = [{"text_ids": torch.tensor([[5, 6, 7]]), "text_mask": torch.ones(1, 3)}]
+    owners = np.array([2])
+    evaluation = replace(evaluator(tmp_path, owners), videos=videos, captions=captions, max_frames=2)
+    model.broken = broken
+    if broken:
+        with pytest.raises(RuntimeError, match="planted"):
+            evaluation.encode(model)
+        with pytest.raises(RuntimeError, match="planted"):
+            evaluation.encode_texts(model, captions, "captions")
+    else:
+        features = evaluation.encode(model)
+        assert features.text.tolist() == [[5, 6]]
+        assert features.video.tolist() == [[0, 1], [4, 5], [9, 9]]
+        assert features.frame_mask is not None
+        assert features.frame_mask.tolist() == [[True, True], [True, False], [True, True]]
+    assert model.modes and not any(model.modes), "dropout is off while features are computed"
+    assert [module.training for module in model.modules()] == [was_training] * 2

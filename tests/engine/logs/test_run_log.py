@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from common.errors import FileError, UserError
+from engine.logs.metrics_jsonl import drop_results_after
 from engine.logs.run_log import RunLog
 from engine.logs.steps_jsonl import read_steps
 from engine.process.errors import StoppedBySignal
@@ -265,3 +266,26 @@ def test_a_folder_whose_name_is_not_utf_8_is_logged(tmp_path: Path) -> None:
     assert r"\udcbb\udcf9" in (folder / "log.txt").read_text(encoding="utf-8")
     line = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     assert json.loads(line) == {"checkpoint": str(folder)}
+
+
+def test_lines_of_metrics_jsonl_are_forced_to_disk(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power failure must not take an evaluation. What is on disk is what the file held at its last fsync."""
+    on_disk: dict[int, str] = {}
+    path = output / "metrics.jsonl"
+
+    def record(handle: int) -> None:
+        is_file = os.path.samestat(os.fstat(handle), os.stat(path)) if path.exists() else False
+        temporary = path.with_name(path.name + ".tmp")
+        source = path if is_file else temporary if temporary.exists() else None
+        on_disk[os.fstat(handle).st_ino] = source.read_text(encoding="utf-8") if source else ""
+
+    monkeypatch.setattr(os, "fsync", record)
+    log = RunLog(output, active=True)
+    for epoch in (0, 1):
+        log.result({"epoch": epoch})
+        assert on_disk[path.stat().st_ino] == path.read_text(encoding="utf-8")
+    log.close()
+    on_disk.clear()
+    drop_results_after(path, 0, ended=False)
+    assert path.read_text(encoding="utf-8") == '{"epoch": 0}\n' == on_disk[path.stat().st_ino]
+    assert output.stat().st_ino in on_disk, "the rename too"

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
+from engine.logs.steps_jsonl import read_steps
 from engine.process.errors import TrainingStopped
 from engine.training.optimizer import BertAdam
 from engine.training.trainer import Trainer, steps_per_epoch
@@ -136,3 +137,23 @@ def test_too_many_of_them_in_a_row_stop_the_run_and_name_the_samples(tmp_path: P
         trainer.train_epoch(0)
     assert torch.isfinite(trainer.params[0]).all(), "the weights stay unchanged"
     assert trainer.counters.skipped == 3 and trainer.optimizer.steps_done == 1
+
+
+@pytest.mark.parametrize(("accumulation", "shown"), [(1, [2, 4, 5, 7, 9, 10]), (2, [2, 3, 5, 6])])
+def test_every_nth_step_and_the_last_of_an_epoch_are_logged(
+    accumulation: int, shown: list[int], tmp_path: Path
+) -> None:
+    trainer = with_bad_rows([], tmp_path, n_display=2, accumulation=accumulation, epochs=2)
+    for epoch in range(2):
+        trainer.train_epoch(epoch)
+    records = read_steps(tmp_path / "steps.jsonl")
+    assert [record["step"] for record in records] == shown, "steps are counted over the whole run"
+    per_epoch = len(shown) // 2
+    assert [record["epoch"] for record in records] == [0] * per_epoch + [1] * per_epoch
+    lines = [
+        line for line in (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines() if " step " in line
+    ]
+    assert len(lines) == len(shown)
+    steps = shown[per_epoch - 1]
+    assert f"epoch 1/2 step {steps}/{steps} loss " in lines[per_epoch - 1]
+    assert f"epoch 2/2 step {steps}/{steps} loss " in lines[-1]
