@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.program import end_process, program
+from engine.process.signals import StopRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return program("main_task_retrieval.py", argv)
+    with StopRequest() as stop:  # before the imports, which may take long: no signal is lost
+        from engine.program import program
+
+        return program("main_task_retrieval.py", argv, stop)
 
 
 if __name__ == "__main__":
-    end_process(main())
+    code = main()
+    from engine.program import end_process
+
+    end_process(code)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import cv2
@@ -23,6 +22,7 @@ from common.errors import UserError
 logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
+END_WAIT_S = 5.0
 PREFETCH = 2
 
 
@@ -168,27 +168,22 @@ def start_worker(worker: int) -> None:
 
 def _leave_signals_to_parent() -> None:
     """Keep the worker alive on a signal: it goes to the whole process group, and the parent needs batches
-    until it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    sigterms: list[int] = []
-
-    def exit_on_second_sigterm(number: int, frame: FrameType | None) -> None:
-        # The first SIGTERM may have been sent to the whole group. The parent sends its own at the end,
-        # repeatedly.
-        sigterms.append(number)
-        if len(sigterms) > 1:
-            os._exit(0)
-
-    signal.signal(signal.SIGTERM, exit_on_second_sigterm)
+    until it has saved. The parent ends its workers by `end_workers`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def end_workers() -> None:
-    """End the worker processes of this process. At exit Python would send SIGTERM only once and then wait."""
-    for child in multiprocessing.active_children():
-        while child.is_alive():
-            child.terminate()
-            child.join(0.1)
+    """End the worker processes of this process. At exit Python would send SIGTERM, which they ignore.
+
+    A process that cannot be killed, as one that waits for a broken disk, is left after `END_WAIT_S`.
+    """
+    children = multiprocessing.active_children()
+    for child in children:
+        child.kill()
+    end = time.monotonic() + END_WAIT_S
+    for child in children:
+        child.join(max(0.0, end - time.monotonic()))
 
 
 def warn_if_shared_memory_is_short(sample_bytes: int, *, batch_size: int, num_workers: int) -> bool:

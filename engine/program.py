@@ -15,20 +15,20 @@ from typing import NoReturn
 
 from common.errors import UserError, refusal, run_program
 from engine.config_checks import parse_and_check
-from engine.distributed.launchers import launcher_variables
+from engine.distributed.launchers import launcher_variables, require_master_address
 from engine.input_files import require_files
 from engine.process.errors import StoppedBySignal, TrainingStopped, explain
-from engine.process.signals import StopRequest
+from engine.process.signals import EXIT_AGAIN, NOTHING_TRAINED, StopRequest
 
 
-def program(name: str, argv: Sequence[str] | None) -> int:
-    """Run `name` with `argv`. Returns the exit code:
+def program(name: str, argv: Sequence[str] | None, stop: StopRequest) -> int:
+    """Run `name` with `argv`; `stop` knows of signals that came earlier. Returns the exit code:
 
     0 done, or stopped by a signal with everything saved; 1 training stopped, a checkpoint of a folder could
-    not be evaluated, or a bug, whose traceback is printed; 2 bad input; 128 + n stopped by signal n (130 by
-    Ctrl-C).
+    not be evaluated, or a bug, whose traceback is printed; 2 bad input; 75 a training stopped by a signal
+    before it had opened its log; 128 + n stopped by signal n (130 by Ctrl-C).
     """
-    return run_program(name, lambda: _program(name, argv))
+    return run_program(name, lambda: _program(name, argv, stop))
 
 
 def end_process(code: int) -> NoReturn:
@@ -48,15 +48,15 @@ def end_process(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _program(name: str, argv: Sequence[str] | None) -> int:
+def _program(name: str, argv: Sequence[str] | None, stop: StopRequest) -> int:
     try:
         os.environ.update(launcher_variables(os.environ))
-        with StopRequest() as stop:
-            config, remarks = parse_and_check(argv, program=name)
+        config, remarks = parse_and_check(argv, program=name)
+        with stop.interruptible(NOTHING_TRAINED, saved=config.is_training, code=EXIT_AGAIN):
             require_files(config)
+            require_master_address(os.environ)
             from engine.run import run
-
-            return run(config, remarks, stop=stop)
+        return run(config, remarks, stop=stop)
     except StoppedBySignal as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         return stopped.exit_code

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from common.errors import FileError, UserError, file_errors
@@ -30,7 +31,7 @@ from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from engine.parameters import parameter_table, parts_of, save_parameters
 from engine.process.errors import StoppedBySignal, TrainingStopped, explain
-from engine.process.signals import StopRequest
+from engine.process.signals import EXIT_AGAIN, NOTHING_TRAINED, StopRequest
 from engine.report.run_report import report_evaluation
 from engine.training.fit import Fit
 from engine.training.selection import Selection
@@ -39,10 +40,13 @@ from modules.dual_encoder import DualEncoder
 
 def run(config: Config, remarks: Sequence[Remark] = (), *, stop: StopRequest) -> int:
     """Pre-train, fine-tune or evaluate, as `config` says. Returns the exit code."""
-    world = World.from_environment(config.local_rank)
+    early = partial(stop.interruptible, NOTHING_TRAINED, saved=config.is_training, code=EXIT_AGAIN)
+    with early():
+        world = World.from_environment(config.local_rank)
     log = None
     try:
-        log = _open_output(config, world)
+        with early():
+            log = _open_output(config, world)
         for remark in remarks:
             log.remark(remark)
         return _run(config, world, log, stop)
@@ -68,7 +72,7 @@ def run(config: Config, remarks: Sequence[Remark] = (), *, stop: StopRequest) ->
 
 
 def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
-    with stop.interruptible("before anything was trained", saved=config.is_training):
+    with stop.interruptible(NOTHING_TRAINED, saved=config.is_training):
         if _evaluates_folder(config):
             return evaluate_folder(config, world, log)
         resumed = find_state(config, world, log)

@@ -206,7 +206,8 @@ def _wait(busy: Sequence[_Worker]) -> list[_Worker]:
 
 
 def _serve(connection: Connection, function: Callable[[Any], Output]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # they reach the whole group; the parent decides, and kills
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         connection.send(_Ready())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
+import time
 from collections.abc import Mapping
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 # Below the ports that systems give to outgoing connections.
 FIRST_PORT, PORTS = 20000, 12000
+RESOLVE_S = 10.0  # a name server may be late
 # MPI launchers: a variable with the number of processes, one with the number of this one.
 _MPI = (("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK"))
 
@@ -43,6 +46,28 @@ def launcher_variables(environ: Mapping[str, str]) -> dict[str, str]:
                 f"set RANK (to {rank}), WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each process"
             )
     return {}
+
+
+def require_master_address(environ: Mapping[str, str]) -> None:
+    """Raise `UserError` where MASTER_ADDR of several ranks has no address on this machine.
+
+    torch would try again for half an hour.
+    """
+    name = environ.get("MASTER_ADDR")
+    if not name or _number(environ, "WORLD_SIZE") < 2:
+        return
+    end = time.monotonic() + RESOLVE_S
+    while True:
+        try:
+            socket.getaddrinfo(name, None)
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"MASTER_ADDR is {name!r}: this machine finds no address for it ({one_line(error)}); set "
+                    "MASTER_ADDR to a name or address of the first machine that all machines know"
+                ) from error
+        time.sleep(0.5)
 
 
 def first_host(nodes: str) -> str:

@@ -1,8 +1,10 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C end a run in good order, wherever it is; a second one ends it at once."""
+"""SIGTERM, SIGUSR1, SIGHUP and Ctrl-C end a run in good order, wherever it is; a later second one at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 
 import engine.run
 from engine.evaluation.encode import Evaluator
+from engine.process import signals
 from engine.training.trainer import Trainer
 from tests.e2e.conftest import Toy
 from tests.e2e.test_resume import assert_same_run, records
@@ -45,7 +48,9 @@ def whole(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130)], ids=str
+    ("number", "code"),
+    [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)],
+    ids=str,
 )
 def test_a_signal_saves_at_the_next_step(
     number: int,
@@ -56,10 +61,10 @@ def test_a_signal_saves_at_the_next_step(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    handlers = [signal.getsignal(n) for n in signals.SIGNALS]
     before(Trainer, "_optimiser_step", signal_at(5, number), monkeypatch)
     assert toy.run("train", tmp_path, *FLAGS) == code
-    assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)]
+    assert handlers == [signal.getsignal(n) for n in signals.SIGNALS]
     said = capsys.readouterr().err.strip()
     state = tmp_path / "training_state.5.pt"
     name = signal.Signals(number).name
@@ -93,21 +98,26 @@ def test_before_training_and_while_only_evaluating(
     assert not (tmp_path / "b" / "metrics.jsonl").exists()
 
 
-def test_a_second_signal_ends_at_once(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pause_s", [0.0, 0.5])
+def test_a_second_signal_ends_at_once_unless_it_comes_with_the_first(
+    pause_s: float, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def twice(call: int) -> None:
         if call == 2:
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(pause_s)
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
+            time.sleep(2 * pause_s)
 
     before(Trainer, "_optimiser_step", twice, monkeypatch)
+    monkeypatch.setattr(signals, "ONE_REQUEST_S", 0.25)
     sys.stdout.flush()
     child = os.fork()
     if child == 0:  # os._exit is what ends it
         os._exit(toy.run("train", tmp_path, *FLAGS))
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
-    assert not list(tmp_path.glob("training_state.*"))
+    assert os.waitstatus_to_exitcode(status) == (128 + signal.SIGTERM if pause_s else 0)
+    assert len(list(tmp_path.glob("training_state.*"))) == (0 if pause_s else 1)
 
 
 def test_loader_processes_leave_signals_to_the_run(
@@ -120,7 +130,8 @@ def test_loader_processes_leave_signals_to_the_run(
             loaders = children() - before_it
             assert len(loaders) >= 2
             for process in [*loaders, os.getpid()]:
-                os.kill(process, signal.SIGTERM)
+                for _ in range(2):  # as Slurm does when it preempts a job
+                    os.kill(process, signal.SIGTERM)
 
     listed = Path(f"/proc/self/task/{os.getpid()}/children")
     if not listed.exists():
@@ -135,3 +146,29 @@ def test_loader_processes_leave_signals_to_the_run(
         assert toy.run("train", tmp_path, *FLAGS, "--num_thread_reader", "2") == 0
     assert toy.run("train", tmp_path, *FLAGS, "--resume", "auto") == 0
     assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal(ignored: bool, toy: Toy, tmp_path: Path) -> None:
+    """The run saves as after SIGTERM. If SIGHUP was ignored at the start, as under nohup, the run goes on."""
+    sys.stdout.flush()
+    child, terminal = pty.fork()
+    if child == 0:
+        code = 99
+        with contextlib.suppress(BaseException):
+            for name, number in (("stdout", 1), ("stderr", 2)):
+                setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+            if ignored:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            code = toy.run("train", tmp_path, *FLAGS)
+        os._exit(code)
+    printed = b""
+    while b"step 2/" not in printed:
+        printed += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, printed
+    assert (tmp_path / "metrics.jsonl").exists() is ignored
+    if not ignored:
+        assert "stopped by SIGHUP" in (tmp_path / "stopped").read_text(encoding="utf-8")
+        assert list(tmp_path.glob("training_state.*"))

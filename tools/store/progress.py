@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from common.atomic_files import ESCAPED
 from common.errors import file_errors
+from engine.process.signals import ONE_REQUEST_S, SIGNALS
 from video.sampling import VideoError
 
 
@@ -88,17 +89,20 @@ class Report:
 
 
 class StopSignals:
-    """Stores Ctrl-C and SIGTERM as a number in `received`, so that no write is interrupted.
+    """Stores the signal that asks to stop as a number in `received`, so that no write is interrupted.
 
-    A second signal ends the process.
+    Signals within `ONE_REQUEST_S` of the first one belong to it. A later one ends the process.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self._first = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:  # under nohup
+                continue
             try:
                 self._before[number] = signal.signal(number, self._receive)
             except ValueError:  # not the main thread, which alone may handle signals
@@ -106,8 +110,11 @@ class StopSignals:
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        if not self.received:
+            self.received, self._first = number, time.monotonic()
+        elif time.monotonic() - self._first > ONE_REQUEST_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
