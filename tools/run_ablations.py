@@ -138,6 +138,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _run_all(data_dir: Path, out: Path, extra: Sequence[str]) -> int:
     # Imported only to run something: torch takes seconds.
+    from engine.process.signals import StopRequest
     from engine.program import program
     from tools import collect_results
 
@@ -145,7 +146,10 @@ def _run_all(data_dir: Path, out: Path, extra: Sequence[str]) -> int:
     for variant in VARIANTS:
         if not (out / variant.folder / "metrics.jsonl").is_file():
             flags = toy_flags(variant, data_dir=data_dir, out=out, extra=extra)
-            code = program(PROGRAMS[variant.job], flags)
+            with StopRequest() as stop:
+                code = program(PROGRAMS[variant.job], flags, stop)
+            if stop.number is not None and not code:
+                code = 128 + stop.number  # the run is saved, but the others must not begin
             if code == EXIT_USER_ERROR:
                 return code  # the program said in a line what is wrong
             if code:

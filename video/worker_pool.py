@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,7 @@ Task = TypeVar("Task")
 Output = tuple[Any, Sequence[bytes]]
 
 _START_LIMIT = 120.0  # seconds that a worker may take to import what it needs
+_TO_EVERY_PROCESS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _CHECK_EVERY = 0.5  # seconds between two checks of the deadlines and of `stop`
 
 
@@ -133,7 +135,8 @@ class _Worker:
     def __init__(self, context: Any, function: Callable[[Any], Output], *, timeout: float) -> None:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        self._process.start()
+        with _signals_blocked():
+            self._process.start()
         theirs.close()  # so that the pipe closes when the worker ends
         self._timeout = timeout
         self._ready = False
@@ -189,6 +192,21 @@ class _Worker:
         self._connection.close()
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes that start here do not get the signals that ask a program to stop.
+
+    Ctrl-C and schedulers send them to every process of a job. The parent decides, and kills its workers. The
+    server that forks them must live as long as the parent.
+    """
+    resource_tracker.ensure_running()  # if it started below, it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_EVERY_PROCESS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Ready:
     """Sent by a worker when it has imported everything."""
 
@@ -206,8 +224,6 @@ def _wait(busy: Sequence[_Worker]) -> list[_Worker]:
 
 
 def _serve(connection: Connection, function: Callable[[Any], Output]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # they reach the whole group; the parent decides, and kills
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         connection.send(_Ready())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -29,7 +30,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_stop_it_cleanly(
     number: signal.Signals, many: tuple[Path, dict[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -37,9 +38,14 @@ def test_signals_stop_it_cleanly(
     store = tmp_path / "s"
     process = start(*arguments(folder, store), dawdles="0.1")
     wait_for(lambda: count(store) > 2)
-    process.send_signal(number)
+    for _ in range(2):  # as Slurm does, and to all processes of the job
+        helpers = children(process.pid)
+        for pid in [process.pid, *helpers, *(worker for helper in helpers for worker in children(helper))]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number, said
+    assert not failures(store)
     assert "the same command continues from here" in said and "Traceback" not in said
     with pytest.raises(FrameStoreError, match=r"incomplete: \d+ of 60"):
         FrameStore(store)
