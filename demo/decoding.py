@@ -22,6 +22,7 @@ from search.clips import Clip, ClipError, clip_of_job, picture_of_file, video_jo
 from search.retriever import EncodedVideo
 from video.sample import Job, run_job
 from video.sampling import VideoError
+from video.streams import choose_stream
 from video.worker_pool import Fault, Output, WorkerPool
 
 PICTURES = "JPEG, PNG, WebP or BMP"
@@ -59,7 +60,9 @@ def run_limited_job(task: _LimitedJob) -> Output:
     assert task.job.path is not None
     try:
         with av.open(str(task.job.path)) as container:
-            stream = container.streams.video[0]
+            stream = choose_stream(container)
+            if stream is None:
+                return VideoError("unopenable", "no video stream"), []
             width, height = stream.width, stream.height
             seconds = (container.duration or 0) / av.time_base
     except (av.FFmpegError, IndexError, ValueError, OSError):

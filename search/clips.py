@@ -129,7 +129,9 @@ def _clip(jpegs: Sequence[bytes], record: dict[str, Any], *, frames: int, size: 
     except UserError as error:
         raise ClipError("unreadable", str(error)) from None
     times = _times(record, len(jpegs))
-    duration = record.get("duration")
+    # The header of a file that is cut off promises more than there is.
+    cut_off = "decoded_share" in record and "start" not in record
+    duration = record.get("decoded_until" if cut_off else "duration")
     return Clip(
         frames=resize_and_crop(pictures, size),
         times=tuple(times[index] for index in chosen),
@@ -139,11 +141,17 @@ def _clip(jpegs: Sequence[bytes], record: dict[str, Any], *, frames: int, size: 
 
 
 def _times(record: dict[str, Any], stored: int) -> list[float | None]:
-    """Seconds of the stored frames, from their positions in the file; None if they are not known."""
+    """Seconds of the stored frames from the start of the file; None if they are not known.
+
+    Older frame stores do not hold them: there they follow from positions, duration and frame rate, which is
+    right only if the frame rate does not vary.
+    """
+    if len(record.get("times", ())) == stored:
+        return list(record["times"])
     positions, rate = record.get("indices"), record.get("fps")
     duration, count = record.get("duration"), record.get("source_frames")
     if not positions or len(positions) != stored:
         return [None] * stored
-    if duration and count and "start" not in record:  # holds also if the frame rate varies a little
+    if duration and count and "start" not in record:
         return [round(position * float(duration) / count, 3) for position in positions]
     return [round(position / float(rate), 3) if rate else None for position in positions]

@@ -6,13 +6,13 @@ There are two ways with the same result. *In order*: decode and count all frames
 trusted. *By index*: if each packet is one frame (this depends on container and codec), decode only
 from the key frames to the wanted frames, and in H.264 skip frames that no other frame refers to. If the
 output differs from what the packets promised (a missing frame, an error, another time), the video is
-decoded in order instead.
+decoded in order instead. So is interlaced video: deinterlacing needs the frames beside the wanted ones.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +21,13 @@ import numpy as np
 from av import library_versions
 from av.container import InputContainer
 
+from video.deinterlacing import InterlacedFrame, deinterlace, with_neighbours
+from video.frame_times import FrameClock, Span, duration_of, promised_duration, seconds_before
 from video.packet_index import PacketTable, move_to_cheap, read_packets
-from video.pictures import Encoded, Picture, display_matrix, rotation_of
+from video.pictures import Encode, Encoded, display_matrix, rotation_of
 from video.sampling import (
-    Encode,
+    EncodeFrame,
+    Frame,
     Range,
     Sample,
     TimedFrames,
@@ -33,16 +36,11 @@ from video.sampling import (
     positions_within,
     sample_in_order,
 )
+from video.streams import codec_of, describe_error, open_video, streams_without_covers
+from video.tone_mapping import HDR, UNSPECIFIED
 
-_ATTACHED_PICTURE = 0x400  # FFmpeg's disposition bit of cover pictures
-# Codecs by the names of their decoders, for versions of PyAV without `canonical_name`.
-_CODECS = {"libdav1d": "av1", "libaom-av1": "av1", "libvpx": "vp8", "libvpx-vp9": "vp9"}
 # Decoding by index pays for its seeks if at least this share of the frames is not decoded.
 _WORTH_SEEKING = 0.3
-# FFmpeg's readers of pictures and text art, which give a video stream. Also all "..._pipe", as "png_pipe".
-_PICTURE_FORMATS = frozenset({"image2", "tty", "adf", "bin", "idf", "xbin"})
-# Detect the format from so many bytes. FFmpeg's default of 1 MB takes ten times as long if there is no video.
-_QUICK_LOOK = {"formatprobesize": "16384"}
 
 
 class _UnexpectedFrames(Exception):
@@ -50,74 +48,42 @@ class _UnexpectedFrames(Exception):
 
 
 def sample_with_pyav(
-    path: Path, *, wanted: int, encode: Encode, window: Window, slack: float = 0.0
+    path: Path, *, wanted: int, encode: Encode, window: Window, slack: float = 0.0, own_file: bool = False
 ) -> Sample:
-    """`wanted` frames of the video. `slack`: see `move_to_cheap`. Raises `VideoError` if nothing decodes."""
+    """`wanted` frames of the video. `slack`: see `move_to_cheap`. Raises `VideoError` if nothing decodes.
+
+    `own_file`: the file may hold the part of `window` alone, see `Window.within`.
+    """
     container, stream = open_video(path)
     with container:
         table = read_packets(container, stream)
+        if own_file:
+            window = window.within(_length(container, stream, table))
         guess = _range_within(table, float(stream.time_base or 0), window)
+        upright = _Upright(encode, stream)
+        span: Span | None
         try:
-            sample = _sample_by_index(
-                container, stream, table, wanted=wanted, encode=encode, positions=guess, slack=slack
+            sample, span = _sample_by_index(
+                container, stream, table, wanted=wanted, encode=upright, positions=guess, slack=slack
             )
         except (_UnexpectedFrames, av.FFmpegError):
-            sample = _sample_all(path, wanted=wanted, encode=encode, window=window, guess=guess)
+            upright = _Upright(encode, stream)
+            frames = _FramesInOrder(path)
+            sample = _sample_all(frames, wanted=wanted, encode=upright, window=window, guess=guess)
+            span = frames.span(table)
+        sample.window = window
+        upright.describe(sample)
         _describe(sample, container, stream)
+        _set_times(sample, span, container, stream)
+        sample.decoded_share = _decoded_share(sample, span, container, stream, table)
     return sample
 
 
-def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
-    """The container and its first video stream that is not a cover picture.
-
-    Raises `VideoError`: unopenable, no video stream, codec not decodable.
-    """
-    container = _open(path)
-    stream = next((stream for stream in container.streams.video if not _is_cover(stream)), None)
-    if stream is None or stream.codec_context is None:
-        container.close()
-        if stream is None:
-            raise VideoError("no video stream", "the file has no video stream")
-        raise VideoError("codec not decodable", "no decoder here knows its codec")
-    stream.codec_context.thread_count = 1  # the pool's processes share the cores; one thread gives one result
-    return container, stream
-
-
-def is_video(path: Path) -> bool:
-    """Whether FFmpeg opens the file and finds a video stream: not only sound, a picture or text."""
-    try:
-        container = _open(path, options=_QUICK_LOOK)
-    except VideoError:
-        return False
-    with container:
-        name = container.format.name
-        is_picture = name.endswith("_pipe") or name in _PICTURE_FORMATS
-        return not is_picture and not all(_is_cover(stream) for stream in container.streams.video)
-
-
-def _open(path: Path, *, options: dict[str, str] | None = None) -> InputContainer:
-    try:
-        # The full path: FFmpeg takes the part of a name before a colon for a protocol.
-        return av.open(os.path.abspath(path), metadata_errors="replace", options=options)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError("unopenable", describe_error(error)) from None
-
-
-def describe_error(error: BaseException) -> str:
-    """The message of a decoding library in one line."""
-    text = getattr(error, "strerror", None) or str(error)
-    return (text.splitlines() or [type(error).__name__])[0]
-
-
-def codec_of(stream: av.VideoStream) -> str:
-    """The codec's name, whichever library decodes it."""
-    codec = stream.codec_context.codec
-    return str(getattr(codec, "canonical_name", None) or _CODECS.get(codec.name, codec.name))
-
-
-def _is_cover(stream: av.VideoStream) -> bool:
-    disposition = getattr(stream, "disposition", None)  # older PyAV has none
-    return bool(int(getattr(disposition, "value", disposition) or 0) & _ATTACHED_PICTURE)
+def _length(container: InputContainer, stream: av.VideoStream, table: PacketTable) -> float | None:
+    """The seconds of the video: by its packets, else by its header."""
+    if table.times and table.end is not None and stream.time_base:
+        return float((table.end - table.times[0]) * stream.time_base)
+    return duration_of(container, stream)
 
 
 def _describe(sample: Sample, container: InputContainer, stream: av.VideoStream) -> None:
@@ -125,36 +91,82 @@ def _describe(sample: Sample, container: InputContainer, stream: av.VideoStream)
     sample.decoder = f"PyAV {av.__version__}, libavcodec {version}"
     sample.codec = codec_of(stream)
     sample.fps = round(float(stream.average_rate), 4) if stream.average_rate else None
-    if stream.duration is not None and stream.time_base is not None:
-        sample.duration = round(float(stream.duration * stream.time_base), 3)
-    elif container.duration is not None:
-        sample.duration = round(container.duration / av.time_base, 3)
+    duration = duration_of(container, stream)
+    sample.duration = None if duration is None else round(duration, 3)
+    if len(streams_without_covers(container)) > 1:
+        sample.stream = stream.index
+
+
+def _set_times(sample: Sample, span: Span | None, container: InputContainer, stream: av.VideoStream) -> None:
+    """From seconds after the first frame to seconds after the start of the file; the end of the frames."""
+    if span is None or not stream.time_base:
+        return
+    before = seconds_before(container, float(span.first * stream.time_base))
+    sample.times = [None if time is None else round(before + time, 3) for time in sample.times]
+    if span.end is not None:
+        sample.end = round(before + float((span.end - span.first) * stream.time_base), 3)
+
+
+def _decoded_share(
+    sample: Sample,
+    span: Span | None,
+    container: InputContainer,
+    stream: av.VideoStream,
+    table: PacketTable,
+) -> float:
+    """The share of the frames that decode: of the packets, and of the seconds that the header promises."""
+    shares = [1.0]
+    window = sample.window
+    if window.is_whole_video:
+        packets = table.packets if table.one_frame_each else sample.frames + sample.damaged
+        shares.append(sample.frames / max(packets, 1))
+    promised = min(promised_duration(container, stream) or 0.0, window.end) - window.start
+    if promised > 0 and span is not None and span.end is not None and stream.time_base:
+        length = float((span.end - span.first) * stream.time_base)
+        # A promised duration may be counted from the start of the file or from the first frame.
+        shares.append((max(length, sample.end or 0.0) - window.start) / promised)
+    return min(shares)
 
 
 class _Upright:
-    """Encodes frames and remembers by how much the first one was rotated."""
+    """Encodes frames of a stream and remembers what was done to them."""
 
-    def __init__(self, encode: Encode) -> None:
+    def __init__(self, encode: Encode, stream: av.VideoStream) -> None:
         self._encode = encode
-        self.rotation: int | None = None
+        self._tagged = int(stream.codec_context.color_trc)
+        self._transfer = UNSPECIFIED
+        self._rotation: int | None = None
+        self._deinterlaced = False
 
-    def __call__(self, frame: Picture) -> Encoded:
+    def __call__(self, frame: Frame) -> Encoded:
+        if isinstance(frame, InterlacedFrame):
+            self._deinterlaced = True
+            frame = deinterlace(frame)
         assert not isinstance(frame, np.ndarray), "PyAV gives frames with side data"
-        if self.rotation is None:
-            self.rotation = rotation_of(display_matrix(frame))
-        return self._encode(frame)
+        if self._rotation is None:
+            self._rotation = rotation_of(display_matrix(frame))
+        transfer = int(getattr(frame, "color_trc", self._tagged))  # older PyAV has it only of the stream
+        if transfer in HDR:
+            self._transfer = transfer
+        return self._encode(frame, transfer=transfer)
+
+    def describe(self, sample: Sample) -> None:
+        """Write into `sample` what was done."""
+        sample.rotation, sample.deinterlaced = self._rotation or 0, self._deinterlaced
+        sample.hdr = HDR.get(self._transfer, "")
 
 
 # In order
 
 
-def _sample_all(path: Path, *, wanted: int, encode: Encode, window: Window, guess: Range | None) -> Sample:
-    frames, upright = _FramesInOrder(path), _Upright(encode)
+def _sample_all(
+    frames: _FramesInOrder, *, wanted: int, encode: EncodeFrame, window: Window, guess: Range | None
+) -> Sample:
     try:
-        sample = sample_in_order(frames, wanted=wanted, encode=upright, window=window, guess=guess)
+        sample = sample_in_order(frames, wanted=wanted, encode=encode, window=window, guess=guess)
     except VideoError as error:
         raise frames.explain(error) from None
-    sample.damaged, sample.rotation = frames.damaged, upright.rotation or 0
+    sample.damaged = frames.damaged
     return sample
 
 
@@ -165,18 +177,37 @@ class _FramesInOrder:
         self._path = path
         self.damaged = 0
         self._undecodable = ""
+        self._first: int | None = None
+        self._last: int | None = None
+        self._period = 0
+        self._ended = False
 
     def __call__(self) -> TimedFrames:
-        self.damaged = 0
+        self.damaged, self._ended = 0, False
+        self._first = self._last = None
         container, stream = open_video(self._path)
-        origin: int | None = None
+        clock = FrameClock(stream)
+        self._period = clock.period
         with container:
-            for frame in self._decode(container, stream):
-                origin = frame.pts if origin is None else origin
-                if frame.pts is None or origin is None or stream.time_base is None:
+            for frame in with_neighbours(self._decode(container, stream)):
+                pts = clock.pts_of(frame.frame if isinstance(frame, InterlacedFrame) else frame)
+                self._first = pts if self._first is None else self._first
+                self._last = pts
+                if pts is None or self._first is None or stream.time_base is None:
                     yield None, frame
                 else:
-                    yield float((frame.pts - origin) * stream.time_base), frame
+                    yield float((pts - self._first) * stream.time_base), frame
+        self._ended = True
+
+    def span(self, table: PacketTable) -> Span | None:
+        """The pts of the last pass; None if the frames carry no times."""
+        if self._first is None or self._last is None:
+            return None
+        if not self._ended:
+            return Span(self._first, None)
+        if table.end is not None and self._last >= table.times[-1]:
+            return Span(self._first, table.end)
+        return Span(self._first, self._last + self._period)
 
     def _decode(self, container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
         packets = container.demux(stream)
@@ -223,10 +254,10 @@ def _sample_by_index(
     table: PacketTable,
     *,
     wanted: int,
-    encode: Encode,
+    encode: EncodeFrame,
     positions: Range | None,
     slack: float,
-) -> Sample:
+) -> tuple[Sample, Span]:
     if not table.trusted or positions is None or positions[0] >= positions[1]:
         raise _UnexpectedFrames
     even = positions_within(positions, wanted)
@@ -235,16 +266,16 @@ def _sample_by_index(
     needed = sum(table.count_between(start, max(group)) for start, group in groups.items())
     if stream.codec_context.name != "h264" and needed > (1 - _WORTH_SEEKING) * table.packets:
         raise _UnexpectedFrames
-    upright = _Upright(encode)
     pictures: dict[int, Encoded] = {}
     for start, group in groups.items():
         for frame in _decode_group(container, stream, start=start, group=group):
-            pictures[cast(int, frame.pts)] = upright(frame)
+            pictures[cast(int, frame.pts)] = encode(frame)
     chosen = [pictures[table.times[index]] for index in indices]
     sample = Sample(indices, chosen, frames=positions[1] - positions[0], by_index=True)
     sample.moved = max(abs(taken - planned) for taken, planned in zip(indices, even, strict=True))
-    sample.rotation = upright.rotation or 0
-    return sample
+    first, unit = table.times[0], cast(Fraction, stream.time_base)
+    sample.times = [float((table.times[index] - first) * unit) for index in indices]
+    return sample, Span(first, table.end)
 
 
 def _group_by_keyframe(table: PacketTable, wanted: set[int]) -> dict[int, set[int]]:
@@ -281,7 +312,7 @@ def _decode_group(
             frames = [*frames, *context.decode(None)] if packet.size else frames
         for frame in frames:
             if frame.pts in unseen:
-                if frame.is_corrupt:
+                if frame.is_corrupt or frame.interlaced_frame:  # deinterlacing needs the frames beside it
                     raise _UnexpectedFrames
                 unseen.discard(frame.pts)
                 yield frame

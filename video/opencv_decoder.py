@@ -10,15 +10,24 @@ from pathlib import Path
 
 import cv2
 
-from video.sampling import Encode, Sample, TimedFrames, VideoError, Window, sample_in_order
+from video.pictures import Encode
+from video.sampling import Sample, TimedFrames, VideoError, Window, sample_in_order
 
 
-def sample_with_opencv(path: Path, *, wanted: int, encode: Encode, window: Window) -> Sample:
-    """`wanted` frames of the video, decoded in order. Raises `VideoError` if nothing decodes."""
+def sample_with_opencv(
+    path: Path, *, wanted: int, encode: Encode, window: Window, own_file: bool = False
+) -> Sample:
+    """`wanted` frames of the video, decoded in order. Raises `VideoError` if nothing decodes.
+
+    `own_file`: the file may hold the part of `window` alone, see `Window.within`.
+    """
     frames = _FramesInOrder(path)
+    if own_file:
+        window = window.within(frames.length())
     sample = sample_in_order(frames, wanted=wanted, encode=encode, window=window, guess=None)
     sample.decoder = f"OpenCV {cv2.__version__}"
     sample.codec, sample.fps, sample.rotation = frames.codec, frames.fps, frames.rotation
+    sample.window = window
     return sample
 
 
@@ -58,6 +67,13 @@ class _FramesInOrder:
                 yield seconds - origin, picture
         finally:
             capture.release()
+
+    def length(self) -> float | None:
+        """The seconds of the video, as its frames' times tell; None if it has none."""
+        last: float | None = None
+        for seconds, _ in self():
+            last = seconds
+        return None if last is None else last + 1 / (self.fps or 25)
 
     def _describe(self, capture: cv2.VideoCapture) -> None:
         letters = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False)

@@ -23,14 +23,17 @@ class PacketTable:
     """The frames of a stream according to its packets.
 
     `times`: pts of the frames to be shown, in display order. `keyframes`: pts of the key frames, ascending.
-    `packets`: how many packets have a frame to be shown. `trusted`: whether decoding will give exactly the
-    frames of `times`, as far as packets can tell.
+    `packets`: how many packets have a frame to be shown; `one_frame_each`: whether container and codec have
+    one frame in every packet. `trusted`: whether decoding will give exactly the frames of `times`, as far as
+    packets can tell. `end`: the pts at which the last frame ends; None if the packets do not say.
     """
 
     times: list[int]
     keyframes: list[int]
     packets: int
     trusted: bool
+    one_frame_each: bool = False
+    end: int | None = None
 
     def start_of(self, pts: int) -> int | None:
         """The key frame from which the frame at `pts` decodes exactly: the last one with a pts <= `pts`.
@@ -51,6 +54,8 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
     times: list[int] = []
     keyframes: list[int] = []
     packets, valid = 0, True
+    last: int | None = None
+    end: int | None = None
     prefix = _unit_length_bytes(stream)
     try:
         for packet in container.demux(stream):
@@ -65,13 +70,17 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
             packets += 1
             if packet.pts is not None:
                 times.append(packet.pts)
+                if last is None or packet.pts > last:
+                    last = packet.pts
+                    end = last + packet.duration if packet.duration else None
     except av.FFmpegError:
         valid = False
     keyframes.sort()
     times.sort()
     valid = valid and bool(keyframes) and bool(times) and keyframes[0] <= times[0]
     valid = valid and all(earlier < later for earlier, later in zip(times, times[1:], strict=False))
-    return PacketTable(times, keyframes, packets, valid and _one_frame_a_packet(container, stream))
+    one_frame_each = _one_frame_a_packet(container, stream)
+    return PacketTable(times, keyframes, packets, valid and one_frame_each, one_frame_each, end)
 
 
 def _unit_length_bytes(stream: av.VideoStream) -> int:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import av
 import cv2
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
+
+from video.tone_mapping import HDR, UNSPECIFIED, tone_map
 
 # (Kr, Kb) by FFmpeg's numbers of colour matrices; others do not occur in videos.
 _WEIGHTS = {
@@ -46,6 +48,12 @@ class Encoded:
     width: int
 
 
+class Encode(Protocol):
+    """What makes the stored picture of a frame: a `PictureEncoder`, or a stand-in for it."""
+
+    def __call__(self, frame: Picture, *, transfer: int = UNSPECIFIED) -> Encoded: ...
+
+
 class PictureEncoder:
     """Makes the stored JPEG of a frame: a PyAV frame, or a BGR array that is already upright.
 
@@ -58,25 +66,43 @@ class PictureEncoder:
         self.quality = quality
         self._scaler = VideoReformatter()
 
-    def __call__(self, frame: Picture) -> Encoded:
-        picture = self._shrink_array(frame) if isinstance(frame, np.ndarray) else self._upright(frame)
+    def __call__(self, frame: Picture, *, transfer: int = UNSPECIFIED) -> Encoded:
+        """`transfer`: the frame's transfer characteristic; PQ and HLG are mapped to SDR."""
+        picture = (
+            self._shrink_array(frame) if isinstance(frame, np.ndarray) else self._upright(frame, transfer)
+        )
         done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
         assert done, "OpenCV could not encode a picture of its own making"
         return Encoded(jpeg=data.tobytes(), height=picture.shape[0], width=picture.shape[1])
 
-    def _upright(self, frame: av.VideoFrame) -> np.ndarray:
-        return apply_display_matrix(self._small_bgr(frame), matrix=display_matrix(frame))
-
-    def _small_bgr(self, frame: av.VideoFrame) -> np.ndarray:
-        """Shrink the YUV planes first, then convert the small picture to BGR by the frame's matrix."""
+    def _upright(self, frame: av.VideoFrame, transfer: int) -> np.ndarray:
         width, height = small_size(frame.width, frame.height, short_side=self.short_side)
         size: dict[str, Any] = {"width": width, "height": height, "interpolation": "AREA", **_ONE_THREAD}
-        if not frame.format.name.startswith(("yuv", "nv", "p0")):
+        if transfer in HDR:
+            picture = tone_map(self._small_colours(frame, size), transfer=transfer)
+        else:
+            picture = self._small_bgr(frame, size)
+        return apply_display_matrix(picture, matrix=display_matrix(frame))
+
+    def _small_bgr(self, frame: av.VideoFrame, size: dict[str, Any]) -> np.ndarray:
+        """Shrink the YUV planes first, then convert the small picture to BGR by the frame's matrix."""
+        if not _is_yuv(frame):
             return self._scaler.reformat(frame, format="bgr24", **size).to_ndarray()
         full = frame.format.name.startswith("yuvj")  # keep the range, so that no value changes
         small = self._scaler.reformat(frame, format="yuvj444p" if full else "yuv444p", **size)
-        planes = [_plane(plane, height=height, width=width) for plane in small.planes]
+        planes = [_plane(plane, size) for plane in small.planes]
         return cv2.transform(cv2.merge(planes), bgr_of_yuv(*colour_of(frame)))
+
+    def _small_colours(self, frame: av.VideoFrame, size: dict[str, Any]) -> np.ndarray:
+        """The small picture with the precision of 16 bits: RGB float32 [H, W, 3], 0 to 1."""
+        if not _is_yuv(frame):
+            colours = self._scaler.reformat(frame, format="rgb48le", **size).to_ndarray()
+            return colours.astype(np.float32) * np.float32(1 / 65535)
+        small = self._scaler.reformat(frame, format="yuv444p16le", **size)
+        planes = [_plane(plane, size, dtype=np.uint16) for plane in small.planes]
+        samples = cv2.merge(planes).astype(np.float32) * np.float32(1 / 256)
+        bgr = cv2.transform(samples, bgr_of_yuv(*colour_of(frame)))
+        return bgr[..., ::-1] * np.float32(1 / 255)
 
     def _shrink_array(self, picture: np.ndarray) -> np.ndarray:
         height, width = picture.shape[:2]
@@ -84,9 +110,14 @@ class PictureEncoder:
         return picture if size == (width, height) else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _plane(plane: Any, *, height: int, width: int) -> np.ndarray:
-    """A plane of 8-bit samples [height, width], as it is stored in memory."""
-    return np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
+def _is_yuv(frame: av.VideoFrame) -> bool:
+    return frame.format.name.startswith(("yuv", "nv", "p0"))
+
+
+def _plane(plane: Any, size: dict[str, Any], *, dtype: type = np.uint8) -> np.ndarray:
+    """A plane of samples [height, width], as it is stored in memory."""
+    stored = plane.line_size // np.dtype(dtype).itemsize  # samples of a line, with its padding
+    return np.frombuffer(plane, dtype).reshape(size["height"], stored)[:, : size["width"]]
 
 
 def small_size(width: int, height: int, *, short_side: int) -> tuple[int, int]:

@@ -16,16 +16,19 @@ from typing import Any
 import av
 import cv2
 
-from video.decoding import codec_of, open_video, sample_with_pyav
+from video.decoding import sample_with_pyav
 from video.opencv_decoder import sample_with_opencv
 from video.pictures import PictureEncoder
 from video.sampling import Sample, VideoError, Window
+from video.streams import codec_of, open_video
 from video.worker_pool import Output
 
 # Errors of PyAV after which OpenCV's own FFmpeg is tried.
 _SECOND_CHANCE = frozenset({"unopenable", "codec not decodable", "no frames"})
 
 _PROBE_PACKETS = 64
+# Durations in headers are often a frame or two too long: a smaller share than this is recorded.
+_ALL = 0.98
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """A video to decode: its id, its file and the part of it."""
+    """A video to decode: its id, its file and the part of it.
+
+    `own_file`: the file is named like the part, so it may hold the part alone.
+    """
 
     video_id: str
     path: Path
     window: Window
     settings: Settings
+    own_file: bool = False
 
 
 def run_job(job: Job) -> Output:
@@ -96,16 +103,19 @@ def _encoder(settings: Settings) -> PictureEncoder:
 def _sample(job: Job) -> Sample:
     if not job.path.is_file():
         raise VideoError("missing", "no such file")
-    settings, encode = job.settings, _encoder(job.settings)
+    options: dict[str, Any] = {
+        "wanted": job.settings.num_frames,
+        "encode": _encoder(job.settings),
+        "window": job.window,
+        "own_file": job.own_file,
+    }
     try:
-        return sample_with_pyav(
-            job.path, wanted=settings.num_frames, encode=encode, window=job.window, slack=settings.slack
-        )
+        return sample_with_pyav(job.path, slack=job.settings.slack, **options)
     except VideoError as first:
         if first.reason not in _SECOND_CHANCE or not job.path.stat().st_size:
             raise
         try:
-            return sample_with_opencv(job.path, wanted=settings.num_frames, encode=encode, window=job.window)
+            return sample_with_opencv(job.path, **options)
         except VideoError:
             raise first from None
 
@@ -127,6 +137,12 @@ def _record(job: Job, sample: Sample) -> dict[str, Any]:
         "decoder": sample.decoder,
         "counted_by": "index" if sample.by_index else "decoding",
     }
+    if all(time is not None for time in sample.times):
+        record["times"] = sample.times
+    if sample.end is not None:
+        record["decoded_until"] = sample.end
+    if sample.decoded_share < _ALL:
+        record["decoded_share"] = round(sample.decoded_share, 3)
     if len(set(sample.indices)) < len(sample.indices):
         record["repeated"] = True
     if sample.moved:
@@ -135,7 +151,14 @@ def _record(job: Job, sample: Sample) -> dict[str, Any]:
         record["mixed_sizes"] = True
     if sample.damaged:
         record["damaged_packets"] = sample.damaged
-    if not job.window.is_whole_video:
-        record["start"] = job.window.start
-        record["end"] = job.window.end if job.window.end != float("inf") else None
+    if sample.hdr:
+        record["tone_mapped"] = sample.hdr
+    if sample.deinterlaced:
+        record["deinterlaced"] = True
+    if sample.stream is not None:
+        record["stream"] = sample.stream
+    window = sample.window
+    if not window.is_whole_video:
+        record["start"] = window.start
+        record["end"] = window.end if window.end != float("inf") else None
     return record

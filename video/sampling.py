@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from video.deinterlacing import InterlacedFrame
 from video.pictures import Encoded, Picture
 
-Encode = Callable[[Picture], Encoded]
-# The frames of a decoder, one after another: seconds from the first frame (None: not known), picture.
-TimedFrames = Iterator[tuple["float | None", "Picture"]]
+# A frame of a decoder, and what makes its stored picture.
+Frame: TypeAlias = "Picture | InterlacedFrame"
+EncodeFrame = Callable[[Any], Encoded]
+# The frames of a decoder, one after another: seconds from the first frame (None: not known), frame.
+TimedFrames = Iterator[tuple["float | None", "Frame"]]
 # Positions first <= p < last.
 Range = tuple[int, int]
+_TRIM_MARGIN = 2.0  # seconds
 
 
 class VideoError(Exception):
@@ -27,6 +32,14 @@ class VideoError(Exception):
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
+
+
+def is_about(length: float, named: float) -> bool:
+    """Whether a file of `length` seconds can be the part of `named` seconds that its name says.
+
+    Tools that cut at key frames take some seconds more; the end of a video may come some seconds early.
+    """
+    return 0.5 * named - _TRIM_MARGIN <= length <= 1.5 * named + _TRIM_MARGIN
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,27 @@ class Window:
         """Whether this is the whole video."""
         return self.start <= 0 and self.end == float("inf")
 
+    def within(self, length: float | None) -> Window:
+        """The part to take from a file that is named like the part: it may hold the part alone.
+
+        `length`: the seconds of the file (None: not known). A file about as long as the part is the part, so
+        all of it is taken; one that reaches to the end of the part is the whole video. Raises `VideoError` if
+        it is neither.
+        """
+        if self.is_whole_video or length is None:
+            return self
+        named = self.end - self.start
+        if length <= named + _TRIM_MARGIN:
+            return Window()
+        if length >= self.end - _TRIM_MARGIN:
+            return self
+        if is_about(length, named):
+            return Window()
+        raise VideoError(
+            "wrong length",
+            f"lasts {length:.1f} s, which is neither {named:g} s nor a video up to {self.end:g} s",
+        )
+
     def __str__(self) -> str:
         return f"seconds {self.start:g} to {'the end' if self.end == float('inf') else format(self.end, 'g')}"
 
@@ -53,6 +87,12 @@ class Sample:
     only the needed frames were decoded. `moved`: the largest distance of a frame from its even position, in
     frames. `rotation`: degrees clockwise that were applied. `damaged`: packets that did not decode. `fps`,
     `duration` (seconds): the values of the header.
+
+    `times`: seconds of the frames (None: not known), from the start of the file as players count. `end`: when
+    the last frame of the file that decodes ends, in the same seconds; None if the file was not read so far.
+    `decoded_share`: of the frames that the file promises. `hdr`: "PQ" or "HLG" if the pictures were mapped
+    from it to SDR. `deinterlaced`: whether pictures were. `stream`: the number of the video stream, if the
+    file has several. `window`: the part that was taken.
     """
 
     indices: list[int]
@@ -66,14 +106,22 @@ class Sample:
     duration: float | None = None
     rotation: int = 0
     damaged: int = 0
+    times: list[float | None] = field(default_factory=list)
+    end: float | None = None
+    decoded_share: float = 1.0
+    hdr: str = ""
+    deinterlaced: bool = False
+    stream: int | None = None
+    window: Window = field(default_factory=Window)
 
 
 @dataclass
 class _Pass:
-    """The result of one pass over all frames: the positions inside the window, and the pictures taken."""
+    """One pass over all frames: the positions inside the window, the pictures taken and their seconds."""
 
     range: Range
     pictures: dict[int, Encoded] = field(default_factory=dict)
+    times: dict[int, float | None] = field(default_factory=dict)
 
 
 def spread_positions(frames: int, wanted: int) -> list[int]:
@@ -93,7 +141,12 @@ def positions_within(positions: Range, wanted: int) -> list[int]:
 
 
 def sample_in_order(
-    frames: Callable[[], TimedFrames], *, wanted: int, encode: Encode, window: Window, guess: Range | None
+    frames: Callable[[], TimedFrames],
+    *,
+    wanted: int,
+    encode: EncodeFrame,
+    window: Window,
+    guess: Range | None,
 ) -> Sample:
     """`wanted` frames, by decoding all frames in order; each call of `frames()` starts at the first frame.
 
@@ -109,26 +162,32 @@ def sample_in_order(
             raise VideoError("no frames", "decoding it twice gives different numbers of frames")
         seen = again
     indices = positions_within(seen.range, wanted)
-    return Sample(indices, [seen.pictures[index] for index in indices], frames=seen.range[1] - seen.range[0])
+    sample = Sample(
+        indices, [seen.pictures[index] for index in indices], frames=seen.range[1] - seen.range[0]
+    )
+    sample.times = [seen.times[index] for index in indices]
+    return sample
 
 
 def _positions(guess: Range | None, wanted: int) -> set[int]:
     return set(positions_within(guess, wanted)) if guess is not None and guess[0] < guess[1] else set()
 
 
-def _one_pass(frames: TimedFrames, *, positions: set[int], encode: Encode, window: Window) -> _Pass:
+def _one_pass(frames: TimedFrames, *, positions: set[int], encode: EncodeFrame, window: Window) -> _Pass:
     first, count = 0, 0
-    pictures: dict[int, Encoded] = {}
+    seen = _Pass((0, 0))
     for count, (time, frame) in enumerate(frames, start=1):
         if not window.is_whole_video:
             if time is None:
                 raise VideoError("no frames", "its frames carry no times, so no part can be cut out")
             if time >= window.end:
-                return _Pass((first, count - 1), pictures)
+                seen.range = (first, count - 1)
+                return seen
             first += time < window.start
         if count - 1 in positions:
-            pictures[count - 1] = encode(frame)
-    return _Pass((first, count), pictures)
+            seen.pictures[count - 1], seen.times[count - 1] = encode(frame), time
+    seen.range = (first, count)
+    return seen
 
 
 def _why_none(seen: Range, window: Window) -> str:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from video.decoding import is_video
+from video.streams import is_video
 from video.worker_pool import Fault, Output, WorkerPool
 
 _VIDEOS = (

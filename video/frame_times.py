@@ -1,0 +1,95 @@
+"""Times of frames, and how much of a file decodes.
+
+Legend: pts, a frame's presentation time in units of the stream's time base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+from av.container import InputContainer
+
+_LOWEST = -(1 << 60)  # FFmpeg marks an unknown time by a number below this
+
+
+class FrameClock:
+    """The pts of decoded frames, one after another, where the frames' own may be wrong or absent.
+
+    As FFmpeg's `best_effort_timestamp`: a frame's pts; its dts where pts do not rise or are absent, as in
+    some AVI files. A frame without both comes one frame after the frame before it. None if nothing is known.
+    """
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        rate, unit = stream.average_rate, stream.time_base
+        self.period = round(1 / (rate * unit)) if rate and unit else 0  # of a frame
+        self._last_pts = self._last_dts = _LOWEST
+        self._wrong_pts = self._wrong_dts = 0
+        self._last: int | None = None
+
+    def pts_of(self, frame: av.VideoFrame) -> int | None:
+        """The pts of the next frame."""
+        best = self._best(frame.pts, frame.dts)
+        if best is None and self._last is not None and self.period:
+            best = self._last + self.period
+        self._last = best
+        return best
+
+    def _best(self, pts: int | None, dts: int | None) -> int | None:
+        if dts is not None:
+            self._wrong_dts += dts <= self._last_dts
+            self._last_dts = dts
+        if pts is not None:
+            self._wrong_pts += pts <= self._last_pts
+            self._last_pts = pts
+        if pts is None or (dts is not None and self._wrong_pts > self._wrong_dts):
+            return dts
+        return pts
+
+
+@dataclass(frozen=True)
+class Span:
+    """The pts of the first frame of a file and of the end of the last one that decodes (None: not read)."""
+
+    first: int
+    end: int | None
+
+
+def seconds_before(container: InputContainer, first: float) -> float:
+    """The seconds from the start of the file, as players count, to its first frame, at `first` on its clock.
+
+    The start is that of the earliest stream; but sound that begins below zero moves no picture.
+    """
+    start = container.start_time
+    if start is None or start < _LOWEST:
+        return 0.0
+    earliest = start / av.time_base
+    if first >= 0:
+        earliest = max(earliest, 0.0)
+    return max(0.0, first - earliest)
+
+
+def duration_of(container: InputContainer, stream: av.VideoStream) -> float | None:
+    """The seconds of the video stream as the header says, or of the whole file."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
+
+
+def promised_duration(container: InputContainer, stream: av.VideoStream) -> float | None:
+    """The seconds that the header promises for the video stream itself; None if it says nothing about it."""
+    if stream.duration is not None:
+        return duration_of(container, stream)
+    tagged = _seconds(stream.metadata.get("DURATION", ""))  # of Matroska
+    if tagged is not None or len(container.streams) > 1:
+        return tagged
+    return duration_of(container, stream)
+
+
+def _seconds(text: str) -> float | None:
+    """The seconds of "00:01:02.500000000"; None for other texts."""
+    try:
+        hours, minutes, seconds = map(float, text.split(":"))
+    except ValueError:
+        return None
+    return 3600 * hours + 60 * minutes + seconds
