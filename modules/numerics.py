@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Result = TypeVar("Result")
+SHORTEST = 1e-6  # shorter vectors are not normalised
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def l2_normalize(vectors: Tensor, *, eps: float = 1e-6) -> Tensor:
+def l2_normalize(vectors: Tensor, *, eps: float = SHORTEST) -> Tensor:
     """Vectors of length 1 along the last dimension, in float32 or better.
 
     A vector shorter than `eps` is not scaled: a zero vector stays zero, its cosines are finite, and its

@@ -60,6 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--top_frames", type=int, help="number of best frames [as saved, else 3]")
     add("--dsl", action="store_true", help="add metrics with dual softmax")
     add("--dsl_temperature", type=float, default=100.0, help="factor on cosines [100]")
+    add(
+        "--similarity_scale",
+        type=float,
+        metavar="S",
+        help="the scores of --similarity are S times cosines; --dsl needs it [as saved, else guessed]",
+    )
     add("--qb_norm", action="store_true", help="add metrics with querybank normalisation")
     add("--qb_beta", type=float, default=20.0, help="factor on cosines [20]")
     add("--bootstrap", type=int, default=1000, help="resamples for the 95%% intervals, 0: none [1000]")
@@ -96,8 +102,10 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--top_frames {args.top_frames}: must be at least 1")
     if not 0 <= args.bootstrap <= _MOST_RESAMPLES:
         raise UserError(f"--bootstrap {args.bootstrap}: give 0 to {_MOST_RESAMPLES:,}")
-    for name in ("dsl_temperature", "qb_beta"):
-        if not 0 < getattr(args, name) < float("inf"):
+    if args.similarity_scale is not None and not args.similarity:
+        raise UserError("--similarity_scale: needs --similarity")
+    for name in ("dsl_temperature", "qb_beta", "similarity_scale"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < float("inf"):
             raise UserError(f"--{name} {getattr(args, name)}: must be above 0")
     for name in (*_ARRAYS, *_LISTS, "checkpoint"):
         path = getattr(args, name)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from common.atomic_files import atomic_path
 from engine.config import Config
 from engine.data import EvaluationData
 from engine.distributed.world import World
 from engine.evaluation.compute_metrics import SplitMetrics
 from engine.evaluation.encode import Evaluator
-from engine.evaluation.feature_files import FeatureSet, file_digest, save_features
+from engine.evaluation.feature_files import (
+    FeatureSet,
+    SimilarityNotes,
+    file_digest,
+    save_features,
+    save_similarity,
+)
 from engine.evaluation.features import Features
 from engine.evaluation.metrics import format_metrics, protocol_of
 from engine.evaluation.similarity import Tiles
@@ -169,37 +171,6 @@ def _write_files(
         )
     if config.save_similarity:
         path = Path(config.output_dir) / "similarity.npy"
-        save_similarity(path, evaluator.tiles(features))
+        notes = SimilarityNotes(evaluator.logit_scale, data.examples.video_of_caption)
+        save_similarity(path, evaluator.tiles(features), notes)
         log.info(f"similarity, captions x videos: {path}")
-
-
-def _take_disk_space(path: Path) -> None:
-    """Give every block of the file a place on disk, so that a full disk is an `OSError` now.
-
-    Written through memory, a block without a place kills the process with SIGBUS.
-    """
-    if not hasattr(os, "posix_fallocate"):  # macOS, Windows
-        return
-    with open(path, "rb+") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not this file system
-                raise
-
-
-def save_similarity(path: Path, tiles: Tiles) -> None:
-    """Write the similarity float32 [N, V], tile by tile, as an .npy file. Atomic.
-
-    Raises `FileError` where it cannot be written, as on a full disk.
-    """
-    with atomic_path(path) as temporary:
-        shape = (tiles.num_captions, tiles.num_videos)
-        matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        _take_disk_space(temporary)
-        for videos in tiles.video_tiles(0, tiles.num_videos):
-            for start in range(0, tiles.num_captions, tiles.height):
-                captions = torch.arange(start, min(start + tiles.height, tiles.num_captions))
-                block = tiles.scores(captions.to(tiles.device), videos)
-                matrix[start : start + len(captions), videos.first : videos.last] = block.cpu().numpy()
-        matrix.flush()

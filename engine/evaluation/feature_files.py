@@ -1,12 +1,18 @@
-"""Features of a split on disk: features.safetensors holds the arrays, features.json the names.
+"""Features and similarities of a split on disk.
+
+features.safetensors holds the arrays, features.json the names. similarity.npy holds scores, similarity.json
+the factor on the cosines in them.
 
 N captions, V videos, F frames, D width, B captions of a querybank. docs/EVALUATION.md describes the files.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +27,14 @@ from torch import Tensor
 from common.atomic_files import ESCAPED, atomic_path
 from common.errors import UserError, file_error, file_errors
 from common.json_text import parse_json
+from dataloaders.datasets.files import read_json_object
 from engine.checkpoint.files import safetensors_errors
 from engine.evaluation.features import Features, shapes_match
+from engine.evaluation.similarity import Tiles
 
 ARRAYS, NAMES = "features.safetensors", "features.json"
+_FLOATS = ("text", "video", "frames", "bank_text")
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FORMAT = 1
 _BLOCK = 1 << 20  # bytes
 
@@ -113,15 +123,27 @@ def load_features(folder: Path, **expected: str | None) -> FeatureSet:
     if not isinstance(about.get("settings", {}), dict):
         raise UserError(f"{folder / NAMES}: settings must be an object; write the features again")
     if not _sizes_match(arrays, names):
-        raise UserError(f"{folder}: the sizes of arrays and names do not match; write them again")
+        raise UserError(
+            f"{folder}: sizes of arrays and names do not match, or types are wrong; write them again"
+        )
+    arrays |= in_one_type({name: arrays[name] for name in _FLOATS if name in arrays})
+    mask = arrays.get("frame_mask")
     return FeatureSet(
-        features=Features(arrays["text"], arrays["video"], arrays.get("frames"), arrays.get("frame_mask")),
+        features=Features(
+            arrays["text"], arrays["video"], arrays.get("frames"), None if mask is None else mask.bool()
+        ),
         video_of_caption=arrays["video_of_caption"].numpy(),
         video_ids=names["video_ids"],
         captions=names["captions"],
         about=about,
         bank=arrays.get("bank_text"),
     )
+
+
+def in_one_type(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in the most precise of their types, so that products of any two of them are defined."""
+    kind = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
+    return {name: tensor.to(kind) for name, tensor in tensors.items()}
 
 
 def _sizes_match(arrays: Mapping[str, Tensor], names: Mapping[str, Any]) -> bool:
@@ -131,6 +153,8 @@ def _sizes_match(arrays: Mapping[str, Tensor], names: Mapping[str, Any]) -> bool
     ):
         return False
     text, video = arrays["text"], arrays["video"]
+    if any(array.dtype not in _TYPES for name, array in arrays.items() if name in _FLOATS):
+        return False
     lists = (names["video_ids"], names["captions"])
     if not all(isinstance(item, list) and all(isinstance(name, str) for name in item) for item in lists):
         return False
@@ -153,3 +177,72 @@ def file_digest(path: Path) -> str:
 
 def _text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+@dataclass(frozen=True)
+class SimilarityNotes:
+    """What similarity.json says of similarity.npy: its scores are `scale` times cosines."""
+
+    scale: float
+    video_of_caption: np.ndarray  # int64 [N]
+
+
+def save_similarity(path: Path, tiles: Tiles, notes: SimilarityNotes) -> None:
+    """Write the similarity float32 [N, V], tile by tile, as an .npy file, and its notes beside it. Atomic.
+
+    Raises `FileError` where it cannot be written, as on a full disk.
+    """
+    about = {
+        "captions": tiles.num_captions,
+        "videos": tiles.num_videos,
+        "scale": notes.scale,
+        "video_of_caption": notes.video_of_caption.tolist(),
+    }
+    with atomic_path(path.with_suffix(".json")) as notes_file, atomic_path(path) as temporary:
+        shape = (tiles.num_captions, tiles.num_videos)
+        matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        _take_disk_space(temporary)
+        for videos in tiles.video_tiles(0, tiles.num_videos):
+            for start in range(0, tiles.num_captions, tiles.height):
+                captions = torch.arange(start, min(start + tiles.height, tiles.num_captions))
+                block = tiles.scores(captions.to(tiles.device), videos)
+                matrix[start : start + len(captions), videos.first : videos.last] = block.cpu().numpy()
+        matrix.flush()
+        notes_file.write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def load_similarity_notes(path: Path, *, shape: tuple[int, ...]) -> SimilarityNotes | None:
+    """The notes beside the matrix `path` of `shape` [N, V]; None if there are none.
+
+    Raises `UserError` if they are of another matrix.
+    """
+    notes_path = path.with_suffix(".json")
+    try:
+        notes = read_json_object(notes_path)
+    except UserError:
+        return None  # no such file, or another program's
+    owners, scale = notes.get("video_of_caption"), notes.get("scale")
+    if not isinstance(scale, int | float) or not isinstance(owners, list):
+        return None
+    if (notes.get("captions"), notes.get("videos")) != shape or not _are_owners(owners, shape):
+        raise UserError(f"{notes_path}: not of {path}, which has the shape {shape}; remove it")
+    return SimilarityNotes(float(scale), np.array(owners, dtype=np.int64))
+
+
+def _are_owners(owners: list[Any], shape: tuple[int, ...]) -> bool:
+    return len(owners) == shape[0] and all(type(o) is int and 0 <= o < shape[1] for o in owners)
+
+
+def _take_disk_space(path: Path) -> None:
+    """Give every block of the file a place on disk, so that a full disk is an `OSError` now.
+
+    Written through memory, a block without a place kills the process with SIGBUS.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS, Windows
+        return
+    with open(path, "rb+") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not this file system
+                raise

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from modules.numerics import SHORTEST, at_least_float32
 
 NAMED = 10  # the most ids that a message lists
 _CHUNK = 4096  # rows checked at once
@@ -59,8 +60,9 @@ def check_features(
 ) -> list[str]:
     """Raise `UserError` if the features cannot be ranked. Otherwise return remarks on what is unusual.
 
-    Errors: no captions or no videos, a caption without a video, features that are not finite. Remarks: zero
-    vectors (their similarity with anything is 0), videos without captions (candidates, but no queries).
+    Errors: no captions or no videos, a caption without a video, features that are not finite or too long.
+    Remarks: zero vectors (their similarity with anything is 0), videos without captions (candidates, but no
+    queries).
     Messages use the names in `captions` and `video_ids`, or numbers without them.
     """
     if not len(features.text) or not len(features.video):
@@ -93,15 +95,13 @@ def _check_rows(what: str, rows: Tensor, mask: Tensor | None, names: Names | Non
     """Raise `UserError` if `rows` are not finite; a remark if some are zero. `mask`: the real frames."""
     not_finite, zero = [], []
     for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
-        finite = torch.isfinite(chunk).flatten(1).all(dim=1)
-        not_finite.append((~finite).cpu().numpy())
-        all_zero = (chunk == 0).all(dim=-1)
+        chunk = at_least_float32(rows[start : start + _CHUNK])
+        lengths = torch.linalg.vector_norm(chunk, dim=-1)  # not finite also if the squares overflow
+        is_zero = lengths < SHORTEST
         if mask is not None:
-            all_zero &= mask[start : start + _CHUNK]  # padding is always zero
-        if all_zero.ndim > 1:
-            all_zero = all_zero.flatten(1).any(dim=1)
-        zero.append(all_zero.cpu().numpy())
+            is_zero &= mask[start : start + _CHUNK]  # padding is always zero
+        not_finite.append((~torch.isfinite(lengths)).reshape(len(chunk), -1).any(dim=1).cpu().numpy())
+        zero.append(is_zero.reshape(len(chunk), -1).any(dim=1).cpu().numpy())
     if (positions := np.flatnonzero(np.concatenate(not_finite))).size:
         raise UserError(
             f"features of {what} are not finite: {_names(positions, names)}; the model has diverged, or the "

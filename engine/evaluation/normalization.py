@@ -98,6 +98,7 @@ class _RunningSums:
 class DualSoftmax(RawScores):
     """c times its softmax: over the captions to rank videos, over the videos to rank captions."""
 
+    name = "dual softmax"
     dtype = torch.float64  # the softmax may be smaller than the smallest float32
 
     def __init__(
@@ -148,6 +149,7 @@ class BankSums:
 class QueryBank(RawScores):
     """Querybank normalisation. In a direction without a bank, queries are ranked by c."""
 
+    name = "querybank normalisation"
     dtype = torch.float64
 
     def __init__(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from engine.distributed.world import World
 from engine.evaluation.features import Features
 from engine.evaluation.ranking_counts import CaptionOrder, RankingCounts, count
@@ -47,6 +48,7 @@ class RawScores:
     """Ranks by the similarity itself. Post-processing (`normalization.py`) overrides the two methods."""
 
     dtype: torch.dtype | None = None  # of the scores, if it is not that of the tiles
+    name: str | None = None  # of the post-processing, for messages
 
     def t2v(self, scores: Tensor, captions: Tensor, videos: VideoTile) -> Tensor:
         """Scores [n, v] by which a caption ranks videos. `captions` int [n] are the numbers of the rows."""
@@ -120,12 +122,28 @@ class _Passes:
         positions = slice(number * height, min((number + 1) * height, len(self.order)))
         captions = torch.from_numpy(self.order.captions[positions]).to(self.device)
         scores = self.tiles.scores(captions, videos)
-        return (
-            positions,
-            captions,
-            self.scoring.t2v(scores, captions, videos).to(self.dtype),
-            self.scoring.v2t(scores, captions, videos).to(self.dtype),
-        )
+        by_video = self.scoring.t2v(scores, captions, videos).to(self.dtype)
+        by_caption = self.scoring.v2t(scores, captions, videos).to(self.dtype)
+        if self.scoring.name is not None:
+            by_video = self._finite(by_video, scores, captions, videos)
+            by_caption = self._finite(by_caption, scores, captions, videos)
+        return positions, captions, by_video, by_caption
+
+    def _finite(self, values: Tensor, scores: Tensor, captions: Tensor, videos: VideoTile) -> Tensor:
+        """Post-processed scores; where the score was -inf they are -inf, so such a candidate ranks last.
+
+        Raises `UserError` if another one is not finite: comparisons with NaN would give ranks below 1.
+        """
+        values = values.masked_fill(scores == -torch.inf, -torch.inf)
+        bad = ~torch.isfinite(values) & (scores != -torch.inf)
+        if bool(bad.any()):
+            row, column = bad.nonzero()[0].tolist()
+            raise UserError(
+                f"{self.scoring.name}: the score {float(scores[row, column]):g} of caption "
+                f"{int(captions[row])} with video {videos.first + column} gives no finite result; "
+                "scores must be finite, or -inf for a candidate that ranks last"
+            )
+        return values
 
     def positive_scores(self) -> tuple[np.ndarray, np.ndarray]:
         """The first pass: positive scores float64 [N] by position, to rank videos and to rank captions.

@@ -23,6 +23,7 @@ from modules.numerics import at_least_float32, l2_normalize
 
 TILE = (512, 512)  # captions, videos: the few float32 matrices of a tile fit into a CPU's cache
 GRAIN = 64  # small splits use smaller tiles, in multiples of this
+_MOST_INTEGER = 2**53  # float64 holds all whole numbers up to it
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,38 @@ class Tiles:
 
 
 class MatrixTiles(Tiles):
-    """Scores from a matrix [N, V], for instance of a model whose scores are not computed from features."""
+    """Scores from a matrix [N, V], for instance of a model whose scores are not computed from features.
+
+    Whole numbers and floats of any type; scores that differ in the matrix do not tie.
+    """
 
     def __init__(self, similarity: np.ndarray, *, tile: tuple[int, int] = TILE) -> None:
-        dtype = torch.float64 if similarity.dtype == np.float64 else torch.float32
-        super().__init__(similarity.shape, tile, device=torch.device("cpu"), dtype=dtype)
+        dtype = torch.from_numpy(np.empty(0, float_type(similarity.dtype)))
+        super().__init__(similarity.shape, tile, device=torch.device("cpu"), dtype=dtype.dtype)
         self.similarity = similarity
 
     def video_tile(self, first: int, last: int) -> VideoTile:
         return VideoTile(first, last, torch.empty(0))
 
     def scores(self, captions: Tensor, videos: VideoTile) -> Tensor:
-        """See `Tiles.scores`. Raises `UserError` on NaN, which names the caption."""
+        """See `Tiles.scores`. Raises `UserError` on NaN, which names the caption, and on whole numbers that
+        float64 does not hold.
+        """
         block = self.similarity[captions.numpy(), videos.first : videos.last]
-        has_nan = np.isnan(block).any(axis=1)
-        if has_nan.any():
-            raise UserError(f"similarity of caption {int(captions[int(has_nan.argmax())])} is NaN")
-        return torch.from_numpy(block).to(self.dtype)
+        if block.dtype.kind in "iu":
+            if ((block > _MOST_INTEGER) | (block < -_MOST_INTEGER)).any():
+                raise UserError("similarity: whole numbers above 2^53 cannot be ranked exactly; scale them")
+        else:
+            has_nan = np.isnan(block).any(axis=1)
+            if has_nan.any():
+                raise UserError(f"similarity of caption {int(captions[int(has_nan.argmax())])} is NaN")
+        return torch.from_numpy(block.astype(float_type(block.dtype), copy=False))
+
+
+def float_type(dtype: np.dtype) -> np.dtype:
+    """float32 if it holds all values of `dtype`, else float64, in the byte order of this machine."""
+    is_small = dtype.itemsize <= (4 if dtype.kind == "f" else 2)
+    return np.dtype(np.float32 if is_small else np.float64)
 
 
 class ScoreTiles(Tiles):

@@ -60,6 +60,12 @@ def test_saved_features_give_the_same_figures(run: Path, tmp_path: Path) -> None
         assert again[name] == pytest.approx(found[name]), name
     similarity = np.load(run / "similarity.npy")
     assert similarity.shape == (found["captions"], found["videos"])
+    flags = ["--similarity", str(run / "similarity.npy"), "--dsl", "--bootstrap", "50"]
+    assert evaluate_features.main([*flags, "--json", str(tmp_path / "again.json")]) == 0
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    for name, value in found.items():
+        if name.startswith(("t2v/", "v2t/", "v2t_any/", "dsl/")):
+            assert again[name] == pytest.approx(value), name
 
 
 def test_all_captions_of_a_video_as_one_query(toy: Toy, run: Path, tmp_path: Path) -> None:

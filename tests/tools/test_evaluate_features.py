@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.evaluation.feature_files import FeatureSet, save_features
+from engine.evaluation.feature_files import FeatureSet, SimilarityNotes, save_features, save_similarity
 from engine.evaluation.metrics import all_metrics
 from engine.evaluation.ranking import rank
+from engine.evaluation.similarity import ScoreTiles
 from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 from tools.evaluate_features import main
 
@@ -88,6 +91,82 @@ def test_a_bank_of_videos_gives_the_other_direction(files: Path) -> None:
     assert "qb_norm_static/v2t/R@1" in result_of(files, [*arrays(files, "text", "video"), *bank])
 
 
+def scores_with_dsl(files: Path, factor: float, *flags: str) -> dict:
+    made = random_features(np.random.default_rng(1), 8, 4, 3)
+    cosines = full_matrix(replace(made, frames=None, frame_mask=None), logit_scale=1.0)
+    np.save(files / "similarity.npy", factor * cosines)
+    return result_of(files, [*arrays(files, "similarity"), "--dsl", *flags])
+
+
+def test_dual_softmax_guesses_the_scale_of_a_foreign_matrix_or_asks(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = result_of(files, [*arrays(files, "text", "video"), "--dsl"])
+    capsys.readouterr()
+    for factor, words in ((1.0, "takes the scores for cosines"), (100.0, "for 100 times cosines")):
+        found = scores_with_dsl(files, factor)
+        said = capsys.readouterr().err
+        assert words in said and "--similarity_scale gives another factor" in said
+        assert {name: found[name] for name in expected if name.startswith("dsl/")} == pytest.approx(
+            {name: value for name, value in expected.items() if name.startswith("dsl/")}
+        )
+    found = scores_with_dsl(files, 5e4, "--similarity_scale", "5e4")
+    assert capsys.readouterr().err == "" and found["dsl/t2v/mAP"] == pytest.approx(expected["dsl/t2v/mAP"])
+    assert main([*arrays(files, "similarity"), "--dsl"]) == 2
+    assert "neither cosines nor 100 times cosines; give --similarity_scale" in capsys.readouterr().err
+
+
+def test_the_notes_beside_a_matrix_give_its_scale_and_its_captions(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = replace(random_features(np.random.default_rng(1), 8, 4, 3), frames=None, frame_mask=None)
+    tiles = ScoreTiles(features, top_frames=3, logit_scale=100.0)
+    save_similarity(files / "saved.npy", tiles, SimilarityNotes(100.0, OWNERS))
+    found = result_of(files, ["--similarity", str(files / "saved.npy"), "--dsl", *BOOTSTRAP])
+    expected = result_of(files, [*arrays(files, "text", "video"), "--dsl"])
+    assert {name: found[name] for name in found if "/" in name} == {
+        name: expected[name] for name in expected if "/" in name
+    }
+    assert capsys.readouterr().err == ""
+
+
+def test_a_score_of_plus_infinity_with_dual_softmax_is_one_line(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = np.eye(9)
+    scores[2, 3] = np.inf
+    np.save(files / "scores.npy", scores)
+    assert main(["--similarity", str(files / "scores.npy"), "--dsl", *BOOTSTRAP]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "dual softmax: the score inf of caption 2 with video 3 gives no finite result" in said
+
+
+def test_lists_are_read_once(files: Path) -> None:
+    """A list may be a pipe, as of `<(head -n 4 list.txt)`: a second reading finds it empty."""
+    expected = result_of(files, arrays(files, "text", "video"))
+    text = (files / "videos.txt").read_bytes()
+    (files / "videos.txt").unlink()
+    os.mkfifo(files / "videos.txt")
+    writer = threading.Thread(target=(files / "videos.txt").write_bytes, args=(text,), daemon=True)
+    writer.start()
+    assert result_of(files, arrays(files, "text", "video")) == expected
+    writer.join()
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", ">f4", ">f8", "longdouble", "int64"])
+@pytest.mark.parametrize("name", ["text", "video", "frames", "bank"])
+def test_any_pair_of_types_is_computed_in_the_wider_one(name: str, kind: str, files: Path) -> None:
+    """Each array in turn has another type than the others."""
+    np.save(files / f"{name}.npy", (8 * np.load(files / f"{name}.npy")).round().astype(kind))
+    flags = [*arrays(files, "text", "video", "frames"), "--qb_norm", "--bank", str(files / "bank.npy")]
+    found = result_of(files, flags)
+    np.save(files / f"{name}.npy", np.load(files / f"{name}.npy").astype(np.float64))
+    same = result_of(files, flags)
+    assert {name: found[name] for name in found if "/" in name} == pytest.approx(
+        {name: same[name] for name in same if "/" in name}
+    )
+
+
 def test_files_of_different_precision_are_compared_in_the_highest(files: Path) -> None:
     """numpy writes float64 where nothing else is asked for."""
     flags = [*arrays(files, "text", "video", "frames"), "--qb_norm", "--bank", str(files / "bank.npy")]
@@ -114,6 +193,8 @@ def test_files_of_different_precision_are_compared_in_the_highest(files: Path) -
         (["{}/x", "--qb_beta", "0"], "--qb_beta 0.0: must be above 0"),
         (["--similarity", "{}/text.npy", "--qb_norm"], "--qb_norm: needs features"),
         (["{}", "--json", "{}"], "--json {}: is a folder"),
+        (["{}", "--similarity_scale", "1"], "--similarity_scale: needs --similarity"),
+        (["--similarity", "{}/text.npy", "--similarity_scale", "nan"], "--similarity_scale nan: must be"),
         (["{}", "--bootstrap", "99999999"], "--bootstrap 99999999: give 0 to 1,000,000"),
         (["--text", "{}/video.npy", "--video", "{}/video.npy", "--frames", "{}/none.npy"], "no such file"),
         (

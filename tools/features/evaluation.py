@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.errors import UserError
 from engine.evaluation.compute_metrics import Bank, SplitMetrics, compute_metrics
-from engine.evaluation.feature_files import FeatureSet, file_digest, load_features
+from engine.evaluation.feature_files import (
+    FeatureSet,
+    SimilarityNotes,
+    file_digest,
+    in_one_type,
+    load_features,
+    load_similarity_notes,
+)
 from engine.evaluation.features import Features, check_features, shapes_match
 from engine.evaluation.metrics import PROTOCOLS, format_metrics, protocol_of
 from engine.evaluation.similarity import MatrixTiles, ScoreTiles, Tiles
 from tools.features.inputs import as_tensor, find_videos, read_array, read_features, read_ids
 
 LOGIT_SCALE = 100.0  # of features; ranks do not depend on it
+MOST_COSINES = 2.0  # the largest score without a factor: text and video, and the mean of the best frames
+_ROUNDING = 1e-3
 
 
 def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], SplitMetrics, list[str]]:
     """(content of --json, the metrics, remarks on unusual features)."""
+    # Each list is read once: it may be a pipe.
+    lists = {flag: _ids(args, flag) for flag in ("text_ids", "video_ids", "video_of_text")}
     if args.similarity:
         matrix = read_array(args.similarity, axes=2, flag="--similarity")
-        video_of_text = _video_of_text(args, *matrix.shape)
-        tiles: Tiles = MatrixTiles(np.asarray(matrix))
-        scale, bank, about, remarks = 1.0, None, {}, list[str]()
+        notes = load_similarity_notes(args.similarity, shape=matrix.shape)
+        if notes is not None and not any(lists.values()):
+            video_of_text = notes.video_of_caption
+        else:
+            video_of_text = find_videos(texts=matrix.shape[0], videos=matrix.shape[1], **lists)
+        tiles: Tiles = MatrixTiles(matrix)
+        scale, remarks = _scale(args, matrix, notes)
+        bank, about = None, {}
     else:
-        saved = _feature_set(args)
+        saved, given_bank = _in_one_type(_feature_set(args, lists), _given_bank(args))
         video_of_text, about = saved.video_of_caption, dict(saved.about)
         remarks = check_features(
             saved.features, video_of_text, captions=saved.captions, video_ids=saved.video_ids
@@ -38,7 +56,7 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], SplitMetrics, li
             raise UserError(f"{args.folder}: wrong top_frames or protocol; write the features again")
         options: dict[str, Any] = {"top_frames": about["top_frames"], "logit_scale": LOGIT_SCALE}
         tiles, scale = ScoreTiles(saved.features, **options), LOGIT_SCALE
-        bank = _bank(args, saved, options) if args.qb_norm else None
+        bank = _bank(args, saved, given_bank, options) if args.qb_norm else None
     metrics = compute_metrics(
         tiles,
         video_of_text,
@@ -59,7 +77,34 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], SplitMetrics, li
     return result, metrics, remarks
 
 
-def _feature_set(args: argparse.Namespace) -> FeatureSet:
+def _scale(
+    args: argparse.Namespace, matrix: np.ndarray, notes: SimilarityNotes | None
+) -> tuple[float, list[str]]:
+    """(the factor on cosines in the scores, a remark if it is guessed). Only dual softmax depends on it."""
+    if args.similarity_scale:
+        return args.similarity_scale, []
+    if notes is not None:
+        return notes.scale, []
+    if not args.dsl:
+        return 1.0, []
+    largest = 0.0
+    for row in matrix:  # one at a time: the matrix may be larger than memory
+        values = np.abs(row.astype(np.float64))
+        largest = max(largest, float(values.max(initial=0.0, where=np.isfinite(values))))
+    for scale in (1.0, LOGIT_SCALE):
+        if largest <= MOST_COSINES * scale * (1 + _ROUNDING):
+            what = "cosines" if scale == 1.0 else f"{scale:g} times cosines"
+            return scale, [
+                f"--similarity {args.similarity}: the largest score is {largest:.3g}, so --dsl takes the "
+                f"scores for {what}; --similarity_scale gives another factor"
+            ]
+    raise UserError(
+        f"--similarity {args.similarity}: scores up to {largest:.3g} are neither cosines nor 100 times "
+        "cosines; give --similarity_scale, the factor on the cosines in them"
+    )
+
+
+def _feature_set(args: argparse.Namespace, lists: Mapping[str, list[str] | None]) -> FeatureSet:
     if args.folder:
         digest = file_digest(args.checkpoint) if args.checkpoint else None
         return load_features(args.folder, dataset=args.dataset, split=args.split, checkpoint_sha256=digest)
@@ -67,9 +112,9 @@ def _feature_set(args: argparse.Namespace) -> FeatureSet:
     texts, videos = len(features.text), len(features.video)
     return FeatureSet(
         features=features,
-        video_of_caption=_video_of_text(args, texts, videos),
-        video_ids=_ids(args, "video_ids") or [str(i) for i in range(videos)],
-        captions=_ids(args, "text_ids") or [str(i) for i in range(texts)],
+        video_of_caption=find_videos(texts=texts, videos=videos, **lists),
+        video_ids=lists["video_ids"] or [str(i) for i in range(videos)],
+        captions=lists["text_ids"] or [str(i) for i in range(texts)],
     )
 
 
@@ -78,16 +123,32 @@ def _ids(args: argparse.Namespace, flag: str) -> list[str] | None:
     return read_ids(path, flag=f"--{flag}") if path else None
 
 
-def _video_of_text(args: argparse.Namespace, texts: int, videos: int) -> np.ndarray:
-    lists = {flag: _ids(args, flag) for flag in ("text_ids", "video_ids", "video_of_text")}
-    return find_videos(texts=texts, videos=videos, **lists)
+def _given_bank(args: argparse.Namespace) -> dict[str, Tensor]:
+    """The arrays of --bank, --bank_video and --bank_frames that are given and used."""
+    paths = {flag: getattr(args, flag) for flag in ("bank", "bank_video", "bank_frames")}
+    return {
+        flag: as_tensor(read_array(path, axes=3 if flag == "bank_frames" else 2, flag=f"--{flag}"))
+        for flag, path in paths.items()
+        if path and args.qb_norm
+    }
 
 
-def _bank(args: argparse.Namespace, saved: FeatureSet, options: dict[str, Any]) -> Bank:
+def _in_one_type(saved: FeatureSet, bank: dict[str, Tensor]) -> tuple[FeatureSet, dict[str, Tensor]]:
+    """Both in the most precise type among all their arrays."""
+    features = saved.features
+    arrays = {"text": features.text, "video": features.video, "frames": features.frames, "saved": saved.bank}
+    tensors = in_one_type({name: array for name, array in {**arrays, **bank}.items() if array is not None})
+    features = replace(features, text=tensors["text"], video=tensors["video"], frames=tensors.get("frames"))
+    return replace(saved, features=features, bank=tensors.get("saved")), {
+        name: tensors[name] for name in bank
+    }
+
+
+def _bank(
+    args: argparse.Namespace, saved: FeatureSet, given: Mapping[str, Tensor], options: dict[str, Any]
+) -> Bank:
     """The querybank of --bank, else the one saved with the features."""
-    texts = saved.bank
-    if args.bank:
-        texts = as_tensor(read_array(args.bank, axes=2, flag="--bank"))
+    texts = given.get("bank", saved.bank)
     if texts is None:
         raise UserError("--qb_norm: needs --bank, the features of training texts")
     width = saved.features.text.shape[1]
@@ -95,19 +156,16 @@ def _bank(args: argparse.Namespace, saved: FeatureSet, options: dict[str, Any]) 
         raise UserError(f"--bank {tuple(texts.shape)}: must hold texts {width} wide")
     if not torch.isfinite(texts).all():
         raise UserError("--bank: holds features that are not finite")
-    texts = texts.to(saved.features.text.dtype)
     captions = ScoreTiles(replace(saved.features, text=texts), **options)
-    return Bank(captions, _bank_videos(args, saved, options), args.qb_beta)
+    return Bank(captions, _bank_videos(saved, given, options), args.qb_beta)
 
 
-def _bank_videos(args: argparse.Namespace, saved: FeatureSet, options: dict[str, Any]) -> ScoreTiles | None:
-    if not args.bank_video:
+def _bank_videos(
+    saved: FeatureSet, given: Mapping[str, Tensor], options: dict[str, Any]
+) -> ScoreTiles | None:
+    if "bank_video" not in given:
         return None
-    kind = saved.features.text.dtype
-    video = as_tensor(read_array(args.bank_video, axes=2, flag="--bank_video")).to(kind)
-    frames = None
-    if args.bank_frames:
-        frames = as_tensor(read_array(args.bank_frames, axes=3, flag="--bank_frames")).to(kind)
+    video, frames = given["bank_video"], given.get("bank_frames")
     alike = (frames is None) == (saved.features.frames is None)
     if not alike or not shapes_match(saved.features.text, video, frames, None):
         raise UserError("--bank_video, --bank_frames: must be of the kind of --video and --frames")

@@ -5,7 +5,6 @@ N texts, V videos, F frames, D width.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from common.errors import UserError
 from dataloaders.datasets.files import read_json, read_lines
 from engine.evaluation.features import NAMED, Features
+from engine.evaluation.similarity import float_type
 
 
 def read_array(path: Path, *, axes: int, flag: str) -> np.ndarray:
@@ -38,7 +38,7 @@ def read_ids(path: Path, *, flag: str) -> list[str]:
 
 
 def read_features(text: Path, video: Path, frames: Path | None) -> Features:
-    """Matrices [N, D], [V, D], [V, F, D] of matching shapes, all in the most precise type among the files."""
+    """Matrices [N, D], [V, D], [V, F, D] of matching shapes, in the types of the files."""
     arrays = [read_array(text, axes=2, flag="--text"), read_array(video, axes=2, flag="--video")]
     if frames is not None:
         arrays.append(read_array(frames, axes=3, flag="--frames"))
@@ -51,15 +51,13 @@ def read_features(text: Path, video: Path, frames: Path | None) -> Features:
         )
     if frames is not None and not arrays[2].shape[1]:
         raise UserError(f"--frames {frames}: has no frames; leave the flag out")
-    tensors = [as_tensor(array) for array in arrays]
-    kind = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
-    return Features(*(tensor.to(kind) for tensor in tensors))
+    return Features(*map(as_tensor, arrays))
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """A tensor that shares the array's memory if torch has its type; else a float32 copy."""
-    if array.dtype not in (np.float16, np.float32, np.float64):
-        array = array.astype(np.float32)
+    """A tensor that shares the array's memory if torch has its type; else a float copy without loss."""
+    if array.dtype not in (np.float16, np.float32, np.float64) or not array.dtype.isnative:
+        array = array.astype(float_type(array.dtype))
     if not array.flags.writeable:
         # torch wants writable memory. Mode "c" maps the file copy-on-write: the file itself is never written.
         is_mapped = isinstance(array, np.memmap) and array.filename is not None

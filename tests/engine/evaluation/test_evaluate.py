@@ -9,22 +9,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import FileError
-from engine.evaluation.evaluate import save_similarity
+from common.errors import FileError, UserError
+from engine.evaluation.feature_files import SimilarityNotes, load_similarity_notes, save_similarity
 from engine.evaluation.query_bank import sample_captions
 from engine.evaluation.similarity import ScoreTiles
 from tests.dataloaders.toy import toy_examples
 from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 
+NOTES = SimilarityNotes(100.0, np.arange(5) % 4)
+
 
 def test_the_similarity_file_holds_the_full_matrix_and_replaces_an_old_one(tmp_path: Path) -> None:
     features = random_features(np.random.default_rng(0), 21, 9, 3)
+    tiles = ScoreTiles(features, top_frames=3, logit_scale=100.0, tile=(8, 4))
+    owners = np.arange(21) % 9
     for _ in range(2):
-        save_similarity(
-            tmp_path / "s.npy", ScoreTiles(features, top_frames=3, logit_scale=100.0, tile=(8, 4))
-        )
+        save_similarity(tmp_path / "s.npy", tiles, SimilarityNotes(100.0, owners))
     np.testing.assert_allclose(np.load(tmp_path / "s.npy"), full_matrix(features), atol=1e-4)
-    assert [path.name for path in tmp_path.iterdir()] == ["s.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.json", "s.npy"]
+    notes = load_similarity_notes(tmp_path / "s.npy", shape=(21, 9))
+    assert notes is not None and notes.scale == 100.0
+    np.testing.assert_array_equal(notes.video_of_caption, owners)
+    with pytest.raises(UserError, match=r"s\.json: not of .*s\.npy, which has the shape \(9, 21\)"):
+        load_similarity_notes(tmp_path / "s.npy", shape=(9, 21))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"scale": "big"}', '{"other": 1}'])
+def test_a_json_file_of_another_program_is_no_notes(text: str, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(text, encoding="utf-8")
+    assert load_similarity_notes(tmp_path / "s.npy", shape=(2, 2)) is None
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="disk space cannot be taken beforehand here")
@@ -39,10 +52,10 @@ def test_the_similarity_file_needs_its_disk_space_before_it_is_filled(
     tiles = ScoreTiles(random_features(np.random.default_rng(0), 5, 4, 3), top_frames=3, logit_scale=100.0)
     if number == errno.ENOSPC:
         with pytest.raises(FileError, match=r"s\.npy: cannot be written \(No space left") as caught:
-            save_similarity(tmp_path / "s.npy", tiles)
+            save_similarity(tmp_path / "s.npy", tiles, NOTES)
         assert caught.value.exit_code == 1 and not list(tmp_path.iterdir())
     else:  # a file system that cannot take space beforehand
-        save_similarity(tmp_path / "s.npy", tiles)
+        save_similarity(tmp_path / "s.npy", tiles, NOTES)
         assert np.load(tmp_path / "s.npy").shape == (5, 4)
 
 

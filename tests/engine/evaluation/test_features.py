@@ -54,6 +54,16 @@ def test_at_most_ten_are_named_and_all_are_counted() -> None:
         check_features(bad, np.zeros(12, int))
 
 
+def test_vectors_too_long_or_too_short_to_normalise_are_named() -> None:
+    """The square of 1e30 is infinite in float32, and a vector shorter than 1e-6 is not normalised."""
+    long, short = small_features(), small_features()
+    long.video[1] = 1e30
+    with pytest.raises(UserError, match="features of videos are not finite: 1 .*v1"):
+        check(long)
+    short.text[2] = 1e-9
+    assert check(short) == ["zero vectors among the features of captions: 1 ('一只狗')"]
+
+
 def test_zero_vectors_give_a_remark_but_padding_does_not() -> None:
     features = small_features()
     features.video[1] = 0
@@ -124,12 +134,24 @@ def test_arrays_that_do_not_match_the_names_are_refused(tmp_path: Path) -> None:
         metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     fewer_videos = {**arrays, "video": arrays["video"][1:], "frames": arrays["frames"][1:]}
     no_text = {name: array for name, array in arrays.items() if name != "text"}
-    for bad in (fewer_videos, no_text):
+    whole_numbers = {**arrays, "text": arrays["text"].long()}
+    for bad in (fewer_videos, no_text, whole_numbers):
         safetensors.torch.save_file(bad, tmp_path / "features.safetensors", metadata=metadata)
-        with pytest.raises(UserError, match="sizes of arrays and names"):
+        with pytest.raises(UserError, match="sizes of arrays and names do not match, or types are wrong"):
             load_features(tmp_path)
 
 
 def test_the_digest_of_a_file_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert file_digest(tmp_path / "file").startswith("e3b0c44298fc1c14")
+
+
+def test_arrays_of_different_types_come_back_in_the_most_precise_one(tmp_path: Path) -> None:
+    save_features(tmp_path, feature_set(bank=torch.randn(7, 16)))
+    with safetensors.safe_open(tmp_path / "features.safetensors", framework="pt") as file:
+        metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays |= {"text": arrays["text"].half(), "video": arrays["video"].double()}
+    safetensors.torch.save_file(arrays, tmp_path / "features.safetensors", metadata=metadata)
+    found = load_features(tmp_path)
+    tensors = (found.features.text, found.features.video, found.features.frames, found.bank)
+    assert {tensor.dtype for tensor in tensors if tensor is not None} == {torch.float64}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from common.errors import UserError
 from engine.evaluation.metrics import all_metrics, format_metrics, protocol_of, summarise
@@ -51,8 +52,6 @@ def test_golden(name: str) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_torchmetrics_agrees_where_nothing_is_tied(seed: int) -> None:
     torchmetrics = pytest.importorskip("torchmetrics.functional.retrieval")
-    import torch
-
     rng = np.random.default_rng(seed)
     owner = np.r_[np.arange(9), rng.integers(0, 9, size=31)]
     scores = rng.permutation(40 * 9).reshape(40, 9).astype(np.float32)
@@ -142,6 +141,26 @@ def test_every_query_has_exactly_one_rank_with_infinite_scores() -> None:
 def test_equal_half_precision_scores_tie() -> None:
     scores = np.array([[0.5, 0.5, 0.1]], dtype=np.float16)
     assert ranked(scores, np.array([0])).t2v.expected[0] == 1.5
+
+
+@pytest.mark.parametrize("kind", ["int64", "int32", "uint64", ">i8", ">f8", "longdouble", "float64"])
+def test_scores_that_differ_do_not_tie_whatever_their_type(kind: str) -> None:
+    """2^24 and 2^24 + 1 are equal in float32."""
+    scores = np.array([[2**24, 2**24 + 1], [2**24 + 1, 2**24]]).astype(kind)
+    np.testing.assert_array_equal(ranked(scores, np.array([1, 1])).t2v.expected, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint16", ">f4", "float16"])
+def test_small_types_are_ranked_in_float32(kind: str) -> None:
+    tiles = MatrixTiles(np.array([[1, 2]]).astype(kind))
+    assert tiles.dtype == torch.float32
+    assert rank_tiles(tiles, np.array([1])).t2v.expected[0] == 1.0
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint64"])
+def test_whole_numbers_that_no_float_holds_are_refused(kind: str) -> None:
+    with pytest.raises(UserError, match=r"above 2\^53"):
+        ranked(np.array([[2**53, 2**53 + 1]]).astype(kind), np.array([1]))
 
 
 def test_nan_names_the_query() -> None:

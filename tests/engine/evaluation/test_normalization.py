@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from engine.distributed.world import World
 from engine.evaluation.features import Features
 from engine.evaluation.normalization import BankSums, DualSoftmax, QueryBank, log_sums
 from engine.evaluation.ranking import SINGLE_PROCESS, Rankings, rank_tiles
-from engine.evaluation.similarity import ScoreTiles
+from engine.evaluation.similarity import MatrixTiles, ScoreTiles
 from tests.engine.evaluation.naive_ranking import full_matrix, naive_t2v, naive_v2t, random_features
 from tests.processes import run_ranks
 
@@ -132,6 +133,29 @@ def test_sharp_temperatures_neither_overflow_nor_tie() -> None:
     scoring = DualSoftmax(tiles(features), temperature=300.0, logit_scale=100.0)
     rankings = rank_tiles(tiles(features), owner, scoring=scoring)
     assert np.isfinite(rankings.t2v_positive).all() and (rankings.t2v.expected % 1 == 0).all()
+
+
+def test_a_candidate_of_score_minus_infinity_ranks_last() -> None:
+    """It is left out of all sums, so the others rank as without it; the caption of only such scores too."""
+    c = np.random.default_rng(0).standard_normal((4, 5)) / 5
+    masked = c.copy()
+    masked[1, 1] = masked[2, 0] = masked[3] = masked[:, 4] = -np.inf
+    scoring = DualSoftmax(MatrixTiles(masked), temperature=30.0, logit_scale=1.0)
+    rankings = rank_tiles(MatrixTiles(masked), np.arange(4), scoring=scoring)
+    assert rankings.t2v.above[1] == 3 and rankings.t2v.tied[1] == 1  # the video without a score as well
+    assert rankings.t2v.expected[3] == 3.0  # all five tie
+    for ranks in (rankings.t2v, rankings.v2t):
+        assert (ranks.ranked.expected >= 1).all()
+    assert (rankings.t2v_ap <= 1).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e308])
+def test_other_scores_without_a_finite_result_name_the_pair(value: float) -> None:
+    c = np.eye(4)
+    c[2, 3] = value
+    scoring = DualSoftmax(MatrixTiles(c), temperature=100.0, logit_scale=1.0)
+    with pytest.raises(UserError, match=r"dual softmax: the score .* of caption 2 with video 3 gives no"):
+        rank_tiles(MatrixTiles(c), np.arange(4), scoring=scoring)
 
 
 def _rank_of(number: int, size: int, store: str, folder: str) -> None:
