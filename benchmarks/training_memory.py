@@ -24,6 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine.distributed.device import default_device
 from engine.training.grad_cache import cached_backward
 from engine.training.optimizer import build_optimizer
 from modules.backbones.clip_towers import build_clip, clip_embed_dim, clip_image_size
@@ -68,8 +69,7 @@ def make_batch(clips: int, args: argparse.Namespace, size: int, device: torch.de
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """Bytes before the step and at its peak, and seconds, of the setting in `args`."""
     torch.manual_seed(0)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = device or torch.device("cpu")
+    device = default_device()
     model, size = make_model(args)
     model.to(device).train()
     if args.grad_checkpointing:

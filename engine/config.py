@@ -365,7 +365,7 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
     if values["enable_amp"]:
         import torch  # takes seconds; --help works without it
 
-        on_gpu = torch.accelerator.is_available()
+        on_gpu = torch.cuda.is_available()
         if on_gpu and values["precision"] == "fp32":  # another --precision takes precedence
             values["precision"] = "fp16"
         remarks = [] if on_gpu else ["--enable_amp: no GPU here, training in " + values["precision"]]

@@ -69,9 +69,7 @@ def check_config(config: Config, *, program: str) -> None:
     if config.precision == "fp16":
         import torch  # takes seconds; a wrong flag is reported without it
 
-        _require(
-            torch.accelerator.is_available(), "--precision fp16: needs a GPU; on a CPU give bf16 or fp32"
-        )
+        _require(torch.cuda.is_available(), "--precision fp16: needs a GPU; on a CPU give bf16 or fp32")
     _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must be between 0 and 1")
     _require(config.contrast_temperature > 0, "--contrast_temperature: must be above 0")
     _require(0 <= config.warmup_proportion <= 1, "--warmup_proportion: must be between 0 and 1")

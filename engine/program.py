@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from common.errors import UserError, refusal, run_program
 from engine.config_checks import parse_and_check
+from engine.distributed.environment import is_one_of_several, place_of
 from engine.distributed.launchers import launcher_variables, require_master_address
 from engine.input_files import require_files
 from engine.process.errors import StoppedBySignal, TrainingStopped, explain
@@ -39,7 +40,7 @@ def end_process(code: int) -> NoReturn:
     needs the interpreter, which no longer exists. Then the process aborts (SIGABRT) although all its work is
     done.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    if is_one_of_several():
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # the stream is closed
@@ -54,6 +55,7 @@ def _program(name: str, argv: Sequence[str] | None, stop: StopRequest) -> int:
         config, remarks = parse_and_check(argv, program=name)
         with stop.interruptible(NOTHING_TRAINED, saved=config.is_training, code=EXIT_AGAIN):
             require_files(config)
+            place_of(local_rank=config.local_rank)  # wrong variables are reported before torch is imported
             require_master_address(os.environ)
             from engine.run import run
         return run(config, remarks, stop=stop)

@@ -30,7 +30,7 @@ from engine.evaluation.query_bank import build_bank
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from engine.parameters import parameter_table, parts_of, save_parameters
-from engine.process.errors import StoppedBySignal, TrainingStopped, explain
+from engine.process.errors import EndedRank, StoppedBySignal, TrainingStopped, explain
 from engine.process.signals import EXIT_AGAIN, NOTHING_TRAINED, StopRequest
 from engine.report.run_report import report_evaluation
 from engine.training.fit import Fit
@@ -45,12 +45,13 @@ def run(config: Config, remarks: Sequence[Remark] = (), *, stop: StopRequest) ->
         world = World.from_environment(config.local_rank)
     log = None
     try:
-        with early():
-            log = _open_output(config, world)
-        for remark in remarks:
-            log.remark(remark)
-        return _run(config, world, log, stop)
-    except (StoppedBySignal, TrainingStopped) as reason:
+        with world.sharing_failures():
+            with early():
+                log = _open_output(config, world)
+            for remark in remarks:
+                log.remark(remark)
+            return _run(config, world, log, stop)
+    except (StoppedBySignal, TrainingStopped, EndedRank) as reason:
         if log is not None:
             with contextlib.suppress(FileError):  # on a full disk `reason` is what the user must see
                 log.warning(str(reason))
@@ -77,9 +78,9 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
             return evaluate_folder(config, world, log)
         resumed = find_state(config, world, log)
         seed_generators(config.seed)  # equal initial weights on all ranks
-        model = world.rank0_first(lambda: build_model(_with_weights_of(resumed, config), log))
+        model = world.first_rank_first(lambda: build_model(_with_weights_of(resumed, config), log))
         seed_generators(config.seed + 1 + world.rank)  # different dropout on each rank
-        spec = world.rank0_first(lambda: input_spec(config, model))
+        spec = world.first_rank_first(lambda: input_spec(config, model))
         if config.do_params:
             _report_parameters(config, model, world, log)
             return 0
@@ -145,6 +146,8 @@ def _open_output(config: Config, world: World) -> RunLog:
     problem = world.broadcast(problem)
     if problem:
         raise UserError(problem)
+    if world.failures is not None:
+        world.failures.warn = log.warning
     return log
 
 

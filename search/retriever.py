@@ -23,6 +23,7 @@ from dataloaders.tokenization import Tokenizer
 from dataloaders.transforms import resize_and_crop
 from engine.config import Config
 from engine.data import DEFAULT_WORDS, TEXT_WORDS, input_spec
+from engine.distributed.device import default_device
 from engine.model_setup import build_model
 from modules.dual_encoder import DualEncoder
 from modules.numerics import l2_normalize
@@ -142,8 +143,6 @@ class Retriever:
         model = build_model(config, logging.getLogger(__name__))
         spec = input_spec(config, model)
         words = config.max_words or TEXT_WORDS.get((config.dataset, "test"), DEFAULT_WORDS)
-        if device is None:
-            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         return cls(
             model,
             spec.tokenizer,
@@ -151,7 +150,7 @@ class Retriever:
             identity={**identity_of(config), "settings": settings_record(config)},
             image_size=spec.image_size,
             max_words=min(words, spec.context_length),
-            device=device or "cpu",
+            device=device or default_device(),
         )
 
     @property

@@ -120,9 +120,10 @@ def _watch(args: argparse.Namespace, config: Config, remarks: Sequence[Remark], 
         log.remark(remark)
     series = CheckpointFolder(config, world, log, split=args.split)
     try:
-        _load_earlier_results(series, args)
-        while not _evaluate_new(series, args.run, epochs) and not args.once:
-            time.sleep(args.every)
+        with world.sharing_failures():
+            _load_earlier_results(series, args)
+            while not _evaluate_new(series, args.run, epochs) and not args.once:
+                time.sleep(args.every)
     except KeyboardInterrupt:
         log.info("stopped by Ctrl-C; the same command continues")
         return EXIT_INTERRUPTED

@@ -1,4 +1,8 @@
-"""A rank's device: the precision of the forward pass, and copying batches to the device."""
+"""A rank's device: which one it is, the precision of the forward pass, and copying batches to the device.
+
+A device is a CUDA GPU (NVIDIA, or AMD with torch's ROCm build) or the CPU. Other accelerators that torch
+knows are not used: Apple's MPS, for one, has no float64, which ranking needs.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,57 @@ import contextlib
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
+
+from common.errors import UserError
+from engine.distributed.environment import Place
 
 Batch = dict[str, torch.Tensor]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def default_device() -> torch.device:
+    """The device of a program with one process: the current GPU, or the CPU if there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(place: Place) -> torch.device:
+    """The device of this rank, which becomes the current one: the GPU with its local rank, or the CPU.
+
+    A rank that sees one GPU uses it, whatever its local rank: schedulers show each task its own GPU only.
+    Raises `UserError` if there are several GPUs and fewer than ranks.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if place.local_rank >= count > 1:
+        raise UserError(
+            f"local rank {place.local_rank} has no GPU: {count} visible; start at most {count} processes on "
+            "this machine, or run on the CPU by hiding all GPUs (CUDA_VISIBLE_DEVICES=)"
+        )
+    index = 0 if count == 1 else place.local_rank
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def refuse_shared_devices(place: Place, device: torch.device, node: str, store: dist.Store) -> None:
+    """Raise `UserError` on rank 0 if two ranks have one GPU, with which NCCL fails. `node`: this machine.
+
+    The ranks tell each other through `store`. On the CPU nothing is checked.
+    """
+    if device.type != "cuda":
+        return
+    store.set(f"device of {place.rank}", f"{node} {torch.cuda.get_device_properties(device).uuid}")
+    if place.rank:
+        return
+    rank_of: dict[bytes, int] = {}
+    for rank in range(place.size):
+        other = rank_of.setdefault(store.get(f"device of {rank}"), rank)
+        if other != rank:
+            raise UserError(
+                f"ranks {other} and {rank} use the same GPU: start at most one process for each visible GPU, "
+                "or run on the CPU by hiding all GPUs (CUDA_VISIBLE_DEVICES=)"
+            )
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:

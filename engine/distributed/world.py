@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import os
-import secrets
-import time
+import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from common.errors import UserError
+from common.errors import UserError, one_line
+from engine.distributed.device import device_of, refuse_shared_devices
+from engine.distributed.environment import Place, place_of
+from engine.distributed.failures import Failures
+from engine.distributed.meeting import TIMEOUT, connect, connect_again, meet
 
 T = TypeVar("T")
-TIMEOUT = datetime.timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
 class World:
-    """One process of a run. Without a launcher it is rank 0 of world size 1, without a process group."""
+    """One process of a run. Without a launcher it is rank 0 of world size 1, without a process group.
+
+    `failures` tells the ranks why one of them ended (None with one rank).
+    """
 
     rank: int
     size: int
     device: torch.device
+    first_on_node: bool = True
+    failures: Failures | None = field(default=None, compare=False)
 
     @classmethod
     def from_environment(
         cls, local_rank: int | None = None, environ: Mapping[str, str] = os.environ
     ) -> World:
-        """Join the process group of the launcher, which sets RANK, WORLD_SIZE and LOCAL_RANK.
+        """Join the other ranks, as the launcher's variables say (`environment.place_of`).
 
-        `local_rank` is the old `--local_rank` flag of launchers; LOCAL_RANK overrides it. The backend is NCCL
-        on CUDA devices and gloo elsewhere. Raises `UserError` if this rank has no device, or if the ranks
-        cannot connect.
+        The backend is NCCL on GPUs and gloo on CPUs. While other ranks are absent, a line says so. Raises
+        `UserError` if a variable is wrong, if this rank has no device, or if the ranks cannot connect.
         """
-        rank, size = int(environ.get("RANK", 0)), int(environ.get("WORLD_SIZE", 1))
-        local = int(environ.get("LOCAL_RANK", local_rank or 0))
-        device = _device(local)
-        if size > 1 and not dist.is_initialized():
-            backend = "nccl" if device.type == "cuda" else "gloo"
-            try:
-                rendezvous = _rendezvous(rank, size, environ)
-                dist.init_process_group(backend, **rendezvous, timeout=TIMEOUT)
-            except dist.DistError as error:  # a port in use, a machine that does not answer
-                raise UserError(f"rank {rank} cannot connect to the other ranks: {error}") from None
-        return cls(rank, size, device)
+        place = place_of(environ, local_rank)
+        device = device_of(place)
+        if place.size == 1 or dist.is_initialized():
+            return cls(place.rank, place.size, device, place.first_on_node)
+        return _join(place, device)
 
     @property
     def is_main(self) -> bool:
@@ -61,17 +62,20 @@ class World:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def rank0_first(self, build: Callable[[], T]) -> T:
-        """Run `build()` on rank 0 first, then on the other ranks, so that only rank 0 downloads."""
+    def first_rank_first(self, build: Callable[[], T]) -> T:
+        """Run `build()` on the first rank of each node, then on its others: only one downloads for a node."""
         if self.size == 1:
             return build()
-        if not self.is_main:
+        if not self.first_on_node:
             dist.barrier()
             return build()
-        try:
-            return build()
-        finally:
-            dist.barrier()
+        built = build()  # if it fails, this rank ends, and with it the others
+        dist.barrier()
+        return built
+
+    def sharing_failures(self) -> contextlib.AbstractContextManager[None]:
+        """A block whose exception ends all ranks within seconds, each with its reason (`Failures.shared`)."""
+        return contextlib.nullcontext() if self.failures is None else self.failures.shared()
 
     def sums(self, *counts: int) -> list[int]:
         """Each count summed over the ranks, on every rank, in one all-reduce."""
@@ -118,63 +122,36 @@ class World:
         """
         if dist.is_initialized() and not (failed and self.device.type == "cuda"):
             dist.destroy_process_group()
+        if self.failures is not None:
+            self.failures.close()
 
 
-def _rendezvous(rank: int, size: int, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of `init_process_group` that say how the ranks find each other.
-
-    torchrun keeps one store over its restarts, and the store keeps the addresses of ended processes. A rank
-    that reads an address before its owner has overwritten it would connect to an ended process. So each start
-    uses a key prefix that no earlier start used. The launcher's count of restarts cannot be the prefix,
-    because nodes may count differently.
-    """
-    if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return {"rank": rank, "world_size": size}
-    store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=TIMEOUT))
-    prefix = agree_on_prefix(store, rank, size)
-    return {"store": dist.PrefixStore(prefix, store), "rank": rank, "world_size": size}
-
-
-def agree_on_prefix(store: dist.Store, rank: int, size: int) -> str:
-    """A key prefix that all ranks of this start share and no earlier start used, whatever is in `store`.
-
-    Each rank asks under a new random id. Rank 0 answers every id that it finds, until all ranks have
-    confirmed the prefix. It also answers ids of ended processes: nobody reads those answers.
-    """
-    random_id = secrets.token_hex(8)
-    if rank:
-        store.set(f"question of {rank}", random_id)
-        prefix = store.get(f"answer to {random_id}").decode()
-        store.set(f"{prefix} confirmed by {rank}", "")
-        return prefix
-    prefix = f"start {random_id}"
-    waiting = set(range(1, size))
-    end = time.monotonic() + TIMEOUT.total_seconds()
-    while waiting:
-        for other in list(waiting):
-            if store.check([f"question of {other}"]):
-                store.set(f"answer to {store.get(f'question of {other}').decode()}", prefix)
-            if store.check([f"{prefix} confirmed by {other}"]):
-                waiting.remove(other)
-        if time.monotonic() > end:
-            raise UserError(
-                f"rank 0 cannot connect to the other ranks: none of {sorted(waiting)[:8]} answers"
+def _join(place: Place, device: torch.device) -> World:
+    store = connect(place)
+    prefix = meet(place, store)
+    failures = Failures(
+        partial(connect_again, place),
+        prefix,
+        rank=place.rank,
+        size=place.size,
+        served=store if place.serves else None,
+    )
+    world = World(place.rank, place.size, device, place.first_on_node, failures)
+    try:
+        with failures.shared():
+            mine = dist.PrefixStore(prefix, store)
+            refuse_shared_devices(place, device, socket.gethostname(), mine)
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=mine,
+                rank=place.rank,
+                world_size=place.size,
+                timeout=TIMEOUT,
             )
-        time.sleep(0.01)
-    return prefix
-
-
-def _device(local_rank: int) -> torch.device:
-    """The accelerator of this rank, or the CPU if the machine has no accelerator."""
-    if not torch.accelerator.is_available():
-        return torch.device("cpu")
-    count = torch.accelerator.device_count()
-    if local_rank >= count:
-        raise UserError(
-            f"local rank {local_rank} has no device: {count} visible; start at most {count} processes on "
-            "this machine, or run on the CPU by hiding all devices (CUDA_VISIBLE_DEVICES=)"
-        )
-    torch.accelerator.set_device_index(local_rank)
-    accelerator = torch.accelerator.current_accelerator()
-    assert accelerator is not None
-    return torch.device(accelerator.type, local_rank)
+    except dist.DistError as error:
+        world.close(failed=True)
+        raise UserError(f"rank {place.rank} cannot connect to the other ranks: {one_line(error)}") from None
+    except BaseException:
+        world.close(failed=True)
+        raise
+    return world

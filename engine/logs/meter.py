@@ -15,8 +15,8 @@ import torch
 class Meter:
     """Speed and waiting since the last `restart`; memory since the process began.
 
-    Call `data_ready()` when the loader has delivered a batch and `step_done(clips)` after the step. On an
-    accelerator the loop runs ahead of the device, so the time of a single step is not meaningful. Read the
+    Call `data_ready()` when the loader has delivered a batch and `step_done(clips)` after the step. On a
+    GPU the loop runs ahead of the device, so the time of a single step is not meaningful. Read the
     figures after the loop has waited for the device, as it does to report losses.
     """
 
@@ -64,11 +64,8 @@ class Meter:
 
     @property
     def memory_bytes(self) -> int:
-        """Peak memory of the accelerator's tensors; on a CPU, peak resident memory of the process."""
+        """Peak memory of the GPU's tensors; on a CPU, peak resident memory of the process."""
         if self.device.type == "cpu":
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             return peak if sys.platform == "darwin" else peak * 1024  # elsewhere in KiB
-        # The oldest torch that we support has no torch.accelerator.max_memory_allocated.
-        counter = getattr(torch.accelerator, "max_memory_allocated", None)
-        counter = counter or getattr(torch, self.device.type).max_memory_allocated
-        return int(counter(self.device))
+        return torch.cuda.max_memory_allocated(self.device)

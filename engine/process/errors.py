@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
-LOST_RANK = "stopped: another rank ended; see the message of that rank"
+LOST_RANK = "stopped: another rank ended"
+NO_ANSWER = "stopped: another rank did not answer in time; it hangs, or its machine is down"
 _CLOSED = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -17,6 +20,10 @@ _TIMED_OUT = ("Timed out waiting", "Watchdog caught collective operation timeout
 
 class TrainingStopped(RuntimeError):
     """Training cannot continue. The message says why and names samples and the last state. Exit code 1."""
+
+
+class EndedRank(RuntimeError):
+    """Another rank ended, and so this one has to. The message says which and why. Exit code 1."""
 
 
 class StoppedBySignal(BaseException):
@@ -34,8 +41,15 @@ class StoppedBySignal(BaseException):
 MORE_MEMORY = "lower --num_thread_reader, or give the container more shared memory (docker run --shm-size)"
 
 
+def program_name() -> str:
+    """The name of this program, for messages of threads and libraries that are not told it."""
+    return Path(sys.argv[0]).name
+
+
 def explain(error: Exception) -> str | None:
     """One line for an error of torch with a cause outside of the program; None for any other error."""
+    if isinstance(error, EndedRank):
+        return str(error)
     import torch  # takes seconds; a wrong flag is reported without it
     import torch.distributed as dist
 
@@ -51,7 +65,7 @@ def explain(error: Exception) -> str | None:
             "at once), --gradient_accumulation_steps or a smaller --batch_size"
         )
     if any(sign in text for sign in _TIMED_OUT):
-        return "stopped: another rank did not answer in time; it hangs, or its machine is down"
+        return NO_ANSWER
     if isinstance(error, dist.DistBackendError) or any(sign in text for sign in _CLOSED):
         return LOST_RANK
     return _lost_worker(text)

@@ -196,7 +196,7 @@ def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) 
 def test_enable_amp_means_fp16_on_gpus_unless_precision_says_otherwise(
     flags: list[str], on_gpu: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
     config, remarks = parse_and_check([*TRAIN, "--enable_amp", *flags], program="main_task_retrieval.py")
     assert config.precision == precision
     assert len(remarks) == (0 if on_gpu else 1)

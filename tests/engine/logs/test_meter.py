@@ -75,9 +75,6 @@ def test_memory_is_the_peak_of_the_process() -> None:
     assert before <= grown == meter.memory_bytes
 
 
-def test_memory_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda device: 123, raising=False)
-    assert Meter(device=torch.device("cuda", 0)).memory_bytes == 123
-    monkeypatch.delattr(torch.accelerator, "max_memory_allocated")  # torch of our lower bound
+def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 45)
     assert Meter(device=torch.device("cuda", 0)).memory_bytes == 45

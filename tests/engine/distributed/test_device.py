@@ -1,0 +1,63 @@
+"""The device of a rank, without a GPU: what torch says of GPUs is replaced."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from common.errors import UserError
+from engine.distributed.device import default_device, device_of, refuse_shared_devices
+from engine.distributed.environment import Place
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A machine with `count` GPUs; `chosen` lists those that became the current one."""
+    state = SimpleNamespace(count=0, chosen=[], uuid="GPU-0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: state.count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: state.count)
+    monkeypatch.setattr(torch.cuda, "set_device", state.chosen.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=state.uuid))
+    return state
+
+
+def test_each_rank_uses_the_gpu_of_its_local_rank(gpus: SimpleNamespace) -> None:
+    """FR-29 and X-10: never the number of visible devices."""
+    gpus.count = 4
+    assert [device_of(Place(local_rank=local)).index for local in (3, 0)] == [3, 0]
+    assert gpus.chosen == [3, 0]
+    with pytest.raises(UserError, match="local rank 4 has no GPU: 4 visible"):
+        device_of(Place(local_rank=4))
+
+
+def test_a_task_that_sees_only_its_own_gpu_uses_it(gpus: SimpleNamespace) -> None:
+    """Slurm's --gpus-per-task: LOCAL_RANK is 3, and device 0 is this task's own."""
+    gpus.count = 1
+    assert device_of(Place(rank=3, size=4, local_rank=3)) == torch.device("cuda", 0)
+    assert gpus.chosen == [0]
+
+
+def test_other_accelerators_are_not_used(gpus: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a Mac: MPS has no float64."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    assert device_of(Place()) == default_device() == torch.device("cpu")
+    gpus.count = 1
+    assert default_device() == torch.device("cuda")
+
+
+def test_two_ranks_of_one_gpu_are_refused(gpus: SimpleNamespace) -> None:
+    """Two processes on a machine with one GPU look like two tasks with one GPU each."""
+    cuda = torch.device("cuda", 0)
+    places = [Place(rank, 3, local_rank=rank) for rank in range(3)]
+    store = dist.HashStore()
+    for place, uuid in zip(places[1:], ("GPU-1", "GPU-0"), strict=True):
+        gpus.uuid = uuid
+        refuse_shared_devices(place, cuda, "node1", store)
+    with pytest.raises(UserError, match="ranks 0 and 2 use the same GPU"):
+        refuse_shared_devices(places[0], cuda, "node1", store)
+    refuse_shared_devices(places[0], cuda, "node0", store)  # the same identity on another machine
+    refuse_shared_devices(places[0], torch.device("cpu"), "node1", store)
