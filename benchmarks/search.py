@@ -1,19 +1,21 @@
 """Searching 100,000 and 1,000,000 synthetic videos: recall against exhaustive scoring, time, size.
 
-    python benchmarks/search.py --folder /scratch            100,000 videos, FAISS flat
+    python benchmarks/search.py --folder /scratch            100,000 videos: exact, FAISS flat and sq8
     python benchmarks/search.py --folder /scratch --videos 1000000 --kind sq8    needs 14 GB of disk
     python benchmarks/search.py --folder /scratch --scale 0.01                     a hundredth
 
 A video belongs to a topic and has scenes. Its frames are at distance `--spread` from their scenes (1: as much
 noise as scene), and its video embed is near the mean of its frames. A query is a frame plus as much noise.
 Recall: the share of queries whose ten best videos are all found, and the share of those videos that are
-found. The ten best come from exhaustive scoring of the same files. D is 512; a video has 12 frames, and the
-best 3 count.
+found. The ten best come from exhaustive scoring of the same files in single precision. "exact" is the engine
+that scores all videos. D is 512; a video has 12 frames, and the best 3 count. Each line of results is over
+the queries of all --seeds, each with videos of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shutil
 import sys
@@ -21,9 +23,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from search.engines import ExactEngine
+from search.faiss_engine import FaissEngine
 from search.index_folder import VideoIndex
 from search.index_format import IndexSettings, VideoRecord
 from search.index_writer import IndexWriter
@@ -69,11 +74,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def build(folder: Path, synthetic: Synthetic, *, videos: int, kind: str) -> tuple[float, float]:
-    """Write an index; seconds of writing features and of building the engine."""
-    settings = IndexSettings(
-        model={"hash": "synthetic"}, width=WIDTH, frames=FRAMES, engine_options={"kind": kind}
-    )
+def build(folder: Path, synthetic: Synthetic, *, videos: int) -> float:
+    """Write an index without an engine; the seconds that it took."""
+    settings = IndexSettings(model={"hash": "synthetic"}, width=WIDTH, frames=FRAMES, engine="exact")
     written = 0.0
     with IndexWriter(folder, settings) as writer:
         for start in range(0, videos, BLOCK):
@@ -83,9 +86,7 @@ def build(folder: Path, synthetic: Synthetic, *, videos: int, kind: str) -> tupl
             began = time.perf_counter()
             writer.add_arrays(records, video, frames)
             written += time.perf_counter() - began
-        began = time.perf_counter()
-        writer.finish()
-    return written, time.perf_counter() - began
+    return written
 
 
 def record(row: int) -> VideoRecord:
@@ -123,27 +124,78 @@ def measure(index: VideoIndex, queries: np.ndarray, *, candidates: int) -> tuple
     return found_rows, np.asarray(seconds).T
 
 
-def report(folder: Path, synthetic: Synthetic, *, number: int, candidates: list[int]) -> None:
+def proposed(engine: FaissEngine, queries: np.ndarray, *, candidates: list[int]) -> list[list[set[int]]]:
+    """The candidates of each query for each number of them. Many queries at once are faster."""
+    nearest = [index.search(queries, max(candidates))[1] for index in engine._indexes.values()]
+    return [
+        [
+            set(np.concatenate([rows[:count] for rows in views]).tolist())
+            for views in zip(*nearest, strict=True)
+        ]
+        for count in candidates
+    ]
+
+
+class Tally:
+    """Recall and times of one engine and number of candidates, over all seeds."""
+
+    def __init__(self) -> None:
+        self._hits: list[int] = []
+        self._seconds: list[np.ndarray] = []
+
+    def add(self, found: list[set[int]], expected: list[set[int]], seconds: np.ndarray) -> None:
+        """`found`: rows of each query, which may be candidates: all of these are scored exactly."""
+        self._hits += [len(have & want) for have, want in zip(found, expected, strict=True)]
+        self._seconds.append(seconds)
+
+    def __str__(self) -> str:
+        hits = np.asarray(self._hits)
+        wall, worked = np.concatenate(self._seconds, axis=1) * 1e3
+        p50, p99 = np.percentile(wall, [50, 99])
+        return (
+            f"{len(hits)} queries: all ten found {np.mean(hits == TOP):.1%}, places {hits.mean() / TOP:.2%}; "
+            f"{len(wall)} timed: p50 {p50:.0f} ms, p99 {p99:.0f} ms, of processors p50 "
+            f"{np.percentile(worked, 50):.0f} ms"
+        )
+
+
+def open_engine(index: VideoIndex, kind: str) -> ExactEngine | FaissEngine:
+    """Make `kind` the engine of the open index, without saving it."""
     began = time.perf_counter()
+    engine: ExactEngine | FaissEngine
+    if kind == "exact":
+        engine = ExactEngine(index.features, index.catalog)
+    else:
+        engine = FaissEngine.open(Path("/nonexistent"), index.features, index.catalog, {"kind": kind})
+    index._engine = engine
+    say(f"  {kind} made in {time.perf_counter() - began:.1f} s")
+    return engine
+
+
+def run_seed(
+    folder: Path, tallies: dict[tuple[str, int], Tally], *, arguments: argparse.Namespace, videos: int,
+    spread: float, seed: int,
+) -> None:  # fmt: skip
+    """Make videos and queries of one seed, and add what every engine finds to `tallies`."""
+    synthetic = Synthetic(spread=spread, seed=seed)
+    written = build(folder, synthetic, videos=videos)
     with VideoIndex(folder) as index:
-        queries = synthetic.queries(index.features, number)
-        index.engine  # noqa: B018 (the engine is opened now, which is timed)
-        opened = time.perf_counter() - began
+        size = index.info()["bytes"] / 1e9
+        say(f"spread {spread:g}, seed {seed}: written in {written:.1f} s, {size:.2f} GB")
+        queries = synthetic.queries(index.features, arguments.queries)
         expected = [set(rows.tolist()) for rows in exhaustive(index.features, queries)]
-        sizes = index.info()["files"]
-        engine = sum(size for name, size in sizes.items() if name.endswith(".index"))
-        say(f"on disk {sum(sizes.values()) / 1e9:.2f} GB, of it FAISS {engine / 1e6:.0f} MB; "
-            f"opened in {opened:.1f} s")  # fmt: skip
-        for count in candidates:
-            found_rows, seconds = measure(index, queries, candidates=count)
-            complete = np.mean([have == want for have, want in zip(found_rows, expected, strict=True)])
-            places = np.mean(
-                [len(have & want) / TOP for have, want in zip(found_rows, expected, strict=True)]
-            )
-            p50, p99 = np.percentile(seconds[0] * 1e3, [50, 99])
-            cpu50, cpu99 = np.percentile(seconds[1] * 1e3, [50, 99])
-            say(f"  2 x {count:4d} candidates: all ten found {complete:6.1%}, places {places:7.2%}, "
-                f"p50 {p50:.0f} ms, p99 {p99:.0f} ms; of processors {cpu50:.0f}, {cpu99:.0f} ms")  # fmt: skip
+        for kind in arguments.kind:
+            engine = open_engine(index, kind)
+            measure(index, queries[:1], candidates=100)
+            if isinstance(engine, ExactEngine):
+                found, seconds = measure(index, queries, candidates=0)
+                tallies.setdefault((kind, 0), Tally()).add(found, expected, seconds)
+                continue
+            counts = arguments.candidates
+            for count, found in zip(counts, proposed(engine, queries, candidates=counts), strict=True):
+                _, seconds = measure(index, queries[: arguments.timed], candidates=count)
+                tallies.setdefault((kind, count), Tally()).add(found, expected, seconds)
+            engine.close()
 
 
 def say(text: str) -> None:
@@ -154,29 +206,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--folder", type=Path, required=True, help="scratch space; the index is removed at the end"
-    )
-    parser.add_argument("--videos", type=int, default=100_000)
-    parser.add_argument("--kind", default="auto", choices=("auto", "flat", "sq8", "hnsw"))
-    parser.add_argument("--spread", type=float, nargs="+", default=[0.5, 1.0, 2.0])
-    parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--candidates", type=int, nargs="+", default=[100, 400])
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the videos")
+    add = parser.add_argument
+    add("--folder", type=Path, required=True, help="scratch space; the index is removed at the end")
+    add("--videos", type=int, default=100_000)
+    kinds = ("exact", "flat", "sq8", "hnsw")
+    add("--kind", default=["exact", "flat", "sq8"], choices=kinds, nargs="+")
+    add("--spread", type=float, nargs="+", default=[0.5, 1.0, 2.0])
+    add("--queries", type=int, default=200)
+    add("--timed", type=int, default=40, help="queries of FAISS that are timed")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--candidates", type=int, nargs="+", default=[100, 400, 1200, 2400])
+    add("--scale", type=float, default=1.0, help="share of the videos")
     arguments = parser.parse_args()
     videos = max(100, int(arguments.videos * arguments.scale))
-    say(f"{videos:,} videos, {arguments.queries} queries, {platform.machine()}, {platform.processor()}")
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    say(f"{videos:,} videos, {arguments.queries} queries, {platform.machine()}, {cores}")
     for spread in arguments.spread:
-        folder = arguments.folder / f"search-benchmark-{videos}"
-        shutil.rmtree(folder, ignore_errors=True)
-        synthetic = Synthetic(spread=spread)
-        try:
-            written, built = build(folder, synthetic, videos=videos, kind=arguments.kind)
-            say(f"spread {spread:g}, {arguments.kind}: features written in {written:.1f} s, "
-                f"engine built in {built:.1f} s")  # fmt: skip
-            report(folder, synthetic, number=arguments.queries, candidates=arguments.candidates)
-        finally:
+        tallies: dict[tuple[str, int], Tally] = {}
+        for seed in arguments.seeds:
+            folder = arguments.folder / f"search-benchmark-{videos}"
             shutil.rmtree(folder, ignore_errors=True)
+            try:
+                run_seed(folder, tallies, arguments=arguments, videos=videos, spread=spread, seed=seed)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            for (kind, count), tally in tallies.items():
+                candidates = "all videos" if kind == "exact" else f"2 x {count} candidates"
+                say(f"  {videos:,}, spread {spread:g}, {kind}, {candidates}: {tally}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ side.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from common.errors import UserError
@@ -25,6 +27,7 @@ from video.sample import Job, Settings, run_job
 from video.sampling import VideoError, Window
 
 STORE_SETTINGS = Settings()  # the default of tools/frame2lmdb.py
+_TRANSPARENT_FORMATS = ("PNG", "WEBP")
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 80
 
 
@@ -93,18 +96,41 @@ def clip_of_store(store: FrameStore, video_id: str, *, frames: int, size: int) -
 
 
 def picture_of_file(path: Path) -> np.ndarray:
-    """A picture file, RGB uint8 [H, W, 3]. Raises `ClipError` if it cannot be read."""
+    """A picture file, RGB uint8 [H, W, 3], on white where it is transparent.
+
+    Raises `ClipError` if it cannot be read.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ClipError("missing", f"{path}: {error.strerror}") from None
-    try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
-        picture = None
+    picture = _on_white(data)
     if picture is None:
-        raise ClipError("no picture", f"{path}: cannot be read as a picture (JPEG, PNG, WebP, BMP)")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        try:
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        except cv2.error:
+            picture = None
+        if picture is None:
+            raise ClipError("no picture", f"{path}: cannot be read as a picture (JPEG, PNG, WebP, BMP)")
+        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return np.asarray(picture)
+
+
+def _on_white(data: bytes) -> np.ndarray | None:
+    """A picture with transparent parts, RGB [H, W, 3]; None if it has none or Pillow cannot read it.
+
+    OpenCV would show the colour that such pixels have below, often black.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_TRANSPARENT_FORMATS) as picture:
+            if not picture.has_transparency_data:
+                return None
+            upright = ImageOps.exif_transpose(picture).convert("RGBA")
+    # What Pillow raises on damaged files. OpenCV reads, or refuses, them.
+    except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError):
+        return None
+    white = Image.new("RGBA", upright.size, "white")
+    return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
 
 
 def thumbnail(picture: np.ndarray) -> bytes:

@@ -1,5 +1,8 @@
 """Engines propose candidates behind one interface; the exact score decides (scoring.py).
 
+Up to `SCORE_ALL_UP_TO` videos, scoring all of them takes no longer than proposing candidates and scoring
+those, so FAISS is used above that only, or where --index_kind asks for it.
+
 D joint width, C candidates. An engine's module is imported when the engine is used.
 """
 
@@ -14,6 +17,8 @@ import numpy as np
 from search.catalog import Catalog
 from search.index_format import ENGINES, VideoIndexError
 from search.rows import FeatureRows
+
+SCORE_ALL_UP_TO = 10_000
 
 
 class CandidateEngine(Protocol):
@@ -31,17 +36,19 @@ class CandidateEngine(Protocol):
 
 
 class ExactEngine:
-    """Every row is a candidate. Needs no library; good for some thousand videos."""
+    """Every row is a candidate. Needs no library."""
 
-    def __init__(self, features: FeatureRows, catalog: Catalog) -> None:
+    def __init__(self, features: FeatureRows, catalog: Catalog, *, up_to: int | None = None) -> None:
+        """`up_to`: rows above which another engine has to take over."""
         self._rows = np.asarray(catalog.live_rows(), dtype=np.int64)
+        self._up_to = up_to
 
     def candidates(self, query: np.ndarray, count: int) -> np.ndarray:
         return self._rows
 
     def update(self, features: FeatureRows, catalog: Catalog) -> bool:
         self._rows = np.asarray(catalog.live_rows(), dtype=np.int64)
-        return True
+        return self._up_to is None or features.rows <= self._up_to
 
     def close(self) -> None:
         """Nothing is open."""
@@ -55,6 +62,8 @@ def open_engine(
     Raises `VideoIndexError` for an unknown name or a server that does not answer, and `UserError` if the
     engine's library is not installed.
     """
+    if name == "faiss" and _scores_all(features.rows, options):
+        return ExactEngine(features, catalog, up_to=SCORE_ALL_UP_TO)
     check_engine(name, options)
     if name == "faiss":
         from search.faiss_engine import FaissEngine
@@ -65,6 +74,10 @@ def open_engine(
 
         return QdrantEngine.open(folder, features, catalog, options)
     return ExactEngine(features, catalog)
+
+
+def _scores_all(rows: int, options: Mapping[str, Any]) -> bool:
+    return str(options.get("kind", "auto")) == "auto" and rows <= SCORE_ALL_UP_TO
 
 
 def check_engine(name: str, options: Mapping[str, Any]) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ _BLOCK = 16_384
 _LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
 _MIN_TRAINING_ROWS, _MAX_TRAINING_ROWS = 256, 4096  # vectors that set the range of the codes
 _MARGIN = 0.1  # added to that range, as a share of it
-_MORE_CANDIDATES = 3  # codes are inexact, and in a large index more videos are close to the best ones
 _STATE = "state.json"
 
 
@@ -48,6 +49,9 @@ class FaissEngine:
         self.generation = generation
         self._name = name  # of the catalogue: a new catalogue has other videos in its rows
         self._lock = threading.Lock()  # threads may search FAISS at the same time, but not while it grows
+        # FAISS searches for one query on one thread, so each thread searches a part of the rows.
+        self._threads = max(1, load_faiss().omp_get_max_threads())
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="faiss")
 
     @classmethod
     def open(
@@ -109,14 +113,25 @@ class FaissEngine:
 
     def candidates(self, query: np.ndarray, count: int) -> np.ndarray:
         """The best `count` rows of each view, int64."""
-        wanted = min(count * (_MORE_CANDIDATES if self.kind == "sq8" else 1), self.rows)
+        wanted = min(count, self.rows)
         if not wanted:
             return np.zeros(0, dtype=np.int64)
         line = np.ascontiguousarray(query[None], dtype=np.float32)
         with self._lock:
-            nearest = [self._indexes[view].search(line, wanted)[1][0] for view in VIEWS]
-        rows = np.concatenate(nearest)
-        return np.unique(rows[rows >= 0])
+            nearest = [self._nearest(view, line, wanted) for view in VIEWS]
+        return np.unique(np.concatenate(nearest))
+
+    def _nearest(self, view: str, line: np.ndarray, wanted: int) -> np.ndarray:
+        """The best `wanted` rows of one view, for `line` [1, D]."""
+        index = self._indexes[view]
+        if self.kind == "hnsw":  # a graph cannot be searched in parts
+            rows = index.search(line, wanted)[1][0]
+            return np.asarray(rows[rows >= 0])
+        ends = np.linspace(0, self.rows, self._threads + 1).astype(int).tolist()
+        found = list(self._pool.map(lambda ends: _search_part(index, line, wanted, *ends), pairwise(ends)))
+        scores, rows = (np.concatenate(part) for part in zip(*found, strict=True))
+        best = np.argpartition(-scores, min(wanted, len(rows)) - 1)[:wanted]
+        return np.asarray(rows[best])
 
     def save(self, folder: Path) -> None:
         """Write the indexes under new names, then the state that names them. Raises `FileError`."""
@@ -143,6 +158,7 @@ class FaissEngine:
     def close(self) -> None:
         """Free the memory."""
         self._indexes = {}
+        self._pool.shutdown()
 
 
 def kind_for(rows: int, kind: str) -> str:
@@ -154,6 +170,16 @@ def kind_for(rows: int, kind: str) -> str:
     if kind == "auto":
         return "flat" if rows <= FLAT_UP_TO else "sq8"
     return "flat" if kind == "sq8" and rows < _MIN_TRAINING_ROWS else kind
+
+
+def _search_part(
+    index: Any, line: np.ndarray, wanted: int, first: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, rows) of the best `wanted` of the rows `first` to `end - 1`, for `line` [1, D]."""
+    faiss = load_faiss()
+    chosen = faiss.SearchParameters(sel=faiss.IDSelectorRange(first, end))
+    scores, rows = index.search(line, min(wanted, max(1, end - first)), params=chosen)
+    return scores[0][rows[0] >= 0], rows[0][rows[0] >= 0]
 
 
 def _new_indexes(features: FeatureRows, kind: str) -> dict[str, Any]:

@@ -192,7 +192,8 @@ def map_features(folder: Path, numbers: dict[str, int], *, width: int, frames: i
     shapes = ((rows, width), (rows, frames, width))
     for path, shape in zip(feature_paths(folder, numbers.get("generation", 0)), shapes, strict=True):
         try:
-            arrays.append(np.memmap(path, dtype=DTYPE, mode="r", shape=shape))
+            # "c": nothing is written to the file. Torch warns of arrays that are not writable.
+            arrays.append(np.memmap(path, dtype=DTYPE, mode="c", shape=shape))
         except (OSError, ValueError):  # numpy raises ValueError for a file that is too short
             raise VideoIndexError(f"{path}: absent or cut off; make the index again") from None
     return FeatureRows(arrays[0], arrays[1])

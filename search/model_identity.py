@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.names import is_path
 from dataloaders.datasets.files import read_json_object
 from engine.config import Config, check_settings
 from engine.config_checks import check_config
 from engine.evaluation.feature_files import file_digest
 from engine.saved_settings import disagreements, read_saved_settings, settings_file, take_over
+from modules.backbones.hub import model_folder
 
 logger = logging.getLogger(__name__)
 # Settings that change the features of a video or a text.
@@ -54,6 +56,10 @@ def model_config(
 
 def model_of_index(checkpoint: str | os.PathLike[str], settings: dict[str, Any]) -> Config:
     """The settings of the model that made an index: those stored in the index. Raises as `model_config`."""
+    clip_model = Path(str(settings.get("clip_model", "")))
+    if clip_model.is_absolute() and clip_model.suffix != ".json":
+        # Former versions took a name for a path if a file of this name was in the working directory.
+        settings = {**settings, "clip_model": clip_model.name}
     result = _config(_existing(checkpoint), settings)
     check_config(result, program="main_task_retrieval.py")
     return result
@@ -87,10 +93,16 @@ def settings_record(config: Config) -> dict[str, Any]:
     """The settings from which `model_config` makes the same model again."""
     record = {name: getattr(config, name) for name in _KEPT}
     record["use_temp"] = bool(config.use_temp)
-    for name in ("clip_model", "pretrained_text"):  # a path must be valid from any working directory
-        if Path(str(record[name])).exists():
-            record[name] = str(Path(str(record[name])).absolute())
+    # A path must be valid from any working directory.
+    if is_path(config.clip_model, (".json",)):
+        record["clip_model"] = _absolute(config.clip_model)
+    if model_folder(config.pretrained_text) is not None:
+        record["pretrained_text"] = _absolute(config.pretrained_text)
     return record
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from common.errors import UserError
+from common.visible_text import visible_text
 
 MAX_QUERY_CHARACTERS = 1000
 MAX_TOP = 1000
@@ -28,17 +29,14 @@ class CleanText:
 
 
 def clean_text(text: str, *, language: str, name: str = "query") -> CleanText:
-    """`text` without control characters and with single spaces; a remark if it is in another language.
+    """`text` as it is seen (`visible_text`); a remark if it is in another language.
 
     `language` is the model's, "english" or "chinese"; messages call the text `name`. Raises `QueryError` if
     the text is too long or has no visible characters.
     """
     if len(text) > MAX_QUERY_CHARACTERS:
         raise QueryError(f"the {name} has {len(text):,} characters; give at most {MAX_QUERY_CHARACTERS:,}")
-    # Category C: control, format and private characters, surrogates, unassigned ones. None is visible.
-    # Some emoji are joined by a format character, which the tokenizers do not use.
-    cleaned = "".join(" " if unicodedata.category(c)[0] == "C" else c for c in text)
-    cleaned = " ".join(cleaned.split())
+    cleaned = visible_text(text)
     if not cleaned:
         raise QueryError(f"the {name} is empty; write what the video should show")
     return CleanText(cleaned, _language_remarks(cleaned, language, name=name))

@@ -42,7 +42,7 @@ from search.query import (
 from search.results import SearchResults
 from search.searching import find
 
-CANDIDATES = 400  # rows of each view whose exact score is computed
+CANDIDATES = 2400  # rows of each view whose exact score is computed
 _TEXTS_AT_ONCE = 256
 
 

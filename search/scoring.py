@@ -1,7 +1,8 @@
 """The exact score of candidates: the cosine with the video plus the mean cosine with its best frames.
 
 Equals `modules.heads.hmmc.hmmc_similarity` with a logit scale of 1. C candidates, D joint width,
-F frames a video, k best frames.
+F frames a video, k best frames. Most candidates are left out by a first score in half precision, in which
+the features are stored: its error is bounded, so the best rows and their scores are exact.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from search.rows import FeatureRows, float32
 
 _BLOCK = 4096  # candidates scored at once: 4096 x 12 x 512 numbers are 100 MB
+_IN_ORDER = 65_536  # rows scored at once where all are read in order: nothing is copied
+# Largest error of a cosine in half precision: rounding the query and rounding the product are 2^-11 each.
+_HALF_ERROR = 2.0**-9
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def score_rows(
 
     score = cos(query, video) + `frame_weight` x mean of the `top_frames` largest cos(query, frame).
     """
-    rows = np.unique(rows)
+    rows = _promising(features, np.unique(rows), query, top, top_frames, frame_weight)
     best: Scores | None = None
     for start in range(0, len(rows), _BLOCK):
         part = _score_block(features, rows[start : start + _BLOCK], query, top_frames, frame_weight)
@@ -52,13 +57,53 @@ def best_frames(each_frame: np.ndarray, top_frames: int) -> np.ndarray:
     return np.argsort(-each_frame, kind="stable")[:top_frames]
 
 
+def _promising(
+    features: FeatureRows,
+    rows: np.ndarray,
+    query: np.ndarray,
+    top: int,
+    top_frames: int,
+    frame_weight: float,
+) -> np.ndarray:
+    """`rows` without those that cannot be among the best `top`: all that are, and some more."""
+    if len(rows) <= top:
+        return rows
+    half = torch.from_numpy(query).half()
+    most = 2 * len(rows) >= features.rows  # reading all rows in order is faster than picking most of them
+    parts: list[np.ndarray] = []
+    step = _IN_ORDER if most else _BLOCK
+    for start in range(0, features.rows if most else len(rows), step):
+        part = slice(start, start + step)
+        parts.append(_rough_scores(features, part if most else rows[part], half, top_frames, frame_weight))
+    rough = np.concatenate(parts)
+    rough = np.nan_to_num(rough[rows] if most else rough, nan=-np.inf)
+    last = np.partition(rough, len(rows) - top)[len(rows) - top]
+    return rows[rough >= last - 2 * (1 + frame_weight) * _HALF_ERROR]
+
+
+def _rough_scores(
+    features: FeatureRows, rows: np.ndarray | slice, half: torch.Tensor, top_frames: int, frame_weight: float
+) -> np.ndarray:
+    """The scores of `rows` with products in half precision, for the query `half` [D]: float32."""
+    frames = features.frames[rows]
+    each = torch.from_numpy(frames).flatten(0, 1) @ half
+    video = torch.from_numpy(features.video[rows]) @ half
+    frame = _mean_of_best(each.float().numpy().reshape(frames.shape[:2]), top_frames)
+    return video.float().numpy() + np.float32(frame_weight) * frame
+
+
+def _mean_of_best(each_frame: np.ndarray, top_frames: int) -> np.ndarray:
+    """The mean [C] of the k largest of each row of `each_frame` [C, F]."""
+    first = each_frame.shape[1] - min(top_frames, each_frame.shape[1])
+    return np.asarray(np.partition(each_frame, first, axis=1)[:, first:].mean(axis=1))
+
+
 def _score_block(
     features: FeatureRows, rows: np.ndarray, query: np.ndarray, top_frames: int, frame_weight: float
 ) -> Scores:
     video = float32(features.video[rows]) @ query
     each = float32(features.frames[rows]) @ query
-    count = min(top_frames, each.shape[1])
-    frame = np.partition(each, each.shape[1] - count, axis=1)[:, each.shape[1] - count :].mean(axis=1)
+    frame = _mean_of_best(each, top_frames)
     return Scores(rows, video + frame_weight * frame, video, frame, each)
 
 

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.names import is_path
 from modules.backbones.hub import cached_file, is_offline
 
 # Entries of published files that are not weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
+_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 # A constant here, not trained, so a file may lack it.
 _OPTIONAL = {"logit_scale", "logit_bias"}
 
@@ -54,14 +56,18 @@ def find_clip_weights(
     weights: str, *, name: str, cache_dir: str | Path | None = None, allow_download: bool = True
 ) -> Path:
     """The file that holds `weights`: a local one, else from the cache, else downloaded where allowed."""
-    if Path(weights).is_file():
-        return Path(weights)
+    if is_path(weights, _SUFFIXES):
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise UserError(f"CLIP weights {weights}: no such file (--clip_weights)")
+        return path
     config = _tag_config(name, weights)
     if not config:
         tags = _known_tags(name)
         raise UserError(
-            f"CLIP weights '{weights}': no such file, and no tag that open_clip knows for {name} "
+            f"CLIP weights '{weights}': no tag that open_clip knows for {name} "
             f"({', '.join(tags) if tags else 'it knows none'}); 'none' starts from random weights"
+            f"{f'; for the file of this name give ./{weights}' if Path(weights).is_file() else ''}"
         )
     return _cached_weights(config, cache_dir) or _download(
         config, weights=weights, name=name, cache_dir=cache_dir, allow_download=allow_download

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.errors import UserError
+from common.names import is_path
 
 Loaded = TypeVar("Loaded")
 TIMEOUT_S = 10.0
+_CONFIG = "config.json"  # every folder of a model has it
 
 
 def is_offline() -> bool:
@@ -45,8 +47,9 @@ def load_local_first(
 ) -> Loaded:
     """Load one part of --pretrained_text, such as its "tokenizer" (`what`), which needs one of `files`.
 
-    `name` is a folder or a repository on the hub. `load(place, local)` gets the folder or the snapshot in the
-    cache; where that fails and the network is allowed, it gets the repository's name, with `local` False.
+    `name` is a folder (`model_folder`) or a repository on the hub. `load(place, local)` gets the folder or
+    the snapshot in the cache; where that fails and the network is allowed, it gets the repository's name,
+    with `local` False.
     Raises `UserError` that says what to fetch where all fail. A `UserError` of `load` passes.
     """
     allowed = allow_download and not is_offline()
@@ -69,8 +72,9 @@ def _places(
     name: str, files: Sequence[str], cache_dir: str | Path | None, *, allow_download: bool
 ) -> Iterator[tuple[str, bool]]:
     """Where to load from, and whether that is local: best first."""
-    if Path(name).is_dir():
-        yield name, True
+    folder = model_folder(name)
+    if folder is not None:
+        yield str(folder), True
         return
     cached = cached_file(name, files, cache_dir=cache_dir)
     if cached is not None:
@@ -79,9 +83,22 @@ def _places(
         yield name, False
 
 
+def model_folder(name: str) -> Path | None:
+    """The folder that --pretrained_text names; None if it is a name on the hub, or there is no such folder.
+
+    A value without a separator is a name. "owner/model" can be both: it is a folder if that holds a model.
+    """
+    folder = Path(name).expanduser()
+    if not is_path(name) or not folder.is_dir():
+        return None
+    return folder if not _is_repository(name) or (folder / _CONFIG).is_file() else None
+
+
 def _remedy(name: str, files: Sequence[str]) -> str:
-    if Path(name).is_dir():
+    if model_folder(name) is not None:
         return f"the folder must hold {' or '.join(files)}"
+    if not is_path(name) and Path(name).is_dir():
+        return f"for the folder of this name give ./{name}"
     source = f"https://huggingface.co/{name}" if _is_repository(name) else "that model"
     return (
         f"fetch vocab.txt, tokenizer_config.json, config.json and the weights of {source} into a folder "

@@ -41,4 +41,4 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
 
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"at most {MAX_QUERY_CHARACTERS:,} characters" in page
-    assert f"{CANDIDATES} candidates each" in page and EXCLUDE_WEIGHT == 0.5
+    assert f"{CANDIDATES:,} candidates each" in page and EXCLUDE_WEIGHT == 0.5

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from search import VideoIndex, VideoIndexError
+from search import VideoIndex, VideoIndexError, engines
 from search.engines import ExactEngine, open_engine
-from search.faiss_engine import kind_for
+from search.faiss_engine import FaissEngine, kind_for
 from search.index_writer import IndexWriter
 from search.searching import find
 from tests.search.synthetic import WIDTH, features, fill, settings, unit
 
+FLAT: dict[str, Any] = {"engine_options": {"kind": "flat"}}
 OPTIONS: dict[str, Any] = {"top": 10, "top_frames": 2, "frame_weight": 1.0, "candidates": 50}
 
 
@@ -41,8 +42,35 @@ def same(first: list[list[str]], second: list[list[str]]) -> float:
 
 def test_faiss_finds_what_exhaustive_scoring_finds(tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="needs requirements-search.txt")
-    fill(tmp_path / "index", 400)
-    assert same(ids(tmp_path / "index"), ids(tmp_path / "index", engine="exact")) >= 0.99
+    folder = fill(tmp_path / "index", 400, **FLAT)
+    expected = ids(folder, engine="exact")
+    assert same(ids(folder), expected) >= 0.99
+
+
+def test_faiss_finds_the_same_on_several_threads(tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    folder = fill(tmp_path / "index", 400, **FLAT)
+    rows = []
+    with VideoIndex(folder) as index:
+        assert isinstance(index.engine, FaissEngine)
+        for threads in (1, 3):
+            index.engine._threads = threads
+            rows.append([index.engine.candidates(query, 30).tolist() for query in queries()])
+    assert rows[0] == rows[1]
+
+
+def test_a_small_index_is_scored_whole_and_a_large_one_by_faiss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    monkeypatch.setattr(engines, "SCORE_ALL_UP_TO", 300)
+    folder = fill(tmp_path / "index", 300)
+    with VideoIndex(folder) as index:
+        assert isinstance(index.engine, ExactEngine) and not (folder / "faiss").exists()
+        fill(folder, 100, seed=1)
+        index.refresh()
+        assert isinstance(index.engine, FaissEngine) and index.engine.kind == "flat"
+    assert same(ids(folder), ids(folder, engine="exact")) >= 0.99
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "sq8"])
@@ -62,8 +90,8 @@ def test_every_kind_of_faiss_index_keeps_up_with_changes(kind: str, tmp_path: Pa
 
 def test_what_came_in_after_the_last_save_is_found_too(tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="needs requirements-search.txt")
-    folder = fill(tmp_path / "index", 300)
-    fill(folder, 100, seed=1, finish=False)  # as after a kill
+    folder = fill(tmp_path / "index", 300, **FLAT)
+    fill(folder, 100, seed=1, finish=False, **FLAT)  # as after a kill
     assert same(ids(folder), ids(folder, engine="exact")) >= 0.99
 
 
@@ -77,9 +105,9 @@ def test_so_few_videos_that_no_quantiser_can_be_trained(tmp_path: Path) -> None:
 
 def test_faiss_files_of_a_catalogue_that_was_lost_are_not_used(tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="needs requirements-search.txt")
-    folder = fill(tmp_path / "index", 300)
+    folder = fill(tmp_path / "index", 300, **FLAT)
     (folder / "catalog.sqlite").unlink()
-    fill(folder, 400, seed=1)  # other videos in the same rows
+    fill(folder, 400, seed=1, **FLAT)  # other videos in the same rows
     assert same(ids(folder), ids(folder, engine="exact")) >= 0.99
 
 
@@ -105,7 +133,7 @@ def test_an_engine_that_could_not_take_up_changes_is_opened_anew(
 @pytest.mark.parametrize("harm", ["cut", "remove", "nonsense"])
 def test_a_broken_faiss_file_is_made_again(harm: str, tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="needs requirements-search.txt")
-    folder = fill(tmp_path / "index", 300)
+    folder = fill(tmp_path / "index", 300, engine_options={"kind": "flat"})
     expected = ids(folder)
     path = next((folder / "faiss").glob("sum-*.index"))
     if harm == "remove":
@@ -118,8 +146,8 @@ def test_a_broken_faiss_file_is_made_again(harm: str, tmp_path: Path) -> None:
 def test_qdrant_and_faiss_give_the_same_results(tmp_path: Path) -> None:
     pytest.importorskip("faiss", reason="needs requirements-search.txt")
     pytest.importorskip("qdrant_client", reason="needs requirements-search.txt")
-    folder = fill(tmp_path / "index", 400)
-    assert ids(folder, engine="qdrant", url=":memory:") == ids(folder)
+    folder = fill(tmp_path / "index", 400, **FLAT)
+    assert ids(folder, engine="qdrant", url=":memory:") == ids(folder, engine="faiss")
 
 
 def test_a_qdrant_collection_on_disk_follows_the_index(tmp_path: Path) -> None:
@@ -173,7 +201,7 @@ def test_servers_that_do_not_answer_and_unknown_engines_are_named(tmp_path: Path
 def test_an_absent_library_is_named_with_what_to_install(
     engine: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = fill(tmp_path / "index", 10, engine="exact")
+    folder = fill(tmp_path / "index", 10, engine="exact", **FLAT)
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **more: Any) -> Any:

@@ -23,6 +23,7 @@ from search.query import (
         ("a\x00dog\x1b[31m", "a dog [31m"),
         ("a dog", "a dog"),
         ("\u202edog", "dog"),
+        ("motor\u00adcycle", "motorcycle"),
         ("dog\ud83d", "dog"),
         ("一只狗", "一只狗"),
         ("dog \U0001f436", "dog \U0001f436"),

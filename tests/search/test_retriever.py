@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modules.heads.hmmc import hmmc_similarity
 from search import QueryError, Retriever, VideoIndex, VideoIndexError, index_videos
-from search.clips import ClipError
+from search.clips import ClipError, picture_of_file
+from search.model_identity import model_config, model_of_index, settings_record
 from tests.search.conftest import COLOURS, coloured, write_model
 
 
@@ -95,6 +97,20 @@ def test_a_video_and_its_frames_find_themselves(
     assert name in hits[0].video_id
 
 
+def test_a_transparent_picture_is_searched_for_on_white(tmp_path: Path) -> None:
+    expected = np.full((48, 64, 3), 255, np.uint8)
+    expected[10:20, 10:20] = (220, 30, 30)
+    picture = np.zeros((48, 64, 4), np.uint8)  # hidden black, and a red square
+    picture[10:20, 10:20] = (30, 30, 220, 255)
+    cv2.imwrite(str(tmp_path / "clear.png"), picture)
+    np.testing.assert_array_equal(picture_of_file(tmp_path / "clear.png"), expected)
+    palette = Image.new("P", (64, 48))
+    palette.putpalette([0, 0, 0, 220, 30, 30])
+    palette.paste(1, (10, 10, 20, 20))
+    palette.save(tmp_path / "palette.png", transparency=0)
+    np.testing.assert_array_equal(picture_of_file(tmp_path / "palette.png"), expected)
+
+
 def test_similar_leaves_the_video_itself_out(retriever: Retriever, index: Path) -> None:
     found = retriever.similar(index, "red.mp4", top=2)
     assert len(found) == 2 and "red.mp4" not in {hit.video_id for hit in found}
@@ -144,6 +160,21 @@ def test_the_model_of_an_index_is_found_again(index: Path, checkpoint: Path, ret
     again = Retriever.for_index(index, device="cpu")
     assert again.identity["hash"] == retriever.identity["hash"]
     assert again.search(index, "a dog").hits == retriever.search(index, "a dog").hits
+
+
+def test_a_model_name_is_no_path_though_a_folder_has_that_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("toy").mkdir()
+    config = model_config(checkpoint, settings={"clip_model": "toy"})
+    record = settings_record(config)
+    assert (record["clip_model"], record["pretrained_text"]) == ("toy", config.pretrained_text)
+    # An index that a former version made holds the path.
+    former = record | {"clip_model": str(tmp_path / "toy")}
+    assert model_of_index(checkpoint, former).clip_model == "toy"
+    config = model_config(checkpoint, settings={"clip_model": "small.json"})
+    assert settings_record(config)["clip_model"] == str(tmp_path / "small.json")
 
 
 def test_a_deleted_video_is_missing_and_nothing_breaks(

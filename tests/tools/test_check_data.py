@@ -201,17 +201,18 @@ def test_spans_of_msrvtt_come_from_its_annotations(tmp_path: Path) -> None:
 
 def test_strange_and_shared_captions(tmp_path: Path) -> None:
     here = vatex(tmp_path, {"train": ["a", "b"], "test": ["c"]})
-    captions = ["", "nan", "1,000", "same text", "same  Text", "123 men"]
+    captions = ["", "nan", "1,000", "same text", "same  Text", "123 men", "\u200b\u00ad", "a mo\u00adtor"]
     data = {v: {"enCap": captions if v == "a" else ["SAME text"]} for v in "abc"}
     write_json(here / "vatex_data.json", data)
     report = run(tmp_path, "--dataset", "vatex", "--language", "english", code=0)
     strange = {f["message"]: f["some"] for f in report["findings"] if f["check"] == "strange-caption"}
     assert sorted(strange) == [
-        "captions that are empty, used unchanged: 1",
+        "captions that are empty, used unchanged: 2",
         "captions that look like a missing value, used unchanged: 1",
         "captions that look like a number, used unchanged: 1",
     ]
     assert ["a: 'nan'"] in strange.values()
+    assert found(report, "invisible", "warning")["some"] == ["a: 'a mo\\xadtor'"]
     assert found(report, "shared-caption", "note")["some"] == ["same text"]
     assert found(report, "repeated-caption", "note")["count"] == 1
 

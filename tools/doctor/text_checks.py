@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import file_errors
+from common.visible_text import invisible_characters, visible_text
 from dataloaders.datasets.files import csv_columns, read_csv, read_json, read_json_lines, read_lines
 from dataloaders.datasets.known_splits import (
     describe_split,
@@ -86,19 +87,29 @@ def check_captions_per_video(report: Report, split: str, examples: Examples, *, 
 def check_captions(report: Report, split: str, examples: Examples) -> None:
     """Report captions that are empty, look like numbers or missing values, or belong to several videos."""
     strange: dict[str, list[str]] = defaultdict(list)
+    hidden: list[str] = []
     videos_of_text: dict[str, set[int]] = defaultdict(set)
     repeats = 0
     for number, caption in enumerate(examples.captions):
         text, video = normalize_text(caption), int(examples.video_of_caption[number])
-        kind = strangeness(text)
+        shown = f"{examples.video_id_of(number)}: {caption!r}"
+        kind = strangeness(normalize_text(visible_text(caption)))
         if kind:
-            strange[kind].append(f"{examples.video_id_of(number)}: {caption!r}")
+            strange[kind].append(shown)
             continue
+        if invisible_characters(caption):
+            hidden.append(shown)
         repeats += video in videos_of_text[text]
         videos_of_text[text].add(video)
     for kind, some in strange.items():
         message = f"captions that {kind}, used unchanged: {len(some):,}"
         report.add("warning", split, "strange-caption", message, count=len(some), some=some)
+    if hidden:
+        message = (
+            "captions with characters that nobody sees, such as soft hyphens, which split words; used "
+            f"unchanged: {len(hidden):,}"
+        )
+        report.add("warning", split, "invisible", message, count=len(hidden), some=hidden)
     shared = [text for text, videos in videos_of_text.items() if len(videos) > 1]
     if shared:
         shared.sort(key=lambda text: -len(videos_of_text[text]))

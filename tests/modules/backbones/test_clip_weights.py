@@ -125,10 +125,22 @@ def test_pickled_code_and_damaged_files_are_refused(
 
 def test_an_unknown_tag_lists_the_known_ones() -> None:
     clip = nn.Module()
-    with pytest.raises(UserError, match="'opnai': no such file.*openai.*'none' starts from random weights"):
+    with pytest.raises(UserError, match="'opnai': no tag that.*openai.*'none' starts from random weights"):
         load_clip_weights(clip, "opnai", name=QUICK)
     with pytest.raises(UserError, match="knows none"):
         load_clip_weights(clip, "openai", name="toy")
+    with pytest.raises(UserError, match=r"absent\.pt: no such file .--clip_weights"):
+        load_clip_weights(clip, "absent.pt", name=QUICK)
+
+
+def test_a_tag_is_no_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("openai").write_bytes(b"no weights")
+    Path("other").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="ViT-B-32.pt"):  # not read as weights: looked for in the cache
+        load_clip_weights(nn.Module(), "openai", name=QUICK, cache_dir=tmp_path, allow_download=False)
+    with pytest.raises(UserError, match=r"'other': no tag .*for the file of this name give \./other"):
+        load_clip_weights(nn.Module(), "other", name=QUICK)
 
 
 def test_without_cache_and_network_it_says_what_to_fetch_and_where(

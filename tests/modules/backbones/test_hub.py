@@ -73,3 +73,16 @@ def test_a_path_is_never_looked_for_on_the_hub(cache: Path) -> None:
     assert places_tried(str(folder), cache, allow_download=True) == []
     folder.mkdir()
     assert places_tried(str(folder), cache, allow_download=True) == [(str(folder), True)]
+
+
+@pytest.mark.usefixtures("online")
+def test_a_name_is_no_folder_of_that_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(cache)
+    for name in ("bert", MODEL):
+        Path(name).mkdir(parents=True)
+    assert places_tried("bert", cache, allow_download=False) == []
+    assert places_tried("./bert", cache, allow_download=False) == [("bert", True)]
+    snapshot = str(cache / "models--some--bert" / "snapshots" / "abc123")
+    assert places_tried(MODEL, cache, allow_download=False) == [(snapshot, True)]
+    (cache / MODEL / "config.json").write_text("{}", encoding="utf-8")  # now it is a model's folder
+    assert places_tried(MODEL, cache, allow_download=False) == [(MODEL, True)]
