@@ -25,7 +25,7 @@ from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
 from search.index_format import VideoRecord
 from video.listing import VideoFolder
 from video.sample import run_job
-from video.video_files import OTHER, UNKNOWN, kind_left_out, rank_of, videos_by_content
+from video.video_files import HIDDEN, OTHER, UNKNOWN, kind_left_out, rank_of, videos_by_content
 from video.worker_pool import Fault, WorkerPool
 
 _READ = 1 << 20
@@ -68,7 +68,8 @@ class Source(Protocol):
 class FolderSource:
     """The video files under a folder; the id is the path from there, such as "holiday/beach.mp4".
 
-    Links to folders are not followed. Raises `UserError` if there is no such folder.
+    Hidden files and folders are left out, links to folders are not followed. Raises `UserError` if there is
+    no such folder.
     """
 
     def __init__(self, folder: Path, *, workers: int = 1, timeout: float = 300.0) -> None:
@@ -87,7 +88,8 @@ class FolderSource:
         videos: list[SourceVideo] = []
         unknown: list[SourceVideo] = []
         for place, folders, names in os.walk(self.folder, onerror=self._skip):
-            folders.sort()
+            self.left_out.update(HIDDEN for name in folders if name.startswith("."))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 rank = OTHER if name.startswith(".") else rank_of(name)
                 video = self._entry(Path(place, name)) if rank < OTHER else None

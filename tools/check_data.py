@@ -78,7 +78,7 @@ def check_data(jobs: Sequence[Job], *, language: str, sample: int | None) -> Rep
         except UserError as error:
             report.add("problem", split, "unreadable", str(error))
             continue
-        videos = _check_store(report, job, examples[split], sample=sample)
+        videos = _check_store(report, job, examples[split], spans, sample=sample)
         if videos is not None:
             decoded[split] = videos
     _check_pairs(report, examples, decoded, spans)
@@ -119,7 +119,7 @@ def _check_texts(report: Report, job: Job, spans: dict[str, Span], *, language: 
 
 
 def _check_store(
-    report: Report, job: Job, examples: Examples, *, sample: int | None
+    report: Report, job: Job, examples: Examples, spans: Mapping[str, Span], *, sample: int | None
 ) -> store_checks.DecodedVideos | None:
     path = job.files.store
     report.fact(job.split, "frame store", str(path))
@@ -130,7 +130,7 @@ def _check_store(
         store = FrameStore(path)
         if job.dataset == "chvtt":
             examples = match_store_ids(examples, store)
-        return store_checks.check_store(report, job.split, examples, store=store, sample=sample)
+        return store_checks.check_store(report, job.split, examples, store=store, sample=sample, spans=spans)
     except FrameStoreError as error:
         report.add("problem", job.split, "store", str(error))
         return None

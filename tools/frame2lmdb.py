@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script
 from common.errors import UserError, run_program
 from tools.store import commands as store_commands
 from tools.store.build import BuildOptions, BuildResult, build
-from tools.store.flag_values import not_negative, positive, seconds, share_below_half
+from tools.store.flag_values import not_negative, positive, seconds, share, share_below_half
+from tools.store.remarks import MIN_DECODED
 from tools.store.shards import parse_shard, shard_of_environment
 from video.sample import Settings
 
@@ -29,6 +30,9 @@ _MOST_FRAMES, _LARGEST_MAP = 99_999, 1 << 46  # of a video; in bytes
 _SLACK_HELP = """how far a frame may move to a position that is cheap to decode, as a share of the distance
 between two frames. Only in videos of 3000 frames and more. 0.25 decodes two to three times faster, but the
 positions are not exactly even (default 0)"""
+
+_DECODED_HELP = f"""name the stored videos of which a smaller share of the frames decodes: their files are cut
+off or damaged (default {MIN_DECODED})"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,12 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--video_dir", type=Path, required=True, help="folder with the videos; never written to")
     add("--lmdb_path", type=Path, required=True, help="folder of the store")
     add("--json_path", type=Path, help="videos to store: JSON lines or csv with video_id, or one id a line")
+    add("--strict", action="store_true", help="end if several videos have one name, instead of taking one")
     add("--num_frames", type=positive, default=30, help="frames a video (CHVTT: 48; default 30)")
     add("--num_workers", type=positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
     add("--short_side", type=not_negative, default=256, help="pixels; 0 keeps the size (default 256)")
     add("--quality", type=int, default=95, choices=range(1, 101), metavar="1..100", help="JPEG (default 95)")
     add("--slack", type=share_below_half, default=0.0, help=_SLACK_HELP)
     add("--clip_from_id", action="store_true", help="ids VIDEO_SSSSSS_EEEEEE are seconds S to E of VIDEO")
+    add("--min_decoded", type=share, default=MIN_DECODED, help=_DECODED_HELP)
     add("--timeout", type=seconds, default=300.0, help="seconds a video may take (default 300)")
     add("--shard", help="i/n: store part i of n; 'none' for all (default: from torchrun or SLURM)")
     add("--overwrite", action="store_true", help="remove the store in this folder first")
@@ -86,6 +92,8 @@ def _build(args: argparse.Namespace) -> int:
         shard=shard,
         overwrite=args.overwrite,
         clip_from_id=args.clip_from_id,
+        strict=args.strict,
+        min_decoded=args.min_decoded,
         map_size=args.map_size,
     )
     result = build(options, say=_say)

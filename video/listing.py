@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
-import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from common.csv_text import delimiter_of, first_cells, read_rows
 from common.errors import UserError, file_errors
 from common.json_text import parse_json
+from video.clip_ids import parse_clip_id
 from video.sampling import Window
 from video.video_files import (
     HIDDEN,
@@ -28,25 +29,29 @@ from video.video_files import (
     videos_by_content,
 )
 
-# VATEX names a clip by its video and the seconds of its start and end.
-_CLIP_ID = re.compile(r"(.+)_(\d{6})_(\d{6})", re.DOTALL)
+_ID = "video_id"
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A video to store: its id, the name of its file without extension, and the part of it to take."""
+    """A video to store: its id, the name of its file without extension, and the part of it to take.
+
+    `problem`: why it cannot be stored, if its line in the list shows that already.
+    """
 
     video_id: str
     file_id: str
     window: Window = Window()
+    problem: str = ""
 
 
 def read_list(path: Path, *, clip_from_id: bool = False) -> list[Wanted]:
-    """The videos of a list: JSON lines, a JSON array, a csv with the column `video_id`, or one id a line.
+    """The videos of a list: JSON lines, a JSON array, a table with the column `video_id`, or one id a line.
 
-    Fields `start` and `end` (seconds) select a part. A repeated id is taken once. Raises `UserError` that
-    names file and line if a line has no usable id, if an id is repeated with another part, if a csv has no
-    such column, or if the list is empty.
+    A table has commas, tabs or semicolons between its cells. Fields `start` and `end` (seconds) select a
+    part. A repeated id is taken once. An entry whose id is empty or no text gets a `problem`; the others stay
+    usable. Raises `UserError` that names file and line if the file is none of these forms, if a line has no
+    field `video_id`, if an id is repeated with another part, or if the list has no id.
     """
     try:
         with file_errors(path):
@@ -54,13 +59,16 @@ def read_list(path: Path, *, clip_from_id: bool = False) -> list[Wanted]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     wanted: dict[str, Wanted] = {}
+    unusable: list[Wanted] = []
     for place, row in _rows(path, text):
         entry = _entry(row, place=f"{path}, {place}", clip_from_id=clip_from_id)
-        if wanted.setdefault(entry.video_id, entry) != entry:
+        if entry.problem:
+            unusable.append(entry)
+        elif wanted.setdefault(entry.video_id, entry) != entry:
             raise UserError(f"{path}, {place}: {entry.video_id!r} is repeated with another start or end")
     if not wanted:
-        raise UserError(f"{path}: has no video id")
-    return list(wanted.values())
+        raise UserError(f"{path}: has no video id" + (f" ({unusable[0].problem})" if unusable else ""))
+    return [*wanted.values(), *unusable]
 
 
 class VideoFolder:
@@ -73,6 +81,7 @@ class VideoFolder:
         self._names: dict[str, list[str]] = {}  # by stem, the preferred file first
         self.left_out: Counter[str] = Counter()  # by extension or reason
         self.same_name: list[str] = []  # videos that are not taken because another one has the same name
+        self.other_form: list[str] = []  # ids whose files have the name in another Unicode form
         self._skipped: Counter[str] = Counter()
         self._subfolders: dict[str, VideoFolder] = {}
         for name, kind in _entries(path):
@@ -86,20 +95,50 @@ class VideoFolder:
     def find(self, file_id: str) -> Path | None:
         """The file of this name with a video's or an unknown extension, or of exactly this name; else None.
 
+        If there is none of exactly this name, one that differs only in the Unicode form (NFC, NFD) is taken.
         A name with slashes is looked for in subfolders, never outside of the folder.
         """
         parent, _, stem = file_id.rpartition("/")
         if parent:
             subfolder = self._subfolder(parent)
             return subfolder.find(stem) if subfolder is not None else None
-        names = self._names.get(file_id)
+        name = next((name for form in _forms(file_id) for name in self._videos_named(form)[:1]), None)
+        if name is not None:
+            return self._path(name)
         try:
-            if names and rank_of(names[0]) < OTHER:
-                return self._path(names[0])
-            path = self._path(file_id)
-            return path if path.is_file() else None
+            paths = [self._path(form) for form in _forms(file_id)]
+            return next((path for path in paths if path.is_file()), None)
         except (OSError, ValueError):  # a name that no file can have
             return None
+
+    def file_of(self, entry: Wanted) -> tuple[Path | None, bool]:
+        """The file of a video, and whether it is named like the part and not like the whole video."""
+        path = self.find(entry.file_id)
+        if path is None and entry.file_id != entry.video_id:
+            return self.find(entry.video_id), True
+        return path, False
+
+    def check_names(self, wanted: Iterable[Wanted]) -> None:
+        """Set `same_name` and `other_form` for the videos of a list."""
+        same_name: dict[str, None] = {}
+        other_form = []
+        for entry in wanted:
+            path, own = self.file_of(entry)
+            if path is None:
+                continue
+            name = entry.video_id if own else entry.file_id
+            folder = self._subfolder(name.rpartition("/")[0]) if "/" in name else self
+            found = stem_and_extension(_name_of(path))[0]
+            videos = folder._videos_named(found) if folder is not None else []
+            same_name.update(dict.fromkeys(other for other in videos[1:] if rank_of(other) < UNKNOWN))
+            own_name = name.rpartition("/")[2]
+            if own_name not in (found, _name_of(path)):
+                other_form.append(entry.video_id)
+        self.same_name, self.other_form = list(same_name), other_form
+
+    def _videos_named(self, stem: str) -> list[str]:
+        """The files with this name and a video's or an unknown extension, the preferred one first."""
+        return [name for name in self._names.get(stem, ()) if rank_of(name) < OTHER]
 
     def list_videos(self, *, workers: int = 1, timeout: float = 300.0) -> list[str]:
         """The names of all videos without extension, sorted. Also sets `left_out` and `same_name`.
@@ -132,8 +171,10 @@ class VideoFolder:
         if any(part in ("", ".", "..") for part in name.split("/")):
             return None
         try:
-            if name not in self._subfolders and self._path(name).is_dir():
-                self._subfolders[name] = VideoFolder(self._path(name))
+            if name not in self._subfolders:
+                path = next((path for path in map(self._path, _forms(name)) if path.is_dir()), None)
+                if path is not None:
+                    self._subfolders[name] = VideoFolder(path)
         except (OSError, ValueError):  # a name that no folder can have
             return None
         return self._subfolders.get(name)
@@ -148,6 +189,15 @@ def list_folder(
         left_out = f" (left out: {describe_left_out(folder.left_out)})" if folder.left_out else ""
         raise UserError(f"{folder.path}: no videos in it{left_out}")
     return [_entry({"video_id": name}, place=str(folder.path), clip_from_id=clip_from_id) for name in names]
+
+
+def _forms(name: str) -> list[str]:
+    """A name as it is, and in the Unicode forms NFC and NFD: the same text in other code points."""
+    return list(dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]))
+
+
+def _name_of(path: Path) -> str:
+    return os.fsencode(path.name).decode("utf-8", "surrogateescape")
 
 
 def _entries(folder: Path) -> list[tuple[str, str]]:
@@ -174,31 +224,35 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield f"line {number}", _parse_json(line, place=f"{path}, line {number}")
-    elif "video_id" in (columns := _first_cells(text)):
-        yield from _csv_rows(path, text)
-    elif path.suffix.lower() == ".csv":
+    elif delimiter_of(first := _first_line(text), _ID) is not None:
+        yield from _table_rows(path, text)
+    elif path.suffix.lower() in (".csv", ".tsv"):
+        columns = first_cells(first, "\t" if "\t" in first else ",")
         names = ", ".join(columns)[:100] or "none"
-        raise UserError(f"{path}: a csv must have the column video_id; its first line has: {names}")
+        raise UserError(f"{path}: must have the column {_ID}; its first line has: {names}")
     else:
         for number, line in enumerate(text.split("\n"), start=1):
+            if "\t" in line.strip():
+                raise UserError(
+                    f"{path}, line {number}: has a tab; a list has one id a line,"
+                    f" or a header with the column {_ID}"
+                )
             if line.strip():
-                yield f"line {number}", {"video_id": line.strip()}
+                yield f"line {number}", {_ID: line.strip()}
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        for row in reader:
-            yield f"line {reader.line_num}", row
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num + 1}: not csv: {error}") from None
+def _first_line(text: str) -> str:
+    return text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
 
 
-def _first_cells(text: str) -> list[str]:
-    try:
-        return next(csv.reader([text.partition("\n")[0]]), [])
-    except csv.Error:  # not csv: an unclosed quote, or NUL characters
-        return []
+def _table_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = read_rows(io.StringIO(text, newline=""), str(path), column=_ID)
+    _, header = next(rows)
+    for place, cells in rows:
+        row: dict[str, Any] = dict(zip(header, cells, strict=True))
+        if "\n" in row[_ID]:
+            raise UserError(f"{path}, {place}: a {_ID} with a line break; is a quote not closed there?")
+        yield place, row
 
 
 def _parse_json(text: str, *, place: str) -> Any:
@@ -209,17 +263,21 @@ def _parse_json(text: str, *, place: str) -> Any:
 
 
 def _entry(row: Any, *, place: str, clip_from_id: bool) -> Wanted:
-    video_id = row.get("video_id") if isinstance(row, dict) else None
+    if not isinstance(row, dict) or _ID not in row:
+        fields = f"; it has {', '.join(map(str, row))[:100]}" if isinstance(row, dict) and row else ""
+        raise UserError(f"{place}: no {_ID}, which names the video's file{fields}")
+    video_id = row[_ID]
     if isinstance(video_id, int) and not isinstance(video_id, bool):
         video_id = str(video_id)
-    if not isinstance(video_id, str) or not video_id:
-        fields = f"; it has {', '.join(map(str, row))[:100]}" if isinstance(row, dict) and row else ""
-        raise UserError(f"{place}: no video_id, which names the video's file{fields}")
+    if video_id is None or (isinstance(video_id, str) and not video_id.strip()):
+        return Wanted("", "", problem=f"{place}: its {_ID} is empty")
+    if not isinstance(video_id, str):
+        return Wanted("", "", problem=f"{place}: its {_ID} is no text")
     window = _window(row, place=place)
-    match = _CLIP_ID.fullmatch(video_id) if clip_from_id else None
-    if match is None:
+    clip = parse_clip_id(video_id) if clip_from_id else None
+    if clip is None:
         return Wanted(video_id, video_id, window)
-    return Wanted(video_id, match[1], _window({"start": match[2], "end": match[3]}, place=place))
+    return Wanted(video_id, clip.source, _window({"start": clip.start, "end": clip.end}, place=place))
 
 
 def _window(row: dict[str, Any], *, place: str) -> Window:

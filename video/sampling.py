@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from video.clip_ids import holds_part_alone
 from video.deinterlacing import InterlacedFrame
 from video.pictures import Encoded, Picture
 
@@ -22,7 +23,6 @@ EncodeFrame = Callable[[Any], Encoded]
 TimedFrames = Iterator[tuple["float | None", "Frame"]]
 # Positions first <= p < last.
 Range = tuple[int, int]
-_TRIM_MARGIN = 2.0  # seconds
 
 
 class VideoError(Exception):
@@ -32,14 +32,6 @@ class VideoError(Exception):
         super().__init__(reason, message)
         self.reason = reason
         self.message = message
-
-
-def is_about(length: float, named: float) -> bool:
-    """Whether a file of `length` seconds can be the part of `named` seconds that its name says.
-
-    Tools that cut at key frames take some seconds more; the end of a video may come some seconds early.
-    """
-    return 0.5 * named - _TRIM_MARGIN <= length <= 1.5 * named + _TRIM_MARGIN
 
 
 @dataclass(frozen=True)
@@ -57,23 +49,19 @@ class Window:
     def within(self, length: float | None) -> Window:
         """The part to take from a file that is named like the part: it may hold the part alone.
 
-        `length`: the seconds of the file (None: not known). A file about as long as the part is the part, so
-        all of it is taken; one that reaches to the end of the part is the whole video. Raises `VideoError` if
-        it is neither.
+        `length`: the seconds of the file (None: not known). Raises `VideoError` if it can be neither the part
+        nor the whole video.
         """
         if self.is_whole_video or length is None:
             return self
-        named = self.end - self.start
-        if length <= named + _TRIM_MARGIN:
-            return Window()
-        if length >= self.end - _TRIM_MARGIN:
-            return self
-        if is_about(length, named):
-            return Window()
-        raise VideoError(
-            "wrong length",
-            f"lasts {length:.1f} s, which is neither {named:g} s nor a video up to {self.end:g} s",
-        )
+        alone = holds_part_alone(length, start=self.start, end=self.end)
+        if alone is None:
+            raise VideoError(
+                "wrong length",
+                f"lasts {length:.1f} s, which is neither {self.end - self.start:g} s nor a video up to"
+                f" {self.end:g} s",
+            )
+        return Window() if alone else self
 
     def __str__(self) -> str:
         return f"seconds {self.start:g} to {'the end' if self.end == float('inf') else format(self.end, 'g')}"

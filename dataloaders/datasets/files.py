@@ -1,4 +1,4 @@
-"""Reading annotation files: JSON, JSON lines, CSV and lists of ids.
+"""Reading annotation files: JSON, JSON lines, CSV (also with tabs or semicolons) and lists of ids.
 
 Text is UTF-8; a byte-order mark is skipped. Every string comes back exactly as in the file: "null", "NA",
 "007" and the empty string stay strings. All errors are `UserError`s of one line that names the file.
@@ -6,18 +6,18 @@ Text is UTF-8; a byte-order mark is skipped. Every string comes back exactly as 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from os import PathLike
 from typing import Any, TextIO
 
+from common.csv_text import delimiter_of, read_rows
 from common.errors import FileError, UserError, file_error, file_errors
 from common.json_text import parse_json
 
 FilePath = str | PathLike[str]
+ID_COLUMN = "video_id"  # all tables have it
 
 
 @contextmanager
@@ -96,11 +96,28 @@ def read_json_lines(path: FilePath, *, growing: bool = False) -> Iterator[tuple[
 
 
 def read_id_list(path: FilePath) -> list[str]:
-    """The ids of a list file, one per line, in order. Blank lines and repeated ids are skipped."""
-    ids = dict.fromkeys(read_lines(path))
+    """The ids of a list file, see `listed_ids`, each once. Raises `UserError` if there are none."""
+    ids = dict.fromkeys(listed_ids(path))
     if not ids:
         raise UserError(f"{path}: is empty")
     return list(ids)
+
+
+def listed_ids(path: FilePath) -> list[str]:
+    """The ids of a list file in order, with repetitions: the column `video_id` of a table, or one id a line.
+
+    Blank lines are skipped. Raises `UserError` for a line with a tab in a file without that column.
+    """
+    lines = read_lines(path)
+    if lines and delimiter_of(lines[0], ID_COLUMN) is not None:
+        return [video_id for _, (video_id,) in read_csv(path, [ID_COLUMN])]
+    tab = next((line for line in lines if "\t" in line), None)
+    if tab is not None:
+        raise UserError(
+            f"{path}: has a tab in the line {tab[:60]!r}; a list has one id a line,"
+            f" or a header with the column {ID_COLUMN}"
+        )
+    return lines
 
 
 def read_lines(path: FilePath) -> list[str]:
@@ -116,41 +133,31 @@ def csv_columns(path: FilePath) -> list[str]:
     raise UserError(f"{path}: is empty")
 
 
-def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """(line number, cells of `columns`) of every row below the header; blank lines are skipped.
+def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """("line 3", cells of `columns`) of every row below the header; blank lines are skipped.
 
     Raises `UserError` if a column is missing, if there are no rows, and for a row that does not have as many
     cells as the header.
     """
-    header = csv_columns(path)
+    rows = _csv_rows(path)
+    header = next((cells for _, cells in rows), None)
+    if header is None:
+        raise UserError(f"{path}: is empty")
     absent = [name for name in columns if name not in header]
     if absent:
         raise UserError(f"{path}: has no column {absent[0]!r} (its header is: {','.join(header)})")
     positions = [header.index(name) for name in columns]
     empty = True
-    for number, row in islice(_csv_rows(path), 1, None):
-        if len(row) != len(header):
-            raise UserError(
-                f"{path}, line {number}: has {len(row)} cells, the header has {len(header)}"
-                " (a cell with a comma must be quoted)"
-            )
+    for place, row in rows:
         empty = False
-        yield number, tuple(row[position] for position in positions)
+        yield place, tuple(row[position] for position in positions)
     if empty:
         raise UserError(f"{path}: has a header but no rows")
 
 
-def _csv_rows(path: FilePath) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, cells) of every row that is not blank."""
+def _csv_rows(path: FilePath) -> Iterator[tuple[str, list[str]]]:
     with open_text(path) as file:
-        # strict: a quote that never closes is an error; otherwise it would swallow the rest of the file.
-        rows = csv.reader(file, strict=True)
-        try:
-            for row in rows:
-                if row:
-                    yield rows.line_num, row
-        except csv.Error as error:
-            raise UserError(f"{path}, line {rows.line_num}: is not CSV ({error})") from None
+        yield from read_rows(file, str(path), column=ID_COLUMN)
 
 
 def name_some(ids: Iterable[str], limit: int = 5) -> str:

@@ -88,9 +88,11 @@ def test_what_ffmpeg_opens_is_indexed_and_the_rest_is_counted(
     (videos / "data.bin2").write_bytes(b"no video")
     (videos / "._red.mp4").write_bytes(b"\0\5\x16\7")
     (videos / "folder.mp4").mkdir()
+    (videos / ".Trash-1000").mkdir()
+    shutil.copy(videos / "red.mp4", videos / ".Trash-1000" / "red.mp4")
     report = run(retriever, tmp_path / "index", video_dir=videos)
     assert report.added == 6 and not report.failed
-    assert report.left_out == {".txt": 1, ".bin2": 1, "hidden": 1}
+    assert report.left_out == {".txt": 1, ".bin2": 1, "hidden": 2}
     assert str(report).startswith("6 videos found: 6 added; left out: ")
     assert counts(run(retriever, tmp_path / "index", video_dir=videos, prune=True)) == (0, 0, 6, 0)
 

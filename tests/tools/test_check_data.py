@@ -15,6 +15,7 @@ import lmdb
 import numpy as np
 import pytest
 
+from dataloaders.frame_store.writer import FrameStoreWriter
 from tests.dataloaders.toy import REALDATA, write_json, write_lines
 from tools.check_data import main
 from tools.doctor.clip_overlap import Span, overlapping_pairs, shared_sources, spans_of_ids
@@ -152,6 +153,29 @@ def test_a_frame_in_the_middle_is_absent(tmp_path: Path) -> None:
     )
     broken = found(run(tmp_path, "--dataset", "msrvtt", code=1), "broken-video", "problem")
     assert broken["count"] == 1 and "'hole', frame 17: not stored" in broken["some"][0]
+
+
+def test_parts_that_are_whole_videos_and_files_that_are_cut_off(tmp_path: Path) -> None:
+    """By the manifests: VATEX's ids and MSR-VTT's annotations say how long a video is to be."""
+    whole, part, half = "a_000010_000020", "b_000010_000020", "c_000000_000010"
+    here = vatex(tmp_path, {"train": [whole, part, half], "val": ["v"], "test": ["t"]})
+    records = {whole: {"duration": 60.0}, part: {"duration": 10.1}}
+    records[half] = {"duration": 10.0, "decoded_share": 0.49, "decoded_until": 4.9}
+    with FrameStoreWriter(here / "vatex_lmdb") as writer:
+        for video_id in (whole, part, half, "v", "t"):
+            writer.put(video_id, [jpeg(1)], record=records.get(video_id, {}))
+    report = run(tmp_path, "--dataset", "vatex", "--splits", "train", code=0)
+    assert found(report, "clip-length", "warning")["some"] == [f"{whole}: 60 s, not 10 s"]
+    assert found(report, "partly-decoded", "warning")["some"] == [f"{half}: 49 %"]
+    here = msrvtt(tmp_path)
+    video = {"video_id": "v0", "url": "u", "start time": 5.0, "end time": 20.0}
+    content = json.loads((here / "MSRVTT_data.json").read_text("utf-8"))
+    write_json(here / "MSRVTT_data.json", {**content, "videos": [video]})
+    with FrameStoreWriter(here / "msrvtt_lmdb") as writer:
+        for video_id in ("v0", "v1", "v2"):
+            writer.put(video_id, [jpeg(1)], record={"duration": 200.0})
+    report = run(tmp_path, "--dataset", "msrvtt", "--splits", "train", code=0)
+    assert found(report, "clip-length", "warning")["some"] == ["v0: 200 s, not 15 s"]
 
 
 def test_without_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,8 @@ def listed(tmp_path: Path, text: str, **options: bool) -> list[Wanted]:
         "video_id\n-a.b_1\n视频\n007\n",
         'key,video_id,sentence\n1,-a.b_1,"a, b"\n2,视频,c\n3,007,d\n',
         "\ufeffvideo_id,sentence\r\n-a.b_1,x\r\n视频,y\r\n007,z\r\n",
+        "\nkey\tvideo_id\tsentence\n1\t-a.b_1\ta, b\n2\t视频\tc\n3\t007\td\n",
+        "video_id;sentence\n-a.b_1;x\n视频;y\n007;z\n",
         "-a.b_1\n视频\n\n007",
     ],
 )
@@ -54,19 +56,38 @@ def test_a_line_separator_within_json_does_not_break_the_line(tmp_path: Path) ->
     [
         ("", "has no video id"),
         ('{"video_id": "a"}\n{"id": "b", "t": 1}\n', "line 2: no video_id.*has id, t$"),
-        ('{"video_id": "a"}\n{"video_id": ""}\n', "line 2: no video_id"),
         ('{"video_id": "a"}\n{oops\n', "line 2: not JSON"),
         ('{"video_id": "a", "start": "x"}', "line 1: start and end must be seconds"),
         ('{"video_id": "a", "start": 5, "end": 5}', "start 5 s and end 5 s"),
-        ("[1, null]", "entry 2: no video_id"),
+        ('{"video_id": ""}\n', "has no video id .*line 1: its video_id is empty"),
         ('{"video_id": "a", "end": 2}\n{"video_id": "a", "end": 3}', "line 2: 'a' is repeated with another"),
-        ('video_id,sentence\na,"two\nlines"\n,x\n', "line 4: no video_id"),
-        (f"video_id,sentence\na,{'x' * 200_000}\n", "line 2: not csv: field larger"),
+        (f"video_id,sentence\na,{'x' * 200_000}\n", "line 2: is not CSV .field larger"),
+        ('video_id,sentence\na,x\nb,"never closed\nc,y\nd,z\n', "lines 3 to 5: is not CSV"),
+        ('sentence,video_id\nx,a\ny,"b\nz,"c"\n', "lines 3 to 4: is not CSV"),
+        ('sentence,video_id\nx,a\ny,"b\nz,c"\n', "lines 3 to 4: a video_id with a line break"),
+        ("video_id,sentence\na,x,y\n", "line 2: has 3 cells, the header has 2"),
+        ("a\nb\tone\n", "line 2: has a tab; .* header with the column video_id"),
     ],
 )
 def test_lists_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"list.*{message}"):
         listed(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"video_id": "a"}\n{"video_id": ""}\n{"video_id": "b"}\n', "line 2: its video_id is empty"),
+        ('["a", null, "b"]', "entry 2: its video_id is empty"),
+        ('["a", 1.5, "b"]', "entry 2: its video_id is no text"),
+        ('video_id,sentence\na,"two\nlines"\n,x\nb,y\n', "line 4: its video_id is empty"),
+        ("video_id,sentence\na,x\n  ,x\nb,y\n", "line 3: its video_id is empty"),
+    ],
+)
+def test_an_empty_id_costs_itself_alone(text: str, problem: str, tmp_path: Path) -> None:
+    found = listed(tmp_path, text)
+    assert [entry.video_id for entry in found if not entry.problem] == ["a", "b"]
+    assert [entry.problem for entry in found if entry.problem] == [f"{tmp_path / 'list'}, {problem}"]
 
 
 def test_a_csv_without_the_column_is_no_list_of_ids(tmp_path: Path) -> None:
@@ -75,6 +96,9 @@ def test_a_csv_without_the_column_is_no_list_of_ids(tmp_path: Path) -> None:
         ValueError, match=r"list.csv: .* column video_id; its first line has: key, vid, sentence"
     ):
         read_list(tmp_path / "list.csv")
+    (tmp_path / "list.tsv").write_text("key\tvid\nret0\tvideo1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"list.tsv: .* column video_id; its first line has: key, vid"):
+        read_list(tmp_path / "list.tsv")
 
 
 def test_a_line_that_is_no_csv_is_an_id(tmp_path: Path) -> None:
@@ -142,6 +166,41 @@ def test_what_ffmpeg_opens_is_a_video_whatever_its_name(tmp_path: Path) -> None:
     assert ids == ["a", "b", "base", "c", "d", "e", "f", "g", "many"]
     assert folder.find("a") == tmp_path / "a.3gpp" and folder.find("many") == tmp_path / "many.zyx"
     assert folder.left_out == {".snd2": 1, ".rst2": 1, ".pic2": 1, ".xyz": 1, "hidden": 2}
+
+
+def test_of_videos_with_one_name_the_others_are_named_for_a_list_too(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("clip.mp4", "clip.mov", "clip.gif", "clip.txt", "alone.mp4", "sub/clip.mkv", "sub/clip.avi"):
+        (tmp_path / name).touch()
+    folder = VideoFolder(tmp_path)
+    folder.check_names([Wanted(name, name) for name in ("clip", "alone", "sub/clip", "gone", "clip.gif")])
+    assert folder.same_name == ["clip.mov", "clip.gif", "clip.avi"] and not folder.other_form
+
+
+def test_names_that_differ_only_in_the_unicode_form_are_found(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (tmp_path / decomposed).mkdir()
+    for name in (f"{decomposed}.mp4", f"{decomposed}/{decomposed}.mkv", "both\u00e9.mp4", "bothe\u0301.mp4"):
+        (tmp_path / name).touch()
+    folder = VideoFolder(tmp_path)
+    assert folder.find(composed) == tmp_path / f"{decomposed}.mp4"
+    assert folder.find(f"{composed}.mp4") == tmp_path / f"{decomposed}.mp4"
+    assert folder.find(f"{composed}/{composed}") == tmp_path / decomposed / f"{decomposed}.mkv"
+    for name in ("both\u00e9", "bothe\u0301"):  # each has its own
+        assert folder.find(name) == tmp_path / f"{name}.mp4"
+    ids = [composed, decomposed, "both\u00e9", f"{composed}/{composed}", f"{composed}.mp4", "gone\u00e9"]
+    folder.check_names([Wanted(name, name) for name in ids])
+    assert folder.other_form == [composed, f"{composed}/{composed}", f"{composed}.mp4"]
+
+
+def test_a_part_may_be_in_a_file_of_its_own_name(tmp_path: Path) -> None:
+    for name in ("a_000010_000020.mp4", "b_000010_000020.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    folder = VideoFolder(tmp_path)
+    first, second = (Wanted(f"{name}_000010_000020", name, Window(10, 20)) for name in ("a", "b"))
+    assert folder.file_of(first) == (tmp_path / "a_000010_000020.mp4", True)
+    assert folder.file_of(second) == (tmp_path / "b.mp4", False)
+    assert folder.file_of(Wanted("c", "c")) == (None, False)
 
 
 def test_an_id_may_name_a_file_in_a_subfolder(tmp_path: Path) -> None:

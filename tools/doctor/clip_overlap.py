@@ -6,15 +6,13 @@ Two clips of one source can show the same scene under two ids. VATEX ids have th
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataloaders.datasets.files import read_json
-
-_VATEX_ID = re.compile(r"(.+)_(\d{6})_(\d{6})")
+from video.clip_ids import parse_clip_id
 
 
 class Span(NamedTuple):
@@ -30,8 +28,8 @@ class Span(NamedTuple):
 
 def spans_of_ids(video_ids: Iterable[str]) -> dict[str, Span]:
     """The spans of ids in VATEX's form; other ids are left out."""
-    matches = ((video_id, _VATEX_ID.fullmatch(video_id)) for video_id in video_ids)
-    return {video_id: Span(m[1], float(m[2]), float(m[3])) for video_id, m in matches if m}
+    clips = ((video_id, parse_clip_id(video_id)) for video_id in video_ids)
+    return {video_id: Span(*clip) for video_id, clip in clips if clip}
 
 
 def spans_of_msrvtt(annotations: Path) -> dict[str, Span]:

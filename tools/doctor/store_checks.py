@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.errors import UserError
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError, decode_jpeg
+from tools.doctor.clip_overlap import Span
 from tools.doctor.report import Report
+from tools.store.remarks import MIN_DECODED, decoded_share, length_of
+from video.clip_ids import is_about, parse_clip_id
 
 
 @dataclass
@@ -22,15 +25,23 @@ class DecodedVideos:
 
 
 def check_store(
-    report: Report, split: str, examples: Examples, *, store: FrameStore, sample: int | None
+    report: Report,
+    split: str,
+    examples: Examples,
+    *,
+    store: FrameStore,
+    sample: int | None,
+    spans: Mapping[str, Span] | None = None,
 ) -> DecodedVideos:
-    """Check missing videos and frame counts of the whole split, and decode `sample` videos (None: all).
+    """Check missing videos, frame counts and manifests of the whole split, and decode `sample` videos.
 
-    The sample is spread evenly over the split and is always the same.
+    The sample (None: all) is spread evenly over the split and is always the same. `spans`: the parts of
+    source videos that the videos are, where an annotation file says it.
     """
     frames = {video_id: store.num_frames(video_id) for video_id in examples.video_ids}
     _report_counts(report, split, frames)
     present = [video_id for video_id, count in frames.items() if count]
+    _report_manifests(report, split, store, present, spans=spans or {})
     chosen = spread(present, sample)
     decoded = DecodedVideos()
     for video_id in chosen:
@@ -77,6 +88,30 @@ def _report_counts(report: Report, split: str, frames: dict[str, int]) -> None:
     if fewer:
         message = f"videos with fewer frames than the usual {usual}: {len(fewer):,}"
         report.add("warning", split, "fewer-frames", message, count=len(fewer), some=fewer)
+
+
+def _report_manifests(
+    report: Report, split: str, store: FrameStore, video_ids: Sequence[str], *, spans: Mapping[str, Span]
+) -> None:
+    """Report videos that decode only in part, and untrimmed videos under the ids of their parts."""
+    partly, lengths = [], []
+    for video_id in video_ids:
+        try:
+            record = store.manifest(video_id) or {}
+        except FrameStoreError:
+            continue  # decoding its frames tells
+        share, length = decoded_share(record), length_of(record)
+        if share < MIN_DECODED:
+            partly.append(f"{video_id}: {100 * share:.0f} %")
+        part = spans.get(video_id) or parse_clip_id(video_id)
+        if part is not None and length is not None and not is_about(length, part.end - part.start):
+            lengths.append(f"{video_id}: {length:.0f} s, not {part.end - part.start:.0f} s")
+    if partly:
+        message = f"videos of which less than {100 * MIN_DECODED:.0f} % decodes: {len(partly):,}"
+        report.add("warning", split, "partly-decoded", message, count=len(partly), some=partly)
+    if lengths:
+        message = f"videos that are not as long as the part that they are to be: {len(lengths):,}"
+        report.add("warning", split, "clip-length", message, count=len(lengths), some=lengths)
 
 
 def _decode(decoded: DecodedVideos, store: FrameStore, video_id: str, *, num_frames: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import file_errors
 from common.visible_text import invisible_characters, visible_text
-from dataloaders.datasets.files import csv_columns, read_csv, read_json, read_json_lines, read_lines
+from dataloaders.datasets.files import csv_columns, listed_ids, read_json, read_json_lines
 from dataloaders.datasets.known_splits import (
     describe_split,
     has_other_sentences,
@@ -170,27 +170,16 @@ def check_leaks(
 
 
 def _check_list_file(report: Report, split: str, path: Path) -> None:
-    repeated = _repeated(_listed(path))
+    repeated = _repeated(listed_ids(path))
     # A list with sentences may have several of one video.
-    if repeated and not (_is_csv(path) and "sentence" in csv_columns(path)):
+    if repeated and "sentence" not in csv_columns(path):
         message = f"{path}: videos listed more than once: {len(repeated):,}"
         report.add("warning", split, "duplicate-listed", message, count=len(repeated), some=repeated)
-
-
-def _listed(path: Path) -> list[str]:
-    """Ids of a list file, with repeats: a CSV with a column video_id, or one id per line."""
-    if _is_csv(path):
-        return [video_id for _, (video_id,) in read_csv(path, ["video_id"])]
-    return read_lines(path)
 
 
 def _has_bom(path: Path) -> bool:
     with file_errors(path), open(path, "rb") as file:
         return file.read(3) == _BOM
-
-
-def _is_csv(path: Path) -> bool:
-    return path.suffix.lower() == ".csv"
 
 
 def _repeated(ids: Iterable[str]) -> list[str]:

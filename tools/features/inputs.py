@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from dataloaders.datasets.files import read_json, read_lines
+from dataloaders.datasets.files import listed_ids, read_json
 from engine.evaluation.features import NAMED, Features
 from engine.evaluation.similarity import float_type
 
@@ -30,8 +30,8 @@ def read_array(path: Path, *, axes: int, flag: str) -> np.ndarray:
 
 
 def read_ids(path: Path, *, flag: str) -> list[str]:
-    """Ids: a JSON list, or one per line. Raises `UserError`."""
-    ids = read_json(path) if path.suffix == ".json" else read_lines(path)
+    """Ids: a JSON list, the column `video_id` of a table, or one per line. Raises `UserError`."""
+    ids = read_json(path) if path.suffix == ".json" else listed_ids(path)
     if not isinstance(ids, list) or not all(isinstance(item, str | int) for item in ids):
         raise UserError(f"{flag} {path}: must be a list of ids")
     return [str(item) for item in ids]

@@ -15,6 +15,7 @@ from dataloaders.frame_store.format import DATA_FILE, FrameStoreError, check_vid
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.frame_store.writer import FrameStoreWriter, write_metadata
 from tools.store.progress import BuildResult, Report, StopSignals
+from tools.store.remarks import MIN_DECODED, Remarks
 from tools.store.shards import Shard
 from video.listing import VideoFolder, Wanted, list_folder, read_list
 from video.sample import Job, Settings, probe, run_job
@@ -41,6 +42,8 @@ class BuildOptions:
     shard: Shard | None = None
     overwrite: bool = False
     clip_from_id: bool = False
+    strict: bool = False
+    min_decoded: float = MIN_DECODED
     map_size: int = 64 << 20
 
     @property
@@ -65,7 +68,8 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
         overwrite=options.overwrite,
     )
     try:
-        todo = [entry for entry in wanted if not _stored(writer, entry)]
+        remarks = Remarks(min_decoded=options.min_decoded)
+        todo = [entry for entry in wanted if not _stored(writer, entry, remarks)]
         result = BuildResult(listed=len(wanted), stored_before=len(wanted) - len(todo))
         failures = options.folder / FAILURES_FILE
         with file_errors(failures, "cannot be removed"):
@@ -73,7 +77,10 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
         with StopSignals() as signals:
             if todo:
                 writer.expect(writer.videos + len(todo))
-                _Build(options, folder, writer, result, signals=signals, quiet=quiet).run(todo, say=say)
+                run = _Build(options, folder, writer, result, remarks, signals=signals, quiet=quiet)
+                run.run(todo, say=say)
+            for line in remarks.lines():
+                say(line)
             result.stopped_by = signals.received
             if not result.stopped_by:
                 writer.finish(failed=sum(result.failed.values()))
@@ -87,6 +94,7 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
 def _listed(options: BuildOptions, folder: VideoFolder, say: Callable[[str], None]) -> list[Wanted]:
     if options.json_path is not None:
         wanted = read_list(options.json_path, clip_from_id=options.clip_from_id)
+        folder.check_names(wanted)
     else:
         wanted = list_folder(
             folder,
@@ -96,10 +104,19 @@ def _listed(options: BuildOptions, folder: VideoFolder, say: Callable[[str], Non
         )
         if folder.left_out:
             say(f"left out, no videos: {describe_left_out(folder.left_out)}")
-        if folder.same_name:
-            names = ", ".join(folder.same_name[:_SHOWN]) + (", ..." if len(folder.same_name) > _SHOWN else "")
-            say(f"left out, another video has the same name: {len(folder.same_name)} ({names})")
+    if folder.same_name:
+        text = f"another video has the same name: {_some(folder.same_name)}"
+        if options.strict:
+            raise UserError(f"{folder.path}: {text}; --strict allows one video for each name")
+        say(f"left out, {text}")
+    if folder.other_form:
+        say(f"found, with another Unicode form of the name: {_some(folder.other_form)}")
     return [entry for entry in wanted if options.shard is None or options.shard.holds(entry.video_id)]
+
+
+def _some(names: list[str]) -> str:
+    """The number of names, and the first of them."""
+    return f"{len(names)} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
 
 
 def _check_place(options: BuildOptions) -> None:
@@ -149,7 +166,7 @@ def _finish_shards(path: Path) -> None:
     write_metadata(path, videos=sum(state["videos"] for state in states if state))
 
 
-def _stored(writer: FrameStoreWriter, entry: Wanted) -> bool:
+def _stored(writer: FrameStoreWriter, entry: Wanted, remarks: Remarks) -> bool:
     """Whether a video is stored already. Raises `UserError` if another part of it is stored."""
     try:
         check_video_id(entry.video_id)
@@ -158,9 +175,12 @@ def _stored(writer: FrameStoreWriter, entry: Wanted) -> bool:
     record = writer.record(entry.video_id)
     if record is None:
         return False
+    remarks.look_at(entry.video_id, record)
     start, end = record.get("start"), record.get("end")
     stored = Window(start or 0.0, inf if end is None else end)
-    if stored != entry.window:
+    # A file that is named like the part may have been the part alone.
+    own_file = entry.file_id != entry.video_id and record.get("file", "").startswith(f"{entry.video_id}.")
+    if stored != entry.window and not (own_file and stored.is_whole_video):
         raise UserError(
             f"frame store {writer.path}: it has {stored} of {entry.video_id!r}, but {entry.window} are "
             "wanted; choose another --lmdb_path, or add --overwrite"
@@ -177,6 +197,7 @@ class _Build:
         folder: VideoFolder,
         writer: FrameStoreWriter,
         result: BuildResult,
+        remarks: Remarks,
         *,
         signals: StopSignals,
         quiet: bool,
@@ -185,6 +206,7 @@ class _Build:
         self._folder = folder
         self._writer = writer
         self._result = result
+        self._remarks = remarks
         self._signals = signals
         self._quiet = quiet
 
@@ -214,27 +236,32 @@ class _Build:
         else:
             record, jpegs = answer
             self._writer.put(job.video_id, jpegs, record=record)
+            self._remarks.look_at(job.video_id, record)
             report.stored(record["bytes"])
 
     def _jobs(self, todo: list[Wanted], report: Report) -> Iterator[Job | Path]:
         """The jobs for the workers; videos without a valid id or file are reported as failed."""
         for entry in todo:
+            if entry.problem:
+                report.failed(entry.video_id, None, VideoError("bad id", entry.problem))
+                continue
             try:
                 check_video_id(entry.video_id)
             except UserError as error:
                 report.failed(entry.video_id, None, VideoError("bad id", str(error)))
                 continue
-            path = self._folder.find(entry.file_id)
+            path, own_file = self._folder.file_of(entry)
             if path is None:
-                missing = VideoError("missing", f"no video {entry.file_id}.* in {self._folder.path}")
+                names = " or ".join(f"{name}.*" for name in dict.fromkeys([entry.file_id, entry.video_id]))
+                missing = VideoError("missing", f"no video {names} in {self._folder.path}")
                 report.failed(entry.video_id, None, missing)
             else:
-                yield Job(entry.video_id, path, entry.window, self._options.settings)
+                yield Job(entry.video_id, path, entry.window, self._options.settings, own_file)
 
     def _probe(self, pool: WorkerPool[Any], todo: list[Wanted]) -> str:
         """The codecs of a sample of the files, and which do not decode here, before hours of work."""
         chosen = todo[:: max(1, len(todo) // _PROBED)][:_PROBED]
-        paths = [path for path in (self._folder.find(entry.file_id) for entry in chosen) if path is not None]
+        paths = [path for path, _ in map(self._folder.file_of, chosen) if path is not None]
         codecs: Counter[str] = Counter()
         for _, outcome in pool.run(paths, stop=self._stop):
             answer = _answer(outcome)

@@ -19,7 +19,8 @@ import numpy as np
 
 from common.errors import UserError, file_errors
 from dataloaders.frame_store.reader import FrameStore
-from tools.store.flag_values import positive
+from tools.store.flag_values import positive, share
+from tools.store.remarks import MIN_DECODED, Remarks
 from tools.store.verify import verify_store
 
 COMMANDS = ("info", "verify", "extract", "sheet")
@@ -55,13 +56,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     cpus = os.cpu_count() or 1
     help_ids = "video ids"
+    help_decoded = f"name videos of which a smaller share of the frames decodes (default {MIN_DECODED})"
 
     info = commands.add_parser("info", help="counts, sizes and settings of a store")
     info.add_argument("store", type=Path)
+    info.add_argument("--min_decoded", type=share, default=MIN_DECODED, help=help_decoded)
     info.set_defaults(run=_info)
 
     verify = commands.add_parser("verify", help="check that every key exists and every JPEG decodes")
     verify.add_argument("store", type=Path)
+    verify.add_argument("--min_decoded", type=share, default=MIN_DECODED, help=help_decoded)
     verify.add_argument("--sample", type=positive, metavar="N", help="check N random videos")
     verify.add_argument("--num_workers", type=positive, default=cpus, help="processes (default: all cores)")
     verify.set_defaults(run=_verify)
@@ -93,18 +97,30 @@ def _info(args: argparse.Namespace) -> int:
     for state in states:
         _say(_describe_state(state))
     videos, frames, sizes, codecs = 0, Counter[int](), [], Counter[str]()
+    made, remarks = Counter[str](), Remarks(min_decoded=args.min_decoded)
     for video_id in store.video_ids():
         record = store.manifest(video_id)
         videos += 1
         frames[record["frames"] if record else store.num_frames(video_id)] += 1
         sizes.append(_stored_bytes(store, video_id, record))
         codecs[record.get("codec", "?") if record else "?"] += 1
+        if record:
+            made.update(_conversions(record))
+            remarks.look_at(video_id, record)
     _say(f"videos: {videos}; frames a video: " + _counts(frames))
     _say(f"codecs of the sources: {_counts(codecs)}")
+    if made:
+        _say(f"converted: {_counts(made)}")
     _say(f"JPEGs: {sum(sizes) / 1e6:.1f} MB; file: {_file_bytes(args.store) / 1e6:.1f} MB")
-    for line in histogram(sizes):
+    for line in [*histogram(sizes), *remarks.lines()]:
         _say(line)
     return 0
+
+
+def _conversions(record: dict[str, Any]) -> list[str]:
+    """What was done to the pictures of a video beside shrinking."""
+    made = [f"{record['tone_mapped']} to SDR"] if "tone_mapped" in record else []
+    return [*made, "deinterlaced"] if record.get("deinterlaced") else made
 
 
 def _describe_state(state: dict[str, Any] | None) -> str:
@@ -145,7 +161,11 @@ def histogram(sizes: list[int], *, bins: int = 8) -> list[str]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    findings = verify_store(args.store, sample=args.sample, workers=args.num_workers)
+    findings = verify_store(
+        args.store, sample=args.sample, workers=args.num_workers, min_decoded=args.min_decoded
+    )
+    for remark in findings.remarks:
+        _say(f"remark: {remark}")
     faults = [_describe_state(state) for state in findings.states if state and not state["complete"]]
     faults += findings.faults
     for fault in faults:

@@ -35,6 +35,14 @@ def share_below_half(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    number = _number(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, not {text}")
+    return number
+
+
 def _whole_number(text: str, *, least: int) -> int:
     try:
         number = int(text)

@@ -10,7 +10,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice
 from math import inf
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dataloaders.frame_store.format import METADATA_FILE
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+from tools.store.remarks import remarks_of
 from video.worker_pool import Fault, Output, WorkerPool
 
 _BATCH = 64  # videos; some seconds of work
@@ -34,6 +35,7 @@ class _Batch:
     place: tuple[int, int]
     path: Path
     video_ids: tuple[str, ...]
+    min_decoded: float
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,21 @@ class _Survey:
 
 @dataclass
 class Findings:
-    """The state record of every shard, the number of checked videos, and the faults, one line each."""
+    """The state record of every shard, the number of checked videos, and the faults, one line each.
+
+    `remarks` are about the videos, not about the store.
+    """
 
     states: list[dict[str, Any] | None]
     checked: int
     faults: list[str]
+    remarks: list[str]
 
 
-def verify_store(path: Path, *, sample: int | None, workers: int) -> Findings:
+def verify_store(path: Path, *, sample: int | None, workers: int, min_decoded: float) -> Findings:
     """Check all videos of the store, or `sample` random ones, with `workers` processes.
 
+    `min_decoded`: a video of which a smaller share of the frames decodes gets a remark.
     Raises `FrameStoreError` if the path is no store.
     """
     store = FrameStore(path, allow_incomplete=True)
@@ -66,14 +73,15 @@ def verify_store(path: Path, *, sample: int | None, workers: int) -> Findings:
     if sample is not None:
         chosen = iter(random.Random(0).sample(list(chosen), wanted))
     useful = max(1, min(workers, -(-wanted // _BATCH)))
-    checked, faults = _check_batches(_batches(path, chosen), total=wanted, workers=useful)
+    batches = _batches(path, chosen, min_decoded)
+    checked, faults, remarks = _check_batches(batches, total=wanted, workers=useful)
     if survey.fault:
         faults.append(survey.fault)
     elif not survey.videos:
         faults.append("the store holds no video")
     if sample is None and not survey.fault:
         faults += _wrong_totals(path, survey)
-    return Findings(survey.states, checked, faults)
+    return Findings(survey.states, checked, faults, remarks)
 
 
 def _survey_of(path: Path) -> _Survey:
@@ -87,17 +95,20 @@ def _survey_of(path: Path) -> _Survey:
     return outcome[0]
 
 
-def _batches(path: Path, video_ids: Iterator[str]) -> Iterator[_Batch]:
+def _batches(path: Path, video_ids: Iterator[str], min_decoded: float) -> Iterator[_Batch]:
     """The ids in batches, so that a million of them are never in memory."""
     number = 0
     while batch := tuple(islice(video_ids, _BATCH)):
-        yield _Batch((number, 0), path, batch)
+        yield _Batch((number, 0), path, batch, min_decoded)
         number += 1
 
 
-def _check_batches(batches: Iterator[_Batch], *, total: int, workers: int) -> tuple[int, list[str]]:
-    """The number of checked videos and their faults, in order."""
+def _check_batches(
+    batches: Iterator[_Batch], *, total: int, workers: int
+) -> tuple[int, list[str], list[str]]:
+    """The number of checked videos, their faults and the remarks about them, in order."""
     faults: dict[tuple[int, int], list[str]] = {}
+    remarks: dict[tuple[int, int], list[str]] = {}
     fatal: list[_Batch] = []
     checked = 0
     every = 0.5 if sys.stderr.isatty() else 30.0  # seconds between two updates of the bar
@@ -109,20 +120,27 @@ def _check_batches(batches: Iterator[_Batch], *, total: int, workers: int) -> tu
             if isinstance(outcome, Fault):
                 fatal.append(batch)
                 continue
-            faults[batch.place] = outcome[0]
+            faults[batch.place], remarks[batch.place] = outcome[0]
             checked += len(batch.video_ids)
             bar.update(len(batch.video_ids))
         # Batches that crashed their worker: video by video, to find out which one.
         for batch, outcome in pool.run(chain.from_iterable(map(_split, fatal))):
-            faults[batch.place] = [_fatal(batch, outcome)] if isinstance(outcome, Fault) else outcome[0]
+            if isinstance(outcome, Fault):
+                faults[batch.place] = [_fatal(batch, outcome)]
+            else:
+                faults[batch.place], remarks[batch.place] = outcome[0]
             checked += 1
             bar.update()
-    return checked, [fault for place in sorted(faults) for fault in faults[place]]
+    return checked, _in_order(faults), _in_order(remarks)
+
+
+def _in_order(lines: dict[tuple[int, int], list[str]]) -> list[str]:
+    return [line for place in sorted(lines) for line in lines[place]]
 
 
 def _split(batch: _Batch) -> list[_Batch]:
     return [
-        _Batch((batch.place[0], place), batch.path, (video_id,))
+        replace(batch, place=(batch.place[0], place), video_ids=(video_id,))
         for place, video_id in enumerate(batch.video_ids)
     ]
 
@@ -150,7 +168,21 @@ def _survey(path: Path) -> Output:
 
 def _check_batch(batch: _Batch) -> Output:
     store = _store(batch.path)
-    return [fault for video_id in batch.video_ids for fault in faults_of(store, video_id)], []
+    faults = [fault for video_id in batch.video_ids for fault in faults_of(store, video_id)]
+    remarks = [
+        str(remark)
+        for video_id in batch.video_ids
+        for remark in remarks_of(video_id, _manifest(store, video_id), min_decoded=batch.min_decoded)
+    ]
+    return (faults, remarks), []
+
+
+def _manifest(store: FrameStore, video_id: str) -> dict[str, Any]:
+    """The manifest; empty if there is none, or if it is broken, which is a fault."""
+    try:
+        return store.manifest(video_id) or {}
+    except FrameStoreError:
+        return {}
 
 
 @lru_cache(maxsize=1)

@@ -33,7 +33,7 @@ def test_csv_cells_come_back_exactly(tmp_path: Path, encoding: str) -> None:
 
 def test_csv_with_windows_line_ends_and_blank_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "test.csv", "video_id,sentence\r\n\r\n007,a cat\r\n\r\n")
-    assert list(read_csv(path, ["video_id", "sentence"])) == [(3, ("007", "a cat"))]
+    assert list(read_csv(path, ["video_id", "sentence"])) == [("line 3", ("007", "a cat"))]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,8 @@ def test_csv_with_windows_line_ends_and_blank_lines(tmp_path: Path) -> None:
         ("video_id,sentence\nv\n", "line 2: has 1 cells, the header has 2"),
         ("video_id,sentence\nv,c\nw,a, b\n", "line 3: has 3 cells.*quoted"),
         ('video_id,sentence\nv,c\nw,"never closed\n', "line 3: is not CSV"),
+        ('video_id,sentence\nv,"never closed\nw,c\nx,c\n', "lines 2 to 4: is not CSV"),
+        ("video_id\tsentence\nv\tc\nw\ta\tb\n", "line 3: has 3 cells.*a cell with a tab must be quoted"),
     ],
 )
 def test_bad_csv_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -52,6 +54,16 @@ def test_bad_csv_is_named_in_one_line(tmp_path: Path, text: str, message: str) -
     with pytest.raises(UserError, match=f"bad.csv.*{message}") as raised:
         list(read_csv(path, ["video_id", "sentence"]))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ";"])
+def test_tabs_and_semicolons_separate_cells_too(tmp_path: Path, delimiter: str) -> None:
+    text = 'key,video_id,sentence\n1,007,"a cat"\n2,008,two dogs\n'.replace(",", delimiter)
+    path = write(tmp_path / "test.tsv", text)
+    assert csv_columns(path) == ["key", "video_id", "sentence"]
+    cells = [cells for _, cells in read_csv(path, ["video_id", "sentence"])]
+    assert cells == [("007", "a cat"), ("008", "two dogs")]
+    assert read_id_list(path) == ["007", "008"]
 
 
 def test_missing_files_folders_and_encodings(tmp_path: Path) -> None:
@@ -100,6 +112,8 @@ def test_id_list(tmp_path: Path) -> None:
     assert read_id_list(path) == ["-a", "007", "b"]
     with pytest.raises(UserError, match=r"empty\.txt: is empty"):
         read_id_list(write(tmp_path / "empty.txt", "\n"))
+    with pytest.raises(UserError, match=r"tabs\.txt: has a tab in the line 'b.tone'; .* column video_id"):
+        read_id_list(write(tmp_path / "tabs.txt", "a\nb\tone\n"))
 
 
 def test_absent_ids_are_counted_and_five_named() -> None:
