@@ -269,7 +269,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_logged(tmp_path: Path) -> None:
 
 
 def test_lines_of_metrics_jsonl_are_forced_to_disk(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power failure must not take an evaluation. What is on disk is what the file held at its last fsync."""
+    """A power failure must not take a result. What is on disk is what the file held at its last fsync."""
     on_disk: dict[int, str] = {}
     path = output / "metrics.jsonl"
 
