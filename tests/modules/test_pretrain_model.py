@@ -203,3 +203,24 @@ def test_logged_scalars_continue_after_resuming() -> None:
     assert model.extra_state() == {"queue_pushes": 3, "queue_clips": 12}
     resumed.load_extra_state(model.extra_state())
     assert resumed.log_scalars() == model.log_scalars()
+
+
+def test_published_settings() -> None:
+    model = PretrainModel(*tiny.encoders(), max_frames=3, use_frame_fea=True)
+    assert model.weights == {"FAM": 0.05, "VTM": 0.45, "FTM": 0.45, "MLM": 0.05}
+    assert (model.momentum, model.temperature) == (0.99, 0.07)
+    assert not model.in_batch_negatives and not model.mask_duplicates
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    assert [shapes[name][1] for name in QUEUES] == [1024, 1024, 3 * 1024, 3 * 1024]
+    for part in ("v_projector", "v_predictor"):
+        linears = {n: shape for n, shape in shapes.items() if n.startswith(f"{part}.lin") and len(shape) == 2}
+        assert list(linears.values()) == [[4096, 32], [32, 4096]], part
+
+
+def test_the_number_of_layers_and_the_width_of_projector_and_predictor() -> None:
+    model = tiny.pretrain_model(projector_width=12, projector_layers=1, predictor_layers=3)
+    shapes = [
+        [list(p.shape) for p in part.parameters() if p.dim() == 2]
+        for part in (model.v_projector, model.v_predictor)
+    ]
+    assert shapes == [[[32, 32]], [[12, 32], [12, 12], [32, 12]]]

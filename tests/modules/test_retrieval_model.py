@@ -5,6 +5,7 @@ import torch
 
 from common.errors import UserError
 from modules.losses.matching import frame_text_matching, video_text_matching
+from modules.retrieval_model import RetrievalModel
 from tests.modules import tiny
 
 
@@ -76,3 +77,11 @@ def test_bfloat16_autocast_stays_near_float32_and_its_gradients_finite() -> None
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact, rel=0.05)
     assert all(torch.isfinite(gradient).all() for gradient in tiny.gradients(model).values())
+
+
+def test_published_settings() -> None:
+    model = RetrievalModel(*tiny.encoders(), use_frame_fea=True)
+    assert model.weights == {"VTM": 0.85, "FTM": 0.15}
+    assert model.log_scalars() == {"logit_scale": 100.0}
+    clips = tiny.batch() | {"video": torch.zeros(4, dtype=torch.long)}
+    assert model(clips)["VTM"] > 0, "clips of one video are negatives of each other"

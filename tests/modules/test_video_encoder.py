@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from common.errors import UserError
 from modules.numerics import l2_normalize
-from modules.video_encoder import PIXEL_MEAN, PIXEL_STD, VideoEncoder
+from modules.video_encoder import PIXEL_MEAN, PIXEL_STD, TemporalTransformer, VideoEncoder
 from tests.modules import tiny
 
 
@@ -100,3 +102,71 @@ def test_heads_are_64_wide_but_at_least_one() -> None:
         encoder = VideoEncoder(visual, embed_dim=width, use_temp=True, temporal_layers=1)
         assert encoder.temporal_transformer.resblocks[0].attn.num_heads == heads  # type: ignore[union-attr]
     assert not {"pixel_mean", "pixel_std"} & set(encoder.state_dict())
+
+
+def test_published_sizes_and_initial_values() -> None:
+    """CLIP's scheme; the standard deviations are measured on thousands of weights."""
+    torch.manual_seed(0)
+    width = 64
+    encoder = VideoEncoder(tiny.encoders()[0].visual, embed_dim=width, use_temp=True)
+    transformer, positions = encoder.temporal_transformer, encoder.frame_position_embeddings.weight
+    assert len(transformer.resblocks) == 4 and list(positions.shape) == [48, width]
+    assert float(positions.detach().std()) == pytest.approx(0.02, rel=0.05)
+    names = {
+        "attn.in_proj_weight": width**-0.5,
+        "attn.out_proj.weight": width**-0.5 / 8**0.5,
+        "mlp.c_fc.weight": (2 * width) ** -0.5,
+        "mlp.c_proj.weight": width**-0.5 / 8**0.5,
+    }
+    for block in transformer.resblocks:
+        assert block.mlp.c_fc.out_features == 4 * width  # type: ignore[union-attr]
+        for name, std in names.items():
+            weight = block.get_parameter(name)
+            assert float(weight.detach().std()) == pytest.approx(std, rel=0.05), name
+            assert abs(float(weight.detach().mean())) < 0.1 * std, name
+
+
+def test_the_temporal_transformer_is_pre_norm_attention_written_out() -> None:
+    """One head, one block, float64: x + attention(norm(x)), then x + MLP(norm(x)) with CLIP's GELU."""
+    torch.manual_seed(1)
+    width = 8
+    transformer = TemporalTransformer(width, layers=1, heads=1).double()
+    for parameter in transformer.parameters():
+        parameter.data.add_(0.3 * torch.randn(parameter.shape, dtype=torch.float64))
+    block: Any = transformer.resblocks[0]
+    attn, mlp = block.attn, block.mlp
+    frames = 1e-4 * torch.randn(3, 5, width, dtype=torch.float64)  # so small that the eps of the norm counts
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+
+    def norm(x: torch.Tensor, layer: Any) -> torch.Tensor:
+        deviation = (x.var(-1, keepdim=True, unbiased=False) + 1e-12).sqrt()
+        return (x - x.mean(-1, keepdim=True)) / deviation * layer.weight + layer.bias
+
+    def written_out(clip: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        queries, keys, values = (norm(clip, block.ln_1) @ attn.in_proj_weight.T + attn.in_proj_bias).chunk(
+            3, dim=-1
+        )
+        weights = (queries @ keys[real].T / width**0.5).softmax(-1)
+        x = clip + weights @ values[real] @ attn.out_proj.weight.T + attn.out_proj.bias
+        hidden = norm(x, block.ln_2) @ mlp.c_fc.weight.T + mlp.c_fc.bias
+        return x + (hidden * torch.sigmoid(1.702 * hidden)) @ mlp.c_proj.weight.T + mlp.c_proj.bias
+
+    with torch.no_grad():
+        masked, unmasked = transformer(frames, mask), transformer(frames)
+    everything = torch.ones(5, dtype=torch.bool)
+    for clip, real in enumerate((mask[0], mask[1], everything)):  # without a real frame: its padding counts
+        torch.testing.assert_close(masked[clip], written_out(frames[clip], real))
+        torch.testing.assert_close(unmasked[clip], written_out(frames[clip], everything))
+
+
+def test_positions_and_frames_are_added_around_the_temporal_transformer() -> None:
+    encoder = tiny.encoders()[0].eval()
+    with torch.no_grad():
+        for block in encoder.temporal_transformer.resblocks:  # a block that adds 1
+            for parameter in block.parameters():
+                parameter.zero_()
+            block.mlp.c_proj.bias.fill_(1.0)  # type: ignore[union-attr,operator]
+        video, frames = encoder(tiny.batch()["frames"])
+        positions = encoder.frame_position_embeddings.weight[: tiny.FRAMES]
+        expected = l2_normalize(2 * frames + positions + 1).mean(1)
+    assert torch.allclose(video, expected, atol=1e-6)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,23 @@ from torch import nn
 
 from common.errors import UserError
 from dataloaders.examples import ExamplesBuilder
-from engine.checkpoint.random_state import random_state, restore_random_state
-from engine.checkpoint.resume import MAY_DIFFER, NOT_EXACT, compare_settings, describe_data
+from engine.checkpoint.random_state import random_state, restore_random_state, seed_generators
+from engine.checkpoint.resume import (
+    MAY_DIFFER,
+    NOT_EXACT,
+    Position,
+    Resumed,
+    compare_data,
+    compare_settings,
+    describe_data,
+    find_state,
+)
+from engine.checkpoint.states import PARTS, state_path, write_state
 from engine.config import Config
 from engine.config_checks import parse_and_check
+from engine.distributed.world import World
 from engine.logs.metrics_jsonl import drop_results_after
+from engine.logs.run_log import RunLog
 from engine.process.errors import LOST_RANK, explain
 from engine.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
 
@@ -136,3 +149,143 @@ def test_other_errors_are_not_explained() -> None:
 def test_a_loader_process_that_ends_while_it_sends_is_explained(error: Exception) -> None:
     line = explain(error)
     assert line is not None and line.startswith("stopped: loader process") and "\n" not in line
+
+
+def test_the_generator_of_a_device_is_saved_and_restored_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Accelerator:
+        state = torch.tensor([1, 2])
+
+        def get_rng_state(self, device: torch.device) -> torch.Tensor:
+            assert device == torch.device("cuda", 1)
+            return self.state
+
+        def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+            assert device == torch.device("cuda", 1)
+            self.state = state
+
+    accelerator, device = Accelerator(), torch.device("cuda", 1)
+    monkeypatch.setattr(torch, "get_device_module", lambda asked: accelerator if asked == device else None)
+    state = random_state(device)
+    accelerator.state = torch.tensor([3, 4])
+    restore_random_state({name: part for name, part in state.items() if name != "device"}, device)
+    restore_random_state(random_state(CPU), CPU)
+    assert accelerator.state.tolist() == [3, 4], "a state of a run without that device leaves it alone"
+    restore_random_state(state, device)
+    assert accelerator.state.tolist() == [1, 2] and "device" not in random_state(CPU)
+
+
+def test_seeding_makes_all_three_generators_repeat() -> None:
+    def draw() -> list[float]:
+        return [float(torch.rand(1)), float(np.random.rand()), random.random()]
+
+    drawn = []
+    for seed in (7, 7, 8, 2**32 + 8):
+        seed_generators(seed)
+        drawn.append(draw())
+    assert drawn[0] == drawn[1] and all(a != b for a, b in zip(drawn[0], drawn[2], strict=True))
+    assert drawn[3][1] == drawn[2][1], "NumPy takes 32 bits"
+    assert drawn[0][1] == np.random.RandomState(7).rand() and drawn[0][2] == random.Random(7).random()
+    assert drawn[0][0] == float(torch.rand(1, generator=torch.Generator().manual_seed(7)))
+
+
+def full_state(settings: Config, *, epoch: int = 0, step: int = 0, ranks: int = 1) -> dict[str, Any]:
+    return {
+        **{name: {} for name in PARTS},
+        "position": {"epoch": epoch, "step": step},
+        "global_step": 10 * epoch + step,
+        "config": dataclasses.asdict(settings),
+        "world_size": ranks,
+        "data": {"examples": 3, "sha256": "ab"},
+    }
+
+
+def find(folder: Path, *flags: str) -> tuple[Resumed, str]:
+    """What --resume finds, and what the log says."""
+    log = RunLog(folder, active=True)
+    try:
+        resumed = find_state(config("--output_dir", str(folder), *flags), World(0, 1, CPU), log)
+    finally:
+        log.close()
+    return resumed, (folder / "log.txt").read_text(encoding="utf-8")
+
+
+def test_without_resume_a_run_starts_from_the_beginning(tmp_path: Path) -> None:
+    settings = config("--output_dir", str(tmp_path))
+    write_state(full_state(settings, epoch=1, step=2), state_path(tmp_path, 12))
+    resumed, said = find(tmp_path)
+    assert resumed.path is None and resumed.position == Position(0, 0) and resumed.global_step == 0
+    assert resumed.earlier_states(tmp_path) == [] and said == ""
+    compare_data({"examples": 0, "sha256": ""}, resumed)  # nothing to compare with
+    evaluation = dataclasses.replace(settings, do_train=False, do_eval=True, resume="auto")
+    assert find_state(evaluation, World(0, 1, CPU), RunLog(tmp_path, active=False)).path is None
+
+
+def test_auto_takes_the_newest_state_of_the_folder(tmp_path: Path) -> None:
+    resumed, said = find(tmp_path, "--resume", "auto")
+    assert resumed.path is None and "starts from the beginning" in said
+    settings = config("--output_dir", str(tmp_path))
+    for epoch, step in ((0, 4), (1, 2)):
+        write_state(full_state(settings, epoch=epoch, step=step), state_path(tmp_path, 10 * epoch + step))
+    resumed, said = find(tmp_path, "--resume", "auto")
+    assert resumed.path == state_path(tmp_path, 12) and f"resuming from {resumed.path}" in said
+    assert resumed.position == Position(1, 2) and resumed.global_step == 12
+    assert resumed.earlier_states(tmp_path) == [state_path(tmp_path, 12), state_path(tmp_path, 4)]
+    assert resumed.earlier_states(tmp_path / "elsewhere") == []
+    state_path(tmp_path, 12).write_bytes(b"damaged")
+    resumed, said = find(tmp_path, "--resume", "auto")
+    assert resumed.path == state_path(tmp_path, 4)
+    assert resumed.earlier_states(tmp_path) == [resumed.path]
+    assert "training_state.12.pt" in said and "trying the one before" in said
+    resumed.release()
+    assert resumed.state == {}
+
+
+def test_a_given_file_or_folder_is_resumed_from_elsewhere(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    new.mkdir()
+    old.mkdir()
+    settings = config("--output_dir", str(new))
+    for step in (3, 6):
+        write_state(full_state(settings, step=step, ranks=4), state_path(old, step))
+    resumed, said = find(new, "--resume", str(old))
+    assert resumed.path == state_path(old, 6) and resumed.earlier_states(new) == []
+    assert "saved by 4 ranks, resuming with 1" in said
+    resumed, _ = find(new, "--resume", str(state_path(old, 3)), "--grad_checkpointing")
+    assert resumed.path == state_path(old, 3) and resumed.global_step == 3
+    said = (new / "log.txt").read_text(encoding="utf-8")
+    assert "--grad_checkpointing True (was False)" in said
+    with pytest.raises(UserError, match=r"--max_frames 6 \(was 12\)"):
+        find(new, "--resume", str(old), "--max_frames", "6")
+    with pytest.raises(UserError, match=f"--resume {old}/absent.pt: training state .*: no such file"):
+        find(new, "--resume", f"{old}/absent.pt")
+    for path in old.iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=f"^--resume {old}: no training state in this folder can be read$"):
+        find(new, "--resume", str(old))
+
+
+def test_a_run_resumes_on_the_same_examples_only() -> None:
+    resumed = Resumed(Path("training_state.7.pt"), {"data": {"examples": 1200, "sha256": "ab"}})
+    compare_data({"examples": 1200, "sha256": "ab"}, resumed)
+    with pytest.raises(UserError, match=r"9 training examples, training_state\.7\.pt was made with 1,200"):
+        compare_data({"examples": 9, "sha256": "ab"}, resumed)
+    with pytest.raises(UserError, match=r"texts or videos differ from those of training_state\.7\.pt"):
+        compare_data({"examples": 1200, "sha256": "cd"}, resumed)
+
+
+def test_examples_are_counted_and_their_tags_and_videos_are_in_the_hash() -> None:
+    def described(*examples: tuple[str, str, str | None]) -> dict[str, Any]:
+        builder = ExamplesBuilder()
+        for video_id, caption, tag in examples:
+            builder.add(video_id, caption, tag=tag)
+        return describe_data(builder.build())
+
+    first = described(("v1", "a", "x"), ("v2", "b", "y"))
+    assert first["examples"] == 2 and len(first["sha256"]) == 64
+    others = [
+        described(("v1", "a", "x"), ("v2", "b", "z")),
+        described(("v1", "a", "x"), ("v3", "b", "y")),
+        described(("v1", "a", "x"), ("v1", "b", "y")),
+        described(("v1", "a", None), ("v2", "b", None)),
+    ]
+    assert len({first["sha256"], *(other["sha256"] for other in others)}) == 5

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
 from engine.logs.steps_jsonl import read_steps
 from engine.process.errors import TrainingStopped
+from engine.process.step_status import StepHooks, StepStatus
 from engine.training.optimizer import BertAdam
 from engine.training.trainer import Trainer, steps_per_epoch
 
@@ -99,7 +103,9 @@ def test_a_short_last_group_makes_a_step(tmp_path: Path) -> None:
     assert not torch.equal(model.w, torch.ones(3))
 
 
-def with_bad_rows(bad: list[int], tmp_path: Path, *, scale: float = 0.0, **settings: int) -> Trainer:
+def with_bad_rows(
+    bad: list[int], tmp_path: Path, *, scale: float = 0.0, own_scaler: bool = False, **settings: Any
+) -> Trainer:
     """A trainer on 10 rows in batches of two; the rows `bad` hold a NaN."""
     rows = torch.ones(10, 2)
     rows[bad, 0] = float("nan")
@@ -112,7 +118,8 @@ def with_bad_rows(bad: list[int], tmp_path: Path, *, scale: float = 0.0, **setti
     trainer = Trainer(
         model, optimizer, loader, world=WORLD, log=log, name_of=lambda index: f"video{index}", **settings
     )
-    trainer.scaler = torch.amp.GradScaler("cpu", enabled=scale > 0, init_scale=scale or 1.0)
+    if not own_scaler:
+        trainer.scaler = torch.amp.GradScaler("cpu", enabled=scale > 0, init_scale=scale or 1.0)
     return trainer
 
 
@@ -157,3 +164,191 @@ def test_every_nth_step_and_the_last_of_an_epoch_are_logged(
     steps = shown[per_epoch - 1]
     assert f"epoch 1/2 step {steps}/{steps} loss " in lines[per_epoch - 1]
     assert f"epoch 2/2 step {steps}/{steps} loss " in lines[-1]
+
+
+def test_what_a_step_logs(tmp_path: Path) -> None:
+    """Means over the passes, the norm before clipping, the rates of the step, and the model's scalars."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(2))
+
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            loss = (batch["x"] @ self.w).mean()
+            return {"loss": loss, "VTM": batch["x"].mean().half()}
+
+    model, rows = Scaled(), torch.tensor([[3.0, 4.0], [3.0, 4.0], [9.0, 12.0], [9.0, 12.0]])
+    groups = [
+        {"params": [model.w], "name": "rest", "lr": 0.1},
+        {"params": [nn.Parameter(torch.ones(1))], "name": "text encoder", "lr": 0.2},
+        {"params": [nn.Parameter(torch.ones(1))], "name": "rest, no decay", "lr": 0.1},
+    ]
+    optimizer = BertAdam(groups, lr=0.1, total_steps=4, warmup=0.5)
+    trainer = Trainer(
+        model,
+        optimizer,
+        DataLoader(Rows(rows), batch_size=2),
+        world=WORLD,
+        log=RunLog(tmp_path, active=True),
+        accumulation=2,
+        epochs=4,
+        log_scalars=lambda: {"queue_age": 3.0},
+    )
+    trainer.counters.skipped, trainer.counters.unreadable = 2, 5
+    for epoch in range(2):
+        trainer.train_epoch(epoch)
+    first, second = read_steps(tmp_path / "steps.jsonl")
+    assert first["loss"] == 0.0 and first["VTM"] == 7.0 and first["grad_norm"] == pytest.approx(10.0)
+    assert (first["lr/rest"], first["lr/text encoder"]) == (0.0, 0.0), "the rates the step was made with"
+    assert second["lr/rest"] == pytest.approx(0.05) and second["lr/text encoder"] == pytest.approx(0.1)
+    assert "lr/rest, no decay" not in first and first["queue_age"] == 3.0
+    assert (first["step"], first["epoch"], second["step"], second["epoch"]) == (1, 0, 2, 1)
+    assert (first["skipped_steps"], first["unreadable_clips"]) == (2, 5)
+    assert first["clips_per_second"] > 0 and first["clips_per_second_per_rank"] > 0
+    assert 0 <= first["waiting"] <= 1 and first["memory_bytes"] > 1 << 20
+    line = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()[-1]
+    assert (
+        "epoch 2/4 step 1/1 loss " in line and " VTM 7.0000 grad_norm 10.0000 lr 5.00e-02/1.00e-01 " in line
+    )
+    assert line.endswith("% waiting for data")
+
+
+def with_replaced(replaced: list[int], tmp_path: Path, **settings: Any) -> Trainer:
+    """A trainer on 6 rows in batches of two, whose clips `replaced` could not be read."""
+
+    class Replaced(Rows):
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            return super().__getitem__(index) | {"replaced": torch.tensor(int(index in replaced))}
+
+    model = Linear(2)
+    optimizer = BertAdam(
+        [{"params": list(model.parameters()), "name": "all"}], lr=0.1, total_steps=5, warmup=0.0
+    )
+    return Trainer(
+        model,
+        optimizer,
+        DataLoader(Replaced(torch.ones(6, 2)), batch_size=2),
+        world=WORLD,
+        log=RunLog(tmp_path, active=True),
+        name_of=lambda index: f"video{index}",
+        requested=lambda epoch, number: [100 * epoch + 10 * number, 100 * epoch + 10 * number + 1],
+        **settings,
+    )
+
+
+def test_unreadable_clips_are_counted_and_the_requested_ones_are_named(tmp_path: Path) -> None:
+    trainer = with_replaced([1, 4], tmp_path, max_bad_samples=2)
+    trainer.train_epoch(0)
+    assert trainer.counters.unreadable == 2
+    with pytest.raises(TrainingStopped) as stopped:
+        trainer.train_epoch(1)
+    assert str(stopped.value) == (
+        "3 clips could not be read (--max_bad_samples 2), the last ones of video1, video20, video101; "
+        "nothing was saved"
+    )
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert log.count("2 unreadable clips were replaced by the next readable one in this epoch") == 1
+
+
+def test_an_epoch_without_unreadable_clips_says_nothing_of_them(tmp_path: Path) -> None:
+    trainer = with_replaced([], tmp_path)
+    trainer.counters.unreadable = 7  # of earlier epochs
+    trainer.train_epoch(0)
+    assert trainer.counters.unreadable == 7
+    assert "unreadable clips were" not in (tmp_path / "log.txt").read_text(encoding="utf-8")
+
+
+def test_a_resumed_epoch_counts_on_and_names_the_batches_that_come(tmp_path: Path) -> None:
+    """After 2 of 3 steps the loader yields the last batch; `requested` is asked for batch 2."""
+    trainer = with_replaced([4], tmp_path, max_bad_samples=0)
+    trainer.loader = DataLoader(Subset(trainer.loader.dataset, [4, 5]), batch_size=2)
+    with pytest.raises(TrainingStopped, match="the last ones of video20;"):
+        trainer.train_epoch(0, first_step=2)
+    assert read_steps(tmp_path / "steps.jsonl")[-1]["step"] == 3
+
+
+def test_hooks_get_the_status_of_every_step(tmp_path: Path) -> None:
+    class Hooks(StepHooks):
+        def __init__(self) -> None:
+            self.calls: list[tuple[int, int, StepStatus]] = []
+
+        def stop_wanted(self) -> bool:
+            return len(self.calls) == 1
+
+        def save_failed(self) -> bool:
+            return len(self.calls) == 2
+
+        def after_step(self, epoch: int, step: int, status: StepStatus) -> None:
+            self.calls.append((epoch, step, status))
+
+    hooks = Hooks()
+    with_replaced([0, 5], tmp_path, hooks=hooks).train_epoch(3)
+    assert hooks.calls == [
+        (3, 1, StepStatus(not_finite=0, unreadable=1, stop_wanted=0, save_failed=0)),
+        (3, 2, StepStatus(not_finite=0, unreadable=0, stop_wanted=1, save_failed=0)),
+        (3, 3, StepStatus(not_finite=0, unreadable=1, stop_wanted=0, save_failed=1)),
+    ]
+
+
+def test_only_the_last_pass_of_a_step_averages_gradients_over_ranks(tmp_path: Path) -> None:
+    class Wrapped(Linear):
+        def __init__(self) -> None:
+            super().__init__(2)
+            self.syncs: list[bool] = []
+            self.sync = True
+
+        @contextlib.contextmanager
+        def no_sync(self) -> Iterator[None]:
+            self.sync = False
+            yield
+            self.sync = True
+
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            self.syncs.append(self.sync)
+            return super().forward(batch)
+
+    trainer = with_bad_rows([], tmp_path, accumulation=2)
+    trainer.model = model = Wrapped()
+    trainer.params = list(model.parameters())
+    trainer.train_epoch(0)
+    assert model.syncs == [False, True, False, True, True]
+
+
+def test_the_model_is_in_training_mode_and_in_the_precision_asked_for(tmp_path: Path) -> None:
+    class Product(Linear):
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            assert self.training
+            product = batch["x"] @ self.w[:, None]
+            dtypes.append(product.dtype)
+            return {"loss": product.float().mean()}
+
+    dtypes: list[torch.dtype] = []
+    for precision in ("fp32", "bf16"):
+        trainer = with_bad_rows([], tmp_path, precision=precision)
+        trainer.model = Product(2).eval()
+        trainer.train_epoch(0)
+    assert dtypes == [torch.float32] * 5 + [torch.bfloat16] * 5
+    for precision in ("fp32", "bf16", "fp16"):
+        scaler = with_bad_rows([], tmp_path, precision=precision, own_scaler=True).scaler
+        assert scaler.is_enabled() == (precision == "fp16")
+
+
+def test_many_names_of_a_batch_are_cut_short(tmp_path: Path) -> None:
+    trainer = with_bad_rows([0], tmp_path)
+    for count, end in ((64, "video63"), (65, "video63, ...")):
+        group = [{"index": torch.arange(count)}]
+        trainer._skip(group, "loss nan", "step 1")
+        line = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()[-1]
+        assert line.endswith(f"skipped step 1: not finite (rank 0: loss nan); the batch held {names(count)}")
+        assert line.endswith(end)
+    assert trainer.counters.skipped == trainer.counters.not_finite_in_a_row == 2
+
+
+def names(count: int) -> str:
+    return ", ".join(f"video{i}" for i in range(min(count, 64))) + (", ..." if count > 64 else "")
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
+def test_the_last_step_of_an_epoch_may_have_fewer_passes(batches: int, steps: int) -> None:
+    assert steps_per_epoch(batches, accumulation=4) == steps

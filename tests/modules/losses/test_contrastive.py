@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 import torch.nn.functional as F
 
+from modules.losses import contrastive
 from modules.losses.contrastive import (
     BatchKeys,
     in_batch_cross_entropy,
@@ -76,3 +80,32 @@ def test_a_batch_of_one_clip_has_no_in_batch_negatives() -> None:
     queries = torch.randn(1, 8)
     negatives = negative_logsumexp(queries, BatchKeys.of(torch.randn(1, 8)), temperature=0.07)
     assert queue_cross_entropy(queries, queries, negatives, temperature=0.07).item() == 0.0
+
+
+def test_a_rank_excludes_its_own_clips_among_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second rank: the keys of the first come before its own."""
+    other = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr(contrastive, "rank", lambda: 1)
+    monkeypatch.setattr(contrastive, "gather", lambda rows: torch.cat([F.normalize(other, dim=-1), rows]))
+    keys = 5 * torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(6))
+    negatives = BatchKeys.of(keys)
+    own = torch.arange(12) // 3
+    assert negatives.excluded.tolist() == [(own == 2).tolist(), (own == 3).tolist()]
+    torch.testing.assert_close(negatives.keys, F.normalize(torch.cat([other, keys]), dim=-1).flatten(0, 1).T)
+    assert negatives.keys.is_contiguous()
+    duplicate = torch.zeros(2, 4, dtype=torch.bool)
+    duplicate[0, 1] = True
+    masked = negatives.mask_duplicates(duplicate)
+    assert masked.excluded.tolist() == [((own == 2) | (own == 1)).tolist(), (own == 3).tolist()]
+    assert torch.equal(masked.keys, negatives.keys)
+    assert negatives.mask_duplicates(None) is negatives
+
+
+def test_the_temperature_divides_cosines() -> None:
+    """In numbers: one query, two keys with cosines 1 and 0.6, positive 0.8."""
+    query, queue = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.6], [0.0, 0.8]])
+    negatives = negative_logsumexp(query, queue, temperature=0.5)
+    expected = math.log(math.exp(2.0) + math.exp(1.2))
+    assert negatives.tolist() == pytest.approx([expected])
+    loss = queue_cross_entropy(query, torch.tensor([[4.0, 3.0]]), negatives, temperature=0.5)
+    assert loss.tolist() == pytest.approx([math.log(math.exp(1.6) + math.exp(expected)) - 1.6])

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.dual_encoder import DualEncoder, Features
-from modules.losses.duplicates import find_duplicates
+from modules.losses import duplicates
+from modules.losses.duplicates import find_duplicates, rows_of_this_rank
 from modules.numerics import l2_normalize
 from tests.modules import tiny
 
@@ -146,3 +147,22 @@ def test_a_batch_of_one_video_has_no_negative_left() -> None:
     losses = tiny.retrieval_model(mask_duplicates=True)(clips)
     losses["loss"].backward()
     assert float(losses["VTM"]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_rows_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = torch.arange(36).view(6, 6)
+    for number in range(3):
+        monkeypatch.setattr(duplicates, "rank", lambda number=number: number)
+        assert torch.equal(rows_of_this_rank(matrix, 2), matrix[2 * number : 2 * number + 2])
+
+
+def test_a_batch_needs_videos_or_texts() -> None:
+    assert find_duplicates({"video": torch.tensor([1, 2, 1])}).tolist() == [
+        [False, False, True],
+        [False, False, False],
+        [True, False, False],
+    ]
+    ids = torch.tensor([[1, 2], [1, 3], [1, 2]])
+    assert find_duplicates({"text_ids": ids, "tag_ids": ids[:1].expand(3, 2)}).sum() == 2
+    with pytest.raises(AssertionError):
+        find_duplicates({"text_ids": ids}, text="tag")

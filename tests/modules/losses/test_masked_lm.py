@@ -35,3 +35,29 @@ def test_both_names_of_the_bias_are_one_tensor_also_after_loading() -> None:
     head.load_state_dict(state)
     assert head.bias is head.decoder.bias
     assert head.bias.detach().tolist() == [1.0] * 11
+
+
+def test_the_head_is_that_of_bert() -> None:
+    """Linear, GELU, LayerNorm, Linear; written out in float64. Weights start at a deviation of 0.02."""
+    torch.manual_seed(0)
+    head = MaskedLMHead(64, vocab_size=100)
+    for layer in (head.transform.dense, head.decoder):
+        assert abs(float(layer.weight.detach().std()) - 0.02) < 0.001 and not layer.bias.detach().any()
+    head = head.double()
+    for parameter in head.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, dtype=torch.float64))
+    hidden = 1e-4 * torch.randn(3, 64, dtype=torch.float64)
+    head.transform.dense.bias.data.zero_()  # inputs of the norm are so small that its eps counts
+    x = hidden @ head.transform.dense.weight.T
+    x = x * 0.5 * (1 + torch.erf(x / 2**0.5))
+    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-12).sqrt()
+    x = x * head.transform.LayerNorm.weight + head.transform.LayerNorm.bias
+    torch.testing.assert_close(head(hidden), x @ head.decoder.weight.T + head.decoder.bias)
+
+
+def test_logits_in_half_precision_give_a_loss_in_float32() -> None:
+    logits = torch.randn(4, 11, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.tensor([1, -100, 3, 4])
+    loss = masked_lm_loss(logits, labels)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, F.cross_entropy(logits.float()[labels >= 0], labels[labels >= 0]))
