@@ -118,6 +118,16 @@ class VideoFolder:
             return self.find(entry.video_id), True
         return path, False
 
+    def left_out_with_name(self, file_id: str) -> list[str]:
+        """The files of this name that are no videos by their extension, such as "clip.txt" for "clip"."""
+        parent, _, stem = file_id.rpartition("/")
+        folder = self._subfolder(parent) if parent else self
+        if folder is None:
+            return []
+        return [
+            name for form in _forms(stem) for name in folder._names.get(form, ()) if rank_of(name) == OTHER
+        ]
+
     def check_names(self, wanted: Iterable[Wanted]) -> None:
         """Set `same_name` and `other_form` for the videos of a list."""
         same_name: dict[str, None] = {}

@@ -5,6 +5,7 @@ V videos.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -31,10 +32,14 @@ class VideoIndex(Protocol):
 
 @dataclass(frozen=True)
 class MissingVideos:
-    """The videos of a split that are absent from the store."""
+    """The videos of a split that are absent from the store.
+
+    `other_form`: how many of them the store has under the same name in another Unicode form.
+    """
 
     ids: tuple[str, ...]
     total: int
+    other_form: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.ids)
@@ -44,7 +49,13 @@ class MissingVideos:
         return len(self.ids)
 
     def __str__(self) -> str:
-        return f"{self.count} of {self.total} videos are absent from the frame store: {name_some(self.ids)}"
+        text = f"{self.count} of {self.total} videos are absent from the frame store: {name_some(self.ids)}"
+        if self.other_form:
+            text += (
+                f"; it has {self.other_form} of them with the name in another Unicode form:"
+                " build it with a list of the ids (--json_path)"
+            )
+        return text
 
 
 def exclude_missing(examples: Examples, store: VideoIndex) -> tuple[Examples, MissingVideos]:
@@ -55,7 +66,14 @@ def exclude_missing(examples: Examples, store: VideoIndex) -> tuple[Examples, Mi
     absent = set(store.missing(examples.video_ids))
     keep = np.fromiter((video_id not in absent for video_id in examples.video_ids), bool, examples.num_videos)
     missing = tuple(video_id for video_id in examples.video_ids if video_id in absent)
-    return examples.keep_videos(keep), MissingVideos(missing, examples.num_videos)
+    other_form = sum(has_other_form(video_id, store) for video_id in missing)
+    return examples.keep_videos(keep), MissingVideos(missing, examples.num_videos, other_form)
+
+
+def has_other_form(video_id: str, store: VideoIndex) -> bool:
+    """Whether the store has a video under the same name in another Unicode form (NFC, NFD)."""
+    forms = {unicodedata.normalize(form, video_id) for form in ("NFC", "NFD")} - {video_id}
+    return any(form in store for form in forms)
 
 
 def match_store_ids(examples: Examples, store: VideoIndex) -> Examples:

@@ -135,6 +135,7 @@ def test_a_folder_gives_all_its_videos(tmp_path: Path) -> None:
     assert folder.find("a") == tmp_path / "a.WEBM"
     assert folder.find("pic.jpg") == tmp_path / "pic.jpg"  # named in full, it is meant
     assert folder.find("pic") is None and folder.find("notes") is None  # perhaps of a video that is not there
+    assert folder.left_out_with_name("pic") == ["pic.jpg"] and not folder.left_out_with_name("a")
     assert folder.find("../" + tmp_path.name + "/b.mp4") is None and folder.find("zzz") is None
     assert folder.find("/etc/passwd") is None and folder.find("/etc/passwd/x") is None
     assert folder.find("\ud800") is None and folder.find("a\0") is None  # no names that a file could have

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.errors import UserError
+from dataloaders.datasets.splits import has_other_form
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError, decode_jpeg
 from tools.doctor.clip_overlap import Span
@@ -39,7 +40,7 @@ def check_store(
     source videos that the videos are, where an annotation file says it.
     """
     frames = {video_id: store.num_frames(video_id) for video_id in examples.video_ids}
-    _report_counts(report, split, frames)
+    _report_counts(report, split, frames, store)
     present = [video_id for video_id, count in frames.items() if count]
     _report_manifests(report, split, store, present, spans=spans or {})
     chosen = spread(present, sample)
@@ -74,10 +75,13 @@ def spread(items: Sequence[str], number: int | None) -> list[str]:
     return [items[i * len(items) // number] for i in range(number)]
 
 
-def _report_counts(report: Report, split: str, frames: dict[str, int]) -> None:
+def _report_counts(report: Report, split: str, frames: dict[str, int], store: FrameStore) -> None:
     missing = [video_id for video_id, count in frames.items() if not count]
     if missing:
         message = f"videos absent from the frame store: {len(missing):,} of {len(frames):,}"
+        other_form = sum(has_other_form(video_id, store) for video_id in missing)
+        if other_form:
+            message += f"; {other_form:,} of them are there with the name in another Unicode form"
         report.add("problem", split, "missing-video", message, count=len(missing), some=missing)
     counts = Counter(count for count in frames.values() if count)
     if not counts:

@@ -253,7 +253,9 @@ class _Build:
             path, own_file = self._folder.file_of(entry)
             if path is None:
                 names = " or ".join(f"{name}.*" for name in dict.fromkeys([entry.file_id, entry.video_id]))
-                missing = VideoError("missing", f"no video {names} in {self._folder.path}")
+                others = self._folder.left_out_with_name(entry.file_id)
+                there = f"; there is {', '.join(others[:_SHOWN])}" if others else ""
+                missing = VideoError("missing", f"no video {names} in {self._folder.path}{there}")
                 report.failed(entry.video_id, None, missing)
             else:
                 yield Job(entry.video_id, path, entry.window, self._options.settings, own_file)

@@ -37,11 +37,18 @@ def remarks_of(video_id: str, record: Mapping[str, Any], *, min_decoded: float) 
 
 
 def decoded_share(record: Mapping[str, Any]) -> float:
-    """The share of a video that decodes; of older stores, which count damaged packets only, that of these."""
+    """The share of a video that decodes.
+
+    Older stores count damaged packets only. There, damaged videos have also the frames that their header
+    promises by its duration and frame rate.
+    """
     if "decoded_share" in record:
         return float(record["decoded_share"])
     damaged, frames = record.get("damaged_packets", 0), record.get("source_frames", 0)
-    return frames / (frames + damaged) if frames else 1.0
+    if not damaged or not frames:
+        return 1.0
+    promised = 0.0 if "start" in record else (record.get("duration") or 0) * (record.get("fps") or 0)
+    return float(frames / max(frames + damaged, promised))
 
 
 def length_of(record: Mapping[str, Any]) -> float | None:

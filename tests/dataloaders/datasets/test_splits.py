@@ -15,6 +15,15 @@ def test_absent_videos_are_left_out_counted_and_named() -> None:
     assert str(missing) == "6 of 8 videos are absent from the frame store: v0, v2, v3, v4, v5, ..."
 
 
+def test_videos_whose_names_are_in_another_unicode_form_are_counted() -> None:
+    builder = ExamplesBuilder()
+    for video_id in ("caf\u00e9", "cafe\u0301 2", "plain"):
+        builder.add(video_id, "text")
+    _, missing = exclude_missing(builder.build(), ListStore({"cafe\u0301": 3, "caf\u00e9 2": 3}))
+    assert missing.count == 3 and missing.other_form == 2
+    assert "it has 2 of them with the name in another Unicode form" in str(missing)
+
+
 def test_nothing_absent() -> None:
     examples = toy_examples(videos=2)
     kept, missing = exclude_missing(examples, ListStore({"v0": 3, "v1": 3}))

@@ -95,6 +95,9 @@ def test_older_stores_count_damaged_packets_only() -> None:
     assert decoded_share(old) == pytest.approx(0.495)
     assert [remark.numbers for remark in remarks_of("a", old, min_decoded=0.9)] == ["50 %"]
     assert decoded_share({"source_frames": 200}) == 1 and decoded_share({}) == 1
+    cut_off = {"source_frames": 9, "damaged_packets": 1, "duration": 3.0, "fps": 10.0}
+    assert decoded_share(cut_off) == pytest.approx(0.3)
+    assert decoded_share({**cut_off, "start": 0.0}) == pytest.approx(0.9)
 
 
 def test_five_names_are_shown() -> None:
