@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,7 @@ from common.errors import UserError, file_errors
 
 
 class LockedError(UserError):
-    """Another process holds the lock; `holder` is its process id, or "unknown"."""
+    """Another process holds the lock; `holder` says which: its process id, or "unknown"."""
 
     def __init__(self, path: Path, holder: str) -> None:
         super().__init__(f"{path.parent}: another process (pid {holder}) is writing to it; wait for it")
@@ -22,18 +23,21 @@ class LockedError(UserError):
 class FileLock:
     """Locks `path`, a file that is created for the lock and removed on release. A context manager.
 
+    `holder` is what others are told about this process, by default its process id. Forks of this process do
+    not hold the lock: it is free as soon as this process ends.
     Raises `LockedError` if another process holds the lock, `FileError` if `path` cannot be created. On
     Windows and on file systems without locks nothing is locked, and no error is raised.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, holder: str | None = None) -> None:
         self.path = path
         with file_errors(path, "cannot be locked"):
             self._file: IO[str] | None = _locked_file(path)
         with contextlib.suppress(OSError):  # on a full disk the lock works without the process id
             self._file.truncate(0)
-            self._file.write(str(os.getpid()))
+            self._file.write(holder or str(os.getpid()))
             self._file.flush()
+        _held.add(self)
 
     def __enter__(self) -> FileLock:
         return self
@@ -45,8 +49,25 @@ class FileLock:
         """Release the lock. A second call does nothing."""
         if self._file is not None:
             self.path.unlink(missing_ok=True)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Close this process's copy of the lock. The lock is free when no process has one."""
+        if self._file is not None:
             self._file.close()
             self._file = None
+
+
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_held):
+        lock._forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _locked_file(path: Path) -> IO[str]:

@@ -261,6 +261,11 @@ class Config:
         return self.do_pretrain or self.do_train
 
     @property
+    def job(self) -> str:
+        """What the run does, in one word."""
+        return "pretrain" if self.do_pretrain else "train" if self.do_train else "eval"
+
+    @property
     def test_dataset(self) -> str:
         """The data set that this run evaluates on."""
         if self.eval_dataset:

@@ -50,8 +50,8 @@ def check_config(config: Config, *, program: str) -> None:
         # NaN fails both comparisons.
         _require(value is None or 0 <= value < math.inf, f"--{name} {value}: must be 0 or more")
     _require(
-        not (config.overwrite and config.resume == "auto"),
-        "--overwrite: deletes the states that --resume auto looks for; give one of them",
+        not (config.overwrite and config.resume is not None),
+        "--overwrite: starts anew, --resume continues; give one of them",
     )
     _require(config.seed < 2**62, f"--seed {config.seed}: must be less than 2**62")
     _require(

@@ -66,7 +66,9 @@ def load_checkpoint(config: Config, model: DualEncoder, path: Path, log: Message
     Raises `UserError` where the file does not fit. For evaluation and search it must not hold a temporal
     transformer that the model lacks, unless a flag switches it off.
     """
-    report = load_state(model, read_state(path), path=str(path))
+    # The checksums of a state to resume from are verified where it is chosen.
+    state = read_state(path, verify=config.resume is None)
+    report = load_state(model, state, path=str(path))
     if not config.is_training and config.use_temp is None and report.without_temporal:
         raise UserError(
             f"checkpoint {path}: has a temporal transformer, which this model lacks: give --use_temp, or "

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from common.errors import FileError, UserError, file_errors
+from common.errors import FileError, UserError
 from dataloaders.loader import end_workers
 from engine.checkpoint.random_state import seed_generators
 from engine.checkpoint.resume import Resumed, find_state
@@ -29,6 +29,7 @@ from engine.evaluation.folder import evaluate_folder
 from engine.evaluation.query_bank import build_bank
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
+from engine.output_folder import OutputFolder, on_main, save_evaluation_settings
 from engine.parameters import parameter_table, parts_of, save_parameters
 from engine.process.errors import EndedRank, StoppedBySignal, TrainingStopped, explain
 from engine.process.signals import EXIT_AGAIN, NOTHING_TRAINED, StopRequest
@@ -44,35 +45,37 @@ def run(config: Config, remarks: Sequence[Remark] = (), *, stop: StopRequest) ->
     with early():
         world = World.from_environment(config.local_rank)
     log = None
+    output = None
     try:
         with world.sharing_failures():
             with early():
-                log = _open_output(config, world)
+                output = _claim_output(config, world)
+                log = _open_log(config, world)
             for remark in remarks:
                 log.remark(remark)
-            return _run(config, world, log, stop)
+            return _run(config, world, log, stop, output)
     except (StoppedBySignal, TrainingStopped, EndedRank) as reason:
         if log is not None:
             with contextlib.suppress(FileError):  # on a full disk `reason` is what the user must see
                 log.warning(str(reason))
         raise
-    except UserError:
-        raise
     except Exception as error:
-        if log is not None and explain(error) is None:
-            log.traceback(rank=world.rank)
+        if log is not None:
+            _log_end(error, log, world)
         raise
     finally:
         failed = sys.exc_info()[0] is not None
         try:
             if log is not None:
                 log.close()
+            if output is not None:
+                output.release()
         finally:
             end_workers()
             world.close(failed=failed)
 
 
-def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
+def _run(config: Config, world: World, log: RunLog, stop: StopRequest, output: OutputFolder | None) -> int:
     with stop.interruptible(NOTHING_TRAINED, saved=config.is_training):
         if _evaluates_folder(config):
             return evaluate_folder(config, world, log)
@@ -96,9 +99,20 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest) -> int:
         fit = Fit(
             config, model, train, over_ranks=over_ranks, world=world, log=log, stop=stop, resumed=resumed
         )
+        on_main(world, lambda: _start_training(output, log, resumed=resumed.path is not None))
         _announce(config, world, fit, log)
     fit.run(selection)
     return 0
+
+
+def _log_end(error: Exception, log: RunLog, world: World) -> None:
+    """Write to log.txt why the run ends: the line that the user sees, or the traceback of a bug."""
+    reason = str(error) if isinstance(error, UserError) else explain(error)
+    if reason is None:
+        log.traceback(rank=world.rank)
+        return
+    with contextlib.suppress(FileError):  # a full disk
+        log.ended(reason)
 
 
 def _evaluates_folder(config: Config) -> bool:
@@ -111,6 +125,7 @@ def _evaluate(config: Config, model: DualEncoder, world: World, spec: InputSpec,
     test = build_evaluation_data(config, world, spec, log)
     evaluator = build_evaluator(config, world, test, log)
     bank = build_bank(config, world, spec) if config.qb_norm else None
+    save_evaluation_settings(config, world)
     evaluation = evaluate(
         config, model, evaluator, test, log, epoch=None, checkpoint=config.init_model, bank=bank
     )
@@ -122,33 +137,42 @@ def _with_weights_of(resumed: Resumed, config: Config) -> Config:
     return dataclasses.replace(config, init_model=str(resumed.path)) if resumed.path else config
 
 
-def _open_output(config: Config, world: World) -> RunLog:
-    """Create OUTPUT_DIR, save the configuration there, open the log.
+def _claim_output(config: Config, world: World) -> OutputFolder | None:
+    """The output folder on rank 0, None on other ranks. Collective; raises `UserError` on all ranks."""
+    claimed: list[OutputFolder] = []
+    on_main(world, lambda: claimed.append(OutputFolder(config)))
+    return claimed[0] if claimed else None
 
-    Raises `UserError` on all ranks where rank 0 cannot, so that no rank waits for it.
-    """
-    folder = Path(config.output_dir)
-    problem: str | None = None
-    try:
-        if world.is_main:
-            with file_errors(f"--output_dir {folder}", "cannot be written"):
-                folder.mkdir(parents=True, exist_ok=True)
-            config.save(folder / "config.json")
-        log = RunLog(
-            folder,
-            active=world.is_main,
-            logdir=config.logdir,
-            wandb=config.wandb,
-            config=dataclasses.asdict(config),
+
+def _open_log(config: Config, world: World) -> RunLog:
+    """Open the log. Raises `UserError` on all ranks where rank 0 cannot, so that no rank waits for it."""
+    logs: list[RunLog] = []
+
+    def open_log() -> None:
+        logs.append(
+            RunLog(
+                Path(config.output_dir),
+                active=world.is_main,
+                logdir=config.logdir,
+                wandb=config.wandb,
+                config=dataclasses.asdict(config),
+                trains=config.is_training,
+            )
         )
-    except UserError as error:
-        problem = str(error)
-    problem = world.broadcast(problem)
-    if problem:
-        raise UserError(problem)
+
+    on_main(world, open_log)
+    if not logs:
+        open_log()
     if world.failures is not None:
-        world.failures.warn = log.warning
-    return log
+        world.failures.warn = logs[0].warning
+    return logs[0]
+
+
+def _start_training(output: OutputFolder | None, log: RunLog, *, resumed: bool) -> None:
+    assert output is not None
+    message = output.start_training(resumed=resumed)
+    if message:
+        log.warning(message)
 
 
 def _announce(config: Config, world: World, fit: Fit, log: RunLog) -> None:

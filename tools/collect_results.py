@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--epoch",
         type=_epoch,
         default="reported",
-        help="reported (as the run chose; default), best (test t2v/R@1), last, or a number from 0",
+        help="reported (as the run chose; default), best (test t2v/R@1), last, or N of pytorch_model.bin.N",
     )
     add("--format", choices=tuple(FORMATS), default="markdown", help="default markdown")
     add("--out", type=Path, help="file to write instead of printing")
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _epoch(text: str) -> str:
     if text in ("reported", "best", "last") or text.isdecimal():
         return text
-    raise argparse.ArgumentTypeError(f"reported, best, last or a number from 0, not {text}")
+    raise argparse.ArgumentTypeError(f"reported, best, last or N of pytorch_model.bin.N, not {text}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,8 +156,10 @@ def _content(
     records = [] if only_own else published_records(published, collection.rows)
     notes = [] if only_own else [f"Published: {published.source['figures']}; {published.source['paper']}."]
     if collection.rows or collection.own_runs:
-        chosen = _EPOCH_NOTES.get(args.epoch, f"epoch {args.epoch}")
-        notes.append(f"Measured: {chosen}. Epochs count from 0. ± is the deviation over runs (n - 1).")
+        chosen = (
+            _EPOCH_NOTES.get(args.epoch) or f"epoch {int(args.epoch) + 1} (pytorch_model.bin.{args.epoch})"
+        )
+        notes.append(f"Measured: {chosen}. ± is the deviation over runs (n - 1).")
     for row_id, runs in collection.rows.items():
         notes += _run_notes(row_id, runs, published)
     for label, runs in collection.own_runs.items():

@@ -39,7 +39,7 @@ FRAME_POSITIONS = 48  # rows of our table; theirs has as many as CLIP has word p
 _POSITIONS = "frame_position_embeddings.weight"
 # What is left out, by the beginning of its name, and why.
 _LEFT_OUT = {
-    "clip.logit_scale": "a constant here, min(exp, 100)",
+    "clip.logit_scale": "scores are multiplied by 100 here, whatever the file says",
     "clip.visual.conv2": "patches over time (--linear_patch 3d) do not exist here; frame features differ",
     "cross": "the cross encoder (tightTransf) does not exist here",
     "similarity_dense": "the score of the cross encoder (tightTransf)",
@@ -92,6 +92,7 @@ def convert(
     from engine.checkpoint.weights import ENCODER_GROUPS, count_by_group, group_of
 
     state = read_state(src)
+    names = list(state)
     if is_clip4clip(state):
         lines = [f"{_size(src, state)} under CLIP4Clip's names"]
         state, remarks = from_clip4clip(state)
@@ -102,12 +103,18 @@ def convert(
         dropped = [name for name in state if group_of(name) not in ENCODER_GROUPS]
         lines += [f"dropped: {count_by_group(dropped)}"] if dropped else []
         state = {name: tensor for name, tensor in state.items() if group_of(name) in ENCODER_GROUPS}
+    if all(group_of(name) == "unknown" for name in state):
+        raise UserError(f"checkpoint {src}: nothing to write; none of its names is known ({_first(names)})")
     if half:
         state = {name: _halved(name, tensor) for name, tensor in state.items()}
-    if not state:
-        raise UserError(f"checkpoint {src}: nothing to write; it holds no encoder under a known name")
     save_state(state, dst)
+    unknown = [name for name in state if group_of(name) == "unknown"]
+    lines += [f"unknown, written as they are: {_first(unknown)}"] if unknown else []
     return [*lines, f"{_size(dst, state)}: {count_by_group(state)}"]
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _check_paths(src: Path, dst: Path, *, overwrite: bool) -> None:
@@ -165,6 +172,10 @@ def from_clip4clip(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
             left_out[next((part for part in _LEFT_OUT if f"{name}.".startswith(f"{part}.")), name)] += 1
         else:
             result[our_name] = tensor
+    if "text_encoder.text_projection" not in result:
+        remarks.append(
+            "clip.text_projection: not in the file, and a model needs it; --init_model will refuse"
+        )
     for part, count in left_out.items():
         remarks.append(f"{part}: {count} left out ({_LEFT_OUT.get(part, 'unknown')})")
     return result, remarks

@@ -26,7 +26,7 @@ from common.errors import EXIT_INTERRUPTED, UserError, file_errors, run_program
 from engine.config import PROGRAMS, Config, Remark
 from engine.config_checks import parse_and_check
 from engine.saved_settings import FEATURES, SETTINGS_FILE, disagreements, tested_on
-from tools.results.run_folders import Settings, read_settings
+from tools.results.run_folders import Settings, read_run_settings
 from tools.store.flag_values import seconds
 
 if TYPE_CHECKING:  # torch is imported once flags and paths are right
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, flags: Sequence[str]) -> int:
-    settings = read_settings(args.run / SETTINGS_FILE)
+    settings = read_run_settings(args.run)
     config, remarks = evaluation_config(settings, flags, output_dir=args.run / "watched")
     return _watch(args, config, remarks, epochs=settings.get("epochs", config.epochs))
 
@@ -152,7 +152,7 @@ def _load_earlier_results(series: CheckpointFolder, args: argparse.Namespace) ->
 
 def _evaluate_new(series: CheckpointFolder, folder: Path, epochs: int) -> bool:
     """Evaluate new checkpoints. True once the run's last epoch has been evaluated."""
-    from engine.evaluation.folder import epoch_of, list_checkpoints
+    from engine.checkpoint.files import epoch_of, list_checkpoints
 
     for path in list_checkpoints(folder):
         if path not in series.results and path not in series.bad:

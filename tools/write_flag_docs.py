@@ -27,7 +27,8 @@ Written by `python tools/write_flag_docs.py` from `engine/config.py`. Do not edi
 
 All flags of `main_pretrain.py` and `main_task_retrieval.py`; `--help` prints the same. The two programs share
 all flags. Where two defaults are given, the first is that of `main_pretrain.py`. All published flags are
-accepted, with their published defaults. Every run saves its settings in `OUTPUT_DIR/config.json`.
+accepted, with their published defaults. In `OUTPUT_DIR` a training saves its settings as `config.json`, an
+evaluation as `config.eval.json`.
 
 - A flag whose default is "on" or "off" is a switch and takes no value. `--no-NAME` switches off a flag that
   is on by default, and every switch of the group "model".

@@ -9,6 +9,7 @@ import contextlib
 import os
 import pickle
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,24 +19,30 @@ import safetensors
 import safetensors.torch
 import torch
 
-from common.atomic_files import atomic_open, atomic_path
+from common.archives import damaged_record
+from common.atomic_files import SUFFIX, atomic_open, atomic_path
 from common.errors import UserError, file_error, file_errors
 
 State = dict[str, torch.Tensor]
+CHECKPOINT = "pytorch_model.bin."  # the published name, followed by the epoch from 0
 
+_ZIP = b"PK"  # how the archives of torch.save begin
+_LONGEST = 200  # characters of another library's message
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _PREFIXES = ("module.", "_orig_mod.")  # added by DistributedDataParallel and by torch.compile
 # BERT's old names. Other names that end in gamma stay: CLIP's layer scale is called so today.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
-def read_state(path: str | os.PathLike[str]) -> State:
+def read_state(path: str | os.PathLike[str], *, verify: bool = True) -> State:
     """The tensors of a checkpoint file, on the CPU, under the published names.
 
     Reads files of `torch.save` (with `weights_only`) and safetensors files; the content decides which it is.
     Removes wrapping dicts, `module.` prefixes and BERT's old names `gamma` and `beta`. Tensors keep the dtype
     of the file. Where the format allows, they stay in the memory-mapped file until they are used.
-    Raises `UserError` where the file is absent, truncated, holds code or no tensors, or has a name twice.
+    `verify` compares the checksums of all data with the file's, where it has them (safetensors has none).
+    Raises `UserError` where the file is absent, truncated, damaged, holds code or no tensors, or has a name
+    twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,6 +54,11 @@ def read_state(path: str | os.PathLike[str]) -> State:
         stored = _read_safetensors(path)
     else:
         stored = _tensors(_read_torch(path, head), path=path)
+        record = damaged_record(path) if verify and head.startswith(_ZIP) else None
+        if record is not None:
+            raise UserError(
+                f"checkpoint {path}: damaged in {record}, whose checksum is another; copy it again"
+            )
     state = {_published_name(name): tensor for name, tensor in stored.items()}
     if not state:
         raise UserError(f"checkpoint {path}: holds no tensors; expected a state dict")
@@ -101,7 +113,23 @@ def _os_error_beneath(error: BaseException) -> OSError | None:
 
 def checkpoint_path(output_dir: Path, epoch: int) -> Path:
     """OUTPUT_DIR/pytorch_model.bin.{epoch}, the published name; epochs count from 0."""
-    return output_dir / f"pytorch_model.bin.{epoch}"
+    return output_dir / f"{CHECKPOINT}{epoch}"
+
+
+def list_checkpoints(folder: Path, *, numbered: bool = False) -> list[Path]:
+    """The `pytorch_model.bin.*` in `folder`, by number, then those without a number. No temporary files.
+
+    `numbered`: only those with a number, as a training writes them.
+    """
+    paths = [path for path in folder.glob(f"{CHECKPOINT}*") if path.suffix != SUFFIX]
+    paths = [path for path in paths if epoch_of(path) is not None] if numbered else paths
+    return sorted(paths, key=lambda path: (epoch_of(path) is None, epoch_of(path), path.name))
+
+
+def epoch_of(path: Path) -> int | None:
+    """The epoch in a checkpoint's name, from 0; None if the name has no number."""
+    match = re.fullmatch(re.escape(CHECKPOINT) + r"(\d+)", path.name)
+    return int(match[1]) if match else None
 
 
 def _read_safetensors(path: Path) -> State:
@@ -119,7 +147,7 @@ def _read_torch(path: Path, head: bytes) -> Any:
         raise UserError(
             f"checkpoint {path}: a Git LFS pointer, not the weights; fetch them with git lfs pull"
         )
-    is_archive = head.startswith(b"PK")
+    is_archive = head.startswith(_ZIP)
     is_pickle = is_archive or (head[:1] == b"\x80" and b"\x01" <= head[1:2] <= b"\x05")
     try:
         with warnings.catch_warnings():
@@ -181,4 +209,5 @@ def _without_shared_memory(state: Mapping[str, torch.Tensor]) -> State:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip()
-    return text.splitlines()[0][:120] if text else type(error).__name__
+    line = text.splitlines()[0] if text else type(error).__name__
+    return textwrap.shorten(line, _LONGEST, placeholder=" ...")

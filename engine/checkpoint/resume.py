@@ -13,6 +13,7 @@ import numpy as np
 
 from common.errors import UserError
 from dataloaders.examples import Examples, PackedStrings
+from engine.checkpoint.files import list_checkpoints
 from engine.checkpoint.states import list_states, newest_state, read_state_file, step_of
 from engine.config import Config
 from engine.distributed.world import World
@@ -22,7 +23,7 @@ from engine.logs.run_log import RunLog
 # or only say where files are. Training data are compared by their content instead.
 MAY_DIFFER = frozenset(
     (
-        *("output_dir", "resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
+        *("output_dir", "overwrite", "resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
         *("n_display", "logdir", "wandb", "local_rank", "num_thread_reader", "batch_size_val", "cache_dir"),
         *("data_dir", "train_annotations", "train_list", "train_store", "allow_missing"),
         *("eval_annotations", "eval_list", "eval_store", "clip_weights", "init_model", "enable_amp"),
@@ -109,6 +110,11 @@ def _choose(config: Config, log: RunLog) -> tuple[Path | None, str | None]:
     path, problems = newest_state(file_or_folder)
     for problem in problems:
         log.warning(f"{problem}; trying the one before")
+    if path is None and auto and list_checkpoints(file_or_folder, numbered=True):
+        return None, (
+            f"--resume auto: {file_or_folder} holds checkpoints, and no training state there can be read; "
+            "give --overwrite in place of --resume to delete them and start anew, or another folder"
+        )
     if path is None and not auto:
         return None, f"--resume {config.resume}: no training state in this folder can be read"
     if path is None:

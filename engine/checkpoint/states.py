@@ -6,12 +6,12 @@ They hold only tensors, numbers, strings, lists and dicts, so `torch.load(weight
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.archives import damaged_record
 from common.errors import UserError, file_error, file_errors
 from engine.checkpoint.files import write_torch_file
 
@@ -65,7 +65,7 @@ def read_state_file(path: Path, *, thorough: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"training state {path}: no such file")
     try:
-        damaged_record = _damaged_record(path) if thorough else None
+        damaged = damaged_record(path) if thorough else None
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
         raise
@@ -73,8 +73,8 @@ def read_state_file(path: Path, *, thorough: bool = False) -> dict[str, Any]:
         raise file_error(f"training state {path}", "cannot be read", error) from None
     except Exception:  # a damaged file can raise anything
         raise UserError(f"training state {path}: truncated or not a torch file") from None
-    if damaged_record is not None:
-        raise UserError(f"training state {path}: damaged in {damaged_record}")
+    if damaged is not None:
+        raise UserError(f"training state {path}: damaged in {damaged}")
     if not isinstance(state, dict) or state.get("form") != FORMAT:
         raise UserError(f"training state {path}: not a training state of this project")
     if state.get("version") != VERSION:
@@ -83,12 +83,6 @@ def read_state_file(path: Path, *, thorough: bool = False) -> dict[str, Any]:
     if missing:
         raise UserError(f"training state {path}: lacks {', '.join(missing)}")
     return state
-
-
-def _damaged_record(path: Path) -> str | None:
-    """The first record of the archive whose checksum is wrong."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
 
 
 def newest_state(folder: Path) -> tuple[Path | None, list[str]]:

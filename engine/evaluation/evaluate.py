@@ -106,6 +106,7 @@ def evaluate(
     protocol = protocol_of(data.examples.video_of_caption, config.protocol)
     about: dict[str, Any] = {
         "epoch": epoch,
+        "job": config.job,
         "dataset": data.dataset,
         "split": split,
         "language": config.language,

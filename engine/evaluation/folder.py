@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.atomic_files import SUFFIX
 from common.errors import UserError, one_line
-from engine.checkpoint.files import read_state
+from engine.checkpoint.files import CHECKPOINT, epoch_of, list_checkpoints, read_state
 from engine.config import Config
 from engine.data import build_evaluation_data, input_spec
 from engine.distributed.world import World
@@ -21,22 +19,10 @@ from engine.evaluation.evaluate import build_evaluator, evaluate
 from engine.evaluation.query_bank import build_bank
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model, load_checkpoint
+from engine.output_folder import save_evaluation_settings
 from modules.dual_encoder import DualEncoder
 
-_PREFIX = "pytorch_model.bin."
 COLUMNS = tuple(f"{way}/{name}" for way in ("t2v", "v2t") for name in ("R@1", "R@5", "R@10", "MeanR"))
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The `pytorch_model.bin.*` in `folder`, by number, then those without a number. No temporary files."""
-    paths = [path for path in folder.glob(_PREFIX + "*") if path.suffix != SUFFIX]
-    return sorted(paths, key=lambda path: (epoch_of(path) is None, epoch_of(path), path.name))
-
-
-def epoch_of(path: Path) -> int | None:
-    """The epoch in a checkpoint's name, from 0; None if the name has no number."""
-    match = re.fullmatch(re.escape(_PREFIX) + r"(\d+)", path.name)
-    return int(match[1]) if match else None
 
 
 class CheckpointFolder:
@@ -65,7 +51,7 @@ class CheckpointFolder:
         problem = None
         try:
             if epoch_of(path) is None:
-                raise UserError(f"{path}: not {_PREFIX}NUMBER, so no checkpoint of a run")
+                raise UserError(f"{path}: not {CHECKPOINT}NUMBER, so no checkpoint of a run")
             self._load(path)
         except UserError as error:
             if str(path) not in str(error):  # about another file, for instance of the tokenizer
@@ -104,6 +90,7 @@ class CheckpointFolder:
             self._data = build_evaluation_data(self.config, self.world, spec, self.log, split=self.split)
             self._evaluator = build_evaluator(self.config, self.world, self._data, self.log)
             self._bank = build_bank(self.config, self.world, spec) if self.config.qb_norm else None
+            save_evaluation_settings(self.config, self.world)
         self.log.info(f"evaluating {path}")
         evaluation = evaluate(
             self.config,
@@ -127,7 +114,7 @@ def evaluate_folder(config: Config, world: World, log: RunLog) -> int:
     folder = Path(str(config.init_model)).expanduser()
     paths = world.broadcast(list_checkpoints(folder) if world.is_main else None)
     if not paths:
-        raise UserError(f"--init_model {folder}: no {_PREFIX}* in this folder")
+        raise UserError(f"--init_model {folder}: no {CHECKPOINT}* in this folder")
     checkpoints = CheckpointFolder(config, world, log)
     for path in paths:
         checkpoints.evaluate(path)

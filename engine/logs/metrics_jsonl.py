@@ -44,22 +44,31 @@ def check_result(result: Mapping[str, Any], where: str) -> None:
             raise UserError(f"{where}: {name} is {result[name]!r}, it must be text")
 
 
+def is_of_training(result: Result) -> bool:
+    """Whether a training wrote the result, and not an evaluation in its folder."""
+    # Older files do not say it. There an evaluation of one checkpoint has no epoch.
+    return bool(result["job"] != "eval" if "job" in result else result.get("epoch") is not None)
+
+
 def is_final(result: Result) -> bool:
     """Whether the result is that of the chosen epoch on the test list, the last of a run."""
     return "selected_on" in result
 
 
 def drop_results_after(path: Path, epoch: int, *, ended: bool) -> list[Result]:
-    """Delete the results of epochs after `epoch`, atomically. Returns those that stay.
+    """Delete a training's results of epochs after `epoch`, atomically. Returns those of it that stay.
 
-    Results without an epoch stay. The final result stays only where all epochs are trained (`ended`).
+    Its final result stays only where all epochs are trained (`ended`). Results of evaluations stay.
     """
-    results = [result for result in read_results(path) if not _is_later(result, epoch)]
-    results = [result for result in results if ended or not is_final(result)]
+    results = [
+        result
+        for result in read_results(path)
+        if not is_of_training(result) or (not _is_later(result, epoch) and (ended or not is_final(result)))
+    ]
     if path.exists():
         lines = (json.dumps(result, ensure_ascii=False) + "\n" for result in results)
         write_text(path, "".join(lines), durable=True)
-    return results
+    return list(filter(is_of_training, results))
 
 
 def _is_later(result: Result, epoch: int) -> bool:

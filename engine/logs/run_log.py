@@ -34,7 +34,9 @@ class RunLog:
     """The log of one run. On ranks other than 0 (not `active`) all methods but `traceback` do nothing.
 
     `config` holds the settings of the run by name. Weights & Biases shows them and continues its earlier run
-    if they contain `resume`. Raises `UserError` where a log cannot be opened, and every method that writes a
+    if they contain `resume`; so does TensorBoard. `trains`: the run is a training, the owner of the folder;
+    an evaluation in that folder leaves the marks of the training alone.
+    Raises `UserError` where a log cannot be opened, and every method that writes a
     file raises `FileError` where the file cannot be written, as on a full disk.
     """
 
@@ -46,19 +48,19 @@ class RunLog:
         logdir: str | None = None,
         wandb: bool = False,
         config: Mapping[str, Any] | None = None,
+        trains: bool = True,
     ) -> None:
         self.active = active
         self.output_dir = output_dir
         self.interactive = active and sys.stderr.isatty()
         self._writers: list[ScalarWriter] = []
+        settings = config or {}
+        resume = settings.get("resume") is not None
         if active and logdir:
-            self._writers.append(TensorBoardWriter(logdir))
+            self._writers.append(TensorBoardWriter(logdir, output_dir=output_dir, resume=resume and trains))
         if active and wandb:
-            settings = config or {}
-            self._writers.append(
-                WandbWriter(output_dir, config=settings, resume=settings.get("resume") is not None)
-            )
-        if active:
+            self._writers.append(WandbWriter(output_dir, config=settings, resume=resume, trains=trains))
+        if active and trains:
             with file_errors(output_dir / STOPPED, "cannot be deleted"):
                 (output_dir / STOPPED).unlink(missing_ok=True)
         self._steps = StepRecords(output_dir / "steps.jsonl")
@@ -85,6 +87,13 @@ class RunLog:
     def warning(self, message: str) -> None:
         if self.active:
             self._logger.warning(message)
+
+    def ended(self, reason: str) -> None:
+        """Write why the run ends with an error to log.txt. The program itself prints it."""
+        record = self._logger.makeRecord(self._logger.name, logging.ERROR, "", 0, reason, (), None)
+        for handler in self._handlers:
+            if isinstance(handler, _LogFileHandler):
+                handler.handle(record)
 
     def remark(self, remark: Remark) -> None:
         """Log a message on the settings of the run."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import itertools
 import os
 import secrets
 from collections.abc import Mapping
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common.atomic_files import write_text
-from common.errors import UserError, file_error, file_errors
+from common.errors import UserError, file_errors
 
 WANDB_PROJECT = "hmmc"  # where WANDB_PROJECT is not set
 
@@ -27,50 +29,79 @@ class ScalarWriter(Protocol):
 
 
 class TensorBoardWriter:
-    """Event files in the folder `logdir`. Raises `FileError` where it cannot be written."""
+    """Event files of one run in the folder LOGDIR/NAME, where NAME is that of the output folder.
 
-    def __init__(self, logdir: str) -> None:
-        self.logdir = logdir
-        self._writer = self._open()
+    The folder is the run's own: where another run has NAME, this one takes NAME-2, NAME-3, ... `resume`
+    continues in the run's newest folder, if it has one. Raises `FileError` where LOGDIR cannot be written.
+    """
+
+    def __init__(self, logdir: str, *, output_dir: Path, resume: bool) -> None:
+        self.logdir = Path(logdir)
+        self._output_dir = output_dir.resolve()
+        self._resume = resume
+        self._folder: Path | None = None  # chosen with the first value: a run that is refused leaves none
+        self._events: Any = None
+        with self._errors():
+            self.logdir.mkdir(parents=True, exist_ok=True)
+
+    def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
+        if self._events is None:
+            self._events = self._open()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def truncate(self, step: int) -> None:
+        # TensorBoard then hides the points of older files from this step on. Points whose axis is the epoch
+        # stay: a run has fewer epochs than optimiser steps.
+        self.close(failed=False)
+        self._events = self._open(purge_step=step + 1)
+
+    def close(self, *, failed: bool) -> None:
+        if self._events is not None:
+            self._events.close()
 
     def _open(self, purge_step: int | None = None) -> Any:
         # Imported here because TensorBoard takes a second to import.
         from torch.utils.tensorboard import SummaryWriter
 
-        try:
-            return SummaryWriter(self.logdir, purge_step=purge_step)
-        except OSError as error:
-            raise file_error(f"--logdir {self.logdir}", "cannot be written", error) from None
+        with self._errors():
+            self._folder = self._folder or self._own_folder()
+            return SummaryWriter(str(self._folder), purge_step=purge_step)
 
-    def write(self, values: Mapping[str, float], *, step: int, axis: str) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+    def _own_folder(self) -> Path:
+        own: Path | None = None
+        for number in itertools.count(1):
+            folder = self.logdir / (self._output_dir.name + (f"-{number}" if number > 1 else ""))
+            owner = folder / "output_dir.txt"
+            if not folder.exists():
+                if own is None:
+                    folder.mkdir()
+                    write_text(owner, f"{self._output_dir}\n")
+                return own or folder
+            if self._resume and owner.is_file():
+                is_own = owner.read_text(encoding="utf-8", errors="replace") == f"{self._output_dir}\n"
+                own = folder if is_own else own
+        raise AssertionError("unreachable")
 
-    def truncate(self, step: int) -> None:
-        # TensorBoard then hides the points of older files from this step on. Points whose axis is the epoch
-        # stay: a run has fewer epochs than optimiser steps.
-        self._writer.close()
-        self._writer = self._open(purge_step=step + 1)
-
-    def close(self, *, failed: bool) -> None:
-        self._writer.close()
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return file_errors(f"--logdir {self.logdir}", "cannot be written")
 
 
 class WandbWriter:
     """One run at Weights & Biases, named after OUTPUT_DIR. WANDB_MODE, WANDB_PROJECT etc. are respected.
 
-    OUTPUT_DIR/wandb_run_id holds the id of the run; `resume` continues that run. Weights & Biases cannot
-    delete points, so points of steps after the resumed state stay and are logged a second time. Raises
-    `UserError` where the package is missing or the run cannot be opened.
+    OUTPUT_DIR/wandb_run_id holds the id of a training (`trains`); `resume` continues that run. Weights &
+    Biases cannot delete points, so points of steps after the resumed state stay and are logged a second time.
+    Raises `UserError` where the package is missing or the run cannot be opened.
     """
 
-    def __init__(self, output_dir: Path, *, config: Mapping[str, Any], resume: bool) -> None:
+    def __init__(self, output_dir: Path, *, config: Mapping[str, Any], resume: bool, trains: bool) -> None:
         try:
             # Imported by name because the package is not among the requirements.
             wandb = importlib.import_module("wandb")
         except ImportError:
             raise UserError("--wandb: the package is missing; pip install wandb") from None
-        run_id = _run_id(output_dir / "wandb_run_id", keep=resume)
+        run_id = _run_id(output_dir / "wandb_run_id", keep=resume) if trains else secrets.token_hex(4)
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or WANDB_PROJECT,

@@ -13,7 +13,7 @@ from engine.checkpoint.files import checkpoint_path, read_state, save_state
 from engine.checkpoint.random_state import restore_random_state
 from engine.checkpoint.resume import Resumed, compare_data, describe_data
 from engine.checkpoint.state_writer import HOW_TO_RESUME, SavingHooks, StateWriter
-from engine.checkpoint.states import list_states, remove_leftovers
+from engine.checkpoint.states import list_states
 from engine.config import Config
 from engine.data import TrainingData
 from engine.distributed.sharding import full_state, load_full_state
@@ -74,8 +74,6 @@ class Fit:
         self.trainer = self._trainer(over_ranks)
         self.results: list[Result] = []
         self.reported = False
-        if resumed.path is None and world.is_main:  # another run wrote it
-            (self.output_dir / "best.json").unlink(missing_ok=True)
         self._restore()
 
     def run(self, selection: Selection) -> None:
@@ -154,12 +152,12 @@ class Fit:
     def _state_writer(self) -> StateWriter | None:
         if not self.world.is_main:
             return None
-        remove_leftovers(self.output_dir)
         earlier = self.resumed.earlier_states(self.output_dir)
         others = [path for path in list_states(self.output_dir) if path not in earlier]
         if others:
             self.log.warning(
-                f"{others[0].name} is from another run (no --resume); the first save of this run deletes it"
+                f"{others[0].name} is of a later step than {self.resumed.path}; the first save of this run "
+                "deletes it"
             )
         return StateWriter(self.output_dir, keep=self.config.keep, earlier=earlier)
 

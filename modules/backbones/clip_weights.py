@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.archives import damaged_record
 from common.errors import UserError
 from common.names import is_path
 from modules.backbones.hub import cached_file, is_offline
@@ -86,6 +87,9 @@ def read_clip_state(path: str | Path) -> tuple[dict[str, Tensor], bool]:
         raise UserError(
             f"{path}: not readable as weights (tensors only, no pickled code): {_reason(error)}"
         ) from error
+    record = damaged_record(path) if zipfile.is_zipfile(path) else None
+    if record is not None:
+        raise UserError(f"{path}: damaged in {record}, whose checksum is another; copy it again")
     return _clean(state), from_openai
 
 

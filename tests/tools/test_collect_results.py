@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoint.states import PARTS, state_path, write_state
 from engine.config_checks import parse_and_check
 from tools.collect_results import main
 from tools.results.published import COLUMNS, DIRECTIONS, load_published
-from tools.results.run_folders import read_run
+from tools.results.run_folders import read_run, read_run_settings
 
 PUBLISHED = load_published()
 MODEL = "--use_temp --use_frame_fea --max_frames 12"
@@ -202,10 +203,11 @@ def test_which_epoch_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert measured(capsys, folder) == {"finetune_msrvtt": 46.0}
     assert measured(capsys, folder, "--epoch", "last") == {"finetune_msrvtt": 45.0}
     assert measured(capsys, folder, "--epoch", "0") == {"finetune_msrvtt": 40.0}
-    assert "epoch 1 of 3" in collect(capsys, folder)
+    assert "epoch 2 of 3 (pytorch_model.bin.1)" in collect(capsys, folder)
+    assert "Measured: epoch 1 (pytorch_model.bin.0)" in collect(capsys, folder, "--epoch", "0")
     assert "last epoch" in collect(capsys, folder, "--epoch", "last")
     error = refused(capsys, "--row", f"finetune_msrvtt={folder}", "--epoch", "7")
-    assert "evaluated epochs 0, 1, 2" in error
+    assert "did not evaluate pytorch_model.bin.7, only pytorch_model.bin.0, pytorch_model.bin.1" in error
     with pytest.raises(SystemExit):
         main(["--epoch", "first"])
 
@@ -225,7 +227,7 @@ def test_the_epoch_that_the_run_chose_counts(tmp_path: Path, capsys: pytest.Capt
     assert measured(capsys, folder, "--epoch", "last") == {"finetune_msrvtt": 45.0}
     printed = collect(capsys, folder)
     assert (
-        "epoch 1 of 5 (best t2v/R@1 on the test list itself)" in printed
+        "epoch 2 of 5 (pytorch_model.bin.1; best t2v/R@1 on the test list itself)" in printed
         and "which is too optimistic" in printed
     )
 
@@ -239,7 +241,7 @@ def test_lines_of_other_lists_never_count(tmp_path: Path, capsys: pytest.Capture
     add_line(folder, 44.0, epoch=0, split="test", selected_on="held_out", selected_epoch=0)
     for epoch in ("reported", "best", "last", "0"):
         assert measured(capsys, folder, "--epoch", epoch) == {"finetune_msrvtt": 44.0}
-    assert "epoch 0 of 5 (chosen on held-out training videos)" in collect(capsys, folder)
+    assert "epoch 1 of 5 (pytorch_model.bin.0; chosen on held-out training videos)" in collect(capsys, folder)
     # The run is started again, so the earlier final line no longer counts.
     add_line(folder, 85.0, epoch=0, split="held_out", selected_on=None)
     path = folder / "metrics.jsonl"
@@ -253,6 +255,36 @@ def test_a_run_started_again_counts_once(tmp_path: Path) -> None:
     add_evaluations(folder, 99.0, training=False)  # an evaluation in the same folder is not the run's
     run = read_run(folder)
     assert (run.evaluation["t2v/R@1"], run.evaluation["epoch"], run.epochs) == (21.0, 2, 3)
+
+
+def test_evaluations_in_the_folder_of_a_training_are_not_its_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One checkpoint, then all of them were evaluated there; older versions replaced config.json, too."""
+    folder = write_run(tmp_path / "a", f"--do_train {MSRVTT}", 40.0, 46.0, 45.0)
+    add_line(folder, 45.0, epoch=2, job="train", selected_on="last", selected_epoch=2)
+    for epoch in (None, 0, 1, 2):
+        add_line(folder, 99.0, epoch=epoch, job="eval")
+    evaluation, _ = parse_and_check(
+        ["--do_eval", *MSRVTT.split(), "--output_dir", str(folder), "--init_model", str(folder)],
+        program="main_task_retrieval.py",
+    )
+    evaluation.save(folder / "config.eval.json")
+    for epoch, value in (("last", 45.0), ("reported", 45.0), ("best", 46.0), ("1", 46.0)):
+        assert measured(capsys, folder, "--epoch", epoch) == {"finetune_msrvtt": value}
+
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    evaluation.save(folder / "config.json")
+    parts: dict[str, Any] = dict.fromkeys(PARTS, 0) | {"config": settings}
+    write_state(parts, state_path(folder, 9))
+    assert measured(capsys, folder, "--epoch", "last") == {"finetune_msrvtt": 45.0}
+    assert read_run_settings(folder)["do_train"] is True  # watch_checkpoints.py reads it, too
+
+
+def test_the_folder_of_an_evaluation_has_its_own_settings(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", f"--do_eval {MSRVTT} --init_model elsewhere.bin", 45.0)
+    (folder / "config.json").rename(folder / "config.eval.json")
+    assert read_run(folder).config["do_eval"] is True and read_run(folder).epochs == 0
 
 
 def test_another_test_list_shows_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

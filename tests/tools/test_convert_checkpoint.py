@@ -115,7 +115,8 @@ def test_from_clip4clip_with_its_temporal_transformer(tmp_path: Path) -> None:
     lines = "\n".join(convert(tmp_path / "clip4clip.bin", tmp_path / "ours.bin"))
     assert same(read_state(tmp_path / "ours.bin"), state)
     assert "the first 48 of 77 positions taken" in lines
-    assert "clip.logit_scale: 1 left out (a constant here" in lines
+    assert "clip.logit_scale: 1 left out (scores are multiplied by 100 here, whatever the file says)" in lines
+    assert "text_projection" not in lines
 
 
 def test_a_model_loads_what_came_from_clip4clip(tmp_path: Path) -> None:
@@ -139,6 +140,10 @@ def test_parts_of_clip4clip_that_do_not_exist_here(tmp_path: Path) -> None:
     assert groups == {"image tower", "text encoder"}
     for said in ("seqLSTM", "tightTransf", "3d", "new.bias: 1 left out (unknown)", "only seqTransf"):
         assert said in lines
+    del state["clip.text_projection"]
+    torch.save(state, tmp_path / "clip4clip.bin")
+    lines = "\n".join(convert(tmp_path / "clip4clip.bin", tmp_path / "ours.bin", overwrite=True))
+    assert "clip.text_projection: not in the file, and a model needs it" in lines
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,6 +158,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([str(there), str(there), "--overwrite"], "same file"),
         ([str(there), str(tmp_path)], "a folder"),
         ([str(there), str(tmp_path / "no" / "a.bin")], "does not exist"),
+        ([str(there), new], "nothing to write; none of its names is known (unknown)"),
         ([str(there), new, "--encoders_only"], "nothing to write"),
     ):
         assert main(arguments) == 2
@@ -160,7 +166,9 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert error.startswith("convert_checkpoint.py: error: ") and error.count("\n") == 1
         assert message in error
     assert not Path(new).exists()
+    torch.save({"unknown": torch.ones(2), "cls.bias": torch.ones(2)}, there)
     assert main([str(there), str(cut), "--overwrite"]) == 0
+    assert "unknown, written as they are: unknown\n" in capsys.readouterr().out
     assert torch.equal(read_state(cut)["unknown"], torch.ones(2))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import UserError
 from dataloaders.datasets.files import read_json_lines
-from engine.logs.metrics_jsonl import check_result
+from engine.logs.metrics_jsonl import check_result, is_of_training
 from engine.logs.steps_jsonl import Record, read_steps
 
 AXES = ("step", "epoch", "hours")
@@ -117,8 +117,13 @@ def _numbers(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def _evaluations(path: Path) -> list[dict[str, Any]]:
     """The valid lines of metrics.jsonl: a repeated epoch replaces itself and all later epochs."""
     valid: list[dict[str, Any]] = []
-    for number, entry in read_json_lines(path, growing=True):
+    entries = list(read_json_lines(path, growing=True))
+    for number, entry in entries:
         check_result(entry, f"{path}, line {number}")
+    trained = any(is_of_training(entry) for _, entry in entries)
+    for _, entry in entries:
+        if trained and entry["epoch"] is not None and not is_of_training(entry):
+            continue  # of an evaluation of all checkpoints, in the folder of their training
         if "selected_on" in entry and any(_same_epoch(earlier, entry) for earlier in valid):
             continue  # the epoch that the run reports, evaluated again
         if entry["epoch"] is not None:

@@ -11,9 +11,11 @@ from typing import Any
 from common.errors import FileError, UserError
 from dataloaders.datasets.files import read_json_lines, read_json_object
 from engine.config import check_settings
-from engine.logs.metrics_jsonl import check_result
+from engine.logs.metrics_jsonl import check_result, is_of_training
+from engine.saved_settings import EVALUATION_SETTINGS_FILE, SETTINGS_FILE
 from tools.results.published import COLUMNS, DIRECTIONS
 
+CHECKPOINT = "pytorch_model.bin."  # followed by the epoch, counted from 0
 METRICS = tuple(f"{direction}/{column}" for direction in DIRECTIONS for column in COLUMNS)
 CHOOSE_BY = "t2v/R@1"  # the published code reports the best epoch by this metric
 HOW_CHOSEN = {
@@ -48,21 +50,23 @@ class Run:
     def describe(self) -> str:
         """Folder, seed, epoch and how the epoch was chosen, for a note."""
         seed = "seed unknown" if self.seed is None else f"seed {self.seed}"
-        epoch = f"epoch {self.evaluation['epoch']} of {self.epochs}" if self.epochs else "evaluation only"
-        if self.epochs and self.evaluation.get("selected_on") in HOW_CHOSEN:
-            epoch += f" ({HOW_CHOSEN[self.evaluation['selected_on']]})"
-        return f"{self.folder}: {seed}, {epoch}"
+        if not self.epochs:
+            return f"{self.folder}: {seed}, evaluation only"
+        number = self.evaluation["epoch"]
+        how = HOW_CHOSEN.get(self.evaluation.get("selected_on", ""))
+        file = f"{CHECKPOINT}{number}" + (f"; {how}" if how else "")
+        return f"{self.folder}: {seed}, epoch {number + 1} of {self.epochs} ({file})"
 
 
 def read_run(folder: Path, *, epoch: str = "reported") -> Run:
     """Read one output folder.
 
     `epoch` is "reported" (chosen by the run; "best" if it did not choose), "best" (by t2v/R@1 on the test
-    list), "last", or a number from 0. Raises `UserError` if a file is missing, unreadable or does not have
-    the epoch.
+    list), "last", or the number of a checkpoint. In the folder of a training evaluations do not count.
+    Raises `UserError` if a file is missing, unreadable or does not have the epoch.
     """
-    config = read_settings(folder / "config.json")
-    training = bool(config["do_train"] or config["do_pretrain"])
+    config = read_run_settings(folder)
+    training = _is_training(config)
     evaluations, final = _evaluations(folder / "metrics.jsonl", training=training)
     epochs = config["epochs"] if final and "epochs" in config else len(evaluations)
     return Run(
@@ -89,10 +93,39 @@ def read_settings(path: Path) -> Settings:
     return config
 
 
+def read_run_settings(folder: Path) -> Settings:
+    """The settings of the run in an output folder: of its training, if there was one, else of an evaluation.
+
+    Raises `UserError` if the folder has none.
+    """
+    training, evaluation = folder / SETTINGS_FILE, folder / EVALUATION_SETTINGS_FILE
+    if not training.is_file() and evaluation.is_file():
+        return read_settings(evaluation)
+    config = read_settings(training)
+    if not _is_training(config):
+        # Older versions let an evaluation replace the settings of the training in its folder.
+        return _settings_in_state(folder) or config
+    return config
+
+
+def _settings_in_state(folder: Path) -> Settings | None:
+    """The settings in the newest training state of a folder, None without a state that can be read."""
+    if not any(folder.glob("training_state.*.pt")):
+        return None
+    from engine.checkpoint.states import newest_state, read_state_file  # torch takes seconds
+
+    path, _ = newest_state(folder)
+    return None if path is None else read_state_file(path)["config"]
+
+
+def _is_training(config: Settings) -> bool:
+    return bool(config["do_train"] or config["do_pretrain"])
+
+
 def settings_beside(checkpoint: str | None) -> Settings | None:
     """Settings of the run that wrote `checkpoint`, if the file is still in that run's folder."""
-    path = Path(checkpoint).parent / "config.json" if checkpoint else None
-    return read_settings(path) if path is not None and path.is_file() else None
+    folder = Path(checkpoint).parent if checkpoint else None
+    return read_run_settings(folder) if folder is not None and (folder / SETTINGS_FILE).is_file() else None
 
 
 def _evaluations(path: Path, *, training: bool) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
@@ -107,7 +140,7 @@ def _evaluations(path: Path, *, training: bool) -> tuple[list[dict[str, Any]], d
     final: dict[str, Any] | None = None
     for number, entry in read_json_lines(path, growing=True):
         _check_metrics(entry, where=f"{path}, line {number}")
-        if training and entry["epoch"] is None:  # someone evaluated in a training run's folder
+        if training and not is_of_training(entry):  # someone evaluated in a training run's folder
             continue
         if "selected_on" in entry:
             final = entry
@@ -141,5 +174,5 @@ def _choose(evaluations: list[dict[str, Any]], epoch: str, *, folder: Path) -> d
     for entry in evaluations:
         if entry["epoch"] == int(epoch):
             return entry
-    evaluated = ", ".join(str(entry["epoch"]) for entry in evaluations)
-    raise UserError(f"--epoch {epoch}: {folder} evaluated epochs {evaluated}")
+    evaluated = ", ".join(f"{CHECKPOINT}{entry['epoch']}" for entry in evaluations)
+    raise UserError(f"--epoch {epoch}: {folder} did not evaluate {CHECKPOINT}{epoch}, only {evaluated}")

@@ -123,6 +123,41 @@ def test_truncated(write: Callable[[State, Path], None], tmp_path: Path) -> None
         assert "truncated or not" in unreadable(path), size
 
 
+def test_changed_bytes_are_found_by_their_checksum(tmp_path: Path) -> None:
+    """Torch reads such a file without a word."""
+    path = tmp_path / "damaged.bin"
+    torch.save({"a": torch.ones(1000), "b": torch.ones(1000)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(20).numpy().tobytes()) + 40] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(1000))
+    assert "damaged in damaged/data/0, whose checksum is another; copy it again" in unreadable(path)
+    assert set(read_state(path, verify=False)) == {"a", "b"}
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    set_checksums = getattr(torch.serialization, "set_crc32_options", None)
+    if set_checksums is None:
+        pytest.skip("this torch always writes checksums")
+    set_checksums(False)
+    try:
+        torch.save({"a": torch.ones(2)}, tmp_path / "a.bin")
+    finally:
+        set_checksums(True)
+    assert torch.equal(read_state(tmp_path / "a.bin")["a"], torch.ones(2))
+
+
+def test_the_message_of_another_library_ends_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("words " * 100 + "\nnext line")
+
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.bin")
+    monkeypatch.setattr(torch, "load", fails)
+    assert unreadable(tmp_path / "a.bin").endswith("words words ...)")
+
+
 class _Evil:
     def __init__(self, marker: Path) -> None:
         self.marker = marker

@@ -31,7 +31,7 @@ from engine.checkpoint.states import PARTS, state_path, write_state
 from engine.config import Config
 from engine.config_checks import parse_and_check
 from engine.distributed.world import World
-from engine.logs.metrics_jsonl import drop_results_after
+from engine.logs.metrics_jsonl import drop_results_after, read_results
 from engine.logs.run_log import RunLog
 from engine.process.errors import LOST_RANK, explain
 from engine.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
@@ -115,13 +115,16 @@ def test_the_optimiser_is_restored_by_name() -> None:
 
 def test_results_of_epochs_that_are_repeated_are_deleted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    lines = [{"epoch": None, "n": 0}, {"epoch": 0}, {"epoch": 1}, {"epoch": 1, "selected_on": "test"}]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    lines = [{"epoch": 0}, {"epoch": 1}, {"epoch": 1, "selected_on": "test"}]
+    # Evaluations in this folder: of one checkpoint, as older versions wrote them too, and of all.
+    others = [{"epoch": None, "n": 0}, {"epoch": 5, "job": "eval"}]
+    text = "".join(json.dumps(line) + "\n" for line in others + lines)
     path.write_text(text + '{"epoch": 2, "half', encoding="utf-8")
     assert drop_results_after(path, 1, ended=True) == lines
     assert path.read_text(encoding="utf-8") == text
-    assert drop_results_after(path, 1, ended=False) == lines[:3]
-    assert drop_results_after(path, -1, ended=False) == lines[:1]
+    assert drop_results_after(path, 1, ended=False) == lines[:2]
+    assert drop_results_after(path, -1, ended=False) == []
+    assert read_results(path) == others
     assert drop_results_after(tmp_path / "absent", 0, ended=False) == []
 
 

@@ -92,7 +92,7 @@ def test_a_step_in_the_file_and_in_tensorboard(output: Path, tmp_path: Path) -> 
     (record,) = read_steps(output / "steps.jsonl")
     assert record.pop("seconds") >= 0
     assert record == RECORD
-    shown = tensorboard_scalars(tmp_path / "tb")
+    shown = tensorboard_scalars(tmp_path / "tb" / output.name)
     assert shown["train/VTM"] == [(5, 0.25)] and shown["train/epoch"] == [(5, 1.0)]
     assert shown["lr/text"][0] == (5, pytest.approx(1e-3))
     assert "train/step" not in shown
@@ -122,14 +122,47 @@ def test_resume_cuts_the_file_and_tensorboard_and_keeps_counting_seconds(
     )
     assert lines.count("\n") == 3
 
-    log = RunLog(output, active=True, logdir=str(tmp_path / "tb"))
+    log = RunLog(output, active=True, logdir=str(tmp_path / "tb"), config={"resume": "auto"})
     log.truncate_steps(4)
     log.step_record({"step": 6, "loss": 66.0})
     log.close()
     records = read_steps(output / "steps.jsonl")
     assert [r["step"] for r in records] == [2, 4, 6]
     assert 100 <= records[-1]["seconds"] < 160
-    assert tensorboard_scalars(tmp_path / "tb")["train/loss"] == [(2, 2.0), (4, 4.0), (6, 66.0)]
+    assert tensorboard_scalars(tmp_path / "tb" / output.name)["train/loss"] == [(2, 2.0), (4, 4.0), (6, 66.0)]
+
+
+def test_each_run_has_a_folder_of_its_own_in_tensorboard(tmp_path: Path) -> None:
+    """A second run with the same --logdir draws its own curves, also with an equal name or output folder."""
+
+    def run(output: Path, loss: float, *, resume: str | None = None, trains: bool = True) -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        settings = {"resume": resume}
+        log = RunLog(output, active=True, logdir=str(tmp_path / "tb"), config=settings, trains=trains)
+        log.step_record({"step": 1, "loss": loss})
+        log.close()
+
+    run(tmp_path / "a" / "base", 1.0)
+    run(tmp_path / "b" / "base", 2.0)
+    run(tmp_path / "a" / "base", 3.0)  # trained again
+    run(tmp_path / "b" / "base", 4.0, resume="auto")
+    run(tmp_path / "b" / "base", 5.0, trains=False)
+    RunLog(tmp_path / "a" / "base", active=True, logdir=str(tmp_path / "tb")).close()  # refused: logs nothing
+    losses = {
+        folder.name: [value for _, value in tensorboard_scalars(folder)["train/loss"]]
+        for folder in (tmp_path / "tb").iterdir()
+    }
+    assert losses == {"base": [1.0], "base-2": [2.0, 4.0], "base-3": [3.0], "base-4": [5.0]}
+
+
+def test_why_a_run_ended_is_in_its_log_and_not_twice_on_the_console(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = RunLog(output, active=True)
+    log.ended("--batch_size 1000: larger than the training set")
+    log.close()
+    assert " ERROR --batch_size 1000: larger" in (output / "log.txt").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == ""
 
 
 def close_while(error: BaseException, log: RunLog) -> None:
@@ -150,6 +183,7 @@ def test_a_stopped_run_leaves_a_mark_until_the_next_run(output: Path) -> None:
     close_while(StoppedBySignal("stopped by SIGUSR1", exit_code=0), RunLog(output, active=True))
     assert mark.read_text(encoding="utf-8") == "stopped by SIGUSR1\n"
     RunLog(output, active=False).close()
+    RunLog(output, active=True, trains=False).close()  # an evaluation in this folder
     assert mark.exists()
     RunLog(output, active=True).close()
     assert not mark.exists()
@@ -166,7 +200,7 @@ def test_evaluations_are_logged_by_epoch(output: Path, tmp_path: Path, wandb: Fa
     assert run.logged[1] == {"t2v/R@1": 40.0, "epoch": 1}
     assert [values["step"] for values in (run.logged[0], run.logged[2])] == [5, 6]
     assert run.logged[0]["train/loss"] == 0.5 and run.logged[0]["lr/text"] == 1e-3
-    assert tensorboard_scalars(tmp_path / "tb")["t2v/R@1"] == [(1, 40.0)]
+    assert tensorboard_scalars(tmp_path / "tb" / output.name)["t2v/R@1"] == [(1, 40.0)]
 
 
 def test_wandb_gets_folder_name_and_settings(output: Path, wandb: FakeWandb) -> None:
@@ -183,6 +217,10 @@ def test_wandb_continues_its_run_only_with_resume(output: Path, wandb: FakeWandb
         RunLog(output, active=True, wandb=True, config={"resume": resume}).close()
     first, resumed, fresh = (call["id"] for call in wandb.calls)
     assert first == resumed != fresh
+    RunLog(output, active=True, wandb=True, config={"resume": None}, trains=False).close()
+    RunLog(output, active=True, wandb=True, config={"resume": "auto"}).close()
+    evaluation, resumed = (call["id"] for call in wandb.calls[3:])
+    assert resumed == fresh != evaluation
 
 
 def test_wandb_project_comes_from_the_environment(
