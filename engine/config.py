@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.arguments import ArgumentParser
 from common.atomic_files import write_json
 from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS as DATASET_SPECS
@@ -314,7 +315,7 @@ def build_parser(program: str, *, defaults: bool = True) -> argparse.ArgumentPar
 
     Without `defaults` the result of parsing holds only the flags that are given.
     """
-    parser = argparse.ArgumentParser(prog=program, allow_abbrev=False)
+    parser = ArgumentParser(prog=program, allow_abbrev=False)
     groups: dict[str, Any] = {}
     for item in dataclasses.fields(Config):
         meta = item.metadata

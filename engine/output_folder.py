@@ -101,7 +101,8 @@ class OutputFolder:
         if self.config.resume == "auto":
             return bool(list_states(self.path)) or not list_checkpoints(self.path, numbered=True)
         state = Path(self.config.resume).expanduser().resolve()
-        return self.path.resolve() in (state, state.parent)
+        # Without such a file, the search for a state says so.
+        return not state.exists() or self.path.resolve() in (state, state.parent)
 
 
 def training_files(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.arguments import ArgumentParser
 from common.atomic_files import check_target
 from common.errors import UserError, run_program
 from dataloaders.datasets.registry import DATASETS, SPLITS, SplitFiles, default_files, read_examples
@@ -201,7 +202,7 @@ def _sample(text: str) -> int | None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
         epilog=(__doc__ or "").splitlines()[-1],
         allow_abbrev=False,

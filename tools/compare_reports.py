@@ -22,6 +22,7 @@ import numpy as np
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.arguments import ArgumentParser
 from common.atomic_files import check_target, write_json
 from common.errors import UserError, run_program
 from dataloaders.datasets.files import read_json_object
@@ -61,7 +62,7 @@ class Pair:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="compare_reports.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from common.arguments import ArgumentParser
 from common.errors import FileError, UserError, run_program
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that --help answers at once
@@ -49,7 +50,7 @@ _LEFT_OUT = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="convert_checkpoint.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

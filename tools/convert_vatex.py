@@ -20,6 +20,7 @@ from typing import Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.arguments import ArgumentParser
 from common.atomic_files import check_target, write_text
 from common.errors import UserError, run_program
 from dataloaders.datasets.files import name_some, read_id_list
@@ -121,7 +122,7 @@ def _coverage(merged: Merged, id_list: Path, *, language: str) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="release files, or merged ones")
     parser.add_argument(
         "--out", type=Path, help="vatex_data.json to write; without it only counts are printed"

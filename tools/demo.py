@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from common.arguments import ArgumentParser
 from common.errors import EXIT_INTERRUPTED, UserError, run_program
 from demo.limits import LOOPBACK_HOSTS, Limits
 from demo.toy_index import FOLDER, LANGUAGES, ToyDemo, prepare
@@ -47,7 +48,7 @@ _MAX_CONNECTIONS = 512  # further ones get status 503
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

@@ -21,6 +21,7 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.arguments import ArgumentParser
 from common.atomic_files import check_target, write_json
 from common.errors import FileError, UserError, run_program
 
@@ -42,7 +43,7 @@ _LISTS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="evaluate_features.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from common.arguments import ArgumentParser
 from common.errors import UserError, run_program
 from tools.store import commands as store_commands
 from tools.store.build import BuildOptions, BuildResult, build
@@ -37,7 +38,7 @@ off or damaged (default {MIN_DECODED})"""
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of building; those of the commands on a store are in `tools/store/commands.py`."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=_PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

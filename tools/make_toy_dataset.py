@@ -23,6 +23,7 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.arguments import ArgumentParser
 from common.atomic_files import write_json
 from common.errors import UserError, file_errors, run_program
 from tools.toy.annotations import Clip, DatasetPlan, Sizes, write_chvtt, write_msrvtt, write_vatex
@@ -126,7 +127,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to make; must be empty or not exist"
     )

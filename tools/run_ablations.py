@@ -19,6 +19,7 @@ from pathlib import Path
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.arguments import ArgumentParser
 from common.errors import EXIT_USER_ERROR, run_program
 
 
@@ -112,7 +113,7 @@ def _with_queue(flags: Sequence[str], queue: int) -> list[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--data_dir", type=Path, default=Path("toy"), help="toy data with its frame stores")

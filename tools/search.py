@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from common.arguments import ArgumentParser
 from common.errors import UserError, run_program
 from search.index_format import ENGINES, FAISS_KINDS, THUMBNAILS, check_new_folder, read_settings
 from search.query import QueryError, check_frame_weight, check_top, check_top_frames
@@ -41,7 +42,7 @@ _MODEL_FLAGS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands with their flags."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog=_PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

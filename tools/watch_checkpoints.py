@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.arguments import ArgumentParser
 from common.errors import EXIT_INTERRUPTED, UserError, file_errors, run_program
 from engine.config import PROGRAMS, Config, Remark
 from engine.config_checks import parse_and_check
@@ -44,7 +45,7 @@ _NOT_TAKEN_OVER = frozenset(
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="watch_checkpoints.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
 
+from common.arguments import ArgumentParser
 from common.atomic_files import write_text
 from common.errors import run_program
 from engine.config import PROGRAMS, Config, build_parser
@@ -88,7 +89,7 @@ def _default(value: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="write_flag_docs.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=PAGE, help="file to write (default: docs/FLAGS.md)")

@@ -68,7 +68,43 @@ def test_what_a_run_leaves(toy: Toy, tmp_path: Path, results: Results) -> None:
     ):
         assert said in log
     assert [r["epoch"] for r in results(tmp_path / "out")] == [1]  # --select_on last
-    assert any("tfevents" in path.name for path in logdir.iterdir())
+    assert any("tfevents" in path.name for path in (logdir / "out").iterdir())
+
+
+def test_a_folder_that_holds_a_training(
+    toy: Toy, tmp_path: Path, results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second training is refused, an evaluation adds to it, --overwrite replaces it."""
+    flags = ("--dataset", "msrvtt", "--language", "english", "--use_temp")
+    assert toy.run("train", tmp_path, *flags) == 0
+    trained = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert toy.run("train", tmp_path, *flags, "--epochs", "2") == 2
+    error = capsys.readouterr().err
+    assert "holds a training (training_state.9.pt, pytorch_model.bin.0, steps.jsonl, ...)" in error
+    assert error.count("\n") == 1 and {p.name: p.read_bytes() for p in tmp_path.iterdir()} == trained
+
+    model = ("--init_model", str(tmp_path / "pytorch_model.bin.0"), "--max_frames", "2")
+    assert toy.run("eval", tmp_path, *model) == 0
+    for name in trained.keys() - {"log.txt", "metrics.jsonl"}:
+        assert (tmp_path / name).read_bytes() == trained[name], name
+    assert json.loads((tmp_path / "config.eval.json").read_text(encoding="utf-8"))["max_frames"] == 2
+    assert [(r["job"], r["epoch"]) for r in results(tmp_path)] == [("train", 0), ("eval", None)]
+
+    assert toy.run("train", tmp_path, *flags, "--overwrite", "--seed", "7", "--batch_size", "6") == 0
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["seed"] == 7
+    assert [r["job"] for r in results(tmp_path)] == ["train"]
+    assert [path.name for path in tmp_path.glob("training_state.*")] == ["training_state.6.pt"]
+    assert "deleted the earlier training" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_refused_says_why_in_its_log(toy: Toy, tmp_path: Path) -> None:
+    flags = ("--dataset", "msrvtt", "--language", "english")
+    assert toy.run("train", tmp_path, *flags, "--batch_size", "1000") == 2
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "ERROR --batch_size 1000: larger than the training set" in log
+    assert not (tmp_path / "config.json").exists()
+    assert toy.run("train", tmp_path, *flags) == 0  # logs alone do not make a folder used
 
 
 def test_a_saved_model_evaluates_to_the_figures_of_its_epoch(

@@ -78,6 +78,7 @@ def test_resuming_continues_what_is_in_this_folder(tmp_path: Path) -> None:
     write(elsewhere, STATE)
     with pytest.raises(UserError, match="holds a training"):
         opened(elsewhere, resume=str(tmp_path / STATE))
+    opened(elsewhere, resume="nowhere")  # engine/checkpoint/resume.py refuses it
 
 
 def test_overwriting_deletes_the_training_when_the_new_one_starts(tmp_path: Path) -> None:

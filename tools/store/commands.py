@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from common.arguments import ArgumentParser
 from common.errors import UserError, file_errors
 from dataloaders.frame_store.reader import FrameStore
 from tools.store.flag_values import positive, share
@@ -52,7 +53,7 @@ def _ids_apart(argv: list[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="frame2lmdb.py", description=__doc__)
+    parser = ArgumentParser(prog="frame2lmdb.py", description=__doc__)
     commands = parser.add_subparsers(required=True)
     cpus = os.cpu_count() or 1
     help_ids = "video ids"
