@@ -15,7 +15,7 @@ from common.locks import FileLock, LockedError
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = "import os, sys; from pathlib import Path; from common.locks import FileLock; "
 HOLD += "lock = FileLock(Path(sys.argv[1])); child = os.fork(); "
-HOLD += "print('held', flush=True) if child else None; sys.stdin.read()"
+HOLD += "child or print('held', flush=True); sys.stdin.read()"
 
 
 def test_a_second_lock_is_refused_until_the_first_is_released(tmp_path: Path) -> None:
