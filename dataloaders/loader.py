@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import multiprocessing
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,11 +181,25 @@ def end_workers() -> None:
     A process that cannot be killed, as one that waits for a broken disk, is left after `END_WAIT_S`.
     """
     children = multiprocessing.active_children()
-    for child in children:
-        child.kill()
-    end = time.monotonic() + END_WAIT_S
-    for child in children:
-        child.join(max(0.0, end - time.monotonic()))
+    with _ends_of_workers_expected():
+        for child in children:
+            child.kill()
+        end = time.monotonic() + END_WAIT_S
+        for child in children:
+            child.join(max(0.0, end - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _ends_of_workers_expected() -> Iterator[None]:
+    """Without torch's handler of SIGCHLD, which raises an error about a worker that was killed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def warn_if_shared_memory_is_short(sample_bytes: int, *, batch_size: int, num_workers: int) -> bool:

@@ -51,6 +51,12 @@ start_from() {  # start_from SCRIPT EPOCH: INIT_MODEL, else the checkpoint of SC
         die "$init_model: no such file; run scripts/$1.sh first, or set INIT_MODEL"
 }
 
+hangup_is_ignored() {  # as under nohup; false where there is no /proc
+    local mask
+    mask=$(sed -n 's/^SigIgn:[[:space:]]*//p' "/proc/$$/status" 2> /dev/null) || return 1
+    [ -n "$mask" ] && [ $((0x$mask & 1)) = 1 ]
+}
+
 launch() {  # launch PROGRAM FLAGS...: run it, or print it, on NPROC processes of each of NNODES machines
     local program=$1 nproc=${NPROC:-$default_nproc} nnodes=${NNODES:-1} python=${PYTHON:-}
     shift
@@ -62,6 +68,9 @@ launch() {  # launch PROGRAM FLAGS...: run it, or print it, on NPROC processes o
     if [ -z "$python" ]; then
         python=python3
         [ ! -x .venv/bin/python ] || python=.venv/bin/python
+    fi
+    if [ "${SLURM_STEP_NUM_TASKS:-1}" != 1 ] && [ "$nproc" != 1 ] && [ "$nnodes" = 1 ]; then
+        die "srun starts $SLURM_STEP_NUM_TASKS tasks, and each would start $nproc processes: set NPROC=1"
     fi
     local command=("$python")
     if [ "$nproc" != 1 ] || [ "$nnodes" != 1 ]; then
@@ -76,5 +85,9 @@ launch() {  # launch PROGRAM FLAGS...: run it, or print it, on NPROC processes o
         echo
         return
     fi
+    # The signals that torchrun hands on to its ranks, which then save. It takes SIGHUP even under nohup.
+    local signals=SIGTERM,SIGINT,SIGQUIT,SIGUSR1
+    hangup_is_ignored || signals+=,SIGHUP
+    export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-$signals}
     exec "${command[@]}"
 }

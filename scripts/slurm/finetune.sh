@@ -6,7 +6,7 @@
 #
 # Submit it from the checkout, on a file system that all nodes see. Three minutes before the time limit, and when Slurm
 # takes the nodes for another job, every rank gets a signal: the run saves, ends, returns to the queue, and continues
-# at its next start. More in docs/MULTINODE.md.
+# at its next start. On a cluster without GPUs give sbatch --gpus-per-node=0. More in docs/MULTINODE.md.
 #SBATCH --job-name=hmmc-finetune
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
@@ -17,8 +17,12 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=hmmc-finetune-%j.log
-# Slurm runs a copy of this script, so that the checkout is where sbatch was called.
-cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
+# Slurm runs a copy of this script, so that the checkout is where sbatch was called, or what --chdir says.
+[ -f scripts/slurm/job.sh ] || cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
+if [ ! -f scripts/slurm/job.sh ]; then
+    echo "finetune.sh: $PWD is not the checkout; call sbatch there, or give sbatch --chdir=CHECKOUT" >&2
+    exit 2
+fi
 # shellcheck source=scripts/slurm/job.sh
 source scripts/slurm/job.sh
 row=finetune_msrvtt

@@ -4,7 +4,7 @@
 #
 #   sbatch --array=0-15 scripts/slurm/frame2lmdb_array.sh VIDEO_DIR STORE [flags of tools/frame2lmdb.py]
 #
-# The number of tasks in the array must stay the same for one store.
+# The number of tasks in the array must stay the same for one store. PYTHON is that of scripts/common.sh.
 #SBATCH --job-name=frame2lmdb
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
@@ -16,13 +16,23 @@
 set -euo pipefail
 
 if [[ $# -lt 2 || -z "${SLURM_ARRAY_TASK_ID:-}" ]]; then
-  echo "usage: sbatch --array=0-15 $0 VIDEO_DIR STORE [flags of tools/frame2lmdb.py]" >&2
-  exit 2
+    echo "usage: sbatch --array=0-15 scripts/slurm/frame2lmdb_array.sh VIDEO_DIR STORE [flags of tools/frame2lmdb.py]" >&2
+    exit 2
 fi
 video_dir=$1 store=$2
 shift 2
 
-# SLURM runs a copy of this script, so that the checkout is where sbatch was called.
-cd "${SLURM_SUBMIT_DIR:-.}"
-exec python tools/frame2lmdb.py --video_dir "$video_dir" --lmdb_path "$store" \
-  --num_workers "${SLURM_CPUS_PER_TASK:-$(nproc)}" "$@"
+# Slurm runs a copy of this script, so that the checkout is where sbatch was called, or what --chdir says.
+[ -f tools/frame2lmdb.py ] || cd "${SLURM_SUBMIT_DIR:-.}"
+if [ ! -f tools/frame2lmdb.py ]; then
+    echo "frame2lmdb_array.sh: $PWD is not the checkout; call sbatch there, or give sbatch --chdir=CHECKOUT" >&2
+    exit 2
+fi
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+    python=python3
+    [ ! -x .venv/bin/python ] || python=.venv/bin/python
+fi
+export PATH # `sbatch --export=NAME` leaves it out; bash then has its own, but does not export it
+exec "$python" tools/frame2lmdb.py --video_dir "$video_dir" --lmdb_path "$store" \
+    --num_workers "${SLURM_CPUS_PER_TASK:-$(nproc)}" "$@"

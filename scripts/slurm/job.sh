@@ -4,12 +4,13 @@
 # run_job ROW FLAGS...: run scripts/ROW.sh in every task of the job, one task per GPU, until its work is done.
 #
 # OUTPUT_DIR (default ckpts/ROW), DATA_DIR, INIT_MODEL and PYTHON are those of scripts/common.sh. In addition:
-#   MASTER_PORT       a free port on the first node [computed from the job id]
+#   MASTER_ADDR       a name or address of the first node that all nodes know [its name in Slurm]
+#   MASTER_PORT       a free port on the first node [computed from the numbers of job and step]
 #   MAX_RESTARTS=100  how often a job may start itself again
 set -euo pipefail
 
 run_job() {
-    local row=$1 hosts code=0
+    local row=$1 code=0 keep_signals=()
     shift
     if [ -z "${SLURM_JOB_ID:-}" ]; then
         echo "$row: not in a job; submit the script by sbatch, from the checkout" >&2
@@ -23,33 +24,62 @@ run_job() {
         echo "$row: --output_dir: set OUTPUT_DIR instead, this script needs it too" >&2
         exit 2
     fi
-    export OUTPUT_DIR=${OUTPUT_DIR:-ckpts/$row}
-    hosts=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?}")
-    export MASTER_ADDR=${hosts%%$'\n'*} # the first node
-    export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    trap : TERM # a job that loses its nodes: wait for the ranks to save
-    # Every task becomes one rank: each shell on the way is replaced (exec), so Slurm's signals reach each rank once.
+    export PATH # `sbatch --export=NAME` leaves it out; bash then has its own, but does not export it
+    export OUTPUT_DIR=${OUTPUT_DIR:-ckpts/$row} NPROC=1 NNODES=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    if [[ " $* " =~ " "(--help|--dry-run)" " ]]; then
+        exec bash "scripts/$row.sh" "$@"
+    fi
+    rm -f "$OUTPUT_DIR/stopped" # of an earlier start: this one has not stopped yet
+    unset RANK WORLD_SIZE LOCAL_RANK # of the shell that called sbatch; the program reads Slurm's variables
+    trap : TERM HUP USR1 # a job that loses its nodes: wait for the ranks to save
+    # A rank gets no signal before it can save: Python unblocks them. Older versions of env cannot block them.
+    if env --block-signal=USR1 true 2> /dev/null; then
+        keep_signals=(--block-signal=USR1 --block-signal=TERM --block-signal=INT --block-signal=HUP)
+    fi
+    # Every task becomes one rank: each program on the way is replaced (exec), so Slurm's signals reach each rank once.
     # --gpu-bind=none: a rank sees all GPUs of its node and takes the one of its local rank.
-    # srun does not take --cpus-per-task from sbatch.
-    # shellcheck disable=SC2016 # the variables are those of each task
-    srun --kill-on-bad-exit=1 --gpu-bind=none ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
-        bash -c 'export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID NPROC=1 NNODES=1
-            exec bash "$@"' task "scripts/$row.sh" --resume auto "$@" || code=$?
-    if [ "$code" != 0 ]; then
+    # srun does not take --cpus-per-task from sbatch, and takes --export, which would keep variables from the ranks.
+    srun --kill-on-bad-exit=1 --export=ALL --gpu-bind=none \
+        ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+        env ${keep_signals[@]+"${keep_signals[@]}"} bash "scripts/$row.sh" --resume auto "$@" || code=$?
+    finish "$row" "$code"
+}
+
+# After the ranks: start the job again if a signal stopped them (OUTPUT_DIR/stopped, or code 75 if it came too early
+# for a save), unless Slurm does so itself or the job was cancelled.
+finish() {
+    local row=$1 code=$2 job state='' reason='' restarts=${SLURM_RESTART_COUNT:-0} stopped=''
+    job=$(scontrol show job --oneliner "$SLURM_JOB_ID" 2> /dev/null) || job=
+    [[ ! $job =~ JobState=([A-Z]+) ]] || state=${BASH_REMATCH[1]}
+    [[ ! $job =~ \ Reason=([^ ]+) ]] || reason=${BASH_REMATCH[1]}
+    [[ ! $job =~ \ Restarts=([0-9]+) ]] || restarts=${BASH_REMATCH[1]}
+    [ ! -e "$OUTPUT_DIR/stopped" ] || stopped=$(< "$OUTPUT_DIR/stopped")
+    if [ "$restarts" -gt "${SLURM_RESTART_COUNT:-0}" ]; then
+        echo "$row: ended with code $code; Slurm starts the job again"
+        exit "$code"
+    fi
+    if [[ $state =~ ^(COMPLETING|CANCELLED)$ ]] && [ "$reason" != TimeLimit ]; then
+        echo "$row: the job was cancelled, so it is not started again${stopped:+; $stopped}" >&2
+        exit "$code"
+    fi
+    if [ "$code" = 75 ]; then
+        stopped="stopped by a signal before anything was trained"
+    elif [ "$code" != 0 ]; then
         echo "$row: ended with code $code; not started again" >&2
         exit "$code"
     fi
-    requeue_if_stopped
+    [ -z "$stopped" ] || start_again "$row"
 }
 
-# A run writes OUTPUT_DIR/stopped if a signal ended it before it was done.
-requeue_if_stopped() {
-    [ -e "$OUTPUT_DIR/stopped" ] || return 0
+start_again() {
+    local row=$1
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "${MAX_RESTARTS:-100}" ]; then
-        echo "stopped before its work was done; already started again ${SLURM_RESTART_COUNT} times" >&2
+        echo "$row: stopped before its work was done; already started again ${SLURM_RESTART_COUNT} times" >&2
         exit 1
     fi
-    echo "stopped before its work was done; back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" # ends this script too
+    echo "$row: stopped before its work was done; back into the queue"
+    scontrol requeue "$SLURM_JOB_ID" || { # ends this script too
+        echo "$row: the job cannot go back into the queue; submit it again, and it continues" >&2
+        exit 1
+    }
 }

@@ -13,7 +13,8 @@ while [[ $1 == --* ]]; do shift; done
 tasks=()
 for ((task = 0; task < SLURM_NTASKS; task++)); do
     local_task=$((task % SLURM_TASKS_PER_NODE_STUB))
-    SLURM_PROCID=$task SLURM_LOCALID=$local_task "$@" &
+    SLURM_PROCID=$task SLURM_LOCALID=$local_task SLURM_STEP_NUM_TASKS=$SLURM_NTASKS SLURM_STEP_ID=0 \
+        SLURM_STEP_NODELIST=127.0.0.1,node-of-another-name "$@" &
     tasks+=($!)
 done
 echo "${tasks[@]}" > "$SLURM_STUB/pids.tmp" && mv "$SLURM_STUB/pids.tmp" "$SLURM_STUB/pids"
@@ -25,7 +26,7 @@ exit "$worst"
 """
 SCONTROL = """#!/usr/bin/env bash
 case "$1 $2" in
-    "show hostnames") printf '127.0.0.1\\nnode-of-another-name\\n' ;;
+    "show job") echo "JobId=4711 JobState=${STUB_JOB:-RUNNING Reason=None Restarts=0} BatchFlag=1" ;;
     requeue*) echo "$2" >> "$SLURM_STUB/requeued" ;;
     *) exit 1 ;;
 esac

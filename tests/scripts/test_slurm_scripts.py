@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from engine.config_checks import parse_and_check
+from engine.distributed.launchers import launcher_variables
+from engine.process.signals import EXIT_AGAIN, SIGNALS
 from tests.scripts.slurm_stub import SlurmStub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,10 +23,14 @@ SCRIPTS = sorted((ROOT / "scripts" / "slurm").glob("*.sh"))
 TRAINING = ("pretrain", "finetune")
 # Instead of python: notes its arguments and variables, and ends as the test wants.
 PYTHON = """#!/usr/bin/env bash
-names="RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS"
-{ for name in $names; do echo "$name=${!name}"; done; printf '%s\\n' "$@"; } > "$SLURM_STUB/rank$RANK"
-[ -z "$LEAVE_MARK" ] || [ "$RANK" != 0 ] || { mkdir -p "$OUTPUT_DIR"; echo USR1 > "$OUTPUT_DIR/stopped"; }
-[ "$RANK" != "$BAD_RANK" ] || exit 3
+noted=$SLURM_STUB/rank$SLURM_PROCID
+{ env -0 | grep -zE '^(SLURM_|RANK=|MASTER_|OMP_|PATH=)' | tr '\\n\\0' ' \\n'; } > "$noted.variables"
+printf '%s\\n' "$@" > "$noted"
+grep SigBlk "/proc/$$/status" > "$noted.blocked" 2> /dev/null
+if [ -n "$LEAVE_MARK" ] && [ "$SLURM_PROCID" = 0 ]; then
+    mkdir -p "$OUTPUT_DIR" && echo USR1 > "$OUTPUT_DIR/stopped"
+fi
+[ "$SLURM_PROCID" != "$BAD_RANK" ] || exit "${BAD_CODE:-3}"
 """
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -67,29 +73,47 @@ def submit(
 
 def task(slurm: SlurmStub, rank: int) -> tuple[dict[str, str], list[str]]:
     """Variables and command line of one task."""
-    lines = (slurm.folder / f"rank{rank}").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines[:6]), lines[6:]
+    noted = slurm.folder / f"rank{rank}"
+    lines = (slurm.folder / f"rank{rank}.variables").read_text(encoding="utf-8").splitlines()
+    flags = noted.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines), flags
 
 
 def test_every_task_is_one_rank(slurm: SlurmStub) -> None:
-    done = submit(slurm, "finetune", "--seed", "7")
+    done = submit(slurm, "finetune", "--seed", "7", RANK="5", WORLD_SIZE="1")
     assert done.returncode == 0, done.stderr
     for rank in range(4):
         variables, (program, *flags) = task(slurm, rank)
-        assert variables == {
+        assert launcher_variables(variables) == {
             "RANK": str(rank),
             "WORLD_SIZE": "4",
             "LOCAL_RANK": str(rank % 2),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": "24711",
-            "OMP_NUM_THREADS": "1",
+            "MASTER_PORT": str(20000 + 31 * 4711 % 12000),
         }
+        assert variables["OMP_NUM_THREADS"] == "1"
         config, remarks = parse_and_check(flags, program=program)
         assert remarks == [] and config.do_train and config.dataset == "msrvtt" and config.seed == 7
         assert config.resume == "auto" and config.output_dir == str(slurm.folder / "out")
     arguments = slurm.srun_arguments()
-    assert {"--kill-on-bad-exit=1", "--gpu-bind=none", "--cpus-per-task=3"} <= set(arguments)
+    assert {"--kill-on-bad-exit=1", "--gpu-bind=none", "--cpus-per-task=3", "--export=ALL"} <= set(arguments)
     assert slurm.requeued() == []
+
+
+def test_the_address_of_the_first_node_can_be_given(slurm: SlurmStub) -> None:
+    assert submit(slurm, "finetune", MASTER_ADDR="10.0.0.3", MASTER_PORT="29500").returncode == 0
+    variables, _ = task(slurm, 3)
+    assert (variables["MASTER_ADDR"], variables["MASTER_PORT"]) == ("10.0.0.3", "29500")
+    assert not {"MASTER_ADDR", "MASTER_PORT"} & set(launcher_variables(variables))
+
+
+def test_ranks_begin_with_the_signals_blocked_that_they_save_at(slurm: SlurmStub) -> None:
+    assert submit(slurm, "finetune").returncode == 0
+    noted = (slurm.folder / "rank0.blocked").read_text(encoding="utf-8")
+    if subprocess.run(["env", "--block-signal=USR1", "true"], capture_output=True).returncode or not noted:
+        pytest.skip("no /proc, or no --block-signal in this version of env")
+    blocked = int(noted.split()[1], 16)
+    assert all(blocked >> (number - 1) & 1 for number in SIGNALS)
 
 
 def test_another_row(slurm: SlurmStub) -> None:
@@ -105,16 +129,84 @@ def test_a_run_that_was_stopped_goes_back_into_the_queue(slurm: SlurmStub) -> No
     assert slurm.requeued() == ["4711"]
 
 
+def test_a_signal_before_the_first_save_sends_it_back_too(slurm: SlurmStub) -> None:
+    done = submit(slurm, "finetune", BAD_RANK="1", BAD_CODE=str(EXIT_AGAIN))
+    assert done.returncode == 0, done.stderr
+    assert slurm.requeued() == ["4711"]
+
+
 def test_not_for_ever(slurm: SlurmStub) -> None:
-    done = submit(slurm, "pretrain", LEAVE_MARK="yes", SLURM_RESTART_COUNT="3", MAX_RESTARTS="3")
+    job = {"SLURM_RESTART_COUNT": "3", "STUB_JOB": "RUNNING Reason=None Restarts=3"}
+    done = submit(slurm, "pretrain", LEAVE_MARK="yes", MAX_RESTARTS="3", **job)
     assert done.returncode == 1 and "started again 3 times" in done.stderr
     assert slurm.requeued() == []
 
 
 def test_a_run_that_failed_does_not(slurm: SlurmStub) -> None:
     done = submit(slurm, "pretrain", LEAVE_MARK="yes", BAD_RANK="2")
-    assert done.returncode == 3 and "ended with code 3" in done.stderr
+    assert done.returncode == 3 and "ended with code 3; not started again" in done.stderr
     assert slurm.requeued() == []
+
+
+def test_a_cancelled_job_does_not(slurm: SlurmStub) -> None:
+    done = submit(slurm, "pretrain", LEAVE_MARK="yes", STUB_JOB="COMPLETING Reason=None Restarts=0")
+    assert "the job was cancelled, so it is not started again; USR1" in done.stderr
+    assert slurm.requeued() == []
+
+
+def test_a_job_that_ran_out_of_time_while_it_saved_goes_back(slurm: SlurmStub) -> None:
+    submit(slurm, "pretrain", LEAVE_MARK="yes", STUB_JOB="COMPLETING Reason=TimeLimit Restarts=0")
+    assert slurm.requeued() == ["4711"]
+
+
+@pytest.mark.parametrize("bad_rank", ["", "2"])
+def test_a_job_that_slurm_starts_again_is_left_to_slurm(bad_rank: str, slurm: SlurmStub) -> None:
+    """As after `scontrol requeue` or a preemption, whether the ranks saved in time or not."""
+    job = "COMPLETING Reason=None Restarts=1"
+    done = submit(slurm, "pretrain", LEAVE_MARK="yes", BAD_RANK=bad_rank, STUB_JOB=job)
+    assert "Slurm starts the job again" in done.stdout and "not started again" not in done.stderr
+    assert slurm.requeued() == []
+
+
+@pytest.mark.parametrize("flag", ["--help", "--dry-run", "-h"])
+def test_an_old_mark_requeues_nothing_that_trained_nothing(flag: str, slurm: SlurmStub) -> None:
+    (slurm.folder / "out").mkdir()
+    (slurm.folder / "out" / "stopped").write_text("of an earlier start", encoding="utf-8")
+    assert submit(slurm, "pretrain", flag).returncode == 0
+    assert slurm.requeued() == []
+
+
+def test_only_some_variables_of_the_submitting_shell(slurm: SlurmStub) -> None:
+    """`sbatch --export=OUTPUT_DIR=...` leaves out PATH, and says through Slurm that srun must too."""
+    script = f"unset PATH; PATH={slurm.environment['PATH']}; source scripts/slurm/finetune.sh"
+    job = {**slurm.environment, "OUTPUT_DIR": str(slurm.folder / "out"), "BAD_RANK": "", "LEAVE_MARK": ""}
+    job |= {"PYTHON": str(slurm.folder / "fake_python"), "SLURM_EXPORT_ENV": "OUTPUT_DIR"}
+    del job["PATH"]
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run([bash, "-c", script], env=job, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert task(slurm, 0)[0]["PATH"] == slurm.environment["PATH"]
+
+
+@pytest.mark.parametrize("script", ["pretrain", "finetune", "frame2lmdb_array"])
+def test_called_from_another_folder_it_asks_for_the_checkout(script: str, slurm: SlurmStub) -> None:
+    arguments = ("videos", "store") if script == "frame2lmdb_array" else ()
+    elsewhere = {"SLURM_SUBMIT_DIR": str(slurm.folder), "SLURM_ARRAY_TASK_ID": "0"}
+    done = submit(slurm, script, *arguments, **elsewhere)
+    assert done.returncode == 2 and f"{slurm.folder} is not the checkout" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_array_uses_the_python_that_is_given(slurm: SlurmStub) -> None:
+    job = {"SLURM_ARRAY_TASK_ID": "3", "BAD_RANK": "none"}
+    done = submit(slurm, "frame2lmdb_array", "videos", "store", "--num_frames", "8", **job)
+    assert done.returncode == 0, done.stderr
+    noted = (slurm.folder / "rank").read_text(encoding="utf-8").splitlines()
+    assert noted == [
+        *("tools/frame2lmdb.py", "--video_dir", "videos", "--lmdb_path", "store", "--num_workers", "3"),
+        *("--num_frames", "8"),
+    ]
 
 
 @pytest.mark.parametrize(

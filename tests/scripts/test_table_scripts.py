@@ -147,6 +147,32 @@ def test_what_runs_is_what_dry_run_prints(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == printed_command("finetune_msrvtt_pretrained", **variables)
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_torchrun_hands_on_the_signals_at_which_ranks_save(ignored: bool, tmp_path: Path) -> None:
+    """Under nohup SIGHUP is ignored, and torchrun must leave it so."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc")
+    python = tmp_path / "python"
+    python.write_text("#!/usr/bin/env bash\necho $PET_SIGNALS_TO_HANDLE\n", encoding="utf-8")
+    python.chmod(0o700)
+    done = subprocess.run(
+        [*(["nohup"] if ignored else []), "bash", "scripts/finetune_msrvtt.sh"],
+        env={**os.environ, "PYTHON": str(python)},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    expected = {"SIGTERM", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGHUP"} - ({"SIGHUP"} if ignored else set())
+    assert set(done.stdout.strip().split(",")) == expected
+
+
+def test_tasks_of_srun_that_would_each_start_a_launcher_are_refused() -> None:
+    done = call("finetune_msrvtt", SLURM_STEP_NUM_TASKS="8")
+    assert done.returncode == 2 and "srun starts 8 tasks" in done.stderr and "NPROC=1" in done.stderr
+    assert call("finetune_msrvtt", "--dry-run", SLURM_STEP_NUM_TASKS="8", NPROC="1").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
