@@ -91,10 +91,13 @@ class Jobs:
 def jobs(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     output = tmp_path_factory.mktemp("jobs")
     python = output / "python"
-    python.write_text(f'#!/bin/sh\nexec {fast_python()} -m tests.e2e.slow_steps "$@"\n', encoding="utf-8")
+    python.write_text(
+        f'#!/usr/bin/env bash\nexec {fast_python()} -m tests.e2e.slow_steps "$@"\n', encoding="utf-8"
+    )
     announced = output / "announced_python"
     announced.write_text(
-        f'#!/bin/sh\ntouch "{output}/python.$SLURM_PROCID"\nexec {sys.executable} "$@"\n', encoding="utf-8"
+        f'#!/usr/bin/env bash\ntouch "{output}/python.$SLURM_PROCID"\nexec {sys.executable} "$@"\n',
+        encoding="utf-8",
     )
     for script in (python, announced):
         script.chmod(0o700)
