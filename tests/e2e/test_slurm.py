@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.skipif(why_not() is not None, reason=str(why_not())), 
 
 @dataclass
 class Jobs:
-    """The jobs by name; `Output of a job` is in OUTPUT/NAME, what it prints in OUTPUT/NAME.log."""
+    """The jobs by name; a job writes to OUTPUT/NAME, and its log is OUTPUT/NAME.log."""
 
     cluster: SlurmCluster
     toy: Toy
@@ -87,33 +87,31 @@ class Jobs:
         return {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}.issuperset(states)
 
 
+def program(path: Path, command: str) -> str:
+    """The path of a program that adds its arguments to `command`."""
+    path.write_text(f'#!/usr/bin/env bash\n{command} "$@"\n', encoding="utf-8")
+    path.chmod(0o700)
+    return str(path)
+
+
 @pytest.fixture(scope="module")
 def jobs(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     output = tmp_path_factory.mktemp("jobs")
-    python = output / "python"
-    python.write_text(
-        f'#!/usr/bin/env bash\nexec {fast_python()} -m tests.e2e.slow_steps "$@"\n', encoding="utf-8"
-    )
-    announced = output / "announced_python"
-    announced.write_text(
-        f'#!/usr/bin/env bash\ntouch "{output}/python.$SLURM_PROCID"\nexec {sys.executable} "$@"\n',
-        encoding="utf-8",
-    )
-    for script in (python, announced):
-        script.chmod(0o700)
-    steady, slow = ("--partition=steady",), str(python)
+    python = program(output / "python", f"exec {fast_python()} -m tests.e2e.slow_steps")
+    announced = program(output / "announced", f"touch '{output}'/began.$SLURM_PROCID; exec {sys.executable}")
+    steady, slow = ("--partition=steady",), python
     # Sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="slurm") as folder, SlurmCluster(Path(folder)) as cluster:
         jobs = Jobs(cluster, toy, output)
         # Slurm looks at time limits every 30 s, and sends the signal up to 30 s too early.
         limit = (*steady, "--time=1", "--signal=USR1@5")
         jobs.train("time limit", options=limit, pause_s=2.2, python=slow)
-        jobs.train("early", options=steady, pause_s=0, python=str(announced))
+        jobs.train("early", options=steady, pause_s=0, python=announced)
         jobs.train("without notice", options=("--partition=low",), pause_s=0.5, python=slow)
         jobs.train("with notice", options=("--partition=grace",), pause_s=0.5, python=slow)
         jobs.train("requeued", options=steady, pause_s=0.5, python=slow)
         jobs.train("cancelled", options=steady, pause_s=0.5, python=slow)
-        jobs.wait(lambda: len(list(output.glob("python.*"))) == 2, "the early job does not begin")
+        jobs.wait(lambda: len(list(output.glob("began.*"))) == 2, "the early job does not begin")
         cluster.call("scancel", "--signal=USR1", jobs.numbers["early"])
         jobs.wait_for_steps("without notice", "with notice")
         jobs.submit(
@@ -170,9 +168,13 @@ def test_an_uninterrupted_job(jobs: Jobs) -> None:
 )
 def test_a_job_that_is_stopped_saves_and_goes_on_from_the_queue(name: str, signal: str, jobs: Jobs) -> None:
     state, log = jobs.state(name), jobs.log(name)
-    assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), log
-    (said,) = {line.partition("stopped by")[2] for line in log.splitlines() if " WARNING stopped by" in line}
-    assert said.startswith(f" {signal} at epoch") and ": saved" in said
+    assert state["JobState"] == "COMPLETED", log
+    # A slow machine may reach the time limit more than once.
+    restarts = int(state["Restarts"])
+    assert restarts == 1 or (restarts > 1 and name == "time limit"), log
+    said = [line for line in log.splitlines() if " WARNING stopped by" in line]
+    assert len(said) == restarts, log
+    assert all(f"stopped by {signal} at epoch" in line and ": saved" in line for line in said)
     assert "resuming after epoch" in log and "not started again" not in log
     whole, resumed = weights(jobs, "uninterrupted"), weights(jobs, name)
     assert whole.keys() == resumed.keys()
