@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,3 +79,51 @@ def test_a_full_state_goes_into_another_model() -> None:
     state = full_state(source, keep=True)
     load_full_state(target, state)
     assert all(torch.equal(value, target.state_dict()[name]) for name, value in state.items())
+
+
+class FullTensor:
+    """A gathered tensor on an accelerator; counts how many there are at once."""
+
+    alive = most = 0
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        FullTensor.alive += 1
+        FullTensor.most = max(FullTensor.most, FullTensor.alive)
+
+    def __del__(self) -> None:
+        FullTensor.alive -= 1
+
+    def detach(self) -> FullTensor:
+        return self
+
+    def cpu(self) -> torch.Tensor:
+        return torch.full((2,), self.value)
+
+
+class Shard:
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self.gathered = 0
+
+    def full_tensor(self) -> FullTensor:
+        self.gathered += 1
+        return FullTensor(self.value)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_gathered_weights_go_to_the_cpu_one_by_one(keep: bool) -> None:
+    """No device holds all of them; ranks that keep nothing take part in the gathering."""
+    shards = {str(number): Shard(number) for number in range(3)}
+    model: Any = SimpleNamespace(state_dict=lambda: {**shards, "norm": torch.zeros(1)})
+    FullTensor.most = 0
+    state = full_state(model, keep=keep)
+    assert [shard.gathered for shard in shards.values()] == [1, 1, 1] and FullTensor.most == 1
+    if not keep:
+        assert state == {}
+        return
+    assert {type(value) for value in state.values()} == {torch.Tensor}
+    assert {name: value.tolist() for name, value in state.items()} == {
+        **{str(number): [number] * 2 for number in range(3)},
+        "norm": [0.0],
+    }

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.training import grad_cache
 from engine.training.grad_cache import cached_backward
 from modules.dual_encoder import DualEncoder
 from tests.modules import tiny
@@ -86,3 +87,42 @@ def test_autocast_applies_to_both_passes() -> None:
         for m in (plain, other)
     ]
     assert 1e-4 < errors[1] < 1.5 * errors[0] < 0.1
+
+
+def test_the_generator_of_a_device_is_put_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout on an accelerator draws from the generator of that device."""
+
+    class Accelerator:
+        state = torch.tensor([1])
+
+        def get_rng_state(self, device: torch.device) -> torch.Tensor:
+            assert device == cuda
+            return self.state
+
+        def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+            assert device == cuda
+            self.state = state
+
+    cuda, accelerator = torch.device("cuda", 1), Accelerator()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: accelerator if device == cuda else None)
+    torch.manual_seed(4)
+    states = grad_cache._random_state(cuda)
+    drawn, accelerator.state = torch.rand(3), torch.tensor([2])
+    grad_cache._restore_random_state(states, cuda)
+    assert accelerator.state.tolist() == [1] and torch.equal(torch.rand(3), drawn)
+    assert len(grad_cache._random_state(torch.device("cpu"))) == 1
+
+
+def test_chunks_hold_every_clip_once_in_order() -> None:
+    batch = {"frames": torch.arange(5), "index": torch.arange(5) + 10}
+    chunks = list(grad_cache._chunks(batch, 2))
+    assert [chunk["frames"].tolist() for chunk in chunks] == [[0, 1], [2, 3], [4]]
+    assert [chunk["index"].tolist() for chunk in chunks] == [[10, 11], [12, 13], [14]]
+
+
+def test_frozen_encoders_make_no_backward_pass() -> None:
+    model = tiny.retrieval_model()
+    model.text_encoder.requires_grad_(False)
+    cached(model, tiny.batch(4), 2)
+    assert tiny.gradients(model) and not any(name.startswith("text") for name in tiny.gradients(model))
+    grad_cache._backpropagate({"text": torch.ones(2)}, {"text": torch.ones(2), "video": None})

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from engine.training.optimizer import (
     BertAdam,
     build_optimizer,
+    load_optimizer_state,
+    optimizer_state,
     parameter_groups,
     parameter_part,
     warmup_cosine,
@@ -103,3 +106,77 @@ def test_state_survives_a_round_trip() -> None:
             if step >= 2 or model is models[0]:
                 optimizer.step()
     torch.testing.assert_close(models[0].weight, models[1].weight, rtol=0, atol=0)
+
+
+def build(model: nn.Module, **changed: float) -> BertAdam:
+    settings: dict[str, Any] = {"lr": 1.0, "text_lr": 2.0, "coef_lr": 0.1, "weight_decay": 0.2}
+    return build_optimizer(model, **{**settings, "warmup": 0.25, "total_steps": 8, **changed})
+
+
+def test_every_group_has_its_rate_of_the_next_step() -> None:
+    optimizer = build(_Named())
+    groups = [(group["name"], group["weight_decay"]) for group in optimizer.param_groups]
+    decaying = [("image tower", 0.2), ("text encoder", 0.2), ("rest", 0.2)]
+    assert groups == decaying + [(f"{name}, no decay", 0.0) for name, _ in decaying]
+    assert optimizer.steps_done == 0 and optimizer.current_lrs() == [0.0] * 6
+    optimizer.step()
+    assert optimizer.steps_done == 1
+    assert optimizer.current_lrs() == pytest.approx([0.05, 1.0, 0.5] * 2), "step 1 of 2 of the warm-up"
+    for group in optimizer.param_groups:
+        group["step"] = 8
+    assert optimizer.current_lrs() == pytest.approx([0.0] * 6, abs=1e-12)
+
+
+def test_parts_without_parameters_have_no_group() -> None:
+    groups = parameter_groups(nn.Linear(2, 2), lr=1.0, text_lr=2.0, coef_lr=0.1, weight_decay=0.2)
+    assert [group["name"] for group in groups] == ["rest", "rest, no decay"]
+    assert [group["lr"] for group in groups] == [1.0, 1.0]
+
+
+def test_a_parameter_without_a_gradient_is_left_alone_also_by_weight_decay() -> None:
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = BertAdam(
+        [{"params": [used, unused], "weight_decay": 0.5}, {"params": [nn.Parameter(torch.ones(1))]}],
+        lr=0.1,
+        total_steps=4,
+        warmup=0.0,
+    )
+    used.grad = torch.zeros(2)
+    optimizer.step()
+    assert used.tolist() == pytest.approx([0.95] * 2) and unused.tolist() == [1.0, 1.0]
+    assert unused not in optimizer.state and used in optimizer.state
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0 and optimizer.param_groups[1]["step"] == 1
+
+
+def test_a_schedule_needs_a_step_and_a_step_takes_no_closure() -> None:
+    with pytest.raises(AssertionError):
+        BertAdam([nn.Parameter(torch.ones(1))], lr=0.1, total_steps=0, warmup=0.0)
+    optimizer = BertAdam([nn.Parameter(torch.ones(1))], lr=0.1, total_steps=1, warmup=0.0)
+    with pytest.raises(AssertionError):
+        optimizer.step(lambda: 0.0)
+
+
+def test_the_saved_state_holds_the_moments_by_name() -> None:
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1))
+    model[1].bias.requires_grad_(False)
+    optimizer = build(model)
+    assert optimizer_state(model, optimizer) == {"exp_avg": {}, "exp_avg_sq": {}, "step": 0}
+    model(torch.tensor([[1.0, 2.0]])).sum().backward()
+    optimizer.step()
+    state = optimizer_state(model, optimizer)
+    assert state["step"] == 1 and list(state) == ["exp_avg", "exp_avg_sq", "step"]
+    gradient = model[0].weight.grad
+    assert gradient is not None
+    for moment, factor, power in (("exp_avg", 0.1, 1), ("exp_avg_sq", 0.02, 2)):
+        assert sorted(state[moment]) == ["0.bias", "0.weight", "1.weight"]
+        torch.testing.assert_close(state[moment]["0.weight"], factor * gradient**power)
+    again = copy.deepcopy(model)
+    other = build(again)
+    load_optimizer_state(again, other, state)
+    assert {group["step"] for group in other.param_groups} == {1}
+    moments = other.state[again[0].weight]
+    assert sorted(moments) == ["exp_avg", "exp_avg_sq"]
+    for name, value in moments.items():
+        assert torch.equal(value, state[name]["0.weight"])
+        assert value.data_ptr() != state[name]["0.weight"].data_ptr()
+    assert again[1].bias not in other.state
