@@ -140,8 +140,9 @@ class _Upright:
 
     def __call__(self, frame: Frame) -> Encoded:
         if isinstance(frame, InterlacedFrame):
-            self._deinterlaced = True
-            frame = deinterlace(frame)
+            whole = deinterlace(frame)
+            self._deinterlaced |= whole is not frame.frame
+            frame = whole
         assert not isinstance(frame, np.ndarray), "PyAV gives frames with side data"
         if self._rotation is None:
             self._rotation = rotation_of(display_matrix(frame))

@@ -49,12 +49,16 @@ def _joined(
 def deinterlace(fields: InterlacedFrame) -> av.VideoFrame:
     """The frame as one whole picture, with the side data and colour tags of the frame.
 
-    The filter looks only at the two neighbours, so the result is that of filtering the whole video.
+    The filter looks only at the two neighbours, so the result is that of filtering the whole video. A frame
+    that is too small for the filter is returned as it is.
     """
     frame = fields.frame
     near = [other for other in (fields.before, frame, fields.after) if other is not None]
     near = [other for other in near if _kind(other) == _kind(frame)]
-    graph = _graph(frame)
+    try:
+        graph = _graph(frame)
+    except av.FFmpegError:  # fewer than three lines or columns, also of the chroma planes
+        return frame
     for number, other in enumerate(near):
         _push(graph, other, time=number)
     graph.push(None)
@@ -88,4 +92,6 @@ def _push(graph: Graph, frame: av.VideoFrame, *, time: int) -> None:
     try:
         graph.push(frame)
     finally:
-        frame.pts, frame.time_base = pts, time_base
+        frame.pts = pts
+        if time_base is not None:
+            frame.time_base = time_base

@@ -6,10 +6,12 @@ Text is UTF-8; a byte-order mark is skipped. Every string comes back exactly as 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any, TextIO
 
 from common.csv_text import delimiter_of, read_rows
@@ -18,6 +20,7 @@ from common.json_text import parse_json
 
 FilePath = str | PathLike[str]
 ID_COLUMN = "video_id"  # all tables have it
+_PIPES: dict[str, bytes] = {}  # the contents of the pipes that were read, by name
 
 
 @contextmanager
@@ -37,6 +40,8 @@ def open_text(path: FilePath, *, errors: str = "strict") -> Iterator[TextIO]:
 
 def _open(path: FilePath, errors: str) -> TextIO:
     try:
+        if Path(path).is_fifo():
+            return io.TextIOWrapper(_open_pipe(path), encoding="utf-8-sig", newline="", errors=errors)
         return open(path, encoding="utf-8-sig", newline="", errors=errors)
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
@@ -44,6 +49,14 @@ def _open(path: FilePath, errors: str) -> TextIO:
         raise FileError(f"{path}: is a folder, a file is needed") from None
     except OSError as error:
         raise file_error(str(path), "cannot be read", error) from None
+
+
+def _open_pipe(path: FilePath) -> io.BytesIO:
+    """The content of a pipe, such as `<(head list.csv)` of a shell, which gives it only once."""
+    name = str(path)
+    if name not in _PIPES:
+        _PIPES[name] = Path(path).read_bytes()
+    return io.BytesIO(_PIPES[name])
 
 
 def read_json(

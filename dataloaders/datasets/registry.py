@@ -159,7 +159,7 @@ def read_test_ids(dataset: str, files: SplitFiles) -> list[str] | None:
 
 
 def _require_file(path: Path) -> None:
-    if not path.is_file():
+    if not path.is_file() and not path.is_fifo():
         raise FileError(f"{path}: no such file")
 
 

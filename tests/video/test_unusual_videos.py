@@ -16,6 +16,7 @@ from search.clips import clip_of_job
 from tests.video import fixtures as make
 from tests.video import unusual_videos as unusual
 from tests.video.fixtures import X264, read_number, write_video
+from video.deinterlacing import InterlacedFrame, deinterlace, with_neighbours
 from video.frame_times import FrameClock, seconds_before
 from video.sample import Job, Settings, run_job
 from video.sampling import VideoError, Window
@@ -97,8 +98,6 @@ def test_interlaced_frames_are_stored_without_combs(suffix: str, tmp_path: Path)
 
 
 def test_deinterlacing_gives_the_pictures_of_ffmpegs_filter_on_the_whole_video(tmp_path: Path) -> None:
-    from video.deinterlacing import InterlacedFrame, deinterlace, with_neighbours
-
     path = unusual.write_interlaced(tmp_path / "fields.mp4", frames=8)
     graph = av.filter.Graph()
     with av.open(str(path)) as container:
@@ -118,6 +117,8 @@ def test_deinterlacing_gives_the_pictures_of_ffmpegs_filter_on_the_whole_video(t
             pts = fields.frame.pts
             assert np.array_equal(deinterlace(fields).to_ndarray(), wanted.to_ndarray())
             assert fields.frame.pts == pts  # it is still read by others
+    tiny = av.VideoFrame(4, 2, "yuv420p")
+    assert deinterlace(InterlacedFrame(None, tiny, None)) is tiny
 
 
 # Several video streams

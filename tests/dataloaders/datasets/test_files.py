@@ -1,3 +1,5 @@
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,18 @@ def test_tabs_and_semicolons_separate_cells_too(tmp_path: Path, delimiter: str) 
     cells = [cells for _, cells in read_csv(path, ["video_id", "sentence"])]
     assert cells == [("007", "a cat"), ("008", "two dogs")]
     assert read_id_list(path) == ["007", "008"]
+
+
+def test_a_pipe_is_read_once_and_serves_every_reader(tmp_path: Path) -> None:
+    """As `--eval_list <(head -n 500 list.csv)`: the columns are looked at before the rows."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("video_id,sentence\n007,a cat\n", "utf-8"))
+    writer.start()
+    assert csv_columns(pipe) == ["video_id", "sentence"]
+    writer.join()
+    assert [cells for _, cells in read_csv(pipe, ["sentence"])] == [("a cat",)]
+    assert read_id_list(pipe) == ["007"]
 
 
 def test_missing_files_folders_and_encodings(tmp_path: Path) -> None:
