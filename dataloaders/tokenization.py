@@ -11,9 +11,14 @@ Encoded = tuple[NDArray[np.int64], NDArray[np.int64], bool]
 
 
 class Tokenizer(Protocol):
-    """Turns text into token ids, and names its special ids."""
+    """Turns text into token ids, and names its special ids.
+
+    All ids are below `vocab_size`. `unknown_id` stands for text that the vocabulary lacks; None: there is no
+    such text.
+    """
 
     vocab_size: int
+    unknown_id: int | None
     start_token_id: int
     end_token_id: int
     mask_token_id: int

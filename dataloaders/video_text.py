@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +40,20 @@ _PROBES = 64
 Sample = dict[str, Any]
 # (epoch, index), or the index alone for epoch 0.
 SampleKey = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CaptionSample:
+    """Counts of some captions: how many, how many are truncated, their tokens, and the unknown tokens."""
+
+    captions: int
+    truncated: int
+    tokens: int
+    unknown: int
+
+    @property
+    def unknown_share(self) -> float:
+        return self.unknown / max(1, self.tokens)
 
 
 class FrameReader(Protocol):
@@ -120,12 +135,18 @@ class VideoTextDataset(Dataset[Sample]):
         """Bytes of one sample's frames; the texts are small in comparison."""
         return 0 if self.view == "captions" else self._max_frames * 3 * self._image_size**2
 
-    def truncated_captions(self, limit: int = 10_000) -> tuple[int, int]:
-        """(captions longer than `max_words`, captions checked): all captions, or `limit` spread evenly."""
+    def inspect_captions(self, limit: int = 10_000) -> CaptionSample:
+        """Tokenize all captions, or `limit` spread evenly, and count what the model will not see."""
         total = self.examples.num_captions
-        checked = np.unique(np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64))
-        cut = sum(self._tokenizer.encode(self.examples.captions[i], self._max_words)[2] for i in checked)
-        return cut, len(checked)
+        chosen = np.unique(np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64))
+        truncated = tokens = unknown = 0
+        for i in chosen:
+            ids, mask, cut = self._tokenizer.encode(self.examples.captions[int(i)], self._max_words)
+            words = ids[1 : int(mask.sum()) - 1]  # without the start and the end token
+            truncated += cut
+            tokens += len(words)
+            unknown += int((words == self._tokenizer.unknown_id).sum())
+        return CaptionSample(len(chosen), truncated, tokens, unknown)
 
     def _readable_pair(self, epoch: int, index: int) -> Sample:
         """The pair `index`, or the next one whose video can be read; the first pair follows the last."""

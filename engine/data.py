@@ -29,6 +29,7 @@ from modules.dual_encoder import DualEncoder
 TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test"): 15}
 TAG_WORDS = 25
 DEFAULT_WORDS = 32
+MOST_UNKNOWN = 0.02  # share of tokens; BERT models know nearly all words of their own language
 DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, as published
 
 
@@ -89,9 +90,20 @@ def build_tokenizer(config: Config) -> Tokenizer:
 
 
 def input_spec(config: Config, model: DualEncoder) -> InputSpec:
-    """What `model` takes. Raises `UserError` if the tokenizer's files are absent."""
+    """What `model` takes.
+
+    Raises `UserError` if the tokenizer's files are absent, or if it has ids that the model has no row for.
+    """
+    tokenizer = build_tokenizer(config)
+    rows = int(model.text_encoder.vocab_size)  # type: ignore[arg-type]
+    if tokenizer.vocab_size > rows:
+        flag = "--clip_model" if config.language == "english" else "--pretrained_text"
+        raise UserError(
+            f"{flag} {getattr(config, flag[2:])}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, "
+            f"but its text model has {rows} rows of token embeddings; the two are of different models"
+        )
     return InputSpec(
-        tokenizer=build_tokenizer(config),
+        tokenizer=tokenizer,
         context_length=int(model.text_encoder.context_length),  # type: ignore[arg-type]
         image_size=clip_image_size(model.visual_encoder),
     )
@@ -122,7 +134,7 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
         f"train on {config.dataset} {config.language}: {examples.num_videos:,} videos, "
         f"{len(dataset):,} examples"
     )
-    _log_truncated_texts(dataset, world, log)
+    inspect_texts(config, dataset, world, log)
     loader = _loader(config, world, dataset, sampler, batch_size=per_rank)
     return TrainingData(dataset, sampler, loader, store, held_out)
 
@@ -185,7 +197,7 @@ def _evaluation_data(
         f"evaluate on {name} {config.language}: {examples.num_videos:,} videos, "
         f"{examples.num_captions:,} captions"
     )
-    _log_truncated_texts(dataset, world, log)
+    inspect_texts(config, dataset, world, log)
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
     return EvaluationData(
@@ -266,10 +278,18 @@ def absent_videos(store: FrameStore, missing: MissingVideos) -> str:
     return f"{store.path}: {missing}; add them, or continue without them (--allow_missing)"
 
 
-def _log_truncated_texts(dataset: VideoTextDataset, world: World, log: RunLog) -> None:
-    if world.is_main:
-        truncated, inspected = dataset.truncated_captions()
-        log.info(f"{truncated:,} of {inspected:,} inspected texts are truncated to --max_words")
+def inspect_texts(config: Config, dataset: VideoTextDataset, world: World, log: RunLog) -> None:
+    """Log how many texts are truncated, and warn if the tokenizer does not know their language."""
+    if not world.is_main:
+        return
+    sample = dataset.inspect_captions()
+    log.info(f"{sample.truncated:,} of {sample.captions:,} inspected texts are truncated to --max_words")
+    if sample.unknown_share >= MOST_UNKNOWN:
+        log.warning(
+            f"{sample.unknown_share:.0%} of the tokens of {sample.captions:,} inspected texts are unknown to "
+            f"the tokenizer of --pretrained_text {config.pretrained_text}: the model cannot tell such words "
+            "apart; give a text model for the language of the captions"
+        )
 
 
 def _dataset(

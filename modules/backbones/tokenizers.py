@@ -33,6 +33,7 @@ class ClipTokenizer:
     mask_token_id = 49394
     special_ids: tuple[int, ...] = (49406, 49407)
     vocab_size = 49408
+    unknown_id: int | None = None  # it knows every byte
 
     def __init__(self) -> None:
         self._bpe = _plain_text_bpe()
@@ -63,12 +64,13 @@ class ChineseTokenizer:
         # Data workers are forked after the first use: the library would warn in each and then do the same.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._tokenizer = _load_pretrained(name_or_folder, cache_dir=cache_dir, allow_download=allow_download)
+        self.unknown_id: int | None = self._tokenizer.unk_token_id
         unknown = self._tokenizer.unk_token_id
         self.start_token_id: int = unknown if legacy_special_tokens else self._tokenizer.cls_token_id
         self.end_token_id: int = unknown if legacy_special_tokens else self._tokenizer.sep_token_id
         self.mask_token_id: int = self._tokenizer.mask_token_id
         self.special_ids: tuple[int, ...] = tuple(sorted(self._tokenizer.all_special_ids))
-        self.vocab_size: int = len(self._tokenizer)
+        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab().values())
 
     def encode(self, text: str, max_words: int) -> Encoded:
         tokens = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)

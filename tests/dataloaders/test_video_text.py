@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from dataloaders.examples import Examples
+from dataloaders.examples import Examples, ExamplesBuilder
 from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.video_text import MAX_UNREADABLE, VideoTextDataset
 from tests.dataloaders.toy import ListStore, WordTokenizer, toy_examples
@@ -185,6 +185,14 @@ def test_tags_are_left_out_unless_asked_for() -> None:
 
 def test_truncated_captions_are_counted() -> None:
     examples = toy_examples(videos=50, captions_each=2)
-    assert dataset(examples, max_words=5).truncated_captions() == (100, 100)
-    assert dataset(examples, max_words=6).truncated_captions() == (0, 100)
-    assert dataset(examples, max_words=5).truncated_captions(limit=10) == (10, 10)
+    for words, limit, counts in ((5, 1000, (100, 100)), (6, 1000, (100, 0)), (5, 10, (10, 10))):
+        sample = dataset(examples, max_words=words).inspect_captions(limit=limit)
+        assert (sample.captions, sample.truncated) == counts
+
+
+def test_unknown_tokens_are_counted_without_start_and_end() -> None:
+    made = ExamplesBuilder()
+    made.add("v0", "a ? ? b")
+    made.add("v0", "")
+    sample = dataset(made.build(), max_words=8).inspect_captions()
+    assert (sample.tokens, sample.unknown, sample.unknown_share) == (4, 2, 0.5)

@@ -22,11 +22,12 @@ class WordTokenizer:
     """One id per word, computed from its letters: quick, and equal in every process."""
 
     vocab_size = 1000
+    unknown_id: int | None = 996  # the word "?"
     start_token_id, end_token_id, mask_token_id = 998, 999, 997
     special_ids = (998, 999)
 
     def encode(self, text: str, max_words: int) -> tuple[np.ndarray, np.ndarray, bool]:
-        tokens = [1 + sum(word.encode()) % 900 for word in text.split()]
+        tokens = [996 if word == "?" else 1 + sum(word.encode()) % 900 for word in text.split()]
         return frame_ids(tokens, max_words=max_words, start=self.start_token_id, end=self.end_token_id)
 
 

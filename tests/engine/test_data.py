@@ -1,14 +1,21 @@
-"""How a batch is divided over ranks and accumulated passes."""
+"""How a batch is divided over ranks and passes; whether tokenizer, texts and text model fit."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from common.errors import UserError
+from engine.config import Config
 from engine.config_checks import parse_and_check
-from engine.data import batch_per_rank
+from engine.data import batch_per_rank, input_spec, inspect_texts
 from engine.distributed.world import World
+from tests.dataloaders.test_video_text import dataset
+from tests.dataloaders.toy import WordTokenizer, toy_examples, write_bert_vocabulary
 
 
 def per_rank(batch: int, *, ranks: int, passes: int = 1, examples: int = 1000) -> int:
@@ -41,3 +48,49 @@ def test_an_impossible_batch_size_is_refused_with_the_nearest_legal_ones(
 ) -> None:
     with pytest.raises(UserError, match=message):
         per_rank(batch, ranks=ranks, passes=passes, examples=examples)
+
+
+def model_with(*, rows: int) -> Any:
+    text = SimpleNamespace(vocab_size=rows, context_length=16)
+    return SimpleNamespace(
+        text_encoder=text, visual_encoder=SimpleNamespace(visual=SimpleNamespace(image_size=32))
+    )
+
+
+def test_a_vocabulary_larger_than_the_embedding_table_is_refused(tmp_path: Path) -> None:
+    """Its last ids would end the run at the first text that has one, perhaps after hours."""
+    folder = str(write_bert_vocabulary(tmp_path / "bert", list("abcdefg")))  # 5 special tokens and 7 words
+    config = Config(language="chinese", pretrained_text=folder)
+    assert input_spec(config, model_with(rows=12)).tokenizer.vocab_size == 12
+    with pytest.raises(UserError, match=r"--pretrained_text .*bert: .* ids up to 11, but .* has 11 rows"):
+        input_spec(config, model_with(rows=11))
+    with pytest.raises(UserError, match=r"--clip_model ViT-B-32-quickgelu: .*49407, but .* has 1000 rows"):
+        input_spec(Config(language="english"), model_with(rows=1000))
+
+
+@pytest.mark.parametrize(("unknown", "warned"), [(2, True), (1, False)])
+def test_texts_that_the_tokenizer_does_not_know_are_a_warning(
+    unknown: int, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: dict[str, list[str]] = {"info": [], "warning": []}
+    log: Any = SimpleNamespace(info=said["info"].append, warning=said["warning"].append)
+    examples = toy_examples(videos=25)  # "caption i 0 ..." of 4 words each
+    encode = WordTokenizer.encode
+    texts = [" ".join(["?"] * unknown + ["word"] * (100 - unknown))]
+
+    def first_text(self: WordTokenizer, text: str, max_words: int) -> Any:
+        return encode(self, texts[0], max_words)
+
+    monkeypatch.setattr(WordTokenizer, "encode", first_text)
+    inspect_texts(
+        Config(pretrained_text="some/bert"),
+        dataset(examples, max_words=102),
+        World(0, 1, torch.device("cpu")),
+        log,
+    )
+    assert bool(said["warning"]) == warned
+    if warned:
+        assert (
+            "2% of the tokens of 25 inspected texts are unknown to the tokenizer of --pretrained_text"
+            in (said["warning"][0])
+        )
