@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import multiprocessing
@@ -19,13 +20,21 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.errors import UserError
+from common.errors import FileError, UserError
 
 logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
 END_WAIT_S = 5.0
 PREFETCH = 2
+MORE_SHARED_MEMORY = (
+    "lower --num_thread_reader or --batch_size, or give the container more (docker run --shm-size 8g, or "
+    "--ipc=host)"
+)
+MORE_OPEN_FILES = "raise the limit (ulimit -n 65536), or lower --num_thread_reader"
+_SHARED = ("shared memory", "</torch_")
+_FULL = ("No space left on device", "Cannot allocate memory")
+_OPEN_FILES = ("Too many open files", "items of ancdata")
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -121,6 +130,46 @@ class ShardSampler(Sampler[int]):
         return iter(self.share)
 
 
+class Loader(DataLoader[dict[str, Any]]):
+    """A DataLoader whose errors about resources of its worker processes are one line with the remedy.
+
+    Raises `FileError` if shared memory is full, at the first batch or later, or if too many files are open.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        try:
+            self._probe()
+            yield from super().__iter__()
+        except (OSError, RuntimeError) as error:
+            raise _lack_of_resources(error, has_workers=self.num_workers > 0) or error from error
+
+    def _probe(self) -> None:
+        """Make as many queues as torch will. Where that fails in torch, it also prints a traceback."""
+        if self.num_workers and self._iterator is None:
+            context = self.multiprocessing_context or multiprocessing
+            queues = [context.Queue() for _ in range(self.num_workers + 2)]
+            for queue in queues:
+                queue.close()
+
+
+def _lack_of_resources(error: Exception, *, has_workers: bool) -> FileError | None:
+    """The `FileError` for an error of torch or multiprocessing; None if it has another cause."""
+    text, number = str(error), getattr(error, "errno", None)
+    from_workers = has_workers and not isinstance(error, FileError) and not getattr(error, "filename", None)
+    if not from_workers:
+        return None
+    if number == errno.EMFILE or any(sign in text for sign in _OPEN_FILES):
+        found = FileError(f"too many open files for the loader processes: {MORE_OPEN_FILES}")
+        found.errno = errno.EMFILE
+        return found
+    # Semaphores and batches lie in shared memory. Neither error has a file name.
+    if number == errno.ENOSPC or (any(s in text for s in _SHARED) and any(s in text for s in _FULL)):
+        found = FileError(f"{SHARED_MEMORY}: shared memory is full: {MORE_SHARED_MEMORY}")
+        found.errno = errno.ENOSPC
+        return found
+    return None
+
+
 def build_loader(
     dataset: Dataset[dict[str, Any]],
     sampler: Sampler[Any],
@@ -129,7 +178,7 @@ def build_loader(
     num_workers: int,
     pin_memory: bool = False,
     multiprocessing_context: str | None = None,
-) -> DataLoader[dict[str, Any]]:
+) -> Loader:
     """A DataLoader with `batch_size` samples per batch in the sampler's order; a smaller last batch is kept.
 
     Workers live for all epochs and use one thread each. Logs a warning if shared memory looks too small for
@@ -141,7 +190,7 @@ def build_loader(
         raise UserError(f"--num_thread_reader {num_workers}: must be 0 or more")
     sample_bytes = getattr(dataset, "sample_bytes", 0)
     warn_if_shared_memory_is_short(sample_bytes, batch_size=batch_size, num_workers=num_workers)
-    return DataLoader(
+    return Loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
@@ -214,10 +263,10 @@ def warn_if_shared_memory_is_short(sample_bytes: int, *, batch_size: int, num_wo
     if needed <= free:
         return False
     logger.warning(
-        "workers may need %.0f MB of shared memory for batches, %s has %.0f MB free: lower"
-        " --num_thread_reader or --batch_size, or give the container more (docker run --shm-size)",
+        "workers may need %.0f MB of shared memory for batches, %s has %.0f MB free: %s",
         needed / 1e6,
         SHARED_MEMORY,
         free / 1e6,
+        MORE_SHARED_MEMORY,
     )
     return True

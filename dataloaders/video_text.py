@@ -255,18 +255,26 @@ class VideoTextDataset(Dataset[Sample]):
         if unknown:
             raise UserError(
                 f"--frame_sample_len dynamic: {unknown} of {self.examples.num_videos} videos have no duration"
-                " in the annotations; use --frame_sample_len fix"
+                " in the annotations or in the frame store; use --frame_sample_len fix"
             )
 
     def _check_stored_frames(self) -> None:
-        """Check a few videos of the whole split; most stores have equally many frames for all videos."""
-        spread = np.linspace(0, self.examples.num_videos, _PROBES, endpoint=False).astype(np.int64)
-        probes = [self.examples.video_ids[int(video)] for video in np.unique(spread)]
-        stored = max((self._store.num_frames(video_id) for video_id in probes), default=0)
+        """`random` sampling needs as many stored frames as a clip has, in some of the inspected videos."""
+        stored = self.probe_stored_frames().max(initial=0)
         if 0 < stored < self._max_frames:
             sample_frame_indices(
-                stored, self._max_frames, frame_sample="random", rng=np.random.default_rng(0)
+                int(stored), self._max_frames, frame_sample="random", rng=np.random.default_rng(0)
             )
+
+    def probe_stored_frames(self) -> NDArray[np.int64]:
+        """How many frames are stored of a few videos of the whole split; absent videos are left out.
+
+        Most stores have equally many frames of all videos.
+        """
+        spread = np.linspace(0, self.examples.num_videos, _PROBES, endpoint=False).astype(np.int64)
+        probes = [self.examples.video_ids[int(video)] for video in np.unique(spread)]
+        counts = np.array([self._store.num_frames(video_id) for video_id in probes], dtype=np.int64)
+        return counts[counts > 0]
 
 
 def _number(index: int) -> dict[str, Tensor]:

@@ -105,15 +105,19 @@ class Config:
     max_words: int | None = _flag(
         None, "data", "tokens in a text [msrvtt, vatex: 32; chvtt: title 45, tag 25, query 15]", kind=int
     )
-    max_frames: int = _flag(12, "data", "frames in a clip")
+    max_frames: int = _flag(12, "data", "frames in a clip; more than are stored repeat")
     frame_sample: str = _flag(
         "uniform",
         "data",
-        "how frames are chosen in training",
+        "stored frames to train on: equally spaced; any (random); or one at random of each of --max_frames "
+        "equal parts (uniform_random). Evaluation takes equally spaced ones",
         choices=("uniform", "random", "uniform_random"),
     )
     frame_sample_len: str = _flag(
-        "fix", "data", "number of frames: fixed, or by the duration of the clip", choices=("fix", "dynamic")
+        "fix",
+        "data",
+        "number of frames: --max_frames, or by the duration in the annotations or the frame store",
+        choices=("fix", "dynamic"),
     )
 
     clip_model: str = _flag(

@@ -63,7 +63,7 @@ def check_config(config: Config, *, program: str) -> None:
         f"--max_frames {config.max_frames}: must be at most {MAX_POSITIONS}, the positions of the model",
     )
     _require(
-        config.top_frames <= config.max_frames,
+        not config.use_frame_fea or config.top_frames <= config.max_frames,
         f"--top_frames {config.top_frames}: cannot exceed --max_frames {config.max_frames}",
     )
     if config.precision == "fp16":

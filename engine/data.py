@@ -11,7 +11,13 @@ from common.errors import UserError
 from dataloaders.datasets.eval_protocol import apply_protocol
 from dataloaders.datasets.known_splits import describe_split, leaks, name_mismatch
 from dataloaders.datasets.registry import VALIDATION, SplitFiles, read_examples
-from dataloaders.datasets.splits import MissingVideos, exclude_missing, hold_out, match_store_ids
+from dataloaders.datasets.splits import (
+    MissingVideos,
+    exclude_missing,
+    hold_out,
+    match_store_ids,
+    with_store_durations,
+)
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.loader import EpochSampler, ShardSampler, build_loader
@@ -135,6 +141,7 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
         f"{len(dataset):,} examples"
     )
     inspect_texts(config, dataset, world, log)
+    inspect_frames(config, dataset, world, log)
     loader = _loader(config, world, dataset, sampler, batch_size=per_rank)
     return TrainingData(dataset, sampler, loader, store, held_out)
 
@@ -198,6 +205,7 @@ def _evaluation_data(
         f"{examples.num_captions:,} captions"
     )
     inspect_texts(config, dataset, world, log)
+    inspect_frames(config, dataset, world, log)
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
     return EvaluationData(
@@ -263,7 +271,7 @@ def _read_split(
     if name == "chvtt":
         examples = match_store_ids(examples, store)
     # Only rank 0 checks: a million look-ups from every rank would overload the server of a network disk.
-    present, missing = world.broadcast(exclude_missing(examples, store) if world.is_main else None)
+    present, missing = world.broadcast(_present(config, examples, store) if world.is_main else None)
     if missing and not config.allow_missing:
         raise UserError(absent_videos(store, missing))
     if not present.num_videos:
@@ -271,6 +279,14 @@ def _read_split(
             f"{store.path}: holds none of the {missing.total} videos of the {split} split of {name}"
         )
     return present, store, missing
+
+
+def _present(config: Config, examples: Examples, store: FrameStore) -> tuple[Examples, MissingVideos]:
+    """What the store has of a split, and the missing videos; with durations where they are needed."""
+    present, missing = exclude_missing(examples, store)
+    if config.frame_sample_len == "dynamic":
+        present = with_store_durations(present, store)
+    return present, missing
 
 
 def absent_videos(store: FrameStore, missing: MissingVideos) -> str:
@@ -289,6 +305,20 @@ def inspect_texts(config: Config, dataset: VideoTextDataset, world: World, log: 
             f"{sample.unknown_share:.0%} of the tokens of {sample.captions:,} inspected texts are unknown to "
             f"the tokenizer of --pretrained_text {config.pretrained_text}: the model cannot tell such words "
             "apart; give a text model for the language of the captions"
+        )
+
+
+def inspect_frames(config: Config, dataset: VideoTextDataset, world: World, log: RunLog) -> None:
+    """Warn if clips have more frames than are stored: the same frame then comes more than once."""
+    if not world.is_main:
+        return
+    stored = dataset.probe_stored_frames()
+    short = stored[stored < config.max_frames]
+    if len(short):
+        log.warning(
+            f"--max_frames {config.max_frames}: {len(short)} of {len(stored)} inspected videos have fewer "
+            f"frames in the store (at most {short.max()}), so frames repeat; give at most {short.max()}, "
+            "or store more (tools/frame2lmdb.py --num_frames)"
         )
 
 

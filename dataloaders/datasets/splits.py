@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,6 +28,12 @@ class VideoIndex(Protocol):
     def __contains__(self, video_id: str) -> bool: ...
 
     def missing(self, video_ids: Iterable[str]) -> Iterable[str]: ...
+
+
+class ManifestReader(Protocol):
+    """The method of a frame store that tells where the frames of a video come from."""
+
+    def manifest(self, video_id: str) -> dict[str, Any] | None: ...
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,29 @@ def has_other_form(video_id: str, store: VideoIndex) -> bool:
     """Whether the store has a video under the same name in another Unicode form (NFC, NFD)."""
     forms = {unicodedata.normalize(form, video_id) for form in ("NFC", "NFD")} - {video_id}
     return any(form in store for form in forms)
+
+
+def with_store_durations(examples: Examples, store: ManifestReader) -> Examples:
+    """The examples with durations from the store's manifests where the annotations have none.
+
+    If the annotations have none at all, every video must have one in the store: else nothing changes.
+    """
+    known = examples.durations
+    durations = np.full(examples.num_videos, np.nan, np.float32) if known is None else known.copy()
+    for video in np.flatnonzero(np.isnan(durations)).tolist():
+        durations[video] = _stored_seconds(store.manifest(examples.video_ids[video]) or {})
+    if known is None and np.isnan(durations).any():
+        return examples
+    return replace(examples, durations=durations)
+
+
+def _stored_seconds(record: dict[str, Any]) -> float:
+    """The length of what was stored, which may be a part of its file; NaN if the manifest does not say."""
+    end, times = record.get("decoded_until"), record.get("times")
+    if isinstance(end, int | float) and isinstance(times, list) and times:
+        return float(end) - float(times[0])
+    duration = record.get("duration")
+    return float(duration) if isinstance(duration, int | float) else float("nan")
 
 
 def match_store_ids(examples: Examples, store: VideoIndex) -> Examples:

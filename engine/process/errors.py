@@ -64,6 +64,8 @@ def explain(error: Exception) -> str | None:
             "stopped: no memory left on the device; give --grad_checkpointing, --grad_cache N (clips encoded "
             "at once), --gradient_accumulation_steps or a smaller --batch_size"
         )
+    if "shared memory segment" in text:  # of NCCL, between the ranks of one machine
+        return f"stopped: shared memory is full: {MORE_MEMORY}"
     if any(sign in text for sign in _TIMED_OUT):
         return NO_ANSWER
     if isinstance(error, dist.DistBackendError) or any(sign in text for sign in _CLOSED):

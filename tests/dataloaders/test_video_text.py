@@ -113,6 +113,12 @@ def test_dynamic_length_needs_durations() -> None:
     assert evaluation[0]["frame_mask"].all()
 
 
+def test_stored_frames_are_counted_without_absent_videos() -> None:
+    examples = toy_examples(videos=5)
+    store = ListStore(dict(zip(list(examples.video_ids)[:4], (30, 12, 30, 8), strict=True)))
+    assert dataset(examples, store).probe_stored_frames().tolist() == [30, 12, 30, 8]
+
+
 def test_random_sampling_of_more_than_stored_is_refused_at_once() -> None:
     examples = toy_examples(videos=2)
     with pytest.raises(UserError, match="--frame_sample random cannot choose 31 of 30 stored frames"):

@@ -1,9 +1,11 @@
 """The dataset in worker processes: every start method, shared stores, threads, memory."""
 
+import errno
 import gc
 import multiprocessing
 import os
 import pickle
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import FileError
 from dataloaders.examples import PackedStrings
 from dataloaders.frame_store.reader import FrameStore
-from dataloaders.loader import EpochSampler, ShardSampler, build_loader, start_worker
+from dataloaders.loader import EpochSampler, ShardSampler, build_loader, end_workers, start_worker
 from dataloaders.video_text import VideoTextDataset
 from tests.dataloaders.toy import WordTokenizer, toy_examples, write_store
 
@@ -50,6 +53,67 @@ def assert_equal_batches(first: list[dict[str, torch.Tensor]], second: list[dict
     for one, other in zip(first, second, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Failing(torch.utils.data.Dataset):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 3:
+            raise self.error
+        return torch.zeros(2)
+
+
+def failing_loader(error: Exception) -> Any:
+    data: Any = Failing(error)
+    sampler = ShardSampler(4, rank=0, world_size=1)
+    return build_loader(data, sampler, batch_size=1, num_workers=1, multiprocessing_context="fork")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError(
+                "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device"
+            ),
+            "/dev/shm: shared memory is full: lower --num_thread_reader or --batch_size, .*--shm-size",
+        ),
+        (OSError(errno.EMFILE, "Too many open files"), r"too many open files .*ulimit -n"),
+    ],
+)
+def test_resources_that_run_out_in_a_worker_are_one_line(error: Exception, message: str) -> None:
+    """In the middle of a run. Workers that are ended then raise no error in place of that one."""
+    loader = failing_loader(error)
+    with pytest.raises(FileError, match=message) as caught:
+        try:
+            for _ in loader:
+                pass
+        finally:
+            end_workers()
+            time.sleep(0.1)  # a handler of SIGCHLD would raise here
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_a_worker_are_not_explained_by_shared_memory() -> None:
+    for error in (OSError(errno.ENOSPC, "No space left on device", "/data/x"), RuntimeError("no such layer")):
+        with pytest.raises((OSError, RuntimeError)) as caught:
+            list(failing_loader(error))
+        assert not isinstance(caught.value, FileError)
+
+
+def test_shared_memory_that_is_full_at_the_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.context.BaseContext.Queue", full)
+    with pytest.raises(FileError, match="shared memory is full") as caught:
+        list(failing_loader(RuntimeError()))
+    assert caught.value.exit_code == 1
 
 
 def test_a_dataset_that_has_read_can_be_pickled(store_path: Path) -> None:

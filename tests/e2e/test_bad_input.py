@@ -37,7 +37,7 @@ def refused(
     [
         (["--max_words", "78"], "--max_words 78: the text encoder takes at most 77"),
         (["--batch_size", "1000"], "--batch_size 1000: larger than the training set of 36"),
-        (["--top_frames", "5"], "--top_frames 5"),
+        (["--use_frame_fea", "--top_frames", "5"], "--top_frames 5"),
         (["--max_frames", "13", "--frame_sample", "random"], "12"),
         (["--max_frames", "49"], "--max_frames 49"),
         (["--train_list", "no_such_list.csv"], "no_such_list.csv"),

@@ -157,7 +157,7 @@ def test_flags_without_effect_say_so_once() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--top_frames", "13"], "--top_frames 13.*--max_frames 12"),
+        (["--use_frame_fea", "--top_frames", "13"], "--top_frames 13.*--max_frames 12"),
         (["--max_frames", "49"], "--max_frames 49.*48"),
         (["--pretrain_text", "tag"], "only chvtt has tags"),
         (["--max_words", "2"], "--max_words 2.*at least 3"),
@@ -207,6 +207,11 @@ def test_masking_duplicates_needs_negatives_of_the_batch() -> None:
     assert "no effect" in str(parse_and_check(flags, program="main_pretrain.py")[1][0])
     assert parse_and_check([*flags, "--negatives", "batch"], program="main_pretrain.py")[1] == []
     assert parse_and_check([*TRAIN, "--mask_duplicates"], program="main_task_retrieval.py")[1] == []
+
+
+def test_top_frames_count_only_where_frames_are_used() -> None:
+    config, _ = parse_and_check([*TRAIN, "--max_frames", "2"], program="main_task_retrieval.py")
+    assert (config.max_frames, config.top_frames) == (2, 3)
 
 
 def test_nothing_to_do_is_an_error() -> None:

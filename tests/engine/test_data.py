@@ -12,7 +12,7 @@ import torch
 from common.errors import UserError
 from engine.config import Config
 from engine.config_checks import parse_and_check
-from engine.data import batch_per_rank, input_spec, inspect_texts
+from engine.data import batch_per_rank, input_spec, inspect_frames, inspect_texts
 from engine.distributed.world import World
 from tests.dataloaders.test_video_text import dataset
 from tests.dataloaders.toy import WordTokenizer, toy_examples, write_bert_vocabulary
@@ -94,3 +94,14 @@ def test_texts_that_the_tokenizer_does_not_know_are_a_warning(
             "2% of the tokens of 25 inspected texts are unknown to the tokenizer of --pretrained_text"
             in (said["warning"][0])
         )
+
+
+def test_more_frames_than_are_stored_are_a_warning() -> None:
+    warnings: list[str] = []
+    log: Any = SimpleNamespace(info=lambda _: None, warning=warnings.append)
+    data, world = dataset(toy_examples(videos=3)), World(0, 1, torch.device("cpu"))  # 30 stored frames
+    inspect_frames(Config(max_frames=30), data, world, log)
+    assert not warnings
+    inspect_frames(Config(max_frames=40), data, world, log)
+    assert "--max_frames 40: 3 of 3 inspected videos have fewer frames" in warnings[0]
+    assert "give at most 30" in warnings[0]

@@ -1,8 +1,11 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from common.errors import UserError
-from dataloaders.datasets.splits import exclude_missing, hold_out, match_store_ids
+from dataloaders.datasets.splits import exclude_missing, hold_out, match_store_ids, with_store_durations
 from dataloaders.examples import Examples, ExamplesBuilder
 from tests.dataloaders.toy import ListStore, toy_examples
 
@@ -80,3 +83,32 @@ def test_at_least_one_video_on_either_side(share: float, held: int) -> None:
 def test_one_video_cannot_be_split() -> None:
     with pytest.raises(UserError, match="--select_on held_out: needs at least 2 training videos, not 1"):
         hold_out(spread_examples(1), share=0.5, seed=0)
+
+
+class Manifests:
+    """Manifests of a store, by video id."""
+
+    def __init__(self, records: dict[str, dict[str, Any]]) -> None:
+        self.records = records
+
+    def manifest(self, video_id: str) -> dict[str, Any] | None:
+        return self.records.get(video_id)
+
+
+def test_durations_that_the_annotations_lack_come_from_the_store() -> None:
+    """Of a clip out of a longer file, the clip's own: its frames start at 10 s and end at 16 s."""
+    examples = toy_examples(videos=3)
+    store = Manifests(
+        {
+            "v0": {"duration": 60.0, "times": [10.0, 12.0], "decoded_until": 16.0},
+            "v1": {"duration": 4.5},
+            "v2": {"times": [0.0], "decoded_until": 3.0, "duration": None},
+        }
+    )
+    found = with_store_durations(examples, store).durations
+    assert found is not None and found.tolist() == [6.0, 4.5, 3.0]
+    partly = replace(examples, durations=np.array([7.0, np.nan, 8.0], np.float32))
+    found = with_store_durations(partly, store).durations
+    assert found is not None and found.tolist() == [7.0, 4.5, 8.0]
+    # A store of the published code has no manifests.
+    assert with_store_durations(examples, Manifests({"v0": {"duration": 1.0}})).durations is None
