@@ -28,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from search.engines import ExactEngine
-from search.faiss_engine import FaissEngine
+from search.engines.faiss_engine import FaissEngine
 from search.index_folder import VideoIndex
 from search.index_format import IndexSettings, VideoRecord
 from search.index_writer import IndexWriter

@@ -76,6 +76,7 @@ class HitAnswer(BaseModel):
     moments: list[MomentAnswer] = Field(description="All frames that counted, best first")
     duration: float | None = Field(description="Seconds of the video")
     missing: bool = Field(description="The file was deleted or moved after indexing")
+    copies: list[str] = Field(description="Ids of exact copies, which are not listed by themselves")
     video_url: str | None = Field(description="Address of the file; null if there is none")
     thumbnail_url: str | None = Field(
         description="Address of a JPEG of the best frame; null if none is stored"

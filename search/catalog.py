@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,28 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS videos (
     row INTEGER PRIMARY KEY, video_id TEXT NOT NULL UNIQUE, source TEXT NOT NULL, path TEXT,
     size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest TEXT NOT NULL,
-    duration REAL, times TEXT NOT NULL);
+    duration REAL, times TEXT NOT NULL, name TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS thumbnails (place INTEGER PRIMARY KEY, jpeg BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS taken_out (
+    source TEXT, name TEXT, video_id TEXT, size INTEGER, mtime_ns INTEGER, digest TEXT,
+    PRIMARY KEY (source, name)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS videos_by_digest ON videos (digest);
 """
 _COLUMNS = tuple(field.name for field in fields(VideoRecord))
-_SELECT = f"SELECT row, {', '.join(_COLUMNS)} FROM videos"
 _PLACES = 64  # the thumbnail of row r, frame f has the key r * 64 + f: a model has at most 48 frames
 _FEW = 500  # values in one statement: older SQLite takes at most 999
+
+
+@dataclass(frozen=True)
+class TakenOut:
+    """A video that a user took out of the index: its source, its id there and in the index, its file."""
+
+    source: str
+    name: str
+    video_id: str
+    size: int
+    mtime_ns: int
+    digest: str
 
 
 class Catalog:
@@ -49,7 +64,15 @@ class Catalog:
         if create:
             with self._errors():
                 self._db.executescript(_TABLES)
+                if not self._has_names():  # a catalogue of an earlier version
+                    self._db.execute("ALTER TABLE videos ADD COLUMN name TEXT NOT NULL DEFAULT ''")
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES ('name', ?)", (uuid.uuid4().hex,))
+        columns = [c if c != "name" or self._has_names() else "'' AS name" for c in _COLUMNS]
+        self._select = f"SELECT row, {', '.join(columns)} FROM videos"
+
+    def _has_names(self) -> bool:
+        with self._errors():
+            return any(row[1] == "name" for row in self._db.execute("PRAGMA table_info(videos)"))
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         try:
@@ -137,8 +160,41 @@ class Catalog:
 
     def find(self, video_id: str) -> tuple[int, VideoRecord] | None:
         """(row, record) of a video."""
-        rows = self._rows(f"{_SELECT} WHERE video_id = ?", (video_id,)) if _is_text(video_id) else []
+        rows = self._rows(f"{self._select} WHERE video_id = ?", (video_id,)) if _is_text(video_id) else []
         return _record(rows[0]) if rows else None
+
+    def by_digest(self, digest: str) -> list[tuple[int, VideoRecord]]:
+        """(row, record) of the videos with these contents, by row."""
+        return [
+            _record(row) for row in self._rows(f"{self._select} WHERE digest = ? ORDER BY row", (digest,))
+        ]
+
+    def names_of(self, source: str) -> dict[str, tuple[str, int]]:
+        """The videos of a source: the id in the index and the size in bytes, by the id in the source."""
+        name = "CASE name WHEN '' THEN video_id ELSE name END" if self._has_names() else "video_id"
+        rows = self._rows(f"SELECT {name}, video_id, size FROM videos WHERE source = ?", (source,))
+        return {name: (video_id, size) for name, video_id, size in rows}
+
+    def copies(self) -> int:
+        """How many videos have the contents of another one."""
+        counted = "SELECT count(*) - count(DISTINCT digest) FROM videos WHERE digest != ''"
+        return int(self._rows(counted)[0][0])
+
+    def sources(self) -> dict[str, int]:
+        """The number of videos of each source, in the order in which they came."""
+        return dict(self._rows("SELECT source, count(*) FROM videos GROUP BY source ORDER BY min(row)"))
+
+    def sizes(self) -> set[int]:
+        """The sizes in bytes that videos of the index, and videos that were taken out, have."""
+        both = "SELECT size FROM videos UNION SELECT size FROM taken_out"
+        return {size for (size,) in self._rows(both)}
+
+    def taken_out(self) -> list[TakenOut]:
+        """The videos that `remember` holds."""
+        if not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'taken_out'"):
+            return []  # a catalogue of an earlier version
+        names = "source, name, video_id, size, mtime_ns, digest"
+        return [TakenOut(*row) for row in self._rows(f"SELECT {names} FROM taken_out ORDER BY video_id")]
 
     def by_rows(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
         """The records of `rows`, without those of removed videos."""
@@ -146,13 +202,13 @@ class Catalog:
         for start in range(0, len(rows), _FEW):
             part = [int(row) for row in rows[start : start + _FEW]]
             marks = ",".join("?" * len(part))
-            result |= dict(map(_record, self._rows(f"{_SELECT} WHERE row IN ({marks})", part)))
+            result |= dict(map(_record, self._rows(f"{self._select} WHERE row IN ({marks})", part)))
         return result
 
     def records(self) -> Iterator[tuple[int, VideoRecord]]:
         """All (row, record) by row, read in parts so that another process can write between them."""
         last = -1
-        while rows := self._rows(f"{_SELECT} WHERE row > ? ORDER BY row LIMIT 5000", (last,)):
+        while rows := self._rows(f"{self._select} WHERE row > ? ORDER BY row LIMIT 5000", (last,)):
             yield from map(_record, rows)
             last = rows[-1][0]
 
@@ -173,6 +229,13 @@ class Catalog:
             rows = self._rows(f"SELECT jpeg {of_row} {nearest}", (first, end, first + frame))
         return bytes(rows[0][0]) if rows else None
 
+    def thumbnails(self, row: int) -> list[tuple[int, bytes]]:
+        """All (frame, JPEG) of a row."""
+        first = row * _PLACES
+        of_row = "FROM thumbnails WHERE place >= ? AND place < ? ORDER BY place"
+        return [(place - first, jpeg) for place, jpeg in self._rows(
+            f"SELECT place, jpeg {of_row}", (first, first + _PLACES))]  # fmt: skip
+
     # Writing, inside a `transaction`
 
     def set_meta(self, name: str, value: int) -> None:
@@ -181,6 +244,10 @@ class Catalog:
     def put(self, first_row: int, records: Sequence[VideoRecord]) -> None:
         """Insert `records` from row `first_row` on; they replace videos with the same ids."""
         self.remove([record.video_id for record in records])
+        self._db.executemany(
+            "DELETE FROM taken_out WHERE source = ? AND name = ?",
+            [(record.source, record.source_name) for record in records],
+        )
         marks = ",".join("?" * (len(_COLUMNS) + 1))
         self._db.executemany(
             f"INSERT INTO videos (row, {', '.join(_COLUMNS)}) VALUES ({marks})",
@@ -197,8 +264,23 @@ class Catalog:
     def update_file(self, record: VideoRecord) -> None:
         """Store a new path, size and time of a video whose contents did not change."""
         self._db.execute(
-            "UPDATE videos SET source = ?, path = ?, size = ?, mtime_ns = ?, digest = ? WHERE video_id = ?",
-            (record.source, record.path, record.size, record.mtime_ns, record.digest, record.video_id),
+            "UPDATE videos SET source = ?, path = ?, size = ?, mtime_ns = ?, digest = ?, name = ? "
+            "WHERE video_id = ?",
+            (record.source, record.path, record.size, record.mtime_ns, record.digest, record.name,
+             record.video_id),
+        )  # fmt: skip
+
+    def remember(self, records: Sequence[VideoRecord]) -> None:
+        """Store that a user took these videos out, so that they do not come back."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO taken_out VALUES (?, ?, ?, ?, ?, ?)",
+            [(r.source, r.source_name, r.video_id, r.size, r.mtime_ns, r.digest) for r in records],
+        )
+
+    def forget(self, entries: Sequence[TakenOut]) -> None:
+        """Undo `remember`."""
+        self._db.executemany(
+            "DELETE FROM taken_out WHERE source = ? AND name = ?", [(e.source, e.name) for e in entries]
         )
 
     def remove(self, video_ids: Sequence[str]) -> int:

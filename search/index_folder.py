@@ -172,6 +172,9 @@ class VideoIndex:
         sizes = {path.name: path.stat().st_size for path in _files(self.folder)}
         return {
             "videos": len(self),
+            "copies": self.catalog.copies(),
+            "taken_out": [entry.video_id for entry in self.catalog.taken_out()],
+            "sources": self.catalog.sources(),
             "removed_rows": self.features.rows - len(self),
             "frames": self.settings.frames,
             "width": self.settings.width,
@@ -201,7 +204,8 @@ def map_features(folder: Path, numbers: dict[str, int], *, width: int, frames: i
 
 def differing(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """Which settings differ between two models' records, in words."""
-    names = [name for name in ours if name not in ("hash", "path") and theirs.get(name) != ours[name]]
+    others = ("hash", "path", "settings")  # of the settings, those that count are listed by themselves
+    names = [name for name in ours if name not in others and theirs.get(name) != ours[name]]
     return ", ".join(f"{name} {_short(theirs.get(name))} there, {_short(ours[name])} here" for name in names)
 
 

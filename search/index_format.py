@@ -44,7 +44,7 @@ class VideoRecord:
 
     `path` is the file, None for a video of a frame store without files. `size`, `mtime_ns` and `digest`
     (SHA-256) show whether it changed. `times` are the seconds of its F frames (None: not known). `source` is
-    the folder or store that it came from.
+    the folder or store that it came from, `name` its id there; "" if that is `video_id`.
     """
 
     video_id: str
@@ -55,6 +55,12 @@ class VideoRecord:
     digest: str
     duration: float | None
     times: tuple[float | None, ...]
+    name: str = ""
+
+    @property
+    def source_name(self) -> str:
+        """Its id in its source."""
+        return self.name or self.video_id
 
     @property
     def has_file(self) -> bool:

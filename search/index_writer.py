@@ -47,6 +47,15 @@ class Entry:
     thumbnails: Sequence[tuple[int, bytes]] = ()
 
 
+@dataclass(frozen=True)
+class Copy:
+    """One video to add with the features of `row`; the video `replaces` (None: none) leaves the index."""
+
+    record: VideoRecord
+    row: int
+    replaces: str | None = None
+
+
 class IndexWriter:
     """The only writer of `folder`, which is made if it does not exist; a context manager.
 
@@ -113,11 +122,15 @@ class IndexWriter:
         assert frames.shape == (len(records), self.settings.frames, self.settings.width)
         self._append((video, frames))
         with self.catalog.transaction():
-            self.catalog.put(self.rows, records)
-            for row, jpegs in enumerate(thumbnails, start=self.rows):
-                self.catalog.put_thumbnails(row, jpegs)
-            self._bump(rows=self.rows + len(records))
+            self._put(records, thumbnails)
         self.rows += len(records)
+
+    def _put(self, records: Sequence[VideoRecord], thumbnails: Sequence[Iterable[tuple[int, bytes]]]) -> None:
+        """Inside a transaction: the records of the rows that were appended."""
+        self.catalog.put(self.rows, records)
+        for row, jpegs in enumerate(thumbnails, start=self.rows):
+            self.catalog.put_thumbnails(row, jpegs)
+        self._bump(rows=self.rows + len(records))
 
     def update_file(self, record: VideoRecord) -> None:
         """Store the new path of a video whose contents did not change."""
@@ -125,9 +138,24 @@ class IndexWriter:
             self.catalog.update_file(record)
             self._bump()
 
-    def remove(self, video_ids: Sequence[str]) -> int:
-        """Remove videos; returns how many of them the index held."""
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Add videos with the features of others, all or none."""
+        if not copies:
+            return
+        rows = np.asarray([copy.row for copy in copies])
+        held, jpegs = self.features(), [self.catalog.thumbnails(copy.row) for copy in copies]
+        self._append((held.video[rows], held.frames[rows]))
         with self.catalog.transaction():
+            self.catalog.remove([copy.replaces for copy in copies if copy.replaces is not None])
+            self._put([copy.record for copy in copies], jpegs)
+        self.rows += len(copies)
+
+    def remove(self, video_ids: Sequence[str], *, remember: bool = False) -> int:
+        """Remove videos; returns how many of them the index held. `remember`: indexing leaves them out."""
+        with self.catalog.transaction():
+            if remember:
+                held = (self.catalog.find(video_id) for video_id in video_ids)
+                self.catalog.remember([entry[1] for entry in held if entry is not None])
             removed = self.catalog.remove(video_ids)
             if removed:
                 self._bump()

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 from common.atomic_files import write_text
 from common.errors import UserError
+from search.changes import Changes, IndexReport, Task
 from search.clips import Clip, ClipError
 from search.engines import check_engine
 from search.index_format import (
@@ -26,56 +25,20 @@ from search.index_format import (
     THUMBNAILS,
     IndexSettings,
     VideoIndexError,
-    VideoRecord,
     read_settings,
 )
 from search.index_writer import Entry, IndexWriter
 from search.retriever import Retriever
-from search.sources import Source, SourceVideo, StoreSource, open_source, record_of
-from video.video_files import describe_left_out
+from search.sources import Paths, Source, SourceVideo, open_sources, record_of
 
-
-@dataclass
-class IndexReport:
-    """Counts of videos of an indexing run. `failed` by reason; `failures`: (id, reason, message) each.
-
-    `left_out`: files of the folder that are no videos, by extension or reason.
-    """
-
-    listed: int = 0
-    unchanged: int = 0
-    added: int = 0
-    updated: int = 0
-    moved: int = 0
-    removed: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def fail(self, video_id: str, reason: str, message: str) -> None:
-        self.failed[reason] += 1
-        self.failures.append((video_id, reason, message))
-
-    def __str__(self) -> str:
-        counts = {
-            "added": self.added,
-            "updated": self.updated,
-            "unchanged": self.unchanged + self.moved,
-            "removed": self.removed,
-        }
-        text = f"{self.listed} videos found: " + ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-        if self.left_out:
-            text = f"{text.removesuffix(': ')}; left out: {describe_left_out(self.left_out)}"
-        if self.failed:
-            text += "; failed: " + ", ".join(f"{n} {reason}" for reason, n in self.failed.most_common())
-        return text.removesuffix(": ")
+_COPIES_AT_ONCE = 256
 
 
 def index_videos(
     retriever: Retriever,
     index: str | os.PathLike[str],
     *,
-    video_dir: str | os.PathLike[str] | None = None,
+    video_dir: Paths | None = None,
     store: str | os.PathLike[str] | None = None,
     prune: bool = False,
     workers: int = 1,
@@ -87,21 +50,24 @@ def index_videos(
     quiet: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> IndexReport:
-    """Bring `index` up to date with a folder of videos, or a frame store (then `video_dir` has their files).
+    """Bring `index` up to date with folders of videos, or a frame store (then `video_dir` has their files).
 
+    Videos that have the id of one from another folder get the name of their folder before it.
     `prune` removes videos that the source no longer has; without it they stay and are shown as missing.
     `workers` processes decode, `batch` clips are encoded at once. `stop()` is asked between videos.
     None keeps the setting of the index. Raises `UserError` if it cannot start and `FileError` if the disk is
     full; what was committed is kept.
     """
     index = Path(index)
-    source = open_source(video_dir, store, workers=workers, timeout=timeout)
+    sources = open_sources(video_dir, store, workers=workers, timeout=timeout)
     if thumbnails not in (None, *THUMBNAILS):
         raise UserError(f"--thumbnails {thumbnails}: choose from {', '.join(THUMBNAILS)}")
     settings = _settings(retriever, index, thumbnails, engine, engine_options)
     with IndexWriter(index, settings) as writer:
-        run = _Run(retriever, source, writer, batch=batch, quiet=quiet, stop=stop)
-        report = run.run(prune=prune)
+        report = IndexReport()
+        for source in sources:
+            run = _Run(retriever, source, writer, report, batch=batch, quiet=quiet, stop=stop)
+            run.run(prune=prune)
         _write_failures(index / FAILURES_FILE, report)
         if not stop():
             writer.finish()
@@ -140,6 +106,7 @@ class _Run:
         retriever: Retriever,
         source: Source,
         writer: IndexWriter,
+        report: IndexReport,
         *,
         batch: int,
         quiet: bool,
@@ -151,73 +118,72 @@ class _Run:
         self._batch = batch
         self._quiet = quiet
         self._stop = stop
-        self._report = IndexReport()
+        self._report = report
 
-    def run(self, *, prune: bool) -> IndexReport:
+    def run(self, *, prune: bool) -> None:
         listed = self._source.list()
-        self._report.listed = len(listed)
-        self._report.left_out = self._source.left_out
+        self._report.listed += len(listed)
+        self._report.left_out.update(self._source.left_out)
         for start, message in self._source.unread:
             self._report.fail(start or ".", "unreadable folder", message)
-        wanted = [video for video in self._progress(listed, "looking for changes") if self._is_wanted(video)]
-        for batch in self._batches(wanted):
-            self._add(batch)
+        self._changes = Changes(self._writer, self._source, listed, self._report)
+        tasks = []
+        for video in self._progress(listed, "looking for changes"):
+            task = None if self._stop() else self._changes.look(video)
+            if task is not None:
+                tasks.append(task)
+        rest = self._copy(tasks)
+        first = {task.digest or task: task for task in reversed(rest)}  # of equal contents the first one
+        encoded = [task for task in rest if first[task.digest or task] is task]
+        self._encode(encoded)
+        # The copies of a video that could not be encoded fail as it did.
+        self._encode(self._copy([task for task in rest if first[task.digest or task] is not task]))
         if prune and not self._stop():
-            self._prune({video.video_id for video in listed})
-        return self._report
+            self._report.removed += self._writer.remove(self._changes.absent())
 
     def _progress(self, items: list[SourceVideo], what: str) -> tqdm:
         # If stderr is not a terminal, every update of the bar is a separate line, so updates are rare.
         every = 0.5 if sys.stderr.isatty() else 30.0
         return tqdm(items, desc=what, unit="video", disable=self._quiet, mininterval=every)
 
-    def _is_wanted(self, video: SourceVideo) -> bool:
-        """Whether a video has to be encoded. If only its path or time changed, its record is updated."""
-        if self._stop():
-            return False
-        try:
-            video.video_id.encode()
-        except UnicodeEncodeError:
-            name = os.fsencode(video.video_id).decode("utf-8", "replace")
-            self._report.fail(name, "bad name", "the name of the file is not UTF-8")
-            return False
-        held = self._writer.catalog.find(video.video_id)
-        if held is None:
-            return True
-        record = held[1]
-        if record.source != self._source.name and record.has_file:
-            message = f"the index has a video of this id from {record.source}"
-            self._report.fail(video.video_id, "same id", message)
-            return False
-        path = str(video.path) if video.path is not None else None
-        in_store = isinstance(self._source, StoreSource)
-        file_unchanged = (record.size, record.mtime_ns, record.path) == (video.size, video.mtime_ns, path)
-        if file_unchanged and not in_store:
-            self._report.unchanged += 1
-            return False
-        try:
-            digest = self._source.digest(video)
-        except ClipError as error:
-            self._report.fail(video.video_id, error.reason, error.message)
-            return False
-        if digest != record.digest:
-            return True
-        self._report.moved += 1
-        if not file_unchanged:
-            self._writer.update_file(record_of(self._source, video, digest=digest))
-        return False
+    def _copy(self, tasks: list[Task]) -> list[Task]:
+        """Add the videos whose contents the index has, without encoding them; returns the other tasks."""
+        rest = []
+        for start in range(0, len(tasks), _COPIES_AT_ONCE):
+            if self._stop():
+                break
+            copies = []
+            for task in tasks[start : start + _COPIES_AT_ONCE]:
+                copy = self._changes.copy_for(task)
+                if copy is None:
+                    rest.append(task)
+                    continue
+                copies.append(copy)
+                self._report.updated += task.video_id is not None
+                self._report.moved += copy.replaces is not None
+                self._report.copied += task.video_id is None and copy.replaces is None
+            self._writer.copy(copies)
+        return rest
 
-    def _batches(self, wanted: list[SourceVideo]) -> Iterator[list[tuple[SourceVideo, Clip]]]:
-        batch: list[tuple[SourceVideo, Clip]] = []
+    def _encode(self, tasks: list[Task]) -> None:
+        if not tasks:
+            return  # no bar of nothing
+        for batch in self._batches(tasks):
+            self._add(batch)
+
+    def _batches(self, tasks: list[Task]) -> Iterator[list[tuple[Task, Clip]]]:
+        batch: list[tuple[Task, Clip]] = []
         retriever = self._retriever
-        bar = self._progress(wanted, "indexing")
-        clips = self._source.clips(wanted, frames=retriever.frames, size=retriever.image_size)
+        by_name = {task.video.name: task for task in tasks}
+        videos = [task.video for task in tasks]
+        bar = self._progress(videos, "indexing")
+        clips = self._source.clips(videos, frames=retriever.frames, size=retriever.image_size)
         for video, clip in clips:
             bar.update()
             if isinstance(clip, ClipError):
-                self._report.fail(video.video_id, clip.reason, clip.message)
+                self._report.fail(video.name, clip.reason, clip.message)
             else:
-                batch.append((video, clip))
+                batch.append((by_name[video.name], clip))
             if len(batch) == self._batch:
                 yield batch
                 batch = []
@@ -227,48 +193,52 @@ class _Run:
             yield batch
         bar.close()
 
-    def _add(self, batch: list[tuple[SourceVideo, Clip]]) -> None:
+    def _add(self, batch: list[tuple[Task, Clip]]) -> None:
         embeds, frames = self._retriever.encode_clips(torch.stack([clip.frames for _, clip in batch]))
         entries = []
-        for place, (video, clip) in enumerate(batch):
-            held = self._writer.catalog.find(video.video_id)
-            try:
-                digest = self._source.digest(video)
-            except ClipError as error:
-                self._report.fail(video.video_id, error.reason, error.message)
+        for place, (task, clip) in enumerate(batch):
+            digest = self._changes.digest(task.video)
+            if digest is None:
                 continue
-            record = record_of(self._source, video, digest=digest, clip=clip)
+            video_id = self._changes.id_for(task)
+            record = record_of(self._source, task.video, video_id=video_id, digest=digest, clip=clip)
             jpegs = clip.thumbnails(self._writer.settings.thumbnails)
             entries.append(Entry(record, embeds[place], frames[place], jpegs))
-            self._report.updated += held is not None
-            self._report.added += held is None
+            self._report.updated += task.video_id is not None
+            self._report.added += task.video_id is None
         self._writer.add(entries)
-
-    def _prune(self, listed: set[str]) -> None:
-        absent = [
-            record.video_id
-            for _, record in self._writer.catalog.records()
-            if record.source == self._source.name
-            and record.video_id not in listed
-            and not self._is_hidden(record)
-        ]
-        self._report.removed = self._writer.remove(absent)
-
-    def _is_hidden(self, record: VideoRecord) -> bool:
-        """Whether a video is in a folder that could not be read: it may still exist."""
-        return any(record.video_id.startswith(start) for start, _ in self._source.unread)
 
 
 def remove_videos(index: Path, video_ids: list[str]) -> int:
-    """Remove videos from an index; returns how many. Raises `VideoIndexError` for unknown ids."""
+    """Remove videos from an index, which leaves them out from now on; returns how many.
+
+    Raises `VideoIndexError` for unknown ids.
+    """
     with IndexWriter(index) as writer:
         absent = [video_id for video_id in video_ids if writer.catalog.find(video_id) is None]
         if absent:
             names = ", ".join(map(repr, absent[:5]))
             raise VideoIndexError(f"{index}: no such video in the index: {names}")
-        removed = writer.remove(video_ids)
+        removed = writer.remove(video_ids, remember=True)
         writer.finish()
     return removed
+
+
+def restore_videos(index: Path, video_ids: list[str]) -> int:
+    """Undo `remove_videos`, for all videos if no id is given: the next indexing takes them. Returns how many.
+
+    Raises `VideoIndexError` for ids that were not removed.
+    """
+    with IndexWriter(index) as writer:
+        entries = writer.catalog.taken_out()
+        absent = sorted(set(video_ids) - {entry.video_id for entry in entries})
+        if absent:
+            names = ", ".join(map(repr, absent[:5]))
+            raise VideoIndexError(f"{index}: not removed before: {names}")
+        wanted = [entry for entry in entries if not video_ids or entry.video_id in video_ids]
+        with writer.catalog.transaction():
+            writer.catalog.forget(wanted)
+    return len(wanted)
 
 
 def _write_failures(path: Path, report: IndexReport) -> None:

@@ -26,7 +26,7 @@ class Hit:
     `score` = `video_score` + weight x `frame_score`: the cosine with the video, and the mean cosine with the
     best frames. `moment` (seconds) and `frame` belong to the best frame; `moments` are all frames that
     counted, best first. `path` is the file, None for a video of a frame store without files. `missing`: the
-    file no longer exists.
+    file no longer exists. `copies` are the ids of exact copies, which have no hit of their own.
     """
 
     video_id: str
@@ -39,6 +39,7 @@ class Hit:
     path: str | None
     duration: float | None
     missing: bool
+    copies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from engine.distributed.device import default_device
 from engine.model_setup import build_model
 from modules.dual_encoder import DualEncoder
 from modules.numerics import l2_normalize
-from search.clips import clip_of_file, picture_of_file
 from search.index_folder import VideoIndex
 from search.index_format import read_settings
 from search.model_identity import identity_of, model_config, model_of_index, settings_record
@@ -190,12 +189,16 @@ class Retriever:
 
     def encode_video(self, path: str | os.PathLike[str]) -> EncodedVideo:
         """Encode a video file. Raises `search.clips.ClipError` (a `UserError`) if it gives no frames."""
+        from search.clips import clip_of_file  # here: a query in words needs no decoder
+
         clip = clip_of_file(Path(path), frames=self.frames, size=self.image_size)
         video, frames = self.encode_clips(clip.frames[None])
         return EncodedVideo(video[0], frames[0], clip.times, clip.duration)
 
     def encode_image(self, path: str | os.PathLike[str]) -> np.ndarray:
         """[D] of a picture file. Raises `search.clips.ClipError` (a `UserError`) if it cannot be read."""
+        from search.clips import picture_of_file
+
         return self.encode_picture(picture_of_file(Path(path)))
 
     def encode_picture(self, picture: np.ndarray) -> np.ndarray:
@@ -241,7 +244,10 @@ class Retriever:
         top_frames: int | None = None,
         candidates: int = CANDIDATES,
     ) -> SearchResults:
-        """The videos most like one of the index, without itself. Raises `VideoIndexError` for unknown ids."""
+        """The videos most like one of the index, without itself and its exact copies.
+
+        Raises `VideoIndexError` for an unknown id.
+        """
         check_top(top)
         started = time.perf_counter()
         with _opened(index) as opened:
@@ -250,7 +256,7 @@ class Retriever:
                 opened, query, top=top + 1, frame_weight=frame_weight, top_frames=top_frames,
                 candidates=candidates, remarks=(), started=started,
             )  # fmt: skip
-        hits = tuple(hit for hit in results.hits if hit.video_id != video_id)[:top]
+        hits = tuple(hit for hit in results.hits if video_id not in (hit.video_id, *hit.copies))[:top]
         return SearchResults(hits, results.remarks, results.seconds)
 
     def query_vector(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from search.index_format import DTYPE
 
@@ -50,4 +49,6 @@ class FeatureRows:
 
 def float32(rows: np.ndarray) -> np.ndarray:
     """Half precision to float32. Torch converts several times faster than numpy."""
+    import torch  # here, because an index can be described without it
+
     return torch.from_numpy(np.array(rows)).float().numpy()

@@ -12,6 +12,7 @@ from search.results import Hit, Moment
 from search.scoring import Scores, best_frames, score_rows
 
 _ATTEMPTS = 3
+_MORE = 10  # places for copies
 
 
 def find(
@@ -23,7 +24,7 @@ def find(
     frame_weight: float,
     candidates: int,
 ) -> tuple[Hit, ...]:
-    """The best `top` hits of `index` for the unit vector `query` [D].
+    """The best `top` hits of `index` for the unit vector `query` [D]; exact copies are one hit.
 
     `candidates` rows of each view are scored exactly; more if `top` is large or many rows were removed.
     """
@@ -31,7 +32,8 @@ def find(
         snapshot = index.snapshot()
         hits = _find(index, snapshot, query, top, top_frames, frame_weight, candidates)
         # Search again if another process compacted the index (other rows) or removed videos (fewer hits).
-        enough = len(hits) >= min(top, len(index))
+        found = sum(1 + len(hit.copies) for hit in hits)
+        enough = len(hits) == top or found >= len(index)
         if enough and index.catalog.meta("generation") == snapshot.generation:
             break
     return hits
@@ -50,18 +52,35 @@ def _find(
     wanted = max(candidates, 4 * top)
     extra = min(snapshot.features.rows - snapshot.videos, wanted)
     rows = snapshot.without_removed(index.engine.candidates(query, wanted + extra))
-    scores = score_rows(
-        snapshot.features, rows, query, top=top, top_frames=top_frames, frame_weight=frame_weight
-    )
-    records = index.records_of(scores.rows.tolist())
-    return tuple(
-        _hit(scores, place, records, top_frames=top_frames)
-        for place, row in enumerate(scores.rows.tolist())
-        if row in records
-    )
+    best = top + _MORE
+    while True:
+        scores = score_rows(
+            snapshot.features, rows, query, top=best, top_frames=top_frames, frame_weight=frame_weight
+        )
+        records = index.records_of(scores.rows.tolist())
+        groups = _groups(scores, records)
+        if len(groups) >= top or len(scores.rows) < best:
+            break
+        best *= 4
+    return tuple(_hit(scores, places, records, top_frames=top_frames) for places in groups[:top])
 
 
-def _hit(scores: Scores, place: int, records: Mapping[int, VideoRecord], *, top_frames: int) -> Hit:
+def _groups(scores: Scores, records: Mapping[int, VideoRecord]) -> list[list[int]]:
+    """Places, exact copies together, best first. In a group those with a file come first, then older ones."""
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(scores.rows.tolist()):
+        if row in records:
+            groups.setdefault(records[row].digest or f"row {row}", []).append(place)
+    for places in groups.values():
+        if len(places) > 1:  # their scores may differ by rounding
+            rows = {place: int(scores.rows[place]) for place in places}
+            places.sort(key=lambda place: (records[rows[place]].is_missing, rows[place]))
+    return list(groups.values())
+
+
+def _hit(scores: Scores, places: list[int], records: Mapping[int, VideoRecord], *, top_frames: int) -> Hit:
+    """The hit of the first of `places`; the others are its copies."""
+    place, *others = places
     record = records[int(scores.rows[place])]
     each = scores.each_frame[place]
     moments = tuple(
@@ -79,4 +98,5 @@ def _hit(scores: Scores, place: int, records: Mapping[int, VideoRecord], *, top_
         path=record.path,
         duration=record.duration,
         missing=record.is_missing,
+        copies=tuple(records[int(scores.rows[other])].video_id for other in others),
     )

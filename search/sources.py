@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,14 +28,15 @@ from video.sample import run_job
 from video.video_files import HIDDEN, OTHER, UNKNOWN, kind_left_out, rank_of, videos_by_content
 from video.worker_pool import Fault, WorkerPool
 
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _READ = 1 << 20
 
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """A video of a source: its id, file (None: frames only), size in bytes, time of change."""
+    """A video of a source: its id there, file (None: frames only), size in bytes, time of change."""
 
-    video_id: str
+    name: str
     path: Path | None
     size: int
     mtime_ns: int
@@ -101,7 +102,7 @@ class FolderSource:
         by_content = videos_by_content(paths, workers=self._workers, timeout=self._timeout)
         self.left_out.update(kind_left_out(path.name) for path in paths if path not in by_content)
         videos += [video for video in unknown if video.path in by_content]
-        return sorted(videos, key=lambda video: video.video_id) if by_content else videos
+        return sorted(videos, key=lambda video: video.name) if by_content else videos
 
     def _entry(self, path: Path) -> SourceVideo | None:
         """The entry of a regular file; None for a broken link, or a pipe, which would block its reader."""
@@ -111,8 +112,8 @@ class FolderSource:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        video_id = path.relative_to(self.folder).as_posix()
-        return SourceVideo(video_id, path, status.st_size, status.st_mtime_ns)
+        name = path.relative_to(self.folder).as_posix()
+        return SourceVideo(name, path, status.st_size, status.st_mtime_ns)
 
     def _skip(self, error: OSError) -> None:
         folder = Path(error.filename).relative_to(self.folder).as_posix()
@@ -174,11 +175,11 @@ class StoreSource:
 
     def digest(self, video: SourceVideo) -> str:
         """SHA-256 of the manifest and the frames."""
-        manifest = self._store.manifest(video.video_id)
+        manifest = self._store.manifest(video.name)
         digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
         try:
-            count = self._store.num_frames(video.video_id)
-            for jpeg in self._store.read_jpegs(video.video_id, np.arange(count)):
+            count = self._store.num_frames(video.name)
+            for jpeg in self._store.read_jpegs(video.name, np.arange(count)):
                 digest.update(jpeg)
         except FrameStoreError as error:
             raise ClipError("unreadable", str(error)) from None
@@ -189,15 +190,17 @@ class StoreSource:
     ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
         for video in wanted:
             try:
-                yield video, clip_of_store(self._store, video.video_id, frames=frames, size=size)
+                yield video, clip_of_store(self._store, video.name, frames=frames, size=size)
             except ClipError as error:
                 yield video, error
 
 
-def record_of(source: Source, video: SourceVideo, *, digest: str, clip: Clip | None = None) -> VideoRecord:
+def record_of(
+    source: Source, video: SourceVideo, *, video_id: str, digest: str, clip: Clip | None = None
+) -> VideoRecord:
     """The record of a listed video, with the times and duration of its clip."""
     return VideoRecord(
-        video_id=video.video_id,
+        video_id=video_id,
         source=source.name,
         path=str(video.path) if video.path is not None else None,
         size=video.size,
@@ -205,20 +208,35 @@ def record_of(source: Source, video: SourceVideo, *, digest: str, clip: Clip | N
         digest=digest,
         duration=clip.duration if clip else None,
         times=clip.times if clip else (),
+        name="" if video_id == video.name else video.name,
     )
 
 
-def open_source(
-    video_dir: str | os.PathLike[str] | None,
-    store: str | os.PathLike[str] | None,
-    *,
-    workers: int = 1,
-    timeout: float = 300.0,
-) -> Source:
-    """The source at these paths (--video_dir, --store). Raises `UserError` if there is none."""
-    videos = Path(video_dir) if video_dir is not None else None
+def open_sources(
+    video_dir: Paths | None, store: str | os.PathLike[str] | None, *, workers: int = 1, timeout: float = 300.0
+) -> list[Source]:
+    """The sources at these paths (--video_dir, --store). Raises `UserError` if there is none.
+
+    With a store, `video_dir` is the folder of its files.
+    """
+    folders = folders_of(video_dir)
     if store is not None:
-        return StoreSource(Path(store), videos=videos)
-    if videos is None:
+        if len(folders) > 1:
+            raise UserError("--video_dir: give one folder with --store, that of its files")
+        return [StoreSource(Path(store), videos=folders[0] if folders else None)]
+    if not folders:
         raise UserError("nothing to index: give --video_dir or --store")
-    return FolderSource(videos, workers=workers, timeout=timeout)
+    return [FolderSource(folder, workers=workers, timeout=timeout) for folder in folders]
+
+
+def folders_of(video_dir: Paths | None) -> list[Path]:
+    """The folders of --video_dir, each once. Raises `UserError` if one lies in another one."""
+    if video_dir is None:
+        return []
+    given = [video_dir] if isinstance(video_dir, str | os.PathLike) else list(video_dir)
+    folders = {Path(folder).resolve(): Path(folder) for folder in given}
+    for inner in folders:
+        for outer in folders:
+            if outer in inner.parents:
+                raise UserError(f"--video_dir {folders[inner]}: is in {folders[outer]}, which is enough")
+    return list(folders.values())

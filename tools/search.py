@@ -4,7 +4,7 @@
     python tools/search.py index --store STORE [--video_dir FOLDER] --init_model CKPT --out INDEX
     python tools/search.py query INDEX "a man is singing" [--top 10] [--json]
     python tools/search.py query INDEX "a dog" --not snow | --image FILE | --video FILE
-    python tools/search.py remove INDEX ID... | info INDEX
+    python tools/search.py remove INDEX ID... | restore INDEX [ID...] | info INDEX
 
 Indexing again adds what is new or changed, and continues where it was interrupted. The model's settings are
 read from config.json in the checkpoint's folder; flags override them. docs/SEARCH.md says more.
@@ -48,9 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_index(commands.add_parser("index", help="make an index, or bring it up to date"))
     _add_query(commands.add_parser("query", help="search"))
-    remove = commands.add_parser("remove", help="take videos out of an index")
+    remove = commands.add_parser("remove", help="take videos out of an index; they do not come back")
     remove.add_argument("index", type=Path)
     remove.add_argument("video_id", nargs="+")
+    restore = commands.add_parser("restore", help="let removed videos come back with the next index")
+    restore.add_argument("index", type=Path)
+    restore.add_argument("video_id", nargs="*", help="default: all that were removed")
     info = commands.add_parser("info", help="what an index holds")
     info.add_argument("index", type=Path)
     info.add_argument("--json", action="store_true", help="for programs")
@@ -59,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_index(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--video_dir", type=Path, help="folder with videos, subfolders included; with --store: its files")
+    folders = "folder with videos, subfolders included; repeatable; with --store: its files"
+    add("--video_dir", type=Path, action="append", metavar="FOLDER", help=folders)
     add("--store", type=Path, help="frame store (tools/frame2lmdb.py) to index instead of files")
     add("--out", type=Path, required=True, help="folder of the index")
     add("--prune", action="store_true", help="remove videos that the folder or store no longer has")
@@ -108,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
-    commands = {"index": _index, "query": _query, "remove": _remove, "info": _info}
+    commands = {"index": _index, "query": _query, "remove": _remove, "restore": _restore, "info": _info}
     return commands[arguments.command](arguments)
 
 
@@ -186,12 +190,13 @@ def _check_query(arguments: argparse.Namespace) -> None:
         check_top_frames(arguments.top_frames)
 
 
-def _check_source(video_dir: Path | None, store: Path | None) -> None:
+def _check_source(video_dirs: Sequence[Path] | None, store: Path | None) -> None:
     """Raise `UserError` if there is nothing to index at the paths of --video_dir and --store."""
-    if video_dir is None and store is None:
+    if not video_dirs and store is None:
         raise UserError("nothing to index: give --video_dir or --store")
-    if video_dir is not None and not video_dir.is_dir():
-        raise UserError(f"{video_dir}: no such folder of videos (--video_dir)")
+    for video_dir in video_dirs or ():
+        if not video_dir.is_dir():
+            raise UserError(f"{video_dir}: no such folder of videos (--video_dir)")
     if store is not None:
         from dataloaders.frame_store.reader import FrameStore
 
@@ -235,14 +240,23 @@ def _shown(name: str) -> str:
 
 
 def _where(hit: Hit) -> str:
-    return "  (missing: the file was deleted or moved)" if hit.missing else ""
+    missing = "  (missing: the file was deleted or moved)" if hit.missing else ""
+    return missing + (f"  (also {', '.join(map(_shown, hit.copies))})" if hit.copies else "")
 
 
 def _remove(arguments: argparse.Namespace) -> int:
     from search.indexing import remove_videos
 
     removed = remove_videos(arguments.index, list(dict.fromkeys(arguments.video_id)))
-    _say(f"{removed} removed from {arguments.index}")
+    _say(f"{removed:,} removed from {arguments.index}; restore undoes it")
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from search.indexing import restore_videos
+
+    restored = restore_videos(arguments.index, list(dict.fromkeys(arguments.video_id)))
+    _say(f"{restored:,} come back when {arguments.index} is brought up to date")
     return 0
 
 
@@ -255,9 +269,13 @@ def _info(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print(json.dumps(info, ensure_ascii=False, indent=1))
         return 0
-    model = info["model"]
+    model, videos = info["model"], info["videos"]
+    copies = f", {info['copies']:,} of them copies" if info["copies"] else ""
+    taken_out = f"; {len(info['taken_out']):,} taken out before" if info["taken_out"] else ""
+    sources = "".join(f"{number:,} from {source}\n" for source, number in info["sources"].items())
     _print(
-        f"{info['videos']:,} videos, {info['bytes'] / 1e6:,.1f} MB in {arguments.index}\n"
+        f"{videos:,} video{'' if videos == 1 else 's'}{copies}, {info['bytes'] / 1e6:,.1f} MB in "
+        f"{arguments.index}{taken_out}\n{sources}"
         f"{info['frames']} frames a video, width {info['width']}, thumbnails {info['thumbnails']}, "
         f"engine {info['engine']}, {info['removed_rows']} empty rows\n"
         f"model {model['path']} ({model['language']}, {model['clip_model']}, hash {model['hash'][:12]})"

@@ -203,8 +203,11 @@ def test_videos_that_another_process_indexes_are_found(scratch: Served, retrieve
         assert client.get("/health").json()["videos"] == 4
         (scratch.videos / "again.mp4").write_bytes((scratch.videos / "red.mp4").read_bytes())
         index_videos(retriever, scratch.folder / "index", video_dir=scratch.videos, workers=1)
-        hits = client.get("/similar/again.mp4?top=1").json()["hits"]
-        assert hits[0]["video_id"] == "red.mp4" and hits[0]["video_score"] > 0.999
+        assert (
+            client.get("/videos/again.mp4").json()["sha256"] == client.get("/videos/red.mp4").json()["sha256"]
+        )
+        hits = client.get("/search?q=a").json()["hits"]
+        assert [hit["copies"] for hit in hits if hit["video_id"] == "red.mp4"] == [["again.mp4"]]
         assert client.get("/health").json()["videos"] == 5
 
 

@@ -26,8 +26,8 @@ def test_the_example_runs_and_has_ten_lines(
     checkpoint = write_model(tmp_path / "ckpts" / "msrvtt")
     checkpoint.rename(checkpoint.with_name("pytorch_model.bin.4"))
     (tmp_path / "my_videos").mkdir()
-    for name in ("concert", "dog"):
-        coloured(tmp_path / "my_videos" / f"{name}.mp4", COLOURS["red"])
+    for name, colour in (("concert", "red"), ("dog", "blue")):
+        coloured(tmp_path / "my_videos" / f"{name}.mp4", COLOURS[colour])
     exec(compile(example(), str(PAGE), "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[0].startswith("cosine")

@@ -15,7 +15,7 @@ import pytest
 from common.errors import UserError
 from search import VideoIndex, VideoIndexError, engines
 from search.engines import ExactEngine, open_engine
-from search.faiss_engine import FaissEngine, kind_for
+from search.engines.faiss_engine import FaissEngine, kind_for
 from search.index_writer import IndexWriter
 from search.searching import find
 from tests.search.synthetic import WIDTH, features, fill, settings, unit

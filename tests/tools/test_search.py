@@ -150,6 +150,12 @@ def test_removing_and_indexing_again(made: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["videos"] == 3
     assert search.main(["remove", str(made / "index"), "red.mp4"]) == 2
     assert search.main(index_flags(made)) == 0
+    assert "4 videos found: 3 unchanged, 1 taken out before" in capsys.readouterr().err
+    assert search.main(["info", str(made / "index")]) == 0
+    assert "3 videos, " in (shown := capsys.readouterr().out) and "; 1 taken out before" in shown
+    assert search.main(["restore", str(made / "index"), "blue.mp4"]) == 2
+    assert search.main(["restore", str(made / "index")]) == 0
+    assert search.main(index_flags(made)) == 0
     assert "1 added, 3 unchanged" in capsys.readouterr().err
     assert search.main(["info", str(made / "index")]) == 0
     assert capsys.readouterr().out.startswith("4 videos")
@@ -176,19 +182,23 @@ def test_failed_videos_and_full_disks_give_exit_code_1(
 
 
 def test_an_absent_library_is_told_in_one_line(made: Path, tmp_path: Path) -> None:
-    """In a Python that cannot import FAISS and has not done so."""
+    """In a Python that cannot import Qdrant's client and has not done so."""
     program = (
-        "import sys; assert 'faiss' not in sys.modules; sys.modules['faiss'] = None; "
+        "import sys; assert 'qdrant_client' not in sys.modules; sys.modules['qdrant_client'] = None; "
         "sys.path.insert(0, sys.argv.pop(1)); "
         "from tools import search; sys.exit(search.main(sys.argv[1:]))"
     )
     command = [fast_python(), "-c", program, str(ROOT), "query", str(made / "index"), "dog"]
     done = subprocess.run(
-        [*command, "--engine", "faiss"], capture_output=True, text=True, timeout=120, cwd=tmp_path
+        [*command, "--engine", "qdrant", "--url", "http://127.0.0.1:9"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "search.py: error: this needs the package faiss-cpu: pip install -r requirements-search.txt\n"
+        "search.py: error: this needs the package qdrant-client: pip install -r requirements-search.txt\n"
     )
 
 

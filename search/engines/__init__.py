@@ -66,11 +66,11 @@ def open_engine(
         return ExactEngine(features, catalog, up_to=SCORE_ALL_UP_TO)
     check_engine(name, options)
     if name == "faiss":
-        from search.faiss_engine import FaissEngine
+        from search.engines.faiss_engine import FaissEngine
 
         return FaissEngine.open(folder, features, catalog, options)
     if name == "qdrant":
-        from search.qdrant_engine import QdrantEngine
+        from search.engines.qdrant_engine import QdrantEngine
 
         return QdrantEngine.open(folder, features, catalog, options)
     return ExactEngine(features, catalog)
@@ -83,12 +83,12 @@ def _scores_all(rows: int, options: Mapping[str, Any]) -> bool:
 def check_engine(name: str, options: Mapping[str, Any]) -> None:
     """Raise now, before hours of work, the errors of `open_engine`: a missing library, no url."""
     if name == "faiss":
-        from search.faiss_engine import kind_for, load_faiss
+        from search.engines.faiss_engine import kind_for, load_faiss
 
         load_faiss()
         kind_for(0, str(options.get("kind", "auto")))
     elif name == "qdrant":
-        from search.qdrant_engine import check_url, load_qdrant
+        from search.engines.qdrant_engine import check_url, load_qdrant
 
         load_qdrant()
         check_url(options)
