@@ -1,10 +1,11 @@
-"""Several nodes: two launchers that meet at a rendezvous here, and tasks that Slurm's stand-in starts."""
+"""Several nodes: launchers that meet at a rendezvous here, and tasks that Slurm's stand-in starts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +97,37 @@ def test_two_launchers_that_meet_give_the_run_of_one(toy: Toy, tmp_path: Path, o
         assert codes(nodes) == [0, 0], printed(tmp_path)
     assert "2 ranks x 2 clips" in printed(tmp_path)
     assert_equal_runs(one_node, tmp_path / "out")
+
+
+def test_a_launcher_that_was_killed_joins_again(toy: Toy, tmp_path: Path, one_node: Path) -> None:
+    """With the variable that docs/MULTINODE.md names: launchers of torch do not meet again without it."""
+    port, output = free_port(), tmp_path / "out"
+    node = [
+        *(fast_python(), "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"),
+        *("--rdzv_id", "7", "--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}"),
+        *("--local_addr", "127.0.0.1", "--max_restarts", "3", "--monitor_interval", "0.5"),
+        *("-m", "tests.e2e.slow_steps", "main_task_retrieval.py", "--do_train", "--output_dir", str(output)),
+        *(*toy.flags, *FLAGS, "--resume", "auto", "--save_steps", "1"),
+    ]
+    variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "HMMC_TEST_PAUSE_S": "0.3"}
+    with started([node], tmp_path, variables) as first:
+        wait_until(partial(listens, int(port)), tmp_path)  # the first launcher serves the others
+        with started([node], tmp_path, {**variables, "HMMC_TEST_NODE": "2"}):
+            wait_until(lambda: any(output.glob("training_state.*.pt")), tmp_path)
+            # A launcher that is killed leaves its ranks; a machine that breaks down does not.
+            for rank in ranks_that_write(output):
+                if b"HMMC_TEST_NODE=2" in Path(f"/proc/{rank}/environ").read_bytes():
+                    os.kill(rank, signal.SIGKILL)
+        with started([node], tmp_path, variables) as again:
+            assert codes([*first, *again]) == [0, 0], printed(tmp_path)
+    assert "resuming after epoch 1 step" in printed(tmp_path)
+    assert_equal_runs(one_node, output)
+    assert steps(output) == steps(one_node)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_tasks_of_slurm_give_the_run_of_one_launcher(toy: Toy, tmp_path: Path, one_node: Path) -> None:
