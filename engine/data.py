@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from dataloaders.datasets.eval_protocol import apply_protocol
-from dataloaders.datasets.known_splits import describe_split, leaks, name_mismatch
+from dataloaders.datasets.known_splits import describe_split, is_published_test, leaks, name_mismatch
 from dataloaders.datasets.registry import VALIDATION, SplitFiles, read_examples
 from dataloaders.datasets.splits import (
     MissingVideos,
@@ -37,6 +37,10 @@ TAG_WORDS = 25
 DEFAULT_WORDS = 32
 MOST_UNKNOWN = 0.02  # share of tokens; BERT models know nearly all words of their own language
 DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, as published
+
+
+# A split as its files give it: examples, frame store, and the videos that the store lacks.
+Split = tuple[Examples, FrameStore, MissingVideos]
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,19 @@ class EvaluationData:
     captions: DataLoader
 
     def counts(self) -> dict[str, Any]:
-        """Counts for the result file. `comparable`: no video of the benchmark is missing."""
-        return {
+        """Counts for the result file.
+
+        `comparable` is False where videos are missing, and True for a published test list with its own
+        sentences. For another list nobody can say, so it is left out.
+        """
+        counts = {
             "videos": self.examples.num_videos,
             "captions": self.examples.num_captions,
             "videos_of_benchmark": self.missing.total,
-            "comparable": not self.missing,
         }
+        if self.missing:
+            return {**counts, "comparable": False}
+        return {**counts, "comparable": True} if is_published_test(self.dataset, self.examples) else counts
 
 
 def build_tokenizer(config: Config) -> Tokenizer:
@@ -115,10 +125,20 @@ def input_spec(config: Config, model: DualEncoder) -> InputSpec:
     )
 
 
-def build_training_data(config: Config, world: World, spec: InputSpec, log: RunLog) -> TrainingData:
-    """Data set, sampler and loader of this rank. Raises `UserError`, which names the bad file or flag."""
+def read_training_split(config: Config, world: World, log: RunLog) -> Split:
+    """The training set, read from its files. Collective. No model is needed.
+
+    Raises `UserError`, which names the bad file or flag.
+    """
+    return _read_split(config, world, config.dataset, training_split(config), training_files(config), log)
+
+
+def build_training_data(
+    config: Config, world: World, spec: InputSpec, log: RunLog, read: Split
+) -> TrainingData:
+    """Data set, sampler and loader of this rank. Raises `UserError`, which names the bad flag."""
     split = training_split(config)
-    examples, store, missing = _read_split(config, world, config.dataset, split, training_files(config), log)
+    examples, store, missing = read
     if missing:
         log.warning(f"training without {missing}")
     if split == "pretrain":
@@ -146,17 +166,22 @@ def build_training_data(config: Config, world: World, spec: InputSpec, log: RunL
     return TrainingData(dataset, sampler, loader, store, held_out)
 
 
-def build_evaluation_data(
-    config: Config, world: World, spec: InputSpec, log: RunLog, *, split: str = "test"
-) -> EvaluationData:
-    """This rank's part of the test list (`split` "test") or the validation list ("val")."""
-    name = config.test_dataset
+def read_evaluation_split(config: Config, world: World, log: RunLog, *, split: str = "test") -> Split:
+    """The test list (`split` "test") or the validation list ("val"), as `read_training_split`."""
     files = evaluation_files(config, split)
     split = VALIDATION if split == "val" else split
     try:
-        examples, store, missing = _read_split(config, world, name, split, files, log)
+        return _read_split(config, world, config.test_dataset, split, files, log)
     except UserError as error:
         raise UserError(f"{error}{eval_dataset_hint(config)}") from None
+
+
+def build_evaluation_data(
+    config: Config, world: World, spec: InputSpec, log: RunLog, read: Split
+) -> EvaluationData:
+    """This rank's part of a list that `read_evaluation_split` has read."""
+    examples, store, missing = read
+    name = config.test_dataset
     return _evaluation_data(config, world, spec, log, examples, store, missing, name=name, split="test")
 
 
@@ -252,9 +277,7 @@ def batch_per_rank(config: Config, world: World, examples: int) -> int:
     return config.batch_size // parts
 
 
-def _read_split(
-    config: Config, world: World, name: str, split: str, files: SplitFiles, log: RunLog
-) -> tuple[Examples, FrameStore, MissingVideos]:
+def _read_split(config: Config, world: World, name: str, split: str, files: SplitFiles, log: RunLog) -> Split:
     """Read a split: its examples, its frame store, and the videos that the store lacks.
 
     Raises `UserError` if videos are missing without `--allow_missing`. With it, the examples leave them out.

@@ -18,9 +18,12 @@ from engine.data import (
     DEFAULT_WORDS,
     TEXT_WORDS,
     InputSpec,
+    Split,
     build_evaluation_data,
     build_training_data,
     input_spec,
+    read_evaluation_split,
+    read_training_split,
 )
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
@@ -35,7 +38,7 @@ from engine.process.errors import EndedRank, StoppedBySignal, TrainingStopped, e
 from engine.process.signals import EXIT_AGAIN, NOTHING_TRAINED, StopRequest
 from engine.report.run_report import report_evaluation
 from engine.training.fit import Fit
-from engine.training.selection import Selection
+from engine.training.selection import Selection, read_list_to_choose_on
 from modules.dual_encoder import DualEncoder
 
 
@@ -80,6 +83,9 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest, output: O
         if _evaluates_folder(config):
             return evaluate_folder(config, world, log)
         resumed = find_state(config, world, log)
+        # Data come before weights: a missing file is known at once, weights may take minutes to fetch.
+        train_split = read_training_split(config, world, log) if config.is_training else None
+        eval_split = _read_evaluated_list(config, world, log)
         seed_generators(config.seed)  # equal initial weights on all ranks
         model = world.first_rank_first(lambda: build_model(_with_weights_of(resumed, config), log))
         seed_generators(config.seed + 1 + world.rank)  # different dropout on each rank
@@ -89,10 +95,12 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest, output: O
             return 0
         model.to(world.device)
         if not config.is_training:
-            _evaluate(config, model, world, spec, log)
+            assert eval_split is not None
+            _evaluate(config, model, world, spec, log, eval_split)
             return 0
-        train = build_training_data(config, world, spec, log)
-        selection = Selection(config, world, log, spec=spec, train=train)
+        assert train_split is not None
+        train = build_training_data(config, world, spec, log, train_split)
+        selection = Selection(config, world, log, spec=spec, train=train, read=eval_split)
         over_ranks = wrap(
             model, world, fsdp=config.fsdp, compiled=config.compile, cached=config.grad_cache > 0
         )
@@ -120,9 +128,18 @@ def _evaluates_folder(config: Config) -> bool:
     return only_evaluates and config.init_model is not None and Path(config.init_model).expanduser().is_dir()
 
 
-def _evaluate(config: Config, model: DualEncoder, world: World, spec: InputSpec, log: RunLog) -> None:
+def _read_evaluated_list(config: Config, world: World, log: RunLog) -> Split | None:
+    """The list that this run evaluates, if it is read before the model is built."""
+    if config.is_training:
+        return read_list_to_choose_on(config, world, log)
+    return None if config.do_params else read_evaluation_split(config, world, log)
+
+
+def _evaluate(
+    config: Config, model: DualEncoder, world: World, spec: InputSpec, log: RunLog, read: Split
+) -> None:
     """--do_eval with one checkpoint, or without one: then the initial weights are evaluated."""
-    test = build_evaluation_data(config, world, spec, log)
+    test = build_evaluation_data(config, world, spec, log, read)
     evaluator = build_evaluator(config, world, test, log)
     bank = build_bank(config, world, spec) if config.qb_norm else None
     save_evaluation_settings(config, world)

@@ -100,7 +100,7 @@ def toy_flags(variant: Variant, *, data_dir: Path, out: Path, extra: Sequence[st
         *("--data_dir", str(data_dir), "--output_dir", str(out / variant.folder)),
         *("--clip_model", "toy", "--clip_weights", "none", "--max_frames", "6", "--max_words", "24"),
         *("--lr", "2.5e-3", "--text_lr", "2.5e-3", "--batch_size", "32", "--batch_size_val", "128"),
-        *("--epochs", "2", "--n_display", "50", "--frame_sample", "uniform_random"),
+        *("--epochs", "2", "--n_display", "50", "--frame_sample", "uniform_random", "--resume", "auto"),
         *queue,
         *base,
         *extra,

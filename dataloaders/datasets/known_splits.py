@@ -162,6 +162,14 @@ def identify(dataset: str, video_ids: Iterable[str]) -> KnownSplit | None:
     return next((item for item in candidates if item.sha256 == digest), None)
 
 
+def is_published_test(dataset: str, examples: Examples) -> bool:
+    """Whether `examples` are a published test list with the published sentences."""
+    split_list = identify(dataset, examples.video_ids)
+    if split_list is None or "test" not in split_list.serves:
+        return False
+    return not has_other_sentences(split_list, examples)
+
+
 def describe_split(dataset: str, split: str, examples: Examples) -> str:
     """One line for the log: which published list the videos of `split` are, or that they are not a published
     list.

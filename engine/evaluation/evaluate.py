@@ -140,7 +140,7 @@ def _log_metrics(metrics: SplitMetrics, dataset: str, counts: dict[str, Any], lo
         for line in format_metrics(values):
             log.info(f"{dataset} {name} {line}")
         log.info(f"{name}: {sentence}")
-    if not counts["comparable"]:
+    if counts.get("comparable") is False:
         log.warning(f"evaluated {counts['videos']} of {counts['videos_of_benchmark']} videos: not comparable")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from common.errors import UserError, one_line
 from engine.checkpoint.files import CHECKPOINT, epoch_of, list_checkpoints, read_state
 from engine.config import Config
-from engine.data import build_evaluation_data, input_spec
+from engine.data import build_evaluation_data, input_spec, read_evaluation_split
 from engine.distributed.world import World
 from engine.evaluation.encode import Evaluator
 from engine.evaluation.evaluate import build_evaluator, evaluate
@@ -87,7 +87,8 @@ class CheckpointFolder:
         assert self._model is not None
         if self._evaluator is None:
             spec = input_spec(self.config, self._model)
-            self._data = build_evaluation_data(self.config, self.world, spec, self.log, split=self.split)
+            read = read_evaluation_split(self.config, self.world, self.log, split=self.split)
+            self._data = build_evaluation_data(self.config, self.world, spec, self.log, read)
             self._evaluator = build_evaluator(self.config, self.world, self._data, self.log)
             self._bank = build_bank(self.config, self.world, spec) if self.config.qb_norm else None
             save_evaluation_settings(self.config, self.world)

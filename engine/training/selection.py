@@ -23,10 +23,12 @@ from engine.config import Config
 from engine.data import (
     EvaluationData,
     InputSpec,
+    Split,
     TrainingData,
     absent_videos,
     build_evaluation_data,
     build_held_out_data,
+    read_evaluation_split,
     report_leaks,
 )
 from engine.distributed.world import World
@@ -57,18 +59,27 @@ def choose(results: Sequence[Result], *, select_on: str, epochs: int) -> int:
 class Selection:
     """The evaluations of a training run. The constructor reads the list that the checkpoint is chosen by.
 
+    `read` is that list, if `read_list_to_choose_on` has read it before there was a model.
     It checks the files of the test list without reading captions or frames. Raises `UserError` where a file
     is absent or wrong, or where the list to choose by shares videos with the training or test list.
     """
 
     def __init__(
-        self, config: Config, world: World, log: RunLog, *, spec: InputSpec, train: TrainingData
+        self,
+        config: Config,
+        world: World,
+        log: RunLog,
+        *,
+        spec: InputSpec,
+        train: TrainingData,
+        read: Split | None = None,
     ) -> None:
         self.config = config
         self.world = world
         self.log = log
         self.spec = spec
         self.train = train
+        self._read = read
         self._test: EvaluationData | None = None
         self._choose_on = self._list_to_choose_on()
         if self._test is None:
@@ -123,17 +134,44 @@ class Selection:
         if config.select_on == "held_out":
             return build_held_out_data(config, world, self.spec, log, self.train)
         if config.select_on == "val":
-            data = build_evaluation_data(config, world, self.spec, log, split="val")
+            data = build_evaluation_data(config, world, self.spec, log, self._list("val"))
             _refuse_trained_on(data.examples, self.train.dataset.examples)
             return data
         return None
 
+    def _list(self, split: str) -> Split:
+        """The list, already read if the checkpoint is chosen by it."""
+        if self._read is not None and split == self.config.select_on:
+            return self._read
+        return read_evaluation_split(self.config, self.world, self.log, split=split)
+
     def _read_test(self) -> EvaluationData:
         if self._test is None:
-            self._test = build_evaluation_data(self.config, self.world, self.spec, self.log)
+            self._test = build_evaluation_data(
+                self.config, self.world, self.spec, self.log, self._list("test")
+            )
             if self.world.is_main:
                 report_leaks(self.train.dataset.examples, self._test.examples, self.log)
         return self._test
+
+
+def read_list_to_choose_on(config: Config, world: World, log: RunLog) -> Split | None:
+    """The list that the checkpoint is chosen by, if it has files of its own. Collective, without a model.
+
+    Otherwise checks that the test list can be evaluated after the training. Raises `UserError`.
+    """
+    if config.select_on in ("test", "val"):
+        return read_evaluation_split(config, world, log, split=config.select_on)
+    problem: str | None = None
+    if world.is_main:
+        try:
+            _require_test_videos(config)
+        except UserError as error:
+            problem = f"{error}{eval_dataset_hint(config)}"
+    problem = world.broadcast(problem)
+    if problem:
+        raise UserError(problem)
+    return None
 
 
 def describe(select_on: str) -> str:
@@ -185,15 +223,27 @@ def check_test_list(
         raise UserError(problem)
 
 
-def _check_test_files(config: Config, train: Examples, choose_on: Examples | None, log: RunLog) -> None:
+def _require_test_videos(config: Config) -> list[str] | None:
+    """The ids of the test list, None if they are read with the captions.
+
+    Raises `UserError` where a file is absent, or videos in the frame store.
+    """
     files = evaluation_files(config, "test")
     ids = read_test_ids(config.test_dataset, files)
     store = FrameStore(files.store)
     if ids is None:
-        return
+        return None
     missing = MissingVideos(tuple(store.missing(ids)), len(ids))
     if missing.count == len(ids) or (missing and not config.allow_missing):
         raise UserError(absent_videos(store, missing))
+    return ids
+
+
+def _check_test_files(config: Config, train: Examples, choose_on: Examples | None, log: RunLog) -> None:
+    files = evaluation_files(config, "test")
+    ids = _require_test_videos(config)
+    if ids is None:
+        return
     if choose_on is not None and config.select_on == "val":
         validated = _shared(ids, choose_on.video_ids)
         if validated:

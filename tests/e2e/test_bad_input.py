@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import engine.run
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.frame_store.writer import FrameStoreWriter
 from tests.e2e.conftest import Toy
@@ -116,6 +117,28 @@ def test_videos_absent_from_the_store(
     result = json.loads((tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8"))
     assert (result["videos"], result["videos_of_benchmark"], result["comparable"]) == (7, 8, False)
     assert "not comparable" in (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
+
+
+def test_data_are_checked_before_weights_are_looked_for(
+    toy: Toy,
+    thin_store: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looking for weights takes a minute where the network is slow or absent."""
+    monkeypatch.setattr(engine.run, "build_model", None)
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"sentences": [', encoding="utf-8")
+    for job, flags, message in (
+        ("train", ("--train_store", str(thin_store)), "2 of 12 videos"),
+        ("train", ("--eval_store", str(thin_store)), "1 of 8 videos"),
+        ("train", ("--eval_store", str(thin_store), "--select_on", "test"), "1 of 8 videos"),
+        ("train", ("--train_annotations", str(broken)), "broken.json"),
+        ("eval", ("--eval_store", str(thin_store)), "1 of 8 videos"),
+        ("pretrain", ("--train_annotations", str(broken)), "broken.json"),
+    ):
+        assert message in refused(toy, capsys, tmp_path, *MSRVTT, *flags, job=job)
 
 
 def test_a_store_of_other_videos(toy: Toy, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_job(job: str, dataset: str, language: str, toy: Toy, tmp_path: Path, re
     (result,) = results(tmp_path)
     tested = {"chinese": "vatex", "english": "msrvtt"}[language] if job == "pretrain" else dataset
     assert result["dataset"] == tested and result["language"] == language
-    assert result["comparable"] is True
+    assert "comparable" not in result  # the toy lists are not published ones
     assert result["epoch"] == (None if job == "eval" else 0)
     for direction in ("t2v", "v2t"):
         assert (

@@ -52,7 +52,7 @@ def comma_separated(records: Sequence[Record], notes: Sequence[str]) -> str:
         values = [f"{value:.6g}" for value in r.values]
         spread = [f"{value:.6g}" for value in r.deviations] if r.deviations else [""] * len(COLUMNS)
         head = [r.table, r.direction, r.row, r.method, r.test, r.figures]
-        comparable = "yes" if r.comparable else "no"
+        comparable = "" if r.comparable is None else "yes" if r.comparable else "no"
         writer.writerow([*head, r.runs, r.seeds, comparable, *values, *spread])
     return file.getvalue().rstrip("\n")
 
@@ -88,7 +88,8 @@ def _figures(record: Record) -> str:
         return record.figures
     runs = f"{record.runs} run" + "s" * (record.runs > 1)
     seeds = f", {record.seeds} seed" + "s" * (record.seeds != 1) if record.runs > 1 else ""
-    return f"{record.figures} ({runs}{seeds}{'' if record.comparable else ', not the published test list'})"
+    other = ", not the published test list" if record.comparable is False else ""
+    return f"{record.figures} ({runs}{seeds}{other})"
 
 
 def _bar(cells: Iterable[str]) -> str:

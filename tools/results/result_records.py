@@ -28,7 +28,7 @@ class Record:
     deviations: tuple[float, ...] | None = None
     runs: int | None = None
     seeds: int | None = None  # number of distinct known seeds
-    comparable: bool = True
+    comparable: bool | None = True  # None: nobody can say
 
 
 def published_records(published: Published, runs: Mapping[str, Sequence[Run]]) -> list[Record]:
@@ -69,11 +69,20 @@ def own_records(runs: Mapping[str, Sequence[Run]]) -> list[Record]:
         for label, group in runs.items():
             evaluation = group[0].evaluation
             test = f"{evaluation['dataset']} ({evaluation['language']})"
-            records.append(_measured((OWN_TABLE, direction, label, label, test), group, comparable=True))
+            head = (OWN_TABLE, direction, label, label, test)
+            records.append(_measured(head, group, comparable=_is_comparable(group)))
     return records
 
 
-def _measured(head: tuple[str, str, str, str, str], runs: Sequence[Run], *, comparable: bool) -> Record:
+def _is_comparable(runs: Sequence[Run]) -> bool | None:
+    """Whether all runs used a published test list, as far as their results say."""
+    said = {run.evaluation.get("comparable") for run in runs}
+    return False if False in said else True if said == {True} else None
+
+
+def _measured(
+    head: tuple[str, str, str, str, str], runs: Sequence[Run], *, comparable: bool | None
+) -> Record:
     columns = [[float(run.evaluation[f"{head[1]}/{column}"]) for run in runs] for column in COLUMNS]
     return Record(
         *head,

@@ -1,17 +1,22 @@
 import csv
 import gzip
 import time
+from dataclasses import replace
 
 import pytest
 
+from dataloaders.datasets import known_splits
 from dataloaders.datasets.files import read_csv
 from dataloaders.datasets.known_splits import (
     KNOWN_SPLITS,
+    KnownSplit,
     describe_split,
     identify,
+    is_published_test,
     leaks,
     list_digest,
     name_mismatch,
+    pairs_digest,
 )
 from dataloaders.datasets.registry import DATASETS, SPLITS
 from dataloaders.examples import Examples, ExamplesBuilder
@@ -84,6 +89,19 @@ def test_sentences_of_the_published_pairs() -> None:
     assert text == "msrvtt test: JSFusion 1k-A test list (1,000 videos)"
     text = describe_split("msrvtt", "test", of([(video, caption.upper()) for video, caption in pairs]))
     assert text.endswith("the sentences differ from the published ones")
+
+
+def test_results_are_comparable_on_a_published_test_list_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = of([("v0", "a"), ("v1", "b")])
+    digest = list_digest(["v0", "v1"])
+    for serves, expected in ((("val", "test"), True), (("train",), False)):
+        known = KnownSplit("msrvtt", "small", 2, digest, serves, pairs_sha256=pairs_digest(whole))
+        monkeypatch.setattr(known_splits, "KNOWN_SPLITS", (known,))
+        assert is_published_test("msrvtt", whole) is expected
+    monkeypatch.setattr(known_splits, "KNOWN_SPLITS", (replace(known, serves=("test",)),))
+    assert not is_published_test("msrvtt", of([("v0", "a"), ("v1", "another")]))
+    assert not is_published_test("msrvtt", of([("v0", "a"), ("v2", "b")]))
+    assert not is_published_test("vatex", whole)
 
 
 def test_digest_is_of_the_set() -> None:
