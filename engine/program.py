@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import multiprocessing
+import multiprocessing.util
 import os
 import sys
 import traceback
@@ -33,14 +35,17 @@ def program(name: str, argv: Sequence[str] | None, stop: StopRequest) -> int:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process; with several ranks, without Python's own shutdown.
+    """End this process; with several ranks or processes left, without Python's own shutdown.
 
     Threads of a process group outlive `destroy_process_group` while anything refers to the group, as DDP and
     torch's caches of device meshes do. If such a thread frees its last tensor while Python shuts down, it
     needs the interpreter, which no longer exists. Then the process aborts (SIGABRT) although all its work is
-    done.
+    done. Python would also wait without end for a loader process that cannot be killed.
     """
-    if is_one_of_several():
+    left = bool(multiprocessing.active_children())
+    if left:
+        atexit.unregister(multiprocessing.util._exit_function)
+    if left or is_one_of_several():
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # the stream is closed

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from common.errors import UserError
-from engine.distributed.launchers import first_host, launcher_variables
+from engine.distributed import launchers
+from engine.distributed.launchers import first_host, launcher_variables, require_master_address
 
 TASK = {
     "SLURM_JOB_ID": "4711",
@@ -81,3 +84,20 @@ def test_without_a_node_list_the_address_is_asked_for() -> None:
         launcher_variables({name: value for name, value in TASK.items() if "NODELIST" not in name})
     without_list = {name: value for name, value in TASK.items() if "NODELIST" not in name}
     assert "MASTER_ADDR" not in launcher_variables({**without_list, "MASTER_ADDR": "n3"})
+
+
+def test_a_master_without_an_address_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def unknown(name: str, port: None) -> None:
+        asked.append(name)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(launchers, "RESOLVE_S", 0.1)
+    require_master_address({"WORLD_SIZE": "1", "MASTER_ADDR": "n1"})
+    require_master_address({"WORLD_SIZE": "2"})
+    assert not asked
+    with pytest.raises(UserError, match="MASTER_ADDR is 'n1': this machine finds no address for it .*known"):
+        require_master_address({"WORLD_SIZE": "2", "MASTER_ADDR": "n1"})
+    assert len(asked) > 1  # a name server may be late

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import select
 import signal
@@ -16,9 +17,11 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from dataloaders import loader
 from engine.process import signals
 from engine.process.errors import StoppedBySignal
 from engine.process.signals import EXIT_AGAIN, StopRequest
+from engine.program import end_process
 from tests.processes import free_port, ranks_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -242,6 +245,38 @@ def test_no_signal_is_lost_while_the_program_starts(
     assert done.stderr == f"{program}: stopped by {number} before anything was trained\n"
     assert done.returncode == code
     assert not (tmp_path / "out").exists()
+
+
+class Unkillable:
+    """What multiprocessing knows of a process that waits for a broken disk."""
+
+    daemon, name, _popen = True, "stuck", property(lambda self: self)
+
+    def poll(self) -> None:
+        return None
+
+    def kill(self) -> None:
+        pass
+
+    terminate = kill
+
+    def join(self, timeout: float | None = None) -> None:
+        time.sleep(LIMIT_S if timeout is None else timeout)
+
+
+def test_the_program_ends_without_a_loader_process_that_cannot_be_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loader, "END_WAIT_S", 0.2)
+
+    def body(ready: Callable[[], None]) -> int:
+        multiprocessing.process._children.add(Unkillable())  # type: ignore[attr-defined]
+        loader.end_workers()
+        end_process(3)
+
+    start = time.monotonic()
+    assert Child(body).code() == 3
+    assert time.monotonic() - start < LIMIT_S / 2
 
 
 @pytest.fixture(autouse=True)
