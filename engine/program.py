@@ -44,7 +44,7 @@ def end_process(code: int) -> NoReturn:
     """
     left = bool(multiprocessing.active_children())
     if left:
-        atexit.unregister(multiprocessing.util._exit_function)
+        atexit.unregister(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
     if left or is_one_of_several():
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
