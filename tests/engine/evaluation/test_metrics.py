@@ -190,3 +190,23 @@ def test_the_protocol_is_named() -> None:
 def test_log_lines_name_direction_and_metrics() -> None:
     lines = format_metrics(all_metrics(ranked(np.eye(3), np.arange(3))))
     assert lines[0].startswith("text to video: R@1 100.0") and lines[1].startswith("video to text")
+
+
+def test_the_line_of_the_log() -> None:
+    shown = {"R@1": 2.34, "R@5": 45.67, "R@10": 99, "R@50": 100, "MedianR": 2, "MeanR": 13.28, "mAP": 33.36}
+    values = {f"v2t/{name}": value for name, value in shown.items()}
+    line = "R@1   2.3  R@5  45.7  R@10  99.0  R@50 100.0  MedianR 2.0  MeanR 13.3  mAP 33.4"
+    assert format_metrics(values) == [f"video to text: {line}"]
+    both = {**values, **{name.replace("v2t", "t2v"): value for name, value in values.items()}}
+    assert format_metrics(both) == [f"text to video: {line}", f"video to text: {line}"]
+    assert format_metrics({}) == []
+
+
+def test_metrics_of_two_queries_in_numbers() -> None:
+    """Ranks 1 and 3 of three videos; video 1 has no caption and counts in no direction."""
+    ours = all_metrics(ranked(np.array([[0.9, 0.1, 0.2], [0.7, 0.8, 0.5]]), np.array([0, 2])))
+    assert [ours[f"t2v/R@{k}"] for k in (1, 5, 10, 50)] == [50.0, 100.0, 100.0, 100.0]
+    assert ours["t2v/MedianR"] == ours["t2v/MeanR"] == 2.0 and "published_t2v/MedianR" not in ours
+    assert ours["t2v/mAP"] == pytest.approx(100 * (1 + 1 / 3) / 2)
+    assert ours["v2t/mAP"] == 100.0 and ours["v2t/R@1"] == ours["v2t_any/R@1"] == 100.0
+    assert ours["t2v/GeoMean"] == pytest.approx((50 * 100 * 100) ** (1 / 3)) and ours["RSum"] == 550.0
