@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import engine.checkpoint.state_writer
-from common.errors import UserError
+from common.errors import FileError, UserError
 from engine.checkpoint.resume import find_state
 from engine.checkpoint.state_writer import StateWriter
 from engine.checkpoint.states import (
@@ -167,3 +167,58 @@ def test_only_temporary_files_of_a_killed_run_are_deleted(tmp_path: Path) -> Non
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"mine.tmp", "pytorch_model.bin.0"}
     assert newest_state(tmp_path / "absent") == (None, [])
+
+
+def test_states_of_other_versions_and_other_files_are_named(tmp_path: Path) -> None:
+    path = state_path(tmp_path, 12)
+    assert path == tmp_path / "training_state.12.pt" and step_of(path) == 12
+    contents: dict[str, Any] = {
+        "version 2, this code reads 1": {"form": "hmmc training state", "version": 2},
+        "version None, this code reads 1": {"form": "hmmc training state"},
+        "not a training state of this project": {"form": "other", "version": 1},
+        "lacks model, optimizer, scaler, random, position, counters, results, data, config": {
+            "form": "hmmc training state",
+            "version": 1,
+        },
+    }
+    for message, content in contents.items():
+        torch.save(content, path)
+        with pytest.raises(UserError, match=f"^training state {path}: {message}$"):
+            read_state_file(path)
+    torch.save([1, 2], path)
+    with pytest.raises(UserError, match="not a training state of this project"):
+        read_state_file(path)
+
+
+def test_a_state_is_read_as_it_was_written_and_stays_in_its_file(tmp_path: Path) -> None:
+    content = {**state(3.0), "position": {"epoch": 1, "step": 2}, "results": [{"epoch": 0, "name": "a"}]}
+    write_state(content, state_path(tmp_path, 1))
+    read = read_state_file(state_path(tmp_path, 1))
+    assert (read.pop("form"), read.pop("version")) == ("hmmc training state", 1)
+    assert read.keys() == content.keys() and read["results"] == content["results"]
+    assert read["model"]["w"].tolist() == [3.0] * 3 and read["model"]["w"].device.type == "cpu"
+
+
+@pytest.mark.parametrize("error", [MemoryError, PermissionError])
+def test_a_lack_of_memory_or_of_rights_is_no_damage(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error(13, "Permission denied")
+
+    write_state(state(), state_path(tmp_path, 1))
+    monkeypatch.setattr(torch, "load", fail)
+    expected = MemoryError if error is MemoryError else FileError
+    with pytest.raises(expected) as caught:
+        read_state_file(state_path(tmp_path, 1))
+    if error is PermissionError:
+        path = state_path(tmp_path, 1)
+        assert str(caught.value) == f"training state {path}: cannot be read (Permission denied)"
+
+
+def test_states_are_listed_by_step_newest_first(tmp_path: Path) -> None:
+    for name in ("training_state.9.pt", "training_state.10.pt", "training_state.2.pt", "training_state.x.pt"):
+        (tmp_path / name).touch()
+    (tmp_path / "training_state.11.pt.tmp").touch()
+    assert steps(tmp_path) == [10, 9, 2] and steps(tmp_path / "absent") == []
+    assert newest_state(tmp_path)[0] is None and len(newest_state(tmp_path)[1]) == 3
