@@ -12,6 +12,7 @@ set -euo pipefail
 run_job() {
     local row=$1 code=0 keep_signals=()
     shift
+    trap : TERM HUP USR1 # a job that loses its nodes: wait for the ranks to save
     if [ -z "${SLURM_JOB_ID:-}" ]; then
         echo "$row: not in a job; submit the script by sbatch, from the checkout" >&2
         exit 2
@@ -31,8 +32,7 @@ run_job() {
     fi
     rm -f "$OUTPUT_DIR/stopped" # of an earlier start: this one has not stopped yet
     unset RANK WORLD_SIZE LOCAL_RANK # of the shell that called sbatch; the program reads Slurm's variables
-    trap : TERM HUP USR1 # a job that loses its nodes: wait for the ranks to save
-    # A rank gets no signal before it can save: Python unblocks them. Older versions of env cannot block them.
+    # A rank gets no signal before the program unblocks them, so that none is lost. Older versions of env cannot do it.
     if env --block-signal=USR1 true 2> /dev/null; then
         keep_signals=(--block-signal=USR1 --block-signal=TERM --block-signal=INT --block-signal=HUP)
     fi
@@ -48,11 +48,12 @@ run_job() {
 # After the ranks: start the job again if a signal stopped them (OUTPUT_DIR/stopped, or code 75 if it came too early
 # for a save), unless Slurm does so itself or the job was cancelled.
 finish() {
-    local row=$1 code=$2 job state='' reason='' restarts=${SLURM_RESTART_COUNT:-0} stopped=''
+    local row=$1 code=$2 job state='' reason='' restarts=${SLURM_RESTART_COUNT:-0} preempted='' stopped=''
     job=$(scontrol show job --oneliner "$SLURM_JOB_ID" 2> /dev/null) || job=
     [[ ! $job =~ JobState=([A-Z]+) ]] || state=${BASH_REMATCH[1]}
     [[ ! $job =~ \ Reason=([^ ]+) ]] || reason=${BASH_REMATCH[1]}
     [[ ! $job =~ \ Restarts=([0-9]+) ]] || restarts=${BASH_REMATCH[1]}
+    [[ ! $job =~ \ PreemptTime=[0-9] ]] || preempted=yes
     [ ! -e "$OUTPUT_DIR/stopped" ] || stopped=$(< "$OUTPUT_DIR/stopped")
     if [ "$restarts" -gt "${SLURM_RESTART_COUNT:-0}" ]; then
         echo "$row: ended with code $code; Slurm starts the job again"
@@ -62,7 +63,8 @@ finish() {
         echo "$row: the job was cancelled, so it is not started again${stopped:+; $stopped}" >&2
         exit "$code"
     fi
-    if [ "$code" = 75 ]; then
+    # 138: SIGUSR1 ended a rank that had no handler yet. Other signals may come from elsewhere than from Slurm.
+    if [ "$code" = 75 ] || [ "$code" = 138 ] || { [ "$code" -gt 128 ] && [ -n "$preempted" ]; }; then
         stopped="stopped by a signal before anything was trained"
     elif [ "$code" != 0 ]; then
         echo "$row: ended with code $code; not started again" >&2

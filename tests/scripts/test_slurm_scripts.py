@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,10 +130,22 @@ def test_a_run_that_was_stopped_goes_back_into_the_queue(slurm: SlurmStub) -> No
     assert slurm.requeued() == ["4711"]
 
 
-def test_a_signal_before_the_first_save_sends_it_back_too(slurm: SlurmStub) -> None:
-    done = submit(slurm, "finetune", BAD_RANK="1", BAD_CODE=str(EXIT_AGAIN))
-    assert done.returncode == 0, done.stderr
-    assert slurm.requeued() == ["4711"]
+@pytest.mark.parametrize(
+    ("code", "job", "again"),
+    [
+        (EXIT_AGAIN, "", True),
+        (128 + signal.SIGUSR1, "", True),  # in the first moment, where env cannot block signals
+        (128 + signal.SIGTERM, "", False),
+        (128 + signal.SIGTERM, "RUNNING Reason=None Restarts=0 PreemptTime=2026-01-01T00:00:00", True),
+        (1, "RUNNING Reason=None Restarts=0 PreemptTime=2026-01-01T00:00:00", False),
+    ],
+)
+def test_a_signal_before_the_first_save_sends_it_back_too(
+    code: int, job: str, again: bool, slurm: SlurmStub
+) -> None:
+    done = submit(slurm, "finetune", BAD_RANK="1", BAD_CODE=str(code), STUB_JOB=job)
+    assert done.returncode == (0 if again else code), done.stderr
+    assert slurm.requeued() == (["4711"] if again else [])
 
 
 def test_not_for_ever(slurm: SlurmStub) -> None:
