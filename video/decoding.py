@@ -41,6 +41,8 @@ from video.tone_mapping import HDR, UNSPECIFIED
 
 # Decoding by index pays for its seeks if at least this share of the frames is not decoded.
 _WORTH_SEEKING = 0.3
+# Headers often promise a frame or two too many.
+_SPARE_FRAMES = 2.5
 
 
 class _UnexpectedFrames(Exception):
@@ -120,11 +122,14 @@ def _decoded_share(
     if window.is_whole_video:
         packets = table.packets if table.one_frame_each else sample.frames + sample.damaged
         shares.append(sample.frames / max(packets, 1))
-    promised = min(promised_duration(container, stream) or 0.0, window.end) - window.start
-    if promised > 0 and span is not None and span.end is not None and stream.time_base:
-        length = float((span.end - span.first) * stream.time_base)
+    if span is not None and span.end is not None and stream.time_base:
         # A promised duration may be counted from the start of the file or from the first frame.
-        shares.append((max(length, sample.end or 0.0) - window.start) / promised)
+        length = float((span.end - span.first) * stream.time_base)
+        until = max(length, sample.end or 0.0)
+        promised = min(promised_duration(container, stream, until=until) or 0.0, window.end) - window.start
+        period = length / max(sample.frames if window.is_whole_video else table.packets, 1)
+        if promised - (until - window.start) > _SPARE_FRAMES * period:
+            shares.append((until - window.start) / promised)
     return min(shares)
 
 

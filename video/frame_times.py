@@ -11,6 +11,7 @@ import av
 from av.container import InputContainer
 
 _LOWEST = -(1 << 60)  # FFmpeg marks an unknown time by a number below this
+_ENDS_EARLY = 0.95  # of the duration in the header
 
 
 class FrameClock:
@@ -60,13 +61,16 @@ def seconds_before(container: InputContainer, first: float) -> float:
 
     The start is that of the earliest stream; but sound that begins below zero moves no picture.
     """
-    start = container.start_time
-    if start is None or start < _LOWEST:
-        return 0.0
-    earliest = start / av.time_base
+    earliest = seconds_of_start(container, unknown=first)
     if first >= 0:
         earliest = max(earliest, 0.0)
     return max(0.0, first - earliest)
+
+
+def seconds_of_start(container: InputContainer, *, unknown: float = 0.0) -> float:
+    """The seconds at which the earliest stream starts, on the file's clock."""
+    start = container.start_time
+    return unknown if start is None or start < _LOWEST else start / av.time_base
 
 
 def duration_of(container: InputContainer, stream: av.VideoStream) -> float | None:
@@ -76,14 +80,40 @@ def duration_of(container: InputContainer, stream: av.VideoStream) -> float | No
     return None if container.duration is None else container.duration / av.time_base
 
 
-def promised_duration(container: InputContainer, stream: av.VideoStream) -> float | None:
-    """The seconds that the header promises for the video stream itself; None if it says nothing about it."""
+def promised_duration(container: InputContainer, stream: av.VideoStream, *, until: float) -> float | None:
+    """The seconds that the header promises for the video stream; None if it says nothing about it.
+
+    `until`: the second at which the last frame that decodes ends. The duration of a whole file is a promise
+    for its pictures if no sound goes on to the end without them.
+    """
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate)  # FFmpeg corrects the duration of a cut-off AVI
     if stream.duration is not None:
         return duration_of(container, stream)
     tagged = _seconds(stream.metadata.get("DURATION", ""))  # of Matroska
-    if tagged is not None or len(container.streams) > 1:
+    if tagged is not None:
         return tagged
-    return duration_of(container, stream)
+    whole = duration_of(container, stream)
+    if whole is not None:
+        whole -= max(0.0, seconds_of_start(container))  # FLV counts to the last time on its clock
+    if whole is None or len(container.streams) == 1:
+        return whole
+    early = whole * _ENDS_EARLY
+    return whole if until < early and _end_of_all(container) < early else None
+
+
+def _end_of_all(container: InputContainer) -> float:
+    """The second at which the last packet of all streams ends; reads the whole file."""
+    start = seconds_of_start(container)
+    end = 0.0
+    try:
+        container.seek(0)
+        for packet in container.demux():
+            if packet.pts is not None and packet.time_base is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start)
+    except av.FFmpegError:  # the file is cut off here
+        pass
+    return end
 
 
 def _seconds(text: str) -> float | None:

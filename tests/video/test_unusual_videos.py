@@ -172,7 +172,7 @@ def test_times_are_those_of_the_frames_where_the_rate_varies(tmp_path: Path) -> 
 
 def test_times_count_from_the_start_of_the_file(tmp_path: Path) -> None:
     """As players do: sound may begin before the pictures; a file whose all begins late begins at zero."""
-    record, _ = stored(unusual.write_later_than_sound(tmp_path / "late.mp4", seconds=2))
+    record, _ = stored(unusual.write_with_sound(tmp_path / "late.mp4", pictures=2, sound=4, later=2))
     assert record["times"] == pytest.approx([2.0, 2.5, 3.0, 3.4, 3.9], abs=0.03)
     assert record["decoded_until"] == pytest.approx(4.0, abs=0.03) and "decoded_share" not in record
     source = write_video(tmp_path / "source.mp4", frames=50)
@@ -184,6 +184,14 @@ def test_times_of_a_part_are_those_in_the_whole_file(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", frames=100)
     record, _ = stored(path, window=Window(1, 2))
     assert record["times"] == pytest.approx([1.0, 1.24, 1.48, 1.72, 1.96], abs=0.001)
+
+
+def test_an_avi_that_is_cut_off_has_the_share_of_its_header(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", frames=100, codec="mpeg4")
+    assert "decoded_share" not in stored(path)[0]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    record, _ = stored(path)
+    assert record["decoded_share"] == pytest.approx(record["source_frames"] / 100, abs=0.01)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "flv"])
@@ -202,6 +210,17 @@ def test_a_file_that_is_cut_off_has_times_of_what_decodes(suffix: str, tmp_path:
     assert clip.times == tuple(record["times"]) and clip.duration == record["decoded_until"]
     part, _ = stored(path, window=Window(1, 7))
     assert part["decoded_share"] < 0.95
+
+
+@pytest.mark.parametrize("sound_goes_on", [True, False])
+def test_sound_that_goes_on_without_pictures_is_no_damage(sound_goes_on: bool, tmp_path: Path) -> None:
+    """FLV has one duration for all streams."""
+    path = unusual.write_with_sound(tmp_path / "clip.flv", pictures=4 if sound_goes_on else 8, sound=8)
+    record, _ = stored(path)
+    assert record["duration"] == pytest.approx(8.2, abs=0.3) and "decoded_share" not in record
+    if not sound_goes_on:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert stored(path)[0]["decoded_share"] == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_copy_without_reencoding_from_the_middle_is_no_damaged_file(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def write_streams(path: Path, *streams: dict[str, Any]) -> Path:
             stream.width, stream.height = wanted["size"]
             stream.pix_fmt = "yuv420p"
             try:
-                stream.disposition = av.stream.Disposition.default if wanted["default"] else 0
+                stream.disposition = int(wanted["default"])  # FFmpeg's bit 1
             except AttributeError:
                 pytest.skip("this PyAV cannot set the default flag")
             added.append(stream)
@@ -111,23 +111,22 @@ def write_streams(path: Path, *streams: dict[str, Any]) -> Path:
     return path
 
 
-def write_later_than_sound(path: Path, *, seconds: int) -> Path:
-    """20 frames at 10 a second that begin `seconds` after the sound."""
+def write_with_sound(path: Path, *, pictures: float, sound: float, later: int = 0) -> Path:
+    """So many seconds of numbered frames, 10 a second, that begin `later` seconds after the sound."""
     with av.open(str(path), "w") as container:
         video: Any = container.add_stream("libx264", rate=10, options=dict(X264))
         video.width, video.height, video.pix_fmt = 80, 48, "yuv420p"
-        sound: Any = container.add_stream("aac", rate=8000)
-        sound.layout = "mono"
-        for start in range(0, 8000 * (seconds + 2), 1024):
-            silence = av.AudioFrame.from_ndarray(
-                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
-            )
-            silence.sample_rate, silence.pts = 8000, start
-            container.mux(sound.encode(silence))
-        for number in range(20):
+        audio: Any = container.add_stream("aac", rate=44100)
+        audio.layout = "mono"
+        for number in range(round(10 * pictures)):
             frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
-            frame.pts, frame.time_base = number + 10 * seconds, Fraction(1, 10)
+            frame.pts, frame.time_base = number + 10 * later, Fraction(1, 10)
             container.mux(video.encode(frame))
-        for stream in (video, sound):
+        for start in range(0, round(44100 * sound), 1024):
+            zeros = np.zeros((1, 1024), np.float32)
+            silence = av.AudioFrame.from_ndarray(zeros, format="fltp", layout="mono")
+            silence.sample_rate, silence.pts = 44100, start
+            container.mux(audio.encode(silence))
+        for stream in (video, audio):
             container.mux(stream.encode(None))
     return path
