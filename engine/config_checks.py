@@ -20,6 +20,7 @@ NOT_NEGATIVE = (
     *("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"),
     *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank"),
 )
+HIGH_TOWER_RATE = 9.9e-5  # the highest published rate of the image tower is 8e-5
 FREEZABLE = ("image", "text", "temporal")
 
 
@@ -34,7 +35,24 @@ def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config
     if config.is_training:
         config = dataclasses.replace(config, use_temp=bool(config.use_temp))
     check_config(config, program=program)
-    return config, [*remarks, *more]
+    return config, [*remarks, *more, *_rate_remarks(config)]
+
+
+def _rate_remarks(config: Config) -> list[Remark]:
+    """A warning if the pre-trained image tower is trained at a rate that only new layers bear."""
+    rate = config.lr * config.coef_lr
+    is_pretrained = config.init_model is not None or config.clip_weights != "none"
+    if not config.is_training or not is_pretrained or rate < HIGH_TOWER_RATE or _is_frozen(config, "image"):
+        return []
+    text = (
+        f"--coef_lr {config.coef_lr:g}: the pre-trained image tower is trained at {rate:.0e} (--lr times "
+        "--coef_lr), which soon destroys what it has learned; the published fine-tuning gives --coef_lr 1e-3"
+    )
+    return [Remark(text, is_warning=True)]
+
+
+def _is_frozen(config: Config, part: str) -> bool:
+    return part in (entry.strip() for entry in config.freeze.split(","))
 
 
 def check_config(config: Config, *, program: str) -> None:

@@ -227,7 +227,7 @@ def _evaluation_data(
         loaders[view] = evaluation_loader(config, world, dataset)
     log.info(
         f"evaluate on {name} {config.language}: {examples.num_videos:,} videos, "
-        f"{examples.num_captions:,} captions"
+        f"{examples.num_captions:,} captions; {chance_recall(examples.num_videos)}"
     )
     inspect_texts(config, dataset, world, log)
     inspect_frames(config, dataset, world, log)
@@ -236,6 +236,11 @@ def _evaluation_data(
     return EvaluationData(
         name, examples, missing, store, videos=loaders["videos"], captions=loaders["captions"]
     )
+
+
+def chance_recall(videos: int) -> str:
+    """R@1 of a random order of the videos, for the log."""
+    return f"chance R@1 {100 / max(1, videos):.2g}%"
 
 
 def _select_texts(examples: Examples, texts: str) -> Examples:

@@ -37,6 +37,7 @@ from engine.parameters import parameter_table, parts_of, save_parameters
 from engine.process.errors import EndedRank, StoppedBySignal, TrainingStopped, explain
 from engine.process.signals import EXIT_AGAIN, NOTHING_TRAINED, StopRequest
 from engine.report.run_report import report_evaluation
+from engine.training.chance import LOSS, chance_loss
 from engine.training.fit import Fit
 from engine.training.selection import Selection, read_list_to_choose_on
 from modules.dual_encoder import DualEncoder
@@ -206,6 +207,9 @@ def _announce(config: Config, world: World, fit: Fit, log: RunLog) -> None:
         f"{config.batch_size // world.size // config.gradient_accumulation_steps} clips x "
         f"{config.gradient_accumulation_steps} passes; {config.precision} on {world.device.type}"
     )
+    chance = chance_loss(config)
+    if chance is not None:
+        log.info(f"chance: {LOSS} {chance:.2f}. Training works if it falls below (docs/WATCHING.md)")
 
 
 def _report_parameters(config: Config, model: DualEncoder, world: World, log: RunLog) -> None:

@@ -21,6 +21,7 @@ from engine.distributed.world import World
 from engine.logs.metrics_jsonl import Result, drop_results_after, is_final
 from engine.logs.run_log import RunLog
 from engine.process.signals import StopRequest
+from engine.training.chance import chance_loss
 from engine.training.optimizer import BertAdam, build_optimizer, load_optimizer_state, optimizer_state
 from engine.training.selection import CHOOSE_BY, Selection, choose, describe, write_best
 from engine.training.trainer import Counters, Trainer, steps_per_epoch
@@ -180,6 +181,7 @@ class Fit:
             max_bad_steps=config.max_bad_steps,
             max_bad_samples=config.max_bad_samples,
             hooks=self.saving,
+            chance=chance_loss(config),
         )
 
     def _contents(self) -> dict[str, Any]:

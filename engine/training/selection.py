@@ -28,6 +28,7 @@ from engine.data import (
     absent_videos,
     build_evaluation_data,
     build_held_out_data,
+    chance_recall,
     read_evaluation_split,
     report_leaks,
 )
@@ -244,6 +245,7 @@ def _check_test_files(config: Config, train: Examples, choose_on: Examples | Non
     ids = _require_test_videos(config)
     if ids is None:
         return
+    log.info(f"test list: {len(ids):,} videos; {chance_recall(len(ids))}")
     if choose_on is not None and config.select_on == "val":
         validated = _shared(ids, choose_on.video_ids)
         if validated:

@@ -23,6 +23,7 @@ from engine.logs.meter import Meter
 from engine.logs.run_log import RunLog
 from engine.process.errors import TrainingStopped
 from engine.process.step_status import StepHooks, StepStatus
+from engine.training.chance import ChanceWatch
 from engine.training.grad_cache import cached_backward
 from engine.training.optimizer import BertAdam
 from modules.dual_encoder import DualEncoder
@@ -68,6 +69,7 @@ class Trainer:
         max_bad_steps: int = 10,
         max_bad_samples: int = 1000,
         hooks: StepHooks | None = None,
+        chance: float | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -85,6 +87,7 @@ class Trainer:
         self.max_bad_steps = max_bad_steps
         self.max_bad_samples = max_bad_samples
         self.hooks = hooks or StepHooks()
+        self.chance = ChanceWatch(chance)
         # Loss scaling keeps fp16 gradients from vanishing. bf16 has the range of float32 and needs none.
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
         self.rates = optimizer.current_lrs()
@@ -114,6 +117,7 @@ class Trainer:
                 continue
             step += 1
             losses, status = self._optimiser_step(group, f"epoch {epoch + 1} step {step}")
+            self.chance.add(losses, step=step, steps=self.steps_per_epoch)
             self.meter.step_done(sum(len(batch["index"]) for batch in group))
             group = []
             if self.log.interactive:
@@ -126,6 +130,9 @@ class Trainer:
                 self.meter.restart()
             self._stop_if_too_many_unreadable()
             self.hooks.after_step(epoch, step, status)
+        at_chance = self.chance.end_epoch(epoch)
+        if at_chance:
+            self.log.warning(at_chance)
         unreadable = self.counters.unreadable - unreadable_before
         if unreadable:
             self.log.warning(

@@ -96,6 +96,7 @@ OURS = {
     "weight_VTM_finetune",
 }
 TRAIN = ["--do_train", "--output_dir", "out", "--language", "english", "--dataset", "msrvtt"]
+TRAIN += ["--coef_lr", "1e-3"]
 
 
 def parse(*argv: str, program: str = "main_task_retrieval.py") -> Config:
@@ -203,7 +204,7 @@ def test_enable_amp_means_fp16_on_gpus_unless_precision_says_otherwise(
 
 
 def test_masking_duplicates_needs_negatives_of_the_batch() -> None:
-    flags = ["--do_pretrain", "--output_dir", "out", "--mask_duplicates"]
+    flags = ["--do_pretrain", "--output_dir", "out", "--coef_lr", "1e-3", "--mask_duplicates"]
     assert "no effect" in str(parse_and_check(flags, program="main_pretrain.py")[1][0])
     assert parse_and_check([*flags, "--negatives", "batch"], program="main_pretrain.py")[1] == []
     assert parse_and_check([*TRAIN, "--mask_duplicates"], program="main_task_retrieval.py")[1] == []
@@ -212,6 +213,26 @@ def test_masking_duplicates_needs_negatives_of_the_batch() -> None:
 def test_top_frames_count_only_where_frames_are_used() -> None:
     config, _ = parse_and_check([*TRAIN, "--max_frames", "2"], program="main_task_retrieval.py")
     assert (config.max_frames, config.top_frames) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [
+        ((), True),  # 1e-4, the default
+        (("--coef_lr", "1e-3"), False),
+        (("--coef_lr", "0.8"), False),  # the highest published
+        (("--clip_weights", "none"), False),
+        (("--freeze", "text,image"), False),
+        (("--freeze", "image:6"), True),
+    ],
+)
+def test_a_pretrained_image_tower_at_the_rate_of_new_layers_is_a_warning(
+    flags: tuple[str, ...], warned: bool
+) -> None:
+    argv = ["--do_train", "--output_dir", "out", "--dataset", "msrvtt", "--language", "english", *flags]
+    remarks = parse_and_check(argv, program="main_task_retrieval.py")[1]
+    assert [remark.is_warning for remark in remarks] == [True] * warned
+    assert not warned or "--coef_lr 1: the pre-trained image tower is trained at 1e-04" in str(remarks[0])
 
 
 def test_nothing_to_do_is_an_error() -> None:
