@@ -6,7 +6,7 @@
 # Environment variables and their defaults:
 #   NPROC=8           processes (GPUs) on this machine; evaluation: 1. With one process no launcher is used
 #   NNODES=1          machines; above 1, also set NODE_RANK (0, 1, ...) and MASTER_ADDR on each of them
-#   MASTER_PORT=11000 a free port on MASTER_ADDR
+#   MASTER_PORT       a free port on MASTER_ADDR. Default: one machine, any free port; several, 11000
 #   DATA_DIR          folder of the data sets (docs/DATA.md), default $HMMC_DATA or data
 #   OUTPUT_DIR        where the run writes, default ckpts/NAME-OF-THE-SCRIPT
 #   INIT_MODEL        checkpoint to start from, in scripts that need one
@@ -73,7 +73,10 @@ launch() {  # launch PROGRAM FLAGS...: run it, or print it, on NPROC processes o
         die "srun starts $SLURM_STEP_NUM_TASKS tasks, and each would start $nproc processes: set NPROC=1"
     fi
     local command=("$python")
-    if [ "$nproc" != 1 ] || [ "$nnodes" != 1 ]; then
+    if [ "$nproc" != 1 ] && [ "$nnodes" = 1 ] && [ -z "${MASTER_PORT:-}" ]; then
+        # A fixed port would end a second run on this machine.
+        command+=(-m torch.distributed.run --standalone --nproc_per_node "$nproc")
+    elif [ "$nproc" != 1 ] || [ "$nnodes" != 1 ]; then
         command+=(-m torch.distributed.run --nproc_per_node "$nproc" --nnodes "$nnodes"
             --node_rank "${NODE_RANK:-0}" --master_addr "${MASTER_ADDR:-127.0.0.1}"
             --master_port "${MASTER_PORT:-11000}")

@@ -109,8 +109,11 @@ def test_published_checkpoints(model: str) -> None:
 def test_launchers() -> None:
     assert printed_command("finetune_msrvtt", NPROC="1", PYTHON="py")[:2] == ["py", "main_task_retrieval.py"]
     assert printed_command("zero_shot_msrvtt", PYTHON="py")[:2] == ["py", "main_task_retrieval.py"]
-    torchrun = ["py", "-m", "torch.distributed.run", "--nproc_per_node", "8", "--nnodes", "1", "--node_rank"]
-    assert printed_command("finetune_msrvtt", PYTHON="py")[:8] == torchrun
+    # A free port, so that two runs on one machine do not meet.
+    torchrun = ["py", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "8"]
+    assert printed_command("finetune_msrvtt", PYTHON="py")[:7] == [*torchrun, "main_task_retrieval.py"]
+    with_port = printed_command("finetune_msrvtt", PYTHON="py", MASTER_PORT="123")
+    assert "--standalone" not in with_port and with_port[11:13] == ["--master_port", "123"]
     nodes = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "first", "MASTER_PORT": "12345", "NPROC": "4"}
     command = printed_command("pretrain_chvtt_chinese", **nodes)
     flags = dict(zip(command[3:13:2], command[4:14:2], strict=True))
