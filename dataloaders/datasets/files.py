@@ -150,7 +150,7 @@ def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[str, tupl
     """("line 3", cells of `columns`) of every row below the header; blank lines are skipped.
 
     Raises `UserError` if a column is missing, if there are no rows, and for a row that does not have as many
-    cells as the header.
+    cells as the header or whose `video_id` is wanted and empty.
     """
     rows = _csv_rows(path)
     header = next((cells for _, cells in rows), None)
@@ -163,7 +163,10 @@ def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[str, tupl
     empty = True
     for place, row in rows:
         empty = False
-        yield place, tuple(row[position] for position in positions)
+        cells = dict(zip(columns, (row[position] for position in positions), strict=True))
+        if not cells.get(ID_COLUMN, "?").strip():
+            raise UserError(f"{path}, {place}: its {ID_COLUMN} is empty")
+        yield place, tuple(cells.values())
     if empty:
         raise UserError(f"{path}: has a header but no rows")
 

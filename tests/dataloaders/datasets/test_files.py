@@ -46,6 +46,7 @@ def test_csv_with_windows_line_ends_and_blank_lines(tmp_path: Path) -> None:
         ("video_id,caption\nv,c\n", "no column 'sentence'.*video_id,caption"),
         ("video_id,sentence\nv\n", "line 2: has 1 cells, the header has 2"),
         ("video_id,sentence\nv,c\nw,a, b\n", "line 3: has 3 cells.*quoted"),
+        ("video_id,sentence\nv,c\n,d\n", "line 3: its video_id is empty"),
         ('video_id,sentence\nv,c\nw,"never closed\n', "line 3: is not CSV"),
         ('video_id,sentence\nv,"never closed\nw,c\nx,c\n', "lines 2 to 4: is not CSV"),
         ("video_id\tsentence\nv\tc\nw\ta\tb\n", "line 3: has 3 cells.*a cell with a tab must be quoted"),
