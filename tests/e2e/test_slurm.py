@@ -198,7 +198,8 @@ def test_a_signal_in_the_first_moment_sends_the_job_back(jobs: Jobs) -> None:
 
 def test_a_wrong_flag_fails_once(jobs: Jobs) -> None:
     state, log = jobs.state("wrong flag"), jobs.log("wrong flag")
-    assert (state["JobState"], state["Restarts"], state["ExitCode"]) == ("FAILED", "0", "2:0"), log
+    assert (state["JobState"], state["Restarts"]) == ("FAILED", "0"), log
+    assert state["ExitCode"] in ("2:0", "143:0")  # srun sends SIGTERM to the ranks that have not ended
     assert "--no_such_flag" in log and "not started again" in log
 
 
