@@ -18,11 +18,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from demo.decoding import ClipDecoder, UploadError, WithUploads, decode_picture
-from demo.errors import search_errors
+from demo.errors import only, search_errors
 from demo.limits import Limits
 from demo.media import MediaFiles, jpeg_response, video_response
 from demo.schemas import (
     MAX_FRAME,
+    QUERY_NAMES,
     HealthAnswer,
     HitAnswer,
     Query,
@@ -63,7 +64,15 @@ class Api:
         router = APIRouter()
         get: dict[str, Any] = {"methods": ["GET"]}
         add = router.add_api_route
-        add("/search", self.search, **get, response_model=SearchAnswer, responses=errors(503))
+        ranking = only(*Ranking.model_fields)
+        add(
+            "/search",
+            self.search,
+            **get,
+            response_model=SearchAnswer,
+            responses=errors(503),
+            dependencies=[only(*QUERY_NAMES)],
+        )
         add(
             "/search",
             self.search_form,
@@ -71,6 +80,7 @@ class Api:
             response_model=SearchAnswer,
             responses=errors(408, 413, 415, 503),
             openapi_extra={"requestBody": _form_body()},
+            dependencies=[only()],  # a form has fields
         )
         add(
             "/similar/{video_id:path}",
@@ -78,6 +88,7 @@ class Api:
             **get,
             response_model=SearchAnswer,
             responses=errors(404, 503),
+            dependencies=[ranking],
         )
         add(
             "/videos/{video_id:path}",
@@ -85,6 +96,7 @@ class Api:
             **get,
             response_model=VideoAnswer,
             responses=errors(404, 503),
+            dependencies=[only()],
         )
         media: dict[str, Any] = {"response_class": Response, "include_in_schema": True}
         add(
@@ -92,6 +104,7 @@ class Api:
             self.video_file,
             methods=["GET"],
             responses={200: _content("video/*"), 206: _content("video/*"), **errors(404, 416, 503)},
+            dependencies=[only()],
             **media,
         )
         add("/video/{video_id:path}", self.video_file, methods=["HEAD"], include_in_schema=False)
@@ -100,9 +113,11 @@ class Api:
             self.thumbnail,
             methods=["GET"],
             responses={200: _content("image/jpeg"), **errors(404, 503)},
+            dependencies=[only("frame")],
             **media,
         )
-        add("/health", self.health, **get, response_model=HealthAnswer, responses=errors(503))
+        health: dict[str, Any] = {"response_model": HealthAnswer, "responses": errors(503)}
+        add("/health", self.health, **get, **health, dependencies=[only()])
         return router
 
     # Searching

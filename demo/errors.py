@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -57,6 +57,18 @@ def validation_line(errors: Sequence[Any], hints: Mapping[str, str]) -> str:
     value = first.get("input")
     shown = f" {value[:40]!r}" if isinstance(value, str) else ""
     return f"{name}{shown}: {hints.get(name, first['msg'])}"
+
+
+def only(*names: str) -> Any:
+    """A dependency of a route that takes the parameters `names`: all others are 400, as fields of a form."""
+
+    def check(request: Request) -> None:
+        for name in request.query_params:
+            if name not in names:
+                known = f"give some of {', '.join(names)}" if names else "this address takes none"
+                raise HTTPException(400, f"parameter {name[:40]!r}: not known here; {known}")
+
+    return Depends(check)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS, MAX_TOP
 
@@ -42,6 +42,13 @@ class Ranking(BaseModel):
     frame_weight: FrameWeight = None
     top_frames: TopFrames = None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: Any, info: ValidationInfo) -> Any:
+        """Browsers send an empty value where nothing was filled in."""
+        name = str(info.field_name)
+        return cls.model_fields[name].get_default(call_default_factory=True) if value == "" else value
+
 
 class Query(Ranking):
     """What to search for."""
@@ -54,6 +61,9 @@ class Query(Ranking):
     exclude: list[str] = Field(
         default_factory=list, alias="not", description="What it should not show; may be repeated"
     )
+
+
+QUERY_NAMES = tuple(field.alias or name for name, field in Query.model_fields.items())
 
 
 class MomentAnswer(BaseModel):

@@ -19,14 +19,14 @@ from starlette.requests import ClientDisconnect
 
 from demo.errors import validation_line
 from demo.limits import Limits
-from demo.schemas import HINTS, Query
+from demo.schemas import HINTS, QUERY_NAMES, Query
 
 logger = logging.getLogger(__name__)
 
 _FIELDS = 64
 _FIELD_BYTES = 64 << 10
 FILES = ("image", "video")
-_TEXTS = ("q", "top", "frame_weight", "top_frames")
+_TEXTS = tuple(name for name in QUERY_NAMES if name != "not")
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
@@ -69,8 +69,7 @@ def _query(data: FormData) -> Query:
         if name not in (*_TEXTS, *FILES, "not"):
             names = ", ".join((*_TEXTS, *FILES, "not"))
             raise HTTPException(400, f"field {name[:40]!r}: not known here; give some of {names}")
-    # Browsers send an empty field where nothing was filled in.
-    values |= {name: data[name] for name in _TEXTS if data.get(name) not in (None, "")}
+    values |= {name: data[name] for name in _TEXTS if name in data}
     try:
         return Query.model_validate(values)
     except ValidationError as error:

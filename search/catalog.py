@@ -309,8 +309,10 @@ class Catalog:
                 )
 
 
-def _is_text(video_id: str) -> bool:
+def _is_text(video_id: object) -> bool:
     """Whether SQLite can store it. Names of files that are not UTF-8 have lone surrogates."""
+    if not isinstance(video_id, str):
+        return False
     try:
         video_id.encode()
     except UnicodeEncodeError:

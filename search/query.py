@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
+import os
 import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.visible_text import visible_text
@@ -32,9 +36,9 @@ def clean_text(text: str, *, language: str, name: str = "query") -> CleanText:
     """`text` as it is seen (`visible_text`); a remark if it is in another language.
 
     `language` is the model's, "english" or "chinese"; messages call the text `name`. Raises `QueryError` if
-    the text is too long or has no visible characters.
+    `text` is no text, too long or has no visible characters.
     """
-    if len(text) > MAX_QUERY_CHARACTERS:
+    if len(check_text(text, name)) > MAX_QUERY_CHARACTERS:
         raise QueryError(f"the {name} has {len(text):,} characters; give at most {MAX_QUERY_CHARACTERS:,}")
     cleaned = visible_text(text)
     if not cleaned:
@@ -55,21 +59,40 @@ def _language_remarks(text: str, language: str, *, name: str) -> tuple[str, ...]
 
 
 def check_top(top: int) -> int:
-    """`top`, the number of results. Raises `QueryError` if it is out of range."""
-    if not 1 <= top <= MAX_TOP:
-        raise QueryError(f"top {top}: give a number from 1 to {MAX_TOP:,}")
-    return top
+    """`top`, the number of results. Raises `QueryError` if it is no whole number, or out of range."""
+    if not _is_whole(top) or not 1 <= top <= MAX_TOP:
+        raise QueryError(f"top {top}: give a whole number from 1 to {MAX_TOP:,}")
+    return int(top)
 
 
 def check_frame_weight(weight: float) -> float:
-    """`weight`, the frame weight. Raises `QueryError` if it is out of range."""
-    if not (math.isfinite(weight) and 0 <= weight <= MAX_FRAME_WEIGHT):
+    """`weight`, the frame weight. Raises `QueryError` if it is no number, or out of range."""
+    is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+    if not (is_number and math.isfinite(weight) and 0 <= weight <= MAX_FRAME_WEIGHT):
         raise QueryError(f"frame weight {weight}: give a number from 0 to {MAX_FRAME_WEIGHT:g}")
-    return weight
+    return float(weight)
 
 
 def check_top_frames(top_frames: int) -> int:
-    """`top_frames`, the number of frames that count. Raises `QueryError` if it is less than 1."""
-    if top_frames < 1:
-        raise QueryError(f"top frames {top_frames}: must be at least 1")
-    return top_frames
+    """`top_frames`, the number of frames that count. Raises `QueryError` if it is no whole number above 0."""
+    if not _is_whole(top_frames) or top_frames < 1:
+        raise QueryError(f"top frames {top_frames}: must be a whole number, at least 1")
+    return int(top_frames)
+
+
+def check_text(text: Any, name: str) -> str:
+    """`text`, which messages call `name`. Raises `QueryError` if it is no text."""
+    if not isinstance(text, str):
+        raise QueryError(f"the {name} must be a text, not {type(text).__name__}")
+    return text
+
+
+def check_path(path: Any, name: str) -> Path:
+    """The path `path`, which messages call `name`. Raises `QueryError` if it is none."""
+    if not isinstance(path, str | os.PathLike):
+        raise QueryError(f"{name}: give the path of a file, not {type(path).__name__}")
+    return Path(os.fsdecode(path))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -28,12 +28,14 @@ from engine.model_setup import build_model
 from modules.dual_encoder import DualEncoder
 from modules.numerics import l2_normalize
 from search.index_folder import VideoIndex
-from search.index_format import read_settings
+from search.index_format import VideoIndexError, read_settings
 from search.model_identity import identity_of, model_config, model_of_index, settings_record
 from search.query import (
     EXCLUDE_WEIGHT,
     QueryError,
     check_frame_weight,
+    check_path,
+    check_text,
     check_top,
     check_top_frames,
     clean_text,
@@ -171,7 +173,13 @@ class Retriever:
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """[B, D], float32. The texts are encoded as they are; `search` cleans and checks its query first."""
+        """[B, D], float32. The texts are encoded as they are; `search` cleans and checks its query first.
+
+        Raises `QueryError` if `texts` is no list of texts.
+        """
+        if isinstance(texts, str) or not isinstance(texts, Sequence):
+            raise QueryError(f"texts: give a list of texts, not {type(texts).__name__}")
+        texts = [check_text(text, "text") for text in texts]
         rows = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             encoded = [
@@ -191,7 +199,7 @@ class Retriever:
         """Encode a video file. Raises `search.clips.ClipError` (a `UserError`) if it gives no frames."""
         from search.clips import clip_of_file  # here: a query in words needs no decoder
 
-        clip = clip_of_file(Path(path), frames=self.frames, size=self.image_size)
+        clip = clip_of_file(check_path(path, "video"), frames=self.frames, size=self.image_size)
         video, frames = self.encode_clips(clip.frames[None])
         return EncodedVideo(video[0], frames[0], clip.times, clip.duration)
 
@@ -199,10 +207,14 @@ class Retriever:
         """[D] of a picture file. Raises `search.clips.ClipError` (a `UserError`) if it cannot be read."""
         from search.clips import picture_of_file
 
-        return self.encode_picture(picture_of_file(Path(path)))
+        return self.encode_picture(picture_of_file(check_path(path, "image")))
 
     def encode_picture(self, picture: np.ndarray) -> np.ndarray:
-        """[D] of an RGB picture uint8 [H, W, 3]."""
+        """[D] of an RGB picture uint8 [H, W, 3]. Raises `QueryError` if `picture` is none."""
+        if getattr(picture, "dtype", None) != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise QueryError(
+                "picture: give an array of uint8 [height, width, 3], in the order red, green, blue"
+            )
         return self.encode_clips(resize_and_crop([picture], self.image_size)[None])[1][0, 0]
 
     # Searching
@@ -275,8 +287,10 @@ class Retriever:
         if not wanted:
             raise QueryError("the query is empty; give a text, a picture or a video")
         query = np.mean(wanted, axis=0)
+        if not isinstance(exclude, str | Sequence | None):
+            raise QueryError(f"the text to exclude must be a text or a list, not {type(exclude).__name__}")
         unwanted = [exclude] if isinstance(exclude, str) else list(exclude or ())
-        unwanted = [item for item in unwanted if item.strip()]
+        unwanted = [item for item in unwanted if check_text(item, "text to exclude").strip()]
         if unwanted:
             away = [self._text_vector(item, "text to exclude", remarks) for item in unwanted]
             query = query - EXCLUDE_WEIGHT * np.mean(away, axis=0)
@@ -286,7 +300,11 @@ class Retriever:
         clean = clean_text(text, language=self.config.language, name=name)
         remarks.extend(clean.remarks)
         if self._tokenizer.encode(clean.text, self._max_words)[2]:
-            remarks.append(f"the {name} is longer than the model reads; its end was left out")
+            many = ", in which a letter of another language counts several times" if clean.remarks else ""
+            remarks.append(
+                f"the {name} has more than the {self._max_words - 2} tokens that the model reads{many}; its "
+                "end was left out"
+            )
         return self.encode_text([clean.text])[0]
 
     def _find(
@@ -316,6 +334,8 @@ class Retriever:
 
 def _opened(index: VideoIndex | str | os.PathLike[str]) -> AbstractContextManager[VideoIndex]:
     """The index, as a context that closes it only if it was opened here."""
+    if not isinstance(index, VideoIndex | str | os.PathLike):
+        raise VideoIndexError(f"index: give the folder of an index, not {type(index).__name__}")
     return nullcontext(index) if isinstance(index, VideoIndex) else VideoIndex(index)
 
 

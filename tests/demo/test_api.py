@@ -111,7 +111,8 @@ def test_control_characters_are_dropped(client: TestClient) -> None:
         ("q=a&top=" + "9" * 5000, "give a whole number from 1 to 1,000"),
         ("q=a&top=nan", "top 'nan': give a whole"),
         ("q=a&top=1.5", "top '1.5': give a whole"),
-        ("q=a&top=", "top '': give a whole"),
+        ("q=a&colour=red", "parameter 'colour': not known here; give some of top, frame_weight"),
+        ("q=a&exclude=snow", "parameter 'exclude': not known here"),
         ("q=a&frame_weight=nan", "frame_weight 'nan': give a number from 0 to 100"),
         ("q=a&frame_weight=inf", "frame_weight 'inf': give a number from 0 to 100"),
         ("q=a&frame_weight=1e999", "frame_weight '1e999': give a number"),
@@ -166,6 +167,17 @@ def test_other_methods_get_the_list_of_allowed_ones(
     response = client.request(method, path)
     assert error_of(response, 405) == f"method {method}: use {allowed}"
     assert response.headers["allow"] == allowed
+
+
+def test_get_and_post_take_the_same_values(client: TestClient) -> None:
+    empty = {"q": "a", "top": "", "frame_weight": "", "top_frames": "", "not": ""}
+    plain = client.get("/search?q=a").json()["hits"]
+    assert client.get("/search", params=empty).json()["hits"] == plain
+    assert client.post("/search", data=empty).json()["hits"] == plain
+    paths = ("/similar/red.mp4?q=a", "/videos/red.mp4?x=1", "/video/red.mp4?x", "/thumbnail/red.mp4?x=1")
+    for path in ("/health?x=1", *paths):
+        assert "not known here" in error_of(client.get(path), 400), path
+    assert "parameter 'q': not known here" in error_of(client.post("/search?q=a", data={"q": "a"}), 400)
 
 
 def test_unknown_routes_are_json_too(client: TestClient) -> None:

@@ -64,7 +64,8 @@ def test_other_languages_are_told_of(text: str, language: str, told: bool) -> No
 @pytest.mark.parametrize(
     ("check", "value"),
     [(check_top, 0), (check_top, 1001), (check_frame_weight, -0.1), (check_frame_weight, math.nan)]
-    + [(check_frame_weight, math.inf), (check_top_frames, 0)],
+    + [(check_frame_weight, math.inf), (check_top_frames, 0), (check_top, "5"), (check_top, 2.0)]
+    + [(check_top, True), (check_frame_weight, "1"), (check_top_frames, None), (check_top_frames, 1.5)],
 )
 def test_numbers_out_of_range(check: object, value: float) -> None:
     with pytest.raises(QueryError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import UserError
 from modules.heads.hmmc import hmmc_similarity
 from search import QueryError, Retriever, VideoIndex, VideoIndexError, index_videos
 from search.clips import ClipError, picture_of_file
@@ -143,7 +145,11 @@ def test_remarks_tell_of_other_languages_and_cut_texts(retriever: Retriever, ind
     assert retriever.search(index, "a man is singing").remarks == ()
     assert "another language" in retriever.search(index, "一个男人在唱歌").remarks[0]
     assert "no letters" in retriever.search(index, "\U0001f436\U0001f3c2").remarks[0]
-    assert "left out" in retriever.search(index, "dog " * 100).remarks[0]
+    assert retriever.search(index, "dog " * 100).remarks == (
+        "the query has more than the 30 tokens that the model reads; its end was left out",
+    )
+    short = retriever.search(index, "一个男人在舞台上唱歌跳舞弹吉他").remarks
+    assert len(short) == 2 and "a letter of another language counts several times" in short[1]
     assert retriever.search(index, "a\x00 \x07dog").hits == retriever.search(index, "a dog").hits
 
 
@@ -187,6 +193,33 @@ def test_a_deleted_video_is_missing_and_nothing_breaks(
         "blue.mp4": False,
         "more/grey.mp4": False,
     }
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"text": 5}, {"text": ["a dog"]}, {"text": b"a dog"}, {"image": 5}, {"video": ["a.mp4"]}]
+    + [{"text": "a dog", **more} for more in ({"top": "5"}, {"top": 2.5}, {"frame_weight": "1"})]
+    + [{"text": "a dog", **more} for more in ({"top_frames": "2"}, {"exclude": 5}, {"exclude": [None]})],
+)
+def test_values_of_another_type_are_wrong_queries(
+    query: dict[str, Any], retriever: Retriever, index: Path
+) -> None:
+    with pytest.raises(QueryError):
+        retriever.search(index, **query)
+
+
+def test_other_arguments_of_another_type_are_told_too(retriever: Retriever, index: Path) -> None:
+    for call in (
+        lambda: retriever.search(5, "a dog"),  # type: ignore[arg-type]
+        lambda: retriever.similar(index, 5),  # type: ignore[arg-type]
+        lambda: retriever.encode_text("a dog"),
+        lambda: retriever.encode_text([5]),  # type: ignore[list-item]
+        lambda: retriever.encode_video(5),  # type: ignore[arg-type]
+        lambda: retriever.encode_picture(np.zeros((4, 4), np.uint8)),
+        lambda: retriever.encode_picture([[0]]),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(UserError):
+            call()
 
 
 def test_files_that_are_no_video_and_no_picture(retriever: Retriever, index: Path, tmp_path: Path) -> None:
