@@ -1,7 +1,7 @@
 """An ASGI middleware that every request passes, for the API and for the page alike.
 
-It checks the host's name, request rates, size and duration of bodies and blocked routes, adds security
-headers to every response, and turns unexpected errors into one line.
+It checks the host's name, the site that a request comes from, request rates, size and duration of bodies and
+blocked routes, adds security headers to every response, and turns unexpected errors into one line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from demo.errors import error_response
 from demo.gradio_access import is_blocked_route
 from demo.limits import Limits
-from demo.throttling import TokenBuckets, UploadSlots, client_key
+from demo.request_sites import is_cross_site
+from demo.throttling import TokenBuckets, UploadSlots, client_key, is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,10 @@ _HEADERS = {
 _POLICY = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'"
 _MB = 1 << 20
 _LARGE = 1 << 20  # bytes of a body that counts as an upload
-_API_ROUTE = re.compile(r"/(search|similar|videos?|thumbnail|health|openapi\.json)(/|$)")
+_API_ROUTE = re.compile(r"/(search|similar|videos?|thumbnail|health|uploads|openapi\.json)(/|$)")
 # Routes that run the model or fill the disk.
-_COSTLY_ROUTE = re.compile(r"/search(/|$)|/similar/|(?:/gradio_api)?/(?:queue/join|upload)(/|$)")
+_COSTLY_ROUTE = re.compile(r"/(?:search|uploads)(/|$)|/similar/|(?:/gradio_api)?/queue/join(/|$)")
+_FILE_ROUTE = re.compile(r"/(?:search|uploads)/?$")  # routes that take files
 
 
 def is_costly(path: str) -> bool:
@@ -83,7 +85,8 @@ class AccessMiddleware:
             )
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = _LimitedBody(receive, limit=self._limits.body_bytes, seconds=self._limits.body_seconds)
+        limit = self._body_limit(scope)
+        body = _LimitedBody(receive, limit=limit, seconds=self._limits.body_seconds)
         response = _Response(send, body)
         try:
             await self._app(scope, body.receive, response.send)
@@ -107,8 +110,11 @@ class AccessMiddleware:
         host = headers.get("host", "")
         if "*" not in self._hosts and _host_name(host) not in self._hosts:
             return 400, f"host {host[:80]!r}: this server does not answer to that name", {}
+        if is_cross_site(scope["method"], headers, self._hosts):
+            return 403, "requests from pages of other sites are refused", {"Connection": "close"}
         rates = self._search_rates if is_costly(path) else self._other_rates
-        wait = rates.take(_client(scope))
+        client = _client(scope)
+        wait = 0.0 if is_loopback(client) else rates.take(client)
         if wait:
             return 429, "too many requests; wait a moment", {"Retry-After": str(math.ceil(wait))}
         if not _API_ROUTE.match(path) and is_blocked_route(path):
@@ -117,9 +123,15 @@ class AccessMiddleware:
         if not (length.isascii() and length.isdigit()):
             return 400, "Content-Length: give the number of bytes", {"Connection": "close"}
         # The number of digits comes first: Python refuses to parse integers of thousands of digits.
-        if len(length.lstrip("0")) > 18 or int(length) > self._limits.body_bytes:
-            return 413, _too_large(self._limits.body_bytes), {"Connection": "close"}
+        limit = self._body_limit(scope)
+        if len(length.lstrip("0")) > 18 or int(length) > limit:
+            return 413, _too_large(limit), {"Connection": "close"}
         return None
+
+    def _body_limit(self, scope: Scope) -> int:
+        """Bytes that the body of a request may have; only the routes that take files allow large ones."""
+        limits = self._limits
+        return limits.body_bytes if _FILE_ROUTE.match(scope["path"]) else limits.other_body_bytes
 
 
 class _LimitedBody:

@@ -56,7 +56,9 @@ class Api:
         self._decoder = decoder
         self._media = MediaFiles()
         self._picture_lock = threading.Lock()  # one large picture in memory at a time
-        self._waiting_line = WaitingLine(limits.encodings, waiting=limits.waiting)
+        self._waiting_line = WaitingLine(
+            limits.encodings, seconds=limits.queue_seconds, waiting=limits.waiting
+        )
         self._engine = str(index.info()["engine"])
 
     def router(self) -> APIRouter:

@@ -15,6 +15,7 @@ from demo.access_middleware import AccessMiddleware
 from demo.api import Api
 from demo.decoding import ClipDecoder, ClipLimits
 from demo.errors import error_response, install_handlers
+from demo.kept_uploads import KeptUploads, upload_route
 from demo.limits import Limits
 from demo.schemas import HINTS
 from search import Retriever, VideoIndex
@@ -28,17 +29,19 @@ documentation here, because FastAPI's page would fetch its scripts from other ho
 def create_app(index: VideoIndex, retriever: Retriever, limits: Limits | None = None) -> FastAPI:
     """The JSON API over one open index. Apps that are mounted on it later have the same limits.
 
-    `app.state.decoder` decodes uploaded clips in a separate process. Raises `VideoIndexError` if another
-    model made the index.
+    `app.state.decoder` decodes uploaded clips in a separate process, `app.state.uploads` keeps the files that
+    the page uploads. Raises `VideoIndexError` if another model made the index.
     """
     index.check_model(retriever.identity)
     limits = limits or Limits()
     decoder = ClipDecoder(ClipLimits(limits.clip_seconds, limits.pixels), timeout=limits.decode_seconds)
+    uploads = KeptUploads(limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         decoder.close()
+        uploads.close()
 
     app = _App(
         title="Video search",
@@ -49,12 +52,14 @@ def create_app(index: VideoIndex, retriever: Retriever, limits: Limits | None = 
         lifespan=lifespan,
     )
     app.state.decoder = decoder
+    app.state.uploads = uploads
     app.state.limits = limits
     install_handlers(app, HINTS)
     router = Api(index, retriever, limits, decoder).router()
     app.include_router(router)
+    app.router.routes.append(upload_route(uploads))
     methods: dict[str, set[str]] = {}
-    for route in router.routes:
+    for route in [*router.routes, app.router.routes[-1]]:
         assert isinstance(route, Route)
         methods.setdefault(route.path, set()).update(route.methods or ())
     # Without these, a page that is mounted at "/" would answer other methods.

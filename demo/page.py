@@ -7,44 +7,37 @@ import os
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.routing import Mount
 
-from demo.gradio_access import block_files
+from demo.gradio_access import KnownSessions, block_files
 from demo.limits import Limits
 from demo.page_events import MAX_CARDS, PageEvents
-from demo.page_html import hint_html, intro_html, script_html
+from demo.page_html import file_html, hint_html, intro_html, script_html, stale_html
 from search import Retriever, VideoIndex
 from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS
 
 CARDS = 12  # shown by default
 _HERE = Path(__file__).resolve().parent
-_LANGUAGES = {"english": "English", "chinese": "Chinese"}
-_PLACEHOLDERS = {
-    "english": "What should the video show?",
-    "chinese": "想找什么样的视频?",
-}
-EXAMPLES = {
-    "english": ("a man is singing on a stage", "a dog runs on the grass", "someone is cooking"),
-    "chinese": ("一个男人在台上唱歌", "一只狗在草地上奔跑", "有人在做饭"),
-}
-_WAITING = 32  # events that may wait
 _AT_ONCE = 2  # events that run at once
 # A click on "similar" in the results becomes an event with the id of the video.
 _ON_LOAD = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-similar]");
-  if (button) trigger("select", { id: button.dataset.similar });
+  if (!button) return;
+  page.like(button.dataset.similar);
+  trigger("select");
 });"""
 
 
 @dataclass(frozen=True)
 class PageText:
-    """Example queries (none: default ones in the language of the model) and a remark on the model."""
+    """Example queries and a remark on the model."""
 
     examples: Sequence[str] = ()
     remark: str = ""
@@ -55,8 +48,13 @@ def mount_page(
 ) -> FastAPI:
     """`app`, which `create_app` made, with the page at "/"."""
     limits: Limits = app.state.limits
-    events = PageEvents(index, retriever, app.state.decoder, limits)
+    events = PageEvents(index, retriever, app.state.decoder, app.state.uploads, limits)
     blocks = make_page(events, text or PageText())
+    defaults = {
+        "top": CARDS,
+        "weight": retriever.frame_weight,
+        "frames": _usual_top_frames(retriever),
+    }
     # "/" is mounted last: a route that is added later would never be reached.
     mounted = gr.mount_gradio_app(
         app,
@@ -65,28 +63,30 @@ def mount_page(
         footer_links=[],
         run_history=False,
         show_error=False,
-        max_file_size=limits.upload_bytes,
+        max_file_size=0,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
         theme=_theme(),
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
-        head=script_html((_HERE / "page.js").read_text(encoding="utf-8")),
+        head=script_html((_HERE / "page.js").read_text(encoding="utf-8"), events.words, defaults),
     )
     block_files(blocks)
+    (mount,) = (route for route in app.router.routes if isinstance(route, Mount))
+    mount.app = KnownSessions(mount.app, blocks)
     return mounted
 
 
 def make_page(events: PageEvents, text: PageText) -> gr.Blocks:
-    """The page as gradio blocks."""
-    index, retriever = events.index, events.retriever
-    language = retriever.config.language
-    with gr.Blocks(title="Video search", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gr.HTML(intro_html(videos=len(index), language=_LANGUAGES[language], remark=text.remark))
+    """The page as gradio blocks. The script `page.js` fills in the hidden boxes."""
+    index, retriever, words = events.index, events.retriever, events.words
+    with gr.Blocks(title=words.title, analytics_enabled=False) as blocks:
+        gr.HTML(intro_html(words, videos=len(index), remark=text.remark))
         with gr.Row(elem_classes="ask"):
             query = gr.Textbox(
-                placeholder=_PLACEHOLDERS[language],
+                label=words.query,
+                placeholder=words.placeholder,
                 show_label=False,
                 container=False,
                 autofocus=True,
@@ -95,31 +95,25 @@ def make_page(events: PageEvents, text: PageText) -> gr.Blocks:
                 min_width=200,
                 elem_id="query",
             )
-            go = gr.Button("Search", variant="primary", scale=1, min_width=90, elem_id="go")
+            go = gr.Button(words.search, variant="primary", scale=1, min_width=72, elem_id="go")
         with gr.Row(elem_classes="examples"):
-            examples = [gr.Button(words, size="sm") for words in text.examples or EXAMPLES[language]]
-        exclude = gr.Textbox(
-            placeholder="but not: what the video should not show",
-            show_label=False,
-            container=False,
-            max_length=MAX_QUERY_CHARACTERS,
-            elem_id="exclude",
-        )
-        with gr.Row(elem_classes="more"):
-            with gr.Accordion("Picture or clip", open=False, elem_id="more-files"):
-                upload = gr.File(
-                    label="Search by this file, alone or with words",
-                    file_types=["image", "video"],
-                    type="filepath",
-                    height=140,
-                    elem_id="upload",
-                )
-            with gr.Accordion("Settings", open=False, elem_id="more-settings"):
-                top = gr.Slider(1, MAX_CARDS, value=CARDS, step=1, label="Videos to show", elem_id="top")
+            gr.HTML(file_html(words), elem_id="pick", min_height=0, container=False)
+            examples = [gr.Button(example, size="sm") for example in text.examples]
+        with gr.Accordion(words.options, open=False, elem_id="more"):
+            exclude = gr.Textbox(
+                label=words.exclude,
+                placeholder=words.exclude_placeholder,
+                show_label=False,
+                container=False,
+                max_length=MAX_QUERY_CHARACTERS,
+                elem_id="exclude",
+            )
+            with gr.Row(elem_classes="settings"):
+                top = gr.Slider(1, MAX_CARDS, value=CARDS, step=1, label=words.top, elem_id="top")
                 frame_weight = gr.Number(
                     retriever.frame_weight,
-                    label="Frame weight",
-                    info="weight of the best frames relative to the whole video",
+                    label=words.frame_weight,
+                    info=words.frame_weight_info,
                     minimum=0,
                     maximum=MAX_FRAME_WEIGHT,
                     step=0.1,
@@ -127,36 +121,61 @@ def make_page(events: PageEvents, text: PageText) -> gr.Blocks:
                 top_frames = gr.Slider(
                     1,
                     retriever.frames,
-                    value=min(retriever.config.top_frames, retriever.frames),
+                    value=_usual_top_frames(retriever),
                     step=1,
-                    label="Top frames",
-                    info="how many frames of a video count",
+                    label=words.top_frames,
+                    info=words.top_frames_info,
                 )
+        gr.HTML(stale_html(words), elem_id="stale")
         results = gr.HTML(
-            hint_html(videos=len(index)),
+            hint_html(words, videos=len(index)),
             js_on_load=_ON_LOAD,
             elem_id="results",
             apply_default_css=False,
         )
+        file_id, like = (gr.Textbox(visible=False) for _ in range(2))
+        restore = gr.Button(visible="hidden", elem_id="restore")
 
         settings = [top, frame_weight, top_frames]
-        inputs = [query, exclude, upload, *settings]
-        limits: dict[str, Any] = {
-            "api_visibility": "private",
-            "concurrency_limit": _AT_ONCE,
-            "concurrency_id": "search",
-            "trigger_mode": "always_last",
-        }
-        for ask in (query.submit, go.click, exclude.submit, upload.upload):
-            ask(events.search, inputs, results, **limits)
+        inputs = [query, exclude, file_id, like, *settings]
+
+        def search(
+            listen: Callable[..., Any], script: str, function: Callable[..., str] = events.search
+        ) -> None:
+            """Search on an event, with the arguments that a function of page.js returns."""
+            listen(
+                function,
+                inputs,
+                results,
+                js=f"(...values) => page.{script}(...values)",
+                api_visibility="private",
+                concurrency_limit=_AT_ONCE,
+                concurrency_id="search",
+                trigger_mode="always_last",
+                show_progress="minimal",
+            ).then(None, js="() => page.tell()")
+
+        for ask in (query.submit, go.click, exclude.submit):
+            search(ask, "search")
         for button in examples:
-            words = str(button.value)
-            button.click(None, None, [query, upload], js=f"() => [{json.dumps(words)}, null]").then(
-                events.search, inputs, results, **limits
-            )
-        results.select(events.similar, settings, results, **limits)
-    blocks.queue(max_size=_WAITING, api_open=False, default_concurrency_limit=_AT_ONCE)
+            example = f"() => page.example({json.dumps(str(button.value))})"
+            search(button.click(None, None, [query, exclude], js=example).then, "search")
+        search(results.select, "search_like")
+        values = [query, exclude, *settings]
+        search(
+            restore.click(None, None, values, js="() => page.restored()").then,
+            "search_again",
+            events.restore,
+        )
+        changes = [query.input, exclude.input, *(setting.change for setting in settings)]
+        gr.on(changes, None, values, None, js="(...values) => page.changed(...values)")
+        blocks.load(None, js="() => page.start()")
+    blocks.queue(max_size=events.waiting, api_open=False, default_concurrency_limit=_AT_ONCE)
     return blocks
+
+
+def _usual_top_frames(retriever: Retriever) -> int:
+    return min(retriever.config.top_frames, retriever.frames)
 
 
 def _theme() -> gr.themes.Base:

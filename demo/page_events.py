@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from fastapi import HTTPException
 
 from demo.decoding import ClipDecoder, UploadError, WithUploads, decode_picture
 from demo.errors import search_errors
-from demo.gradio_access import uploaded_file
+from demo.kept_uploads import KeptUpload, KeptUploads
 from demo.limits import Limits
-from demo.page_html import error_html, results_html
+from demo.page_html import error_html, hint_html, results_html
+from demo.page_words import WORDS
 from search import QueryError, Retriever, SearchResults, VideoIndex
 
 MAX_CARDS = 100  # of one answer
@@ -31,65 +31,89 @@ logger = logging.getLogger(__name__)
 class PageEvents:
     """The functions behind the events. They return HTML for any arguments."""
 
-    def __init__(self, index: VideoIndex, retriever: Retriever, decoder: ClipDecoder, limits: Limits) -> None:
+    def __init__(
+        self,
+        index: VideoIndex,
+        retriever: Retriever,
+        decoder: ClipDecoder,
+        uploads: KeptUploads,
+        limits: Limits,
+    ) -> None:
         self.index = index
         self.retriever = retriever
+        self.words = WORDS[retriever.config.language]
+        self.waiting = limits.waiting
         self._decoder = decoder
+        self._uploads = uploads
         self._limits = limits
 
     def search(
-        self, text: Any, exclude: Any, upload: Any, top: Any, frame_weight: Any, top_frames: Any
+        self,
+        text: Any,
+        exclude: Any,
+        upload_id: Any,
+        like: Any,
+        top: Any,
+        frame_weight: Any,
+        top_frames: Any,
     ) -> str:
-        """Results for a text, an uploaded file, or both."""
+        """Results for a text, an uploaded file, or both; or for the video of the index that `like` names."""
 
         def search() -> tuple[SearchResults, str]:
-            words, unwanted = _text(text, "query"), _text(exclude, "text to exclude")
             settings = _settings(top, frame_weight, top_frames)
-            file = uploaded_file(upload)
-            title = " + ".join(part for part in (words, file.name if file else "") if part)
+            if like not in (None, ""):
+                return self._similar(like, settings)
+            words, unwanted = _text(text, "query"), _text(exclude, "text to exclude")
+            upload = self._uploads.find(upload_id)
+            title = " + ".join(part for part in (words, upload.name if upload else "") if part)
             if not title:
                 raise QueryError("the query is empty; give a text, a picture or a clip")
-            retriever, files = self._with_upload(file) if file else (self.retriever, {})
+            retriever, files = self._with_upload(upload) if upload else (self.retriever, {})
             results = retriever.search(
                 self.index, words or None, exclude=unwanted or None, **files, **settings
             )
-            return results, title + (f", not {unwanted}" if unwanted else "")
+            if unwanted:
+                title = self.words.without.format(title=title, unwanted=unwanted)
+            return results, title
 
         return self._html(search)
 
-    def similar(self, top: Any, frame_weight: Any, top_frames: Any, event: gr.EventData) -> str:
-        """Results like a video of the index, which the event names."""
+    def restore(self, text: Any, exclude: Any, upload_id: Any, like: Any, *settings: Any) -> str:
+        """The results that an address stands for; the hint of a fresh page if it asks for nothing."""
+        if not any((text, exclude, upload_id, like)):
+            return hint_html(self.words, videos=len(self.index))
+        return self.search(text, exclude, upload_id, like, *settings)
 
-        def search() -> tuple[SearchResults, str]:
-            data = event._data
-            video_id = data.get("id") if isinstance(data, dict) else None
-            settings = _settings(top, frame_weight, top_frames)
-            if not isinstance(video_id, str) or video_id not in self.index:
-                raise QueryError("this video is not in the index any more; search again")
-            return self.retriever.similar(self.index, video_id, **settings), f"Like {video_id}"
+    def _similar(self, video_id: Any, settings: dict[str, Any]) -> tuple[SearchResults, str]:
+        if not isinstance(video_id, str) or video_id not in self.index:
+            raise QueryError("this video is not in the index any more; search again")
+        title = self.words.like.format(name=video_id)
+        return self.retriever.similar(self.index, video_id, **settings), title
 
-        return self._html(search)
-
-    def _with_upload(self, file: Path) -> tuple[Retriever, dict[str, Any]]:
+    def _with_upload(self, upload: KeptUpload) -> tuple[Retriever, dict[str, Any]]:
         """A retriever with the decoded file, and the argument of `search` for it. Raises `QueryError`."""
+        file = Path(upload.name)  # what the results call it
         try:
             try:
-                picture = decode_picture(file, pixels=self._limits.pixels)
+                picture = decode_picture(upload.path, pixels=self._limits.pixels)
                 return WithUploads(self.retriever, picture=picture, clip=None), {"image": file}
             except UploadError as error:
                 if error.status != 415 or file.suffix.lower() in _PICTURES:
                     raise
-            clip = self._decoder.decode(file, frames=self.retriever.frames, size=self.retriever.image_size)
+            frames, size = self.retriever.frames, self.retriever.image_size
+            clip = self._decoder.decode(upload.path, frames=frames, size=size)
             return WithUploads(self.retriever, picture=None, clip=clip), {"video": file}
         except UploadError as error:
             raise QueryError(f"the upload {file.name}: {str(error).partition(': ')[2]}") from None
+        except FileNotFoundError:  # deleted meanwhile
+            raise QueryError("the uploaded file is not there any more; upload it again") from None
 
     def _html(self, search: Callable[[], tuple[SearchResults, str]]) -> str:
         """The results of `search` under its title, or one line that says what is wrong."""
         try:
             with search_errors():
                 results, title = search()
-                return results_html(results, title=title, videos=len(self.index))
+                return results_html(results, self.words, title=title, videos=len(self.index))
         except HTTPException as error:
             return error_html(error.detail)
         except Exception:

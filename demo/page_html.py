@@ -13,7 +13,10 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from demo.page_words import Words, script_words
 from search import Hit, SearchResults
+
+_TITLE_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,23 @@ class Card:
     thumbnail_url: str
 
 
-def results_html(results: SearchResults, *, title: str, videos: int) -> str:
+def results_html(results: SearchResults, words: Words, *, title: str, videos: int) -> str:
     """Heading, remarks and one card a hit; `videos` is the size of the index."""
     cards = [_card(hit, place) for place, hit in enumerate(results.hits, start=1)]
-    return _render("results.html", results=results, cards=cards, title=title, videos=videos)
+    count = (words.count_one if videos == 1 else words.count).format(
+        shown=len(cards), videos=f"{videos:,}", seconds=f"{results.seconds:.2f}"
+    )
+    shown = title if len(title) <= _TITLE_CHARACTERS else title[: _TITLE_CHARACTERS - 3] + "..."
+    return _render(
+        "results.html",
+        words=words,
+        results=results,
+        cards=cards,
+        title=title,
+        shown_title=shown,
+        count=count,
+        videos=videos,
+    )
 
 
 def error_html(message: str) -> str:
@@ -40,19 +56,30 @@ def error_html(message: str) -> str:
     return _render("error.html", message=message)
 
 
-def intro_html(*, videos: int, language: str, remark: str) -> str:
-    """The heading of the page; `language` in English words."""
-    return _render("intro.html", videos=videos, language=language, remark=remark)
+def intro_html(words: Words, *, videos: int, remark: str) -> str:
+    """The heading of the page."""
+    text = words.intro_one if videos == 1 else words.intro.format(videos=f"{videos:,}")
+    return _render("intro.html", words=words, text=text, remark=remark)
 
 
-def hint_html(*, videos: int) -> str:
+def hint_html(words: Words, *, videos: int) -> str:
     """The hint that is shown before the first search."""
-    return _render("hint.html", videos=videos)
+    return _render("hint.html", words=words, videos=videos)
 
 
-def script_html(script: str) -> str:
-    """A script element with our own JavaScript."""
-    return _render("script.html", script=script)
+def file_html(words: Words) -> str:
+    """The control that uploads a file."""
+    return _render("file.html", words=words)
+
+
+def stale_html(words: Words) -> str:
+    """The remark that results belong to an older query; the script shows it."""
+    return _render("stale.html", words=words)
+
+
+def script_html(script: str, words: Words, defaults: dict[str, float]) -> str:
+    """A script element with our own JavaScript, its words and the default settings."""
+    return _render("script.html", script=script, words=script_words(words), defaults=defaults)
 
 
 def clock(seconds: float | None) -> str:

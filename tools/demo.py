@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script
 
 from common.arguments import ArgumentParser
 from common.errors import EXIT_INTERRUPTED, UserError, run_program
-from demo.limits import LOOPBACK_HOSTS, Limits
+from demo.limits import LOOPBACK_HOSTS, Limits, Rate
 from demo.toy_index import FOLDER, LANGUAGES, ToyDemo, prepare
 from search.index_format import ENGINES, missing_package, read_settings
 
@@ -43,7 +44,7 @@ _PACKAGES = {
     "python_multipart": "python-multipart",
 }
 _SHUTDOWN_SECONDS = 2  # for open connections when the program ends
-_MAX_CONNECTIONS = 512  # further ones get status 503
+_MB = 1 << 20
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,11 +66,43 @@ def build_parser() -> argparse.ArgumentParser:
     add("--init_model", type=Path, help="path of the index's checkpoint, if it was moved")
     add("--engine", choices=ENGINES, help="engine that proposes candidates (default: that of the index)")
     add("--url", help="address of the Qdrant server, as http://127.0.0.1:6333")
+    _add_limits(parser)
     toy = parser.add_argument_group("toy demo")
     toy.add_argument("--toy", action="store_true", help="make toy videos, a toy model and their index first")
     toy.add_argument("--language", choices=LANGUAGES, help="language of the toy model (default english)")
     toy.add_argument("--out", type=Path, help="folder of the toy demo (default runs/toy_demo here)")
     return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    usual = Limits()
+    add = parser.add_argument_group("limits").add_argument
+
+    def limit(name: str, kind: Callable[[str], float], value: float, help: str) -> None:
+        add(f"--{name}", type=kind, default=value, metavar="N", help=f"{help} (default {value:g})")
+
+    limit(
+        "search_rate",
+        _number,
+        usual.search_rate.per_second,
+        "searches per second of one client; 0: any number",
+    )
+    limit("search_burst", _positive, usual.search_rate.burst, "searches that it may send at once")
+    limit(
+        "queue_seconds", _number, usual.queue_seconds, "seconds that a search may wait; further ones get 503"
+    )
+    limit("connections", _positive, usual.connections, "open connections")
+    limit("client_connections", _positive, usual.client_connections, "open connections of one client")
+    limit(
+        "header_seconds", _number, usual.header_seconds, "seconds until a request's header must be complete"
+    )
+    limit("upload_mb", _positive, usual.upload_bytes // _MB, "MiB of one uploaded file")
+    limit(
+        "upload_folder_mb",
+        _positive,
+        usual.upload_folder_bytes // _MB,
+        "MiB of all files that the page keeps",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,6 +133,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("which index? Name one that tools/search.py index made, or give --toy")
     if not arguments.toy and (arguments.out or arguments.language):
         raise UserError("--out and --language belong to --toy; the index knows its own model")
+    if arguments.upload_mb > arguments.upload_folder_mb:
+        raise UserError(f"--upload_mb {arguments.upload_mb}: is more than --upload_folder_mb")
     if arguments.index:
         read_settings(arguments.index)
     if arguments.init_model and not arguments.init_model.expanduser().is_file():
@@ -152,15 +187,38 @@ def _serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
 
         retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
         host, port = listening.getsockname()[:2]
-        app = create_app(index, retriever, Limits(hosts=_host_names(arguments, host)))
+        limits = _limits(arguments, host)
+        app = create_app(index, retriever, limits)
         text = PageText(toy.examples, toy.remark) if toy else PageText()
         mount_page(app, index, retriever, text)
-        _serve_app(app, listening, lambda: _print_address(arguments.host, host, port, videos=len(index)))
+        _serve_app(
+            app,
+            limits,
+            listening,
+            lambda: _print_address(arguments.host, host, port, videos=len(index)),
+        )
 
 
-def _serve_app(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
+def _limits(arguments: argparse.Namespace, host: str) -> Limits:
+    upload_bytes = int(arguments.upload_mb) * _MB
+    return Limits(
+        hosts=_host_names(arguments, host),
+        search_rate=Rate(arguments.search_rate, int(arguments.search_burst)),
+        queue_seconds=arguments.queue_seconds,
+        connections=int(arguments.connections),
+        client_connections=int(arguments.client_connections),
+        header_seconds=arguments.header_seconds,
+        upload_bytes=upload_bytes,
+        body_bytes=upload_bytes + _MB,
+        upload_folder_bytes=int(arguments.upload_folder_mb) * _MB,
+    )
+
+
+def _serve_app(app: FastAPI, limits: Limits, listening: socket.socket, ready: Callable[[], None]) -> None:
     """Serve `app`; `ready` is called when it accepts requests."""
     import uvicorn
+
+    from demo.connections import limited_protocol
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -173,7 +231,7 @@ def _serve_app(app: FastAPI, listening: socket.socket, ready: Callable[[], None]
         access_log=False,
         server_header=False,
         proxy_headers=False,  # behind a proxy, the proxy has to limit rates
-        limit_concurrency=_MAX_CONNECTIONS,
+        http=limited_protocol(limits),
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     Server(config).run(sockets=[listening])
@@ -221,6 +279,22 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _port(text: str) -> int:
     if not (text.isdecimal() and int(text) < 65536):
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number from 0, not {text}")
+    return number
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) < 10**9):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text}")
     return int(text)
 
 

@@ -53,7 +53,9 @@ SIZES = {
         chvtt_query_val=40,
     ),
     "default": Sizes(),
+    "demo": Sizes(vatex_train=320, vatex_val=8, vatex_test=36),
 }
+WORLDS = ("full", "simple")
 WRITERS: dict[str, Callable[..., DatasetPlan]] = {
     "msrvtt": write_msrvtt,
     "vatex": write_vatex,
@@ -70,6 +72,7 @@ def make_toy_dataset(
     seed: int = 0,
     sizes: Sizes = SIZES["default"],
     parts: Sequence[str] = PARTS,
+    world: str = "full",
     overwrite: bool = False,
     workers: int | None = None,
 ) -> dict[str, dict[str, int]]:
@@ -87,14 +90,16 @@ def make_toy_dataset(
         for name in (part for part in WRITERS if part in parts):
             with writing():
                 (unfinished / name / "videos").mkdir(parents=True)
-            plan = WRITERS[name](unfinished / name, seed=seed, sizes=sizes)
+            plan = WRITERS[name](unfinished / name, seed=seed, sizes=sizes, world=world)
             clips += plan.clips
             summary[name] = {"clips": len(plan.clips), "captions": plan.captions}
         with writing():
             _write_clips(clips, workers=workers)
             if "toy-bert" in parts:
                 write_toy_bert(unfinished / "toy-bert", seed=seed)
-        write_json(unfinished / MARKER, {"seed": seed, "sizes": asdict(sizes), "made": summary})
+        write_json(
+            unfinished / MARKER, {"seed": seed, "world": world, "sizes": asdict(sizes), "made": summary}
+        )
         with writing():
             if out.exists():
                 shutil.rmtree(out)
@@ -117,6 +122,7 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         sizes=SIZES[args.size],
         parts=args.only,
+        world=args.world,
         overwrite=args.overwrite,
         workers=args.workers,
     )
@@ -137,6 +143,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=tuple(SIZES),
         default="default",
         help="number of clips (default: default)",
+    )
+    parser.add_argument(
+        "--world",
+        choices=WORLDS,
+        default="full",
+        help="simple: fewer scenes, the same in all splits, so that a model learns them in minutes",
     )
     parser.add_argument(
         "--only",

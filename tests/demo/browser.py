@@ -45,12 +45,12 @@ def find_browser() -> str | None:
 
 
 @contextmanager
-def serve(app: Any) -> Iterator[str]:
-    """The address of `app`, served from a thread of this process."""
+def serve(app: Any, **settings: Any) -> Iterator[str]:
+    """The address of `app`, served from a thread of this process; `settings` are uvicorn's."""
     import uvicorn
 
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, **settings)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -88,6 +88,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self.driver.get("about:blank")  # or the same address would be a reload
         self.driver.get(address)
         self.wait("#query input, #query textarea")
 
@@ -121,17 +122,18 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key on the element that has the focus."""
+        from selenium.webdriver.common.action_chains import ActionChains
         from selenium.webdriver.common.keys import Keys
 
-        self.driver.switch_to.active_element.send_keys(getattr(Keys, key, key))
+        ActionChains(self.driver).send_keys(getattr(Keys, key, key)).perform()
 
     def upload(self, file: Path) -> None:
-        self.reveal("#upload input[type=file]").send_keys(str(file))
+        self.wait("#file").send_keys(str(file))
 
     def reveal(self, selector: str) -> Any:
-        """An element of an accordion, which is opened for it."""
+        """An element of the options, which are opened for it."""
         if not self.all(selector):
-            self.wait("#more-files button" if "upload" in selector else "#more-settings button").click()
+            self.wait("#more button").click()
         return self.wait(selector)
 
     def hosts(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, uploads: None) -> Iterator[Si
     (videos / "gone.mp4").unlink()
     with VideoIndex(folder / "index") as index:
         app = create_app(index, retriever)
-        mount_page(app, index, retriever, PageText(remark="A <toy> model."))
+        mount_page(app, index, retriever, PageText(("a red picture", "a green picture"), "A <toy> model."))
         with serve(app) as address:
             yield Site(address, videos)
 
@@ -96,7 +97,7 @@ def card(browser: Browser, name: str, part: str) -> object:
 def test_words_find_videos_and_a_click_plays_from_the_best_moment(page: Browser) -> None:
     page.search("a red picture")
     assert len(page.all(".card")) == 8 and page.text(".count").startswith("8 of 8 videos")
-    assert page.text(".card:first-child .place") == "1" and page.text(".remark") == "A <toy> model."
+    assert page.text(".card:first-child .place") == "1" and page.text(".intro + .remark") == "A <toy> model."
     page.run("document.querySelectorAll('.shot img').forEach(i => i.loading = 'eager')")
     pictures = "return [...document.querySelectorAll('.shot img')].every(i => i.complete && i.naturalWidth)"
     wait_for(lambda: page.run(pictures), what="thumbnails")
@@ -144,7 +145,7 @@ def test_names_are_shown_and_do_nothing_else(page: Browser) -> None:
     page.run("arguments[0].click()", card(page, ODD, "[data-play]"))
     video = page.wait("dialog[open] video")
     wait_for(lambda: page.run("return arguments[0].readyState >= 2", video), what="video")
-    assert page.text("dialog .bar .name") == ODD and page.driver.title == "Video search"
+    assert page.text("dialog .bar .name") == ODD and page.driver.title == "a dog - Video search"
 
 
 def test_what_cannot_be_played_is_told(page: Browser, site: Site) -> None:
@@ -166,7 +167,9 @@ def test_pictures_and_clips_are_queries(page: Browser, site: Site, tmp_path: Pat
     cv2.imwrite(str(tmp_path / "blue.png"), np.full((48, 64, 3), (220, 40, 20), np.uint8))
     page.upload(tmp_path / "blue.png")
     wait_for(lambda: page.text(".heading h2") == "blue.png", what="answer to the picture")
-    page.wait("#upload button[aria-label*=lear], #upload button[aria-label*=emove]").click()
+    assert page.text(".file .chosen .name") == "blue.png"
+    page.wait(".file .remove").click()
+    page.wait(".stale-results")
     coloured(tmp_path / "clip.mp4", COLOURS["green"], frames=100)
     page.upload(tmp_path / "clip.mp4")
     wait_for(lambda: page.text(".heading h2") == "clip.mp4", what="answer to the clip")
@@ -190,19 +193,92 @@ def test_empty_queries_and_other_languages_are_told(page: Browser) -> None:
 
 
 def test_an_example_is_searched_by_a_click(page: Browser) -> None:
-    words = page.text(".examples button:first-child")
-    page.run("arguments[0].click()", page.wait(".examples button"))
+    words = page.text(".examples > button:nth-of-type(1)")
+    page.run("arguments[0].click()", page.wait(".examples > button"))
     wait_for(lambda: page.text(".heading h2") == words, what="answer to the example")
     assert page.wait("#query input, #query textarea").get_attribute("value") == words
+
+
+def shown(page: Browser) -> tuple[str, int]:
+    """The heading of the results and their number."""
+    return page.text(".heading h2"), len(page.all(".card"))
+
+
+def test_reload_back_and_links_keep_the_search(page: Browser, site: Site, tmp_path: Path) -> None:
+    page.open(f"{site.address}/?q=a+red+picture&not=snow&top=3")
+    wait_for(lambda: shown(page) == ("a red picture, not snow", 3), what="the search of a link")
+    assert page.wait("#query textarea").get_attribute("value") == "a red picture"
+    assert page.reveal("#exclude textarea").get_attribute("value") == "snow"
+    assert page.driver.title == "a red picture - Video search"
+    page.wait(".card:first-child .like").click()
+    wait_for(lambda: shown(page)[0].startswith("Like "), what="similar videos")
+    like = shown(page)
+    assert "like=" in page.driver.current_url and "q=" not in page.driver.current_url
+    cv2.imwrite(str(tmp_path / "blue.png"), np.full((48, 64, 3), (220, 40, 20), np.uint8))
+    page.run("document.querySelector('#exclude textarea').value = ''")
+    page.upload(tmp_path / "blue.png")
+    wait_for(lambda: "blue.png" in shown(page)[0], what="answer to the picture")
+    with_file = shown(page)
+
+    page.driver.back()
+    wait_for(lambda: shown(page) == like, what="similar videos again")
+    page.driver.back()
+    wait_for(lambda: shown(page) == ("a red picture, not snow", 3), what="the first search again")
+    page.driver.forward()
+    wait_for(lambda: shown(page) == like, what="similar videos")
+    page.driver.forward()
+    wait_for(lambda: shown(page) == with_file, what="the picture")
+    page.driver.refresh()
+    wait_for(lambda: page.all(".heading") and shown(page) == with_file, what="the picture after a reload")
+    assert page.text(".file .chosen .name") == "blue.png"
+
+
+def test_old_results_are_marked_and_new_ones_are_told(page: Browser) -> None:
+    page.search("a red picture")
+    wait_for(lambda: page.run("return document.querySelector('#told').textContent"), what="told results")
+    told = page.run("return document.querySelector('#told').textContent")
+    assert told.startswith("a red picture, 8 of 8 videos")
+    assert page.run("return document.querySelector('#told').getAttribute('role')") == "status"
+    assert not page.wait("#stale").is_displayed()
+    page.type("a green picture")
+    wait_for(lambda: page.wait("#stale").is_displayed(), what="the mark of old results")
+    page.type("a red picture")
+    wait_for(lambda: not page.wait("#stale").is_displayed(), what="no mark, as before")
+    box = page.reveal("#top input[type=number]")
+    box.clear()
+    box.send_keys("2")
+    box.send_keys("\t")
+    wait_for(lambda: page.wait("#stale").is_displayed(), what="the mark after a setting")
+    page.wait("#go").click()
+    wait_for(lambda: len(page.all(".card")) == 2 and not page.wait("#stale").is_displayed(), what="two")
+
+
+def test_boxes_have_names_and_show_the_focus(page: Browser) -> None:
+    boxes = (page.wait("#query textarea"), page.reveal("#exclude textarea"), page.wait("#file"))
+    names = [box.accessible_name for box in boxes]
+    assert names == ["What the video should show", "What the video should not show", "Picture or clip"]
+    outline = "return getComputedStyle(arguments[0]).outlineStyle"
+    for box in boxes[:2]:
+        page.run("document.activeElement.blur()")
+        assert page.run(outline, box) == "none"
+        page.run("arguments[0].focus()", box)
+        assert page.run(outline, box) == "solid"
+
+
+def test_a_long_query_does_not_fill_the_heading(page: Browser) -> None:
+    page.run("document.querySelector('#query textarea').value = ''")
+    page.open(page.driver.current_url + "?q=" + "dog+" * 249)
+    wait_for(lambda: page.all(".heading"), what="answer")
+    assert page.run("return document.querySelector('.heading').offsetHeight") < 80
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_phones_need_not_scroll_sideways(page: Browser, site: Site, dark: bool) -> None:
     page.open(site.address, width=390, height=844, dark=dark)
     page.search("a dog")
-    for selector in ("#more-settings button", "#more-files button"):
-        page.run("document.querySelector(arguments[0]).click()", selector)
-    page.wait("#top input")
+    top = page.run("return document.querySelector('.cards').getBoundingClientRect().top")
+    assert top < 844 / 2.5, "the form takes too much of a phone"
+    page.reveal("#top input")
     wide = page.run(
         "return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 390.5 "
         "&& e.offsetWidth && !e.closest('[data-testid=status-tracker]')).map(e => e.outerHTML.slice(0, 120))"
@@ -230,13 +306,18 @@ def test_a_chinese_model_is_asked_in_chinese(browser: Browser, uploads: None, tm
         mount_page(app, index, retriever)
         with serve(app) as address:
             browser.open(address)
+            assert browser.run("return document.documentElement.lang") == "zh-CN"
+            words = (
+                browser.text("#go") + browser.text("#pick") + browser.text("#more") + browser.text(".intro")
+            )
+            assert not re.search("[A-Za-z]", words), words
             browser.search("一个红色的正方形")
             assert browser.text(".card .name") == "红色.mp4" and not browser.all("#results .remark")
-            assert browser.text(".count").startswith("1 of 1 video,")
+            assert browser.text(".count").startswith("1 个视频中的 1 个,")
             browser.run("document.querySelector('[data-play]').click()")
             video = browser.wait("dialog[open] video")
             wait_for(lambda: browser.run("return arguments[0].readyState >= 2", video), what="video")
             browser.press("ESCAPE")
             browser.run("document.querySelector('.like').click()")
-            assert "No other video" in browser.text("#results .hint")
+            wait_for(lambda: "没有其他视频" in browser.text("#results .hint"), what="hint")
     assert browser.hosts() == {"127.0.0.1"}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
 
-from demo.page_html import clock, error_html, intro_html, results_html
+from demo.page_html import clock, error_html, intro_html, results_html, script_html
+from demo.page_words import WORDS
 from search import Hit, SearchResults
 from search.results import Moment
 
+ENGLISH, CHINESE = WORDS["english"], WORDS["chinese"]
 NAMES = [
     "<img src=x onerror=alert(1)>.mp4",
     "\"quoted\" 'name' & more.mp4",
@@ -60,7 +64,7 @@ class Tags(HTMLParser):
 
 def card(hit: Hit, *, place: int = 1) -> Tags:
     """The last of `place` cards."""
-    html = results_html(SearchResults((hit,) * place), title="", videos=place)
+    html = results_html(SearchResults((hit,) * place), ENGLISH, title="", videos=place)
     return Tags("<li" + html.rpartition("<li")[2])
 
 
@@ -102,20 +106,20 @@ def test_a_moment_that_is_not_known_plays_from_the_start() -> None:
 
 def test_results_tell_their_number_and_remarks() -> None:
     found = SearchResults((hit(), hit("b.mp4")), ("the <b>query</b> is odd",), 0.123)
-    page = Tags(results_html(found, title="<i>dog</i>", videos=1200))
+    page = Tags(results_html(found, ENGLISH, title="<i>dog</i>", videos=1200))
     assert {"<i>dog</i>", "2 of 1,200 videos, 0.12 s", "The <b>query</b> is odd"} <= set(page.texts)
     assert [tag for tag, _ in page.tags].count("li") == 2
 
 
 def test_nothing_found_is_said_in_words() -> None:
     nothing = SearchResults(())
-    assert "The index is empty" in results_html(nothing, title="dog", videos=0)
-    assert "No other video" in results_html(nothing, title="dog", videos=1)
+    assert "The index is empty" in results_html(nothing, ENGLISH, title="dog", videos=0)
+    assert "No other video" in results_html(nothing, ENGLISH, title="dog", videos=1)
 
 
 def test_messages_are_escaped() -> None:
-    remarks = results_html(SearchResults((), ("<script>",)), title="", videos=1)
-    intro = intro_html(videos=1, language="English", remark="<script>")
+    remarks = results_html(SearchResults((), ("<script>",)), ENGLISH, title="", videos=1)
+    intro = intro_html(ENGLISH, videos=1, remark="<script>")
     assert "<script" not in error_html("<script>x</script>") + remarks + intro
     assert "&lt;script&gt;" in remarks and "&lt;script&gt;" in intro
     assert 'role="alert"' in error_html("x") and 'role="status"' in remarks
@@ -127,3 +131,28 @@ def test_messages_are_escaped() -> None:
 )
 def test_seconds_as_players_show_them(seconds: float | None, shown: str) -> None:
     assert clock(seconds) == shown
+
+
+def test_a_chinese_page_has_no_english_words() -> None:
+    assert set(vars(ENGLISH)) == set(vars(CHINESE))
+    for name, words in vars(ENGLISH).items():
+        translated = getattr(CHINESE, name)
+        assert translated != words and set(re.findall(r"{\w+}", translated)) == set(
+            re.findall(r"{\w+}", words)
+        )
+        assert name == "lang" or not re.search("[A-Za-z]", re.sub(r"{\w+}", "", translated)), name
+    found = SearchResults((hit("a.mp4"), hit("b.mp4", missing=True)), (), 0.123)
+    shown = Tags(results_html(found, CHINESE, title="狗", videos=1200))
+    assert {"相似", "文件缺失", "1,200 个视频中的 2 个,0.12 秒"} <= set(shown.texts)
+    assert shown.first("data-play")["aria-label"] == "从 1:01 开始播放 a.mp4"
+
+
+def test_a_long_title_is_cut_and_told_in_full() -> None:
+    page = Tags(results_html(SearchResults((hit(),)), ENGLISH, title="x" * 1000, videos=1))
+    assert "x" * 97 + "..." in page.texts and page.first("title")["title"] == "x" * 1000
+
+
+def test_words_cannot_end_the_script() -> None:
+    words = dataclasses.replace(ENGLISH, busy="</script><b>")
+    html = script_html("run();", words, {"top": 12})
+    assert html.count("</script>") == 1 and "run();" in html and '"top": 12' in html

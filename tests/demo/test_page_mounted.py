@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import socket
@@ -9,20 +10,24 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("gradio", reason="needs requirements-search.txt")
 
+from starlette.exceptions import HTTPException
+
 from demo.app import create_app
+from demo.gradio_access import KnownSessions
 from demo.page import mount_page
 from search import Retriever, VideoIndex
 from search.indexing import index_videos
 from tests.demo.browser import serve
 from tests.search.conftest import COLOURS, coloured, write_model
 
-SETTINGS = (12, 1.0, 2)
+SETTINGS = ("", 12, 1.0, 2)
 
 
 class Client:
@@ -41,7 +46,7 @@ class Client:
     def search(self, *data: Any) -> dict[str, Any]:
         """The result of a search event."""
         config = json.loads(self.fetch("/config"))
-        (number,) = (d["id"] for d in config["dependencies"] if [t[1] for t in d["targets"]] == ["upload"])
+        number = next(d["id"] for d in config["dependencies"] if [t[1] for t in d["targets"]] == ["submit"])
         session = secrets.token_hex(5)
         self.fetch("/gradio_api/queue/join", {"fn_index": number, "data": data, "session_hash": session})
         events = self.fetch(f"/gradio_api/queue/data?session_hash={session}")
@@ -108,12 +113,63 @@ def test_no_address_is_fetched(client: Client, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize(
     "data",
-    [(), ("a dog",), ("a dog", "", None, 10**6, 1.0, 2), ("a dog", "", "text", *SETTINGS), (None,) * 9],
+    [(), ("a dog",), ("a dog", "", None, "", 10**6, 1.0, 2), (None,) * 10],
 )
 def test_wrong_events_end_without_details_of_the_program(client: Client, data: tuple[Any, ...]) -> None:
     done = client.search(*data)
     output = json.dumps(done["output"])
     assert not done["success"] and "Traceback" not in output and "site-packages" not in output
+
+
+def status(client: Client, path: str, body: Any = None) -> int:
+    try:
+        client.fetch(path, body)
+    except urllib.error.HTTPError as refused:
+        return refused.code
+    return 200
+
+
+def test_unknown_sessions_are_answered_without_a_traceback(
+    client: Client, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in ("?session_hash=nobody", "/?session_hash=nobody", "?session_hash=", "?session_hash=a%00&x"):
+        assert status(client, f"/gradio_api/queue/data{path}") == 404
+    assert status(client, "/gradio_api/queue/data") == 404
+    assert client.search("a dog", "", None, *SETTINGS)["success"]
+    text = caplog.text + "".join(capfd.readouterr())
+    assert "Traceback" not in text and "nobody" not in text
+
+
+def test_a_session_that_ends_while_it_is_read_is_no_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    async def gradio_app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("response already started") from HTTPException(404)
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("a bug")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    blocks: Any = SimpleNamespace(_queue=SimpleNamespace(pending_messages_per_session={"x": None}))
+    scope = {"type": "http", "path": "/gradio_api/queue/data", "query_string": b"session_hash=x"}
+    asyncio.run(KnownSessions(gradio_app, blocks)(scope, receive, send))
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    with pytest.raises(RuntimeError, match="a bug"):
+        asyncio.run(KnownSessions(broken, blocks)(scope, receive, send))
+
+
+def test_no_path_of_this_machine_is_told(client: Client, uploads: Path) -> None:
+    shown = client.fetch("/config") + client.fetch("/") + json.dumps(client.search("a", "", "x", *SETTINGS))
+    for path in (str(uploads), str(Path.cwd()), "site-packages", str(Path.home()) + "/"):
+        assert path not in shown
+    assert status(client, "/gradio_api/upload", {}) == 404
 
 
 def test_no_function_can_be_called_by_name(client: Client) -> None:

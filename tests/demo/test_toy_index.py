@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import search
 from common.errors import FileError, UserError
 from common.locks import FileLock
 from demo import toy_index
@@ -40,7 +43,7 @@ def test_a_toy_demo_is_made_from_nothing_and_found_again(
         found = Retriever.for_index(index, device="cpu").search(index, demo.examples[0])
         assert len(found) == 6 and not found.remarks and not any(hit.missing for hit in found)
     assert 1 <= len(demo.examples) <= 5 and demo.figures.startswith("R@1 ")
-    assert "toy model" in demo.remark
+    assert "玩具模型" in demo.remark
 
     monkeypatch.setattr(toy_index._Preparation, "run", None)
     assert prepare(tmp_path / "demo", "chinese", scale=SMALL) == demo
@@ -66,6 +69,20 @@ class Steps:
         monkeypatch.setattr(
             toy_index._Preparation, "_ready_bert", lambda self: (self.data / "toy-bert-ready").mkdir()
         )
+        monkeypatch.setattr(search, "VideoIndex", lambda folder: contextlib.nullcontext(folder))
+        monkeypatch.setattr(search, "Retriever", _Finder)
+
+
+class _Finder:
+    """A model that finds the first video of all, whatever is asked."""
+
+    @staticmethod
+    def for_index(index: Path, *, device: str) -> type[_Finder]:
+        return _Finder
+
+    @staticmethod
+    def search(index: Path, text: str, *, top: int) -> SimpleNamespace:
+        return SimpleNamespace(hits=[SimpleNamespace(video_id="toy-001.mp4")])
 
 
 _PRODUCT = {
@@ -81,9 +98,11 @@ def _fill(name: str, product: Path) -> None:
     if name.endswith("make_toy_dataset.py"):
         videos = product / "vatex" / "videos"
         videos.mkdir(parents=True)
-        (videos / "a.mp4").write_bytes(b"video")
-        (product / "vatex" / "test_list.txt").write_text("a\n", encoding="utf-8")
+        for name in "ab":
+            (videos / f"{name}.mp4").write_bytes(b"video")
+        (product / "vatex" / "test_list.txt").write_text("a\nb\n", encoding="utf-8")
         captions = {"a": {"enCap": ["a long caption", "short"], "chCap": ["长长的句子", "短"]}}
+        captions["b"] = {"enCap": ["not found first"], "chCap": ["不是第一个"]}
         (product / "vatex" / "vatex_data.json").write_text(json.dumps(captions), encoding="utf-8")
     if name == "main_task_retrieval.py":
         line = {f"t2v/{name}": 50.0 for name in ("R@1", "R@5", "R@10")}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ import numpy as np
 from common.atomic_files import write_text
 from tools.toy.captions import LANGUAGES, make_captions, make_query, make_tag
 from tools.toy.drawing import clip_seconds
-from tools.toy.scenes import Scene, make_scenes, split_world, training_types, unique_types
+from tools.toy.scenes import Scene, make_scenes, simple_types, split_world, training_types, unique_types
 
 VATEX_CAPTIONS = 10
 VIDEOS_PER_QUERY = 2
@@ -56,10 +57,10 @@ class DatasetPlan:
     captions: int
 
 
-def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
+def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -> DatasetPlan:
     """MSRVTT_data.json, MSRVTT_train.9k.csv, MSRVTT_JSFUSION_test.csv, videos.jsonl."""
-    train = _scenes("msrvtt", "train", sizes.msrvtt_train, seed=seed)
-    test = _scenes("msrvtt", "test", sizes.msrvtt_test, seed=seed)
+    train = _scenes("msrvtt", "train", sizes.msrvtt_train, seed=seed, world=world)
+    test = _scenes("msrvtt", "test", sizes.msrvtt_test, seed=seed, world=world)
     rng = _rng("msrvtt captions", seed)
     names = [f"video{i}" for i in range(len(train) + len(test))]
     captions = [make_captions(s, "english", count=sizes.msrvtt_captions, rng=rng) for s in train + test]
@@ -81,13 +82,13 @@ def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     return DatasetPlan(_clips(folder, names, train + test), len(pairs))
 
 
-def write_vatex(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
+def write_vatex(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -> DatasetPlan:
     """vatex_data.json, train_list.txt, val_list.txt, test_list.txt, videos.jsonl."""
     rng = _rng("vatex captions", seed)
     data: dict[str, dict[str, list[str]]] = {}
     clips: list[Clip] = []
     for split, count in (("train", sizes.vatex_train), ("val", sizes.vatex_val), ("test", sizes.vatex_test)):
-        scenes = _scenes("vatex", split, count, seed=seed)
+        scenes = _scenes("vatex", split, count, seed=seed, world=world)
         names = [_vatex_name(len(data) + i, scene, rng) for i, scene in enumerate(scenes)]
         for name, scene in zip(names, scenes, strict=True):
             english, chinese = (
@@ -101,10 +102,10 @@ def write_vatex(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     return DatasetPlan(clips, 2 * VATEX_CAPTIONS * len(data))
 
 
-def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
+def write_chvtt(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -> DatasetPlan:
     """videoinfo_bilingual.json, query_data_{train,val}_bilingual.json, and a video list per frame store."""
     rng = _rng("chvtt captions", seed)
-    scenes = _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed)
+    scenes = _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed, world=world)
     docids = [str(10000 + i) for i in range(len(scenes))]
     infos = [_videoinfo(d, s, rng) for d, s in zip(docids, scenes, strict=True)]
     _write_json_lines(folder / "videoinfo_bilingual.json", infos)
@@ -116,9 +117,8 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
         ("val", sizes.chvtt_query_val, 1),
     ):
         # The published queries have only two splits; "val" is the test set.
-        types = [
-            s.type for s in _scenes("chvtt query", "train" if split == "train" else "test", count, seed=seed)
-        ]
+        scene_split = "train" if split == "train" else "test"
+        types = [s.type for s in _scenes("chvtt query", scene_split, count, seed=seed, world=world)]
         lines = []
         for scene_type in types:
             shown = make_scenes([scene_type] * copies, rng)
@@ -135,9 +135,14 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     return DatasetPlan(clips + query_clips, texts)
 
 
-def _scenes(dataset: str, split: str, count: int, *, seed: int) -> list[Scene]:
-    """Scenes of one split. Splits share no scene type; outside of training, no type repeats."""
+def _scenes(dataset: str, split: str, count: int, *, seed: int, world: str = "full") -> list[Scene]:
+    """Scenes of one split. In the full world splits share no scene type, and only in training types repeat.
+
+    In the simple world all splits have the same types in turn.
+    """
     rng = _rng(f"{dataset} {split}", seed)
+    if world == "simple":
+        return make_scenes(list(itertools.islice(itertools.cycle(simple_types(seed)), count)), rng)
     choose = training_types if split == "train" else unique_types
     return make_scenes(choose(split_world(seed)[split], count, rng), rng)
 

@@ -2,7 +2,7 @@
 
 A scene type is what captions describe: what happens to which coloured shape. Two types form a group: their
 clips have the same frames in opposite order, so a model that ignores the order of frames cannot tell them
-apart. Each group belongs to one split only.
+apart. Each group belongs to one split only. The simple world has fewer types, the same ones in all splits.
 """
 
 from __future__ import annotations
@@ -100,6 +100,21 @@ def split_world(seed: int) -> dict[str, dict[str, list[SceneType]]]:
             world[split][kind] = shuffled[round(start * len(types)) : round((start + share) * len(types))]
             start += share
     return world
+
+
+def simple_types(seed: int) -> list[SceneType]:
+    """The types of the simple world, shuffled: a model that knows the colours can tell any two apart.
+
+    Each colour has one shape. One type for each thing, with one of the events, and one for each two things:
+    "recolour" if they have one shape, else "sequence".
+    """
+    rng = np.random.default_rng([seed, 3])
+    things = [(colour, SHAPES[number % len(SHAPES)]) for number, colour in enumerate(COLOURS)]
+    pairs = [("recolour" if a[1] == b[1] else "sequence", a, b) for a, b in itertools.combinations(things, 2)]
+    # "turn" is left out: a turning ring does not change.
+    alone = [(KINDS[number % 3], thing, thing) for number, thing in enumerate(things)]
+    types = [SceneType(*scene, backward=bool(rng.integers(2))) for scene in alone + pairs]
+    return [types[i] for i in rng.permutation(len(types))]
 
 
 def training_types(
