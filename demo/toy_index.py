@@ -1,4 +1,4 @@
-"""Makes what the toy demo needs: toy videos of a simple world, a model trained on them, an index.
+"""Makes what the toy demo needs: toy videos, a model trained on them for minutes, an index of simple ones.
 
 Each step runs a program of the project in a process of its own. A finished step writes a `.done` file; an
 interrupted step starts again. `demo.json` is written last: without it the demo is not complete.
@@ -30,13 +30,13 @@ RECIPE = 2  # raise it when the steps change: then older folders are made again
 READY_FILE = "demo.json"
 LOCK_FILE = "writer.lock"
 EXAMPLES = 5
-_WORLD = ("--world", "simple", "--only", "vatex", "toy-bert")
+_SCENES = ("--test_scenes", "simple", "--only", "vatex", "toy-bert")
 _CAPTIONS = {"english": "enCap", "chinese": "chCap"}
 _TEXT_LR = {"english": "2.5e-3", "chinese": "4e-4"}
 _REMARKS = {
-    "english": "This is a toy model, trained for minutes. It knows eight things, such as a red square, "
-    "a blue ring and a cyan triangle, alone or one after the other, and nothing else.",
-    "chinese": "这是一个只训练了几分钟的玩具模型。它只认识八种东西,例如红色的正方形、蓝色的圆环和"
+    "english": "This is a toy model, trained for minutes. It knows coloured shapes, such as a red square, a "
+    "blue ring and a cyan triangle, alone or one after the other, and nothing else.",
+    "chinese": "这是一个只训练了几分钟的玩具模型。它只认识彩色图形,例如红色的正方形、蓝色的圆环和"
     "青色的三角形,单独出现或先后出现。",
 }
 _PROGRESS = re.compile(r"epoch \d+/\d+ step .*|text to video.*")  # lines of the training's log
@@ -47,7 +47,7 @@ class Scale:
     """`size` for tools/make_toy_dataset.py; epochs and batch size of the training."""
 
     size: str = "demo"
-    epochs: int = 5
+    epochs: int = 4
     batch: int = 32
 
 
@@ -160,7 +160,7 @@ class _Preparation:
 
     def _draw(self) -> None:
         size = ("--seed", str(SEED), "--size", self.scale.size)
-        self._program("tools/make_toy_dataset.py", "--out", self.data, *size, *_WORLD)
+        self._program("tools/make_toy_dataset.py", "--out", self.data, *size, *_SCENES)
 
     def _ready_bert(self) -> None:
         """A copy of the toy BERT with larger weights and no dropout, which learns from its first steps on.

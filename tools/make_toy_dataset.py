@@ -53,9 +53,9 @@ SIZES = {
         chvtt_query_val=40,
     ),
     "default": Sizes(),
-    "demo": Sizes(vatex_train=320, vatex_val=8, vatex_test=36),
+    "demo": Sizes(vatex_val=8, vatex_test=36),
 }
-WORLDS = ("full", "simple")
+TEST_SCENES = ("unseen", "simple")
 WRITERS: dict[str, Callable[..., DatasetPlan]] = {
     "msrvtt": write_msrvtt,
     "vatex": write_vatex,
@@ -72,7 +72,7 @@ def make_toy_dataset(
     seed: int = 0,
     sizes: Sizes = SIZES["default"],
     parts: Sequence[str] = PARTS,
-    world: str = "full",
+    test_scenes: str = "unseen",
     overwrite: bool = False,
     workers: int | None = None,
 ) -> dict[str, dict[str, int]]:
@@ -90,7 +90,7 @@ def make_toy_dataset(
         for name in (part for part in WRITERS if part in parts):
             with writing():
                 (unfinished / name / "videos").mkdir(parents=True)
-            plan = WRITERS[name](unfinished / name, seed=seed, sizes=sizes, world=world)
+            plan = WRITERS[name](unfinished / name, seed=seed, sizes=sizes, test_scenes=test_scenes)
             clips += plan.clips
             summary[name] = {"clips": len(plan.clips), "captions": plan.captions}
         with writing():
@@ -98,7 +98,8 @@ def make_toy_dataset(
             if "toy-bert" in parts:
                 write_toy_bert(unfinished / "toy-bert", seed=seed)
         write_json(
-            unfinished / MARKER, {"seed": seed, "world": world, "sizes": asdict(sizes), "made": summary}
+            unfinished / MARKER,
+            {"seed": seed, "test_scenes": test_scenes, "sizes": asdict(sizes), "made": summary},
         )
         with writing():
             if out.exists():
@@ -122,7 +123,7 @@ def _run(args: argparse.Namespace) -> int:
         seed=args.seed,
         sizes=SIZES[args.size],
         parts=args.only,
-        world=args.world,
+        test_scenes=args.test_scenes,
         overwrite=args.overwrite,
         workers=args.workers,
     )
@@ -145,10 +146,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="number of clips (default: default)",
     )
     parser.add_argument(
-        "--world",
-        choices=WORLDS,
-        default="full",
-        help="simple: fewer scenes, the same in all splits, so that a model learns them in minutes",
+        "--test_scenes",
+        choices=TEST_SCENES,
+        default="unseen",
+        help="scenes to test on: unseen in training, or simple ones, which differ in their colours "
+        "(default: unseen)",
     )
     parser.add_argument(
         "--only",

@@ -24,7 +24,7 @@ FLAGS = (
     ),
     *("--disable-dev-shm-usage", "--mute-audio", "--no-default-browser-check", "--disable-default-apps"),
 )
-PATIENCE = 20.0  # seconds that the page may take for anything
+PATIENCE = 60.0  # seconds that the page may take for anything, on a busy machine
 
 
 def why_not() -> str | None:

@@ -57,10 +57,10 @@ class DatasetPlan:
     captions: int
 
 
-def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -> DatasetPlan:
+def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "unseen") -> DatasetPlan:
     """MSRVTT_data.json, MSRVTT_train.9k.csv, MSRVTT_JSFUSION_test.csv, videos.jsonl."""
-    train = _scenes("msrvtt", "train", sizes.msrvtt_train, seed=seed, world=world)
-    test = _scenes("msrvtt", "test", sizes.msrvtt_test, seed=seed, world=world)
+    train = _scenes("msrvtt", "train", sizes.msrvtt_train, seed=seed, test_scenes=test_scenes)
+    test = _scenes("msrvtt", "test", sizes.msrvtt_test, seed=seed, test_scenes=test_scenes)
     rng = _rng("msrvtt captions", seed)
     names = [f"video{i}" for i in range(len(train) + len(test))]
     captions = [make_captions(s, "english", count=sizes.msrvtt_captions, rng=rng) for s in train + test]
@@ -82,13 +82,13 @@ def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") 
     return DatasetPlan(_clips(folder, names, train + test), len(pairs))
 
 
-def write_vatex(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -> DatasetPlan:
+def write_vatex(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "unseen") -> DatasetPlan:
     """vatex_data.json, train_list.txt, val_list.txt, test_list.txt, videos.jsonl."""
     rng = _rng("vatex captions", seed)
     data: dict[str, dict[str, list[str]]] = {}
     clips: list[Clip] = []
     for split, count in (("train", sizes.vatex_train), ("val", sizes.vatex_val), ("test", sizes.vatex_test)):
-        scenes = _scenes("vatex", split, count, seed=seed, world=world)
+        scenes = _scenes("vatex", split, count, seed=seed, test_scenes=test_scenes)
         names = [_vatex_name(len(data) + i, scene, rng) for i, scene in enumerate(scenes)]
         for name, scene in zip(names, scenes, strict=True):
             english, chinese = (
@@ -102,10 +102,10 @@ def write_vatex(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -
     return DatasetPlan(clips, 2 * VATEX_CAPTIONS * len(data))
 
 
-def write_chvtt(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -> DatasetPlan:
+def write_chvtt(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "unseen") -> DatasetPlan:
     """videoinfo_bilingual.json, query_data_{train,val}_bilingual.json, and a video list per frame store."""
     rng = _rng("chvtt captions", seed)
-    scenes = _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed, world=world)
+    scenes = _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed, test_scenes=test_scenes)
     docids = [str(10000 + i) for i in range(len(scenes))]
     infos = [_videoinfo(d, s, rng) for d, s in zip(docids, scenes, strict=True)]
     _write_json_lines(folder / "videoinfo_bilingual.json", infos)
@@ -118,7 +118,9 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -
     ):
         # The published queries have only two splits; "val" is the test set.
         scene_split = "train" if split == "train" else "test"
-        types = [s.type for s in _scenes("chvtt query", scene_split, count, seed=seed, world=world)]
+        types = [
+            s.type for s in _scenes("chvtt query", scene_split, count, seed=seed, test_scenes=test_scenes)
+        ]
         lines = []
         for scene_type in types:
             shown = make_scenes([scene_type] * copies, rng)
@@ -135,13 +137,13 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes, world: str = "full") -
     return DatasetPlan(clips + query_clips, texts)
 
 
-def _scenes(dataset: str, split: str, count: int, *, seed: int, world: str = "full") -> list[Scene]:
-    """Scenes of one split. In the full world splits share no scene type, and only in training types repeat.
+def _scenes(dataset: str, split: str, count: int, *, seed: int, test_scenes: str = "unseen") -> list[Scene]:
+    """Scenes of one split. Splits share no scene type; outside of training, no type repeats.
 
-    In the simple world all splits have the same types in turn.
+    `test_scenes` "simple": all splits but that for training have the types of `simple_types`, in turn.
     """
     rng = _rng(f"{dataset} {split}", seed)
-    if world == "simple":
+    if test_scenes == "simple" and split != "train":
         return make_scenes(list(itertools.islice(itertools.cycle(simple_types(seed)), count)), rng)
     choose = training_types if split == "train" else unique_types
     return make_scenes(choose(split_world(seed)[split], count, rng), rng)

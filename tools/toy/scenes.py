@@ -2,7 +2,7 @@
 
 A scene type is what captions describe: what happens to which coloured shape. Two types form a group: their
 clips have the same frames in opposite order, so a model that ignores the order of frames cannot tell them
-apart. Each group belongs to one split only. The simple world has fewer types, the same ones in all splits.
+apart. Each group belongs to one split only. Simple scenes, for the demo, are apart from this.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def split_world(seed: int) -> dict[str, dict[str, list[SceneType]]]:
 
 
 def simple_types(seed: int) -> list[SceneType]:
-    """The types of the simple world, shuffled: a model that knows the colours can tell any two apart.
+    """The types of simple scenes, shuffled: a model that knows the colours can tell any two apart.
 
     Each colour has one shape. One type for each thing, with one of the events, and one for each two things:
     "recolour" if they have one shape, else "sequence".
