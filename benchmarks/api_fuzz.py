@@ -86,7 +86,7 @@ def serve(folder: Path, *, page: bool) -> Iterator[int]:
     with VideoIndex(folder / "index") as index, socket.create_server(("127.0.0.1", 0)) as listening:
         app = create_app(index, retriever, limits)
         if page:
-            from demo.page import mount_page
+            from demo.page.blocks import mount_page
 
             mount_page(app, index, retriever)
         config = uvicorn.Config(app, log_level="critical", access_log=False, proxy_headers=False)

@@ -183,7 +183,7 @@ def _serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
         logging.getLogger("httpx").setLevel(logging.WARNING)
         _ = index.engine  # opened now, so that its errors are reported before the weights are loaded
         from demo.app import create_app
-        from demo.page import PageText, mount_page
+        from demo.page.blocks import PageText, mount_page
 
         retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
         host, port = listening.getsockname()[:2]

@@ -17,7 +17,7 @@ from tests.demo.browser import Browser, serve, wait_for, why_not
 pytest.importorskip("gradio", reason="needs requirements-search.txt")
 
 from demo.app import create_app
-from demo.page import PageText, mount_page
+from demo.page.blocks import PageText, mount_page
 from search import Retriever, VideoIndex
 from search.indexing import index_videos
 from tests.search.conftest import COLOURS, coloured, write_model

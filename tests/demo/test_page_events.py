@@ -19,8 +19,8 @@ pytest.importorskip("gradio", reason="needs requirements-search.txt")
 from demo.decoding import ClipDecoder, ClipLimits
 from demo.kept_uploads import KeptUploads
 from demo.limits import Limits
-from demo.page import PageText, make_page
-from demo.page_events import PageEvents
+from demo.page.blocks import PageText, make_page
+from demo.page.events import PageEvents
 from search import Retriever, VideoIndex, VideoIndexError
 from search.indexing import index_videos
 from tests.search.conftest import COLOURS, coloured, write_model

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from demo.page_html import clock, error_html, intro_html, results_html, script_html
-from demo.page_words import WORDS
+from demo.page.html import clock, error_html, intro_html, results_html, script_html
+from demo.page.words import WORDS
 from search import Hit, SearchResults
 from search.results import Moment
 

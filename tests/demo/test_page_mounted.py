@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from demo.app import create_app
 from demo.gradio_access import KnownSessions
-from demo.page import mount_page
+from demo.page.blocks import mount_page
 from search import Retriever, VideoIndex
 from search.indexing import index_videos
 from tests.demo.browser import serve

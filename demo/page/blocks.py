@@ -18,8 +18,8 @@ from starlette.routing import Mount
 
 from demo.gradio_access import KnownSessions, block_files
 from demo.limits import Limits
-from demo.page_events import MAX_CARDS, PageEvents
-from demo.page_html import file_html, hint_html, intro_html, script_html, stale_html
+from demo.page.events import MAX_CARDS, PageEvents
+from demo.page.html import file_html, hint_html, intro_html, script_html, stale_html
 from search import Retriever, VideoIndex
 from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS
 

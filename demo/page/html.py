@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from demo.page_words import Words, script_words
+from demo.page.words import Words, script_words
 from search import Hit, SearchResults
 
 _TITLE_CHARACTERS = 100

@@ -18,8 +18,8 @@ from demo.decoding import ClipDecoder, UploadError, WithUploads, decode_picture
 from demo.errors import search_errors
 from demo.kept_uploads import KeptUpload, KeptUploads
 from demo.limits import Limits
-from demo.page_html import error_html, hint_html, results_html
-from demo.page_words import WORDS
+from demo.page.html import error_html, hint_html, results_html
+from demo.page.words import WORDS
 from search import QueryError, Retriever, SearchResults, VideoIndex
 
 MAX_CARDS = 100  # of one answer

@@ -1,0 +1,1 @@
+"""The gradio page: its blocks, events, HTML, words, style sheet and script."""
