@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import multiprocessing
+import multiprocessing.util
 import os
 import select
 import signal
@@ -270,6 +272,8 @@ def test_the_program_ends_without_a_loader_process_that_cannot_be_killed(
     monkeypatch.setattr(loader, "END_WAIT_S", 0.2)
 
     def body(ready: Callable[[], None]) -> int:
+        atexit._clear()  # of what this process registered, such as the end of the server of forks
+        atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
         multiprocessing.process._children.add(Unkillable())  # type: ignore[attr-defined]
         loader.end_workers()
         end_process(3)
