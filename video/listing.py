@@ -133,6 +133,8 @@ class VideoFolder:
         same_name: dict[str, None] = {}
         other_form = []
         for entry in wanted:
+            if len(self._videos_named(entry.file_id)) == 1:
+                continue  # the usual case
             path, own = self.file_of(entry)
             if path is None:
                 continue
