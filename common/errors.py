@@ -88,6 +88,9 @@ def run_program(name: str, body: Callable[[], int]) -> int:
     Characters that the terminal's encoding does not have are printed as escapes.
     """
     _prepare_streams()
+    early = sys.modules.get("common.early_interrupt")
+    if early is not None:
+        early.restore()
     try:
         code = body()
         sys.stdout.flush()

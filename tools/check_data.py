@@ -16,6 +16,8 @@ from pathlib import Path
 
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    import common.early_interrupt  # noqa: F401  (Ctrl-C during the imports that follow)
 
 from common.arguments import ArgumentParser
 from common.atomic_files import check_target

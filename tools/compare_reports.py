@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    import common.early_interrupt  # noqa: F401  (Ctrl-C during the imports that follow)
+
+import numpy as np
 
 from common.arguments import ArgumentParser
 from common.atomic_files import check_target, write_json

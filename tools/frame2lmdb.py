@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs as a script from any folder
+if __name__ == "__main__":
+    import common.early_interrupt  # noqa: F401  (Ctrl-C during the imports that follow)
 
 from common.arguments import ArgumentParser
 from common.errors import UserError, run_program

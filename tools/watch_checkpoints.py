@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 # Run as a program, only tools/ itself is on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    import common.early_interrupt  # noqa: F401  (Ctrl-C during the imports that follow)
 
 from common.arguments import ArgumentParser
 from common.errors import EXIT_INTERRUPTED, UserError, file_errors, run_program
