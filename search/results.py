@@ -7,6 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
+def clock(seconds: float, *, tenths: bool) -> str:
+    """Seconds as players show them: "1:02:03", with tenths "1:02:03.5"."""
+    seconds = max(seconds, 0.0)
+    minutes, rest = divmod(round(seconds * 10) if tenths else 10 * int(seconds), 600)
+    hours, minutes = divmod(minutes, 60)
+    shown = f"{rest / 10:04.1f}" if tenths else f"{rest // 10:02d}"
+    return f"{hours}:{minutes:02d}:{shown}" if hours else f"{minutes}:{shown}"
+
+
 @dataclass(frozen=True)
 class Moment:
     """A frame that matches: its number among the F of the video, its time, its cosine with the query.

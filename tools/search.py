@@ -30,6 +30,7 @@ from common.arguments import ArgumentParser
 from common.errors import UserError, run_program
 from search.index_format import ENGINES, FAISS_KINDS, THUMBNAILS, check_new_folder, read_settings
 from search.query import QueryError, check_frame_weight, check_top, check_top_frames
+from search.results import clock
 from tools.store.flag_values import positive, seconds
 
 if TYPE_CHECKING:  # flags and paths are checked before torch and transformers are imported
@@ -220,20 +221,13 @@ def table(results: SearchResults) -> str:
     lines = [f"{'':>3} {'score':>6}  {'best moment':>11}  video"]
     for place, hit in enumerate(results.hits, start=1):
         lines.append(
-            f"{place:>3} {hit.score:6.3f}  {clock(hit.moment):>11}  {_shown(hit.video_id)}{_where(hit)}"
+            f"{place:>3} {hit.score:6.3f}  {_time(hit.moment):>11}  {_shown(hit.video_id)}{_where(hit)}"
         )
     return "\n".join(lines)
 
 
-def clock(seconds: float | None) -> str:
-    """Seconds as a player shows them, "1:02:03.5"; "?" where they are not known."""
-    if seconds is None:
-        return "?"
-    tenths = round(seconds * 10)
-    minutes, tenths = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    rest = f"{tenths / 10:04.1f}"
-    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
+def _time(seconds: float | None) -> str:
+    return "?" if seconds is None else clock(seconds, tenths=True)
 
 
 def _shown(name: str) -> str:

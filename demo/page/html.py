@@ -15,6 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from demo.page.words import Words, script_words
 from search import Hit, SearchResults
+from search.results import clock
+
+_SHORT_SECONDS = 10
 
 _TITLE_CHARACTERS = 100
 
@@ -26,7 +29,7 @@ class Card:
     place: int
     hit: Hit
     moment: str
-    moments: str  # JSON list of seconds, best first
+    moments: str  # JSON list of [seconds, text], best first
     can_play: bool
     video_url: str
     thumbnail_url: str
@@ -82,22 +85,32 @@ def script_html(script: str, words: Words, defaults: dict[str, float]) -> str:
     return _render("script.html", script=script, words=script_words(words), defaults=defaults)
 
 
-def clock(seconds: float | None) -> str:
-    """Seconds as players show them, "1:02:03"; "" where they are not known."""
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(int(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def moment_labels(hit: Hit) -> list[str]:
+    """The times of the moments of `hit`, "" where they are not known.
+
+    With tenths where whole seconds would make two of them equal, or the video has less than ten seconds.
+    """
+    seconds = [moment.seconds for moment in hit.moments]
+    known = [second for second in seconds if second is not None]
+    short = hit.duration is not None and hit.duration < _SHORT_SECONDS
+    tenths = short or len(set(map(int, known))) < len(known)
+    return ["" if second is None else clock(second, tenths=tenths) for second in seconds]
 
 
 def _card(hit: Hit, place: int) -> Card:
     name = quote(hit.video_id, safe="")
+    labels = moment_labels(hit)
     return Card(
         place=place,
         hit=hit,
-        moment=clock(hit.moment),
-        moments=json.dumps([m.seconds for m in hit.moments if m.seconds is not None]),
+        moment=labels[0] if labels and hit.moment is not None else "",
+        moments=json.dumps(
+            [
+                (moment.seconds, label)
+                for moment, label in zip(hit.moments, labels, strict=True)
+                if moment.seconds is not None
+            ]
+        ),
         can_play=hit.path is not None and not hit.missing,
         video_url=f"/video/{name}",
         thumbnail_url=f"/thumbnail/{name}?frame={hit.frame}",

@@ -3,14 +3,6 @@
 // The player over the page: one <dialog>, filled when a result is clicked. Escape and a click outside of it
 // close it.
 (() => {
-  const clock = (seconds) => {
-    const whole = Math.max(0, Math.floor(seconds));
-    const rest = String(whole % 60).padStart(2, "0");
-    const minutes = Math.floor(whole / 60);
-    if (minutes < 60) return `${minutes}:${rest}`;
-    return `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}:${rest}`;
-  };
-
   const make = (kind, className, text) => {
     const element = document.createElement(kind);
     if (className) element.className = className;
@@ -85,8 +77,8 @@
     dialog.moments.replaceChildren();
     if (moments.length > 1) {
       dialog.moments.append(make("span", "", WORDS.moments));
-      for (const moment of moments) {
-        const button = make("button", "", clock(moment));
+      for (const [moment, label] of moments) {
+        const button = make("button", "", label);
         button.type = "button";
         button.addEventListener("click", () => {
           video.currentTime = moment;

@@ -34,6 +34,7 @@ class Words:
     score: str
     similar: str
     similar_to: str
+    copies: str
     play: str
     play_from: str
     missing: str
@@ -80,6 +81,7 @@ WORDS = {
         score="score",
         similar="similar",
         similar_to="videos like {name}",
+        copies="also {names}",
         play="play {name}",
         play_from="play {name} from {moment}",
         missing="file is missing",
@@ -124,6 +126,7 @@ WORDS = {
         score="得分",
         similar="相似",
         similar_to="与 {name} 相似的视频",
+        copies="相同文件:{names}",
         play="播放 {name}",
         play_from="从 {moment} 开始播放 {name}",
         missing="文件缺失",

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from demo.page.html import clock, error_html, intro_html, results_html, script_html
+from demo.page.html import error_html, intro_html, moment_labels, results_html, script_html
 from demo.page.words import WORDS
 from search import Hit, SearchResults
 from search.results import Moment
@@ -82,7 +82,10 @@ def test_no_name_becomes_html(name: str) -> None:
 def test_a_card_plays_from_the_best_moment_and_knows_the_others() -> None:
     page = card(hit(), place=4)
     shot = page.first("data-play")
-    assert shot["data-second"] == "61.250" and json.loads(str(shot["data-moments"])) == [61.25, 2.5]
+    assert shot["data-second"] == "61.250" and json.loads(str(shot["data-moments"])) == [
+        [61.25, "1:01"],
+        [2.5, "0:02"],
+    ]
     assert shot["aria-label"] == "play a.mp4 from 1:01"
     assert page.first("src")["src"] == "/thumbnail/a.mp4?frame=3"
     assert {"4", "1:01", "0.500", "a.mp4"} <= set(page.texts)
@@ -130,7 +133,23 @@ def test_messages_are_escaped() -> None:
     [(0.0, "0:00"), (3.99, "0:03"), (61.25, "1:01"), (3723.5, "1:02:03"), (-0.1, "0:00"), (None, "")],
 )
 def test_seconds_as_players_show_them(seconds: float | None, shown: str) -> None:
-    assert clock(seconds) == shown
+    assert moment_labels(hit(moments=(Moment(0, seconds, 0.4),), duration=None)) == [shown]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "duration", "shown"),
+    [
+        ((0.2, 0.64, 0.9), 60.0, ["0:00.2", "0:00.6", "0:00.9"]),  # otherwise three times "0:00"
+        ((3.2, 61.9), 600.0, ["0:03", "1:01"]),
+        ((0.4, 1.3), 1.6, ["0:00.4", "0:01.3"]),  # of a short video
+        ((59.96, 59.0), 3600.0, ["1:00.0", "0:59.0"]),
+    ],
+)
+def test_tenths_are_shown_where_they_tell_moments_apart(
+    seconds: tuple[float, ...], duration: float, shown: list[str]
+) -> None:
+    moments = tuple(Moment(frame, second, 0.1) for frame, second in enumerate(seconds))
+    assert moment_labels(hit(moments=moments, duration=duration)) == shown
 
 
 def test_a_chinese_page_has_no_english_words() -> None:
@@ -145,6 +164,11 @@ def test_a_chinese_page_has_no_english_words() -> None:
     shown = Tags(results_html(found, CHINESE, title="狗", videos=1200))
     assert {"相似", "文件缺失", "1,200 个视频中的 2 个,0.12 秒"} <= set(shown.texts)
     assert shown.first("data-play")["aria-label"] == "从 1:01 开始播放 a.mp4"
+
+
+def test_exact_copies_are_named_on_the_card() -> None:
+    found = SearchResults((hit(copies=("<b>.mp4", "c.mp4")),))
+    assert "also <b>.mp4, c.mp4" in Tags(results_html(found, ENGLISH, title="x", videos=3)).texts
 
 
 def test_a_long_title_is_cut_and_told_in_full() -> None:

@@ -13,7 +13,7 @@ from search import Hit, Retriever, SearchResults
 from tests.processes import fast_python
 from tests.search.conftest import COLOURS, coloured, write_model
 from tools import search
-from tools.search import clock, table
+from tools.search import table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -207,4 +207,5 @@ def test_an_absent_library_is_told_in_one_line(made: Path, tmp_path: Path) -> No
     [(0.0, "0:00.0"), (61.25, "1:01.2"), (59.96, "1:00.0"), (3723.5, "1:02:03.5"), (None, "?")],
 )
 def test_seconds_as_players_show_them(seconds: float | None, shown: str) -> None:
-    assert clock(seconds) == shown
+    hit = Hit("a.mp4", 1.0, 1.0, 0.0, seconds, 0, (), None, None, False)
+    assert table(SearchResults((hit,))).split()[-2] == shown
