@@ -34,12 +34,14 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
     return JSONResponse({"error": one_line(message)}, status, headers)
 
 
+async def http_error(_: Request, error: Exception) -> JSONResponse:
+    """The handler of an `HTTPException`."""
+    assert isinstance(error, StarletteHTTPException)
+    return error_response(error.status_code, str(error.detail), error.headers)
+
+
 def install_handlers(app: FastAPI, hints: Mapping[str, str]) -> None:
     """Make all errors of `app` JSON of one line. `hints`: the valid values, by parameter."""
-
-    async def http_error(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, StarletteHTTPException)
-        return error_response(error.status_code, str(error.detail), error.headers)
 
     async def invalid_value(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

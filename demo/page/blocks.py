@@ -16,6 +16,7 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
 
+from demo.errors import http_error
 from demo.gradio_access import KnownSessions, block_files
 from demo.limits import Limits
 from demo.page.events import MAX_CARDS, PageEvents
@@ -74,6 +75,9 @@ def mount_page(
     )
     block_files(blocks)
     (mount,) = (route for route in app.router.routes if isinstance(route, Mount))
+    assert isinstance(mount.app, FastAPI)
+    for status in (404, 405):  # gradio's own answers have another form
+        mount.app.add_exception_handler(status, http_error)
     mount.app = KnownSessions(mount.app, blocks)
     return mounted
 

@@ -79,6 +79,13 @@ def file_data(path: str, **more: str) -> dict[str, Any]:
     return {"path": path, "meta": {"_type": "gradio.FileData"}, **more}
 
 
+@pytest.mark.parametrize("path", ["/nothing", "/gradio_api/nothing", "/static/x.js"])
+def test_unknown_routes_answer_as_the_api_does(client: Client, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        client.fetch(path)
+    assert refused.value.code == 404 and set(json.loads(refused.value.read())) == {"error"}
+
+
 def test_the_event_of_the_page_works(client: Client) -> None:
     done = client.search("a dog", "", None, *SETTINGS)
     assert done["success"] and "red.mp4" in done["output"]["data"][0]
