@@ -127,7 +127,9 @@ class Config:
     )
     clip_weights: str = _flag("openai", "model", "'openai', an open_clip tag, a local file, or 'none'")
     pretrained_text: str = _flag(
-        "hfl/chinese-roberta-wwm-ext", "model", "transformers model name or folder of the Chinese encoder"
+        "hfl/chinese-roberta-wwm-ext",
+        "model",
+        "transformers model name or folder, for --language chinese only",
     )
     legacy_special_tokens: bool = _flag(
         False,

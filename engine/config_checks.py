@@ -31,10 +31,17 @@ def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config
     value; argparse exits with 2 on unknown flags.
     """
     config, remarks = parse_config(argv, program=program)
-    config, more = with_checkpoint_settings(config, given_flags(argv, program=program))
+    given = given_flags(argv, program=program)
+    config, more = with_checkpoint_settings(config, given)
     if config.is_training:
         config = dataclasses.replace(config, use_temp=bool(config.use_temp))
     check_config(config, program=program)
+    if "pretrained_text" in given and config.language == "english":
+        text = (
+            f"--pretrained_text {config.pretrained_text} has no effect: --language english uses the text "
+            "encoder of --clip_model; a BERT model is used with --language chinese only"
+        )
+        more = [*more, Remark(text, is_warning=True)]
     return config, [*remarks, *more, *_rate_remarks(config)]
 
 

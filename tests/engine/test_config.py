@@ -235,6 +235,14 @@ def test_a_pretrained_image_tower_at_the_rate_of_new_layers_is_a_warning(
     assert not warned or "--coef_lr 1: the pre-trained image tower is trained at 1e-04" in str(remarks[0])
 
 
+def test_a_bert_model_for_english_is_said_to_be_unused() -> None:
+    remarks = parse_and_check([*TRAIN, "--pretrained_text", "some/bert"], program="main_task_retrieval.py")[1]
+    assert [remark.is_warning for remark in remarks] == [True]
+    assert "--pretrained_text some/bert has no effect: --language english uses the text encoder of" in (
+        str(remarks[0])
+    )
+
+
 def test_nothing_to_do_is_an_error() -> None:
     with pytest.raises(UserError, match="nothing to do"):
         parse("--output_dir", "out")
