@@ -101,11 +101,12 @@ def test_a_training_takes_over_the_network_and_nothing_else(tmp_path: Path) -> N
     before = ("--do_pretrain", "--dataset", "chvtt", "--language", "english", "--use_temp", "--use_frame_fea")
     more = ("--max_frames", "6", "--clip_model", "toy", "--max_words", "20")
     model = trained(tmp_path, *before, *more, program="main_pretrain.py")
-    config, remarks = parse("--do_train", "--dataset", "msrvtt", "--init_model", model)
+    train = ("--do_train", "--dataset", "msrvtt", "--init_model", model, "--coef_lr", "1e-3")
+    config, remarks = parse(*train)
     assert (config.clip_model, config.language, config.use_temp) == ("toy", "english", True)
     assert (config.max_frames, config.use_frame_fea, config.max_words) == (12, False, None)
     assert warnings(remarks) == []
-    config, remarks = parse("--do_train", "--dataset", "msrvtt", "--init_model", model, "--no-use_temp")
+    config, remarks = parse(*train, "--no-use_temp")
     assert config.use_temp is False and len(warnings(remarks)) == 1
     # Without --dataset an evaluation uses the data set that the pre-training is tested on.
     assert parse("--do_eval", "--init_model", model)[0].dataset == "msrvtt"
