@@ -38,6 +38,11 @@ def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
     write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n", durable=durable)
 
 
+def beside(path: Path | None) -> IO[str]:
+    """Where a program prints its text while `path` is written: stderr if `path` is `-`, else stdout."""
+    return sys.stderr if path is not None and str(path) == STDOUT else sys.stdout
+
+
 def check_target(path: Path, flag: str) -> None:
     """Raise `FileError` that names `flag` if no file can be made at `path`. For before the work."""
     if str(path) == STDOUT:

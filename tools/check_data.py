@@ -20,7 +20,7 @@ if __name__ == "__main__":
     import common.early_interrupt  # noqa: F401  (Ctrl-C during the imports that follow)
 
 from common.arguments import ArgumentParser
-from common.atomic_files import check_target
+from common.atomic_files import beside, check_target
 from common.errors import UserError, run_program
 from dataloaders.datasets.registry import DATASETS, SPLITS, SplitFiles, default_files, read_examples
 from dataloaders.datasets.splits import match_store_ids
@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         settings = {key: str(value) for key, value in vars(args).items() if value is not None}
         report.write_json(args.json, settings=settings, exit_code=code)
-    print("\n".join(report.lines()))
+    print("\n".join(report.lines()), file=beside(args.json))
     return code
 
 

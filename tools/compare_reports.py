@@ -25,7 +25,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from common.arguments import ArgumentParser
-from common.atomic_files import check_target, write_json
+from common.atomic_files import beside, check_target, write_json
 from common.errors import UserError, run_program
 from dataloaders.datasets.files import read_json_object
 
@@ -100,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
         check_target(args.json, "--json")
     pair = pair_reports(args.A, args.B, intersect=args.intersect)
     comparison = compare(pair, resamples=args.resamples, seed=args.seed)
-    print("\n".join(lines(comparison)))
+    print("\n".join(lines(comparison)), file=beside(args.json))
     if args.json:
         write_json(args.json, comparison)
     return 0

@@ -24,7 +24,7 @@ if __name__ == "__main__":
     import common.early_interrupt  # noqa: F401  (Ctrl-C during the imports that follow)
 
 from common.arguments import ArgumentParser
-from common.atomic_files import check_target, write_json
+from common.atomic_files import beside, check_target, write_json
 from common.errors import FileError, UserError, run_program
 
 _ARRAYS = {
@@ -89,7 +89,7 @@ def _run(args: argparse.Namespace) -> int:
     result, metrics, remarks = evaluate(args)
     for remark in remarks:
         print(f"note: {remark}", file=sys.stderr)
-    print("\n".join(table(result, metrics)))
+    print("\n".join(table(result, metrics)), file=beside(args.json))
     if args.json:
         write_json(args.json, result)
     return 0

@@ -60,8 +60,10 @@ def test_a_report_does_not_differ_from_itself(
     split: Examples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a = write(tmp_path / "a", split, scores(split, skill=1.0))
-    assert main([str(a), str(a)]) == 0
-    shown = capsys.readouterr().out
+    assert main([str(a), str(a), "--json", "-"]) == 0
+    said = capsys.readouterr()
+    shown = said.err
+    assert json.loads(said.out)["captions"] == 180  # nothing but JSON
     assert "No difference shown in t2v/R@1" in shown and "180 the same" in shown and "A is" not in shown
 
 

@@ -141,6 +141,12 @@ def test_a_score_of_plus_infinity_with_dual_softmax_is_one_line(
     assert "dual softmax: the score inf of caption 2 with video 3 gives no finite result" in said
 
 
+def test_json_on_stdout_is_nothing_but_json(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arrays(files, "text", "video"), "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["captions"] == 8 and "text to video: R@1" in said.err
+
+
 def test_lists_are_read_once(files: Path) -> None:
     """A list may be a pipe, as of `<(head -n 4 list.txt)`: a second reading finds it empty."""
     expected = result_of(files, arrays(files, "text", "video"))
