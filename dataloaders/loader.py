@@ -177,11 +177,13 @@ def build_loader(
     batch_size: int,
     num_workers: int,
     pin_memory: bool = False,
+    persistent: bool = True,
     multiprocessing_context: str | None = None,
 ) -> Loader:
     """A DataLoader with `batch_size` samples per batch in the sampler's order; a smaller last batch is kept.
 
-    Workers live for all epochs and use one thread each. Logs a warning if shared memory looks too small for
+    Workers use one thread each. `persistent`: they live for all passes over the loader; otherwise each pass
+    starts and ends its own. Logs a warning if shared memory looks too small for
     the prefetched batches. Raises `UserError` for a batch size below 1 or a negative number of workers.
     """
     if batch_size < 1:
@@ -197,7 +199,7 @@ def build_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
-        persistent_workers=num_workers > 0,
+        persistent_workers=persistent and num_workers > 0,
         prefetch_factor=PREFETCH if num_workers else None,
         multiprocessing_context=multiprocessing_context if num_workers else None,
         # Each pass over a loader draws a number that we do not use. Drawn from torch's global generator, it

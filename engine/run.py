@@ -25,6 +25,7 @@ from engine.data import (
     read_evaluation_split,
     read_training_split,
 )
+from engine.distributed.sharding import describe_sharding
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
 from engine.evaluation.evaluate import build_evaluator, evaluate
@@ -103,8 +104,18 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest, output: O
         train = build_training_data(config, world, spec, log, train_split)
         selection = Selection(config, world, log, spec=spec, train=train, read=eval_split)
         over_ranks = wrap(
-            model, world, fsdp=config.fsdp, compiled=config.compile, cached=config.grad_cache > 0
+            model,
+            world,
+            fsdp=config.fsdp,
+            compiled=config.compile,
+            cached=config.grad_cache > 0,
+            precision=config.precision,
         )
+        if config.fsdp:
+            line, warnings = describe_sharding(model)
+            log.info(line)
+            for warning in warnings:
+                log.warning(warning)
         fit = Fit(
             config, model, train, over_ranks=over_ranks, world=world, log=log, stop=stop, resumed=resumed
         )

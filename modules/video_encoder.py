@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
-from modules.numerics import l2_normalize, without_autocast
+from modules.numerics import at_least_float32, l2_normalize, without_autocast
 
 # CLIP's statistics of pixels from 0 to 1, in the order red, green, blue.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -94,7 +94,7 @@ class VideoEncoder(nn.Module):
                 f"--max_frames: {count} frames a clip, but the temporal transformer has {self.max_positions} "
                 "positions"
             )
-        positions = self.frame_position_embeddings.weight[:count]
+        positions = at_least_float32(self.frame_position_embeddings.weight[:count])
         attended: Tensor = self.temporal_transformer(frame_embeds + positions, frame_mask)
         return attended + frame_embeds
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.errors import FileError, file_errors
 from engine.checkpoint.random_state import random_state
 from engine.checkpoint.resume import Position
@@ -44,13 +42,12 @@ class StateWriter:
         self._bug: BaseException | None = None
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        """Copy `state` and start to write it. The caller may change its tensors when this returns."""
+        """Start to write `state`, whose tensors are on the CPU. The caller must not change it any more."""
         self.wait()
         if self.problem:
             return
         path = state_path(self.folder, step)
-        copied = copy_to_cpu(state)
-        self._thread = threading.Thread(target=self._write, args=(copied, path), name="training state")
+        self._thread = threading.Thread(target=self._write, args=(state, path), name="training state")
         self._thread.start()
 
     def wait(self) -> None:
@@ -82,22 +79,11 @@ class StateWriter:
                 self._states.discard(path)
 
 
-def copy_to_cpu(value: Any) -> Any:
-    """A copy of `value`, in which every tensor is on the CPU and shares no memory with the original."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {name: copy_to_cpu(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [copy_to_cpu(item) for item in value]
-    return value
-
-
 class SavingHooks(StepHooks):
     """Saves a state every --save_steps steps, at the end of an epoch and before the run stops.
 
-    `contents` returns the parts of a state that belong to model, optimiser and results. All ranks call it,
-    because sharded weights are gathered. Only rank 0 has a `writer`.
+    `contents` returns the parts of a state that belong to model, optimiser and results, as copies on the CPU.
+    All ranks call it, because sharded weights are gathered. Only rank 0 has a `writer`.
     """
 
     def __init__(
@@ -143,6 +129,8 @@ class SavingHooks(StepHooks):
 
     def save(self, epoch: int, step: int) -> None:
         """Hand a full state to the writer. Collective; returns when the state is copied."""
+        if self.writer is not None:
+            self.writer.wait()  # before the next copy is made: there is memory for one
         state = {
             **self.contents(),
             "random": self.world.gather(random_state(self.world.device)),

@@ -14,28 +14,32 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError
-from engine.distributed.sharding import is_sharded, shard
+from engine.distributed.sharding import ENCODERS, is_sharded, shard
 from engine.distributed.world import World
 from modules.dual_encoder import DualEncoder
 
-ENCODERS = ("visual_encoder", "text_encoder", "visual_encoder_k", "text_encoder_k")
-
 
 def wrap(
-    model: DualEncoder, world: World, *, fsdp: bool = False, compiled: bool = False, cached: bool = False
+    model: DualEncoder,
+    world: World,
+    *,
+    fsdp: bool = False,
+    compiled: bool = False,
+    cached: bool = False,
+    precision: str = "fp32",
 ) -> nn.Module:
     """The module to train: `model` itself, sharded or compiled in place, or DDP around it.
 
-    `model` is already on its device. With a gradient cache (`cached`) there is no DDP: `average_gradients`
-    does its work once a step. Raises `UserError`, naming the flag, if the options or the machine do not allow
-    it.
+    `model` is already on its device. `precision` is that of the forward pass; sharding uses it. With a
+    gradient cache (`cached`) there is no DDP: `average_gradients` does its work once a step. Raises
+    `UserError`, naming the flag, if the options or the machine do not allow it.
     """
     if fsdp and compiled:
         raise UserError("--compile: cannot be combined with --fsdp; leave one of them out")
     if compiled:
         compile_encoders(model, world.device)
     if fsdp:
-        return shard(model, world)
+        return shard(model, world, precision=precision)
     if world.size == 1:
         return model
     if cached:

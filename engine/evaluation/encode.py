@@ -14,11 +14,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from engine.distributed.device import autocast, to_device
+from engine.distributed.sharding import is_sharded
 from engine.distributed.world import World
 from engine.evaluation.compute_metrics import Bank, SplitMetrics, compute_metrics
 from engine.evaluation.features import Features, Names, check_features
 from engine.evaluation.similarity import ScoreTiles
 from engine.logs.run_log import RunLog
+from modules.backbones.clip_towers import clip_image_size
 from modules.dual_encoder import DualEncoder
 
 
@@ -50,14 +52,19 @@ class Evaluator:
         All methods leave the model in the mode, training or evaluation, that it was in.
         """
         videos, frames, masks = [], [], []
+        empty_passes = self._empty_passes(model, self.videos)
         with _evaluating(model):
             for batch in self._batches(self.videos, "encoding videos"):
-                with autocast(self.precision, self.world.device):
+                with self._autocast():
                     video, frame = model.encode_video(batch["frames"], batch["frame_mask"])
                 videos.append(video.float())
                 if self.use_frame_fea:
                     frames.append(frame.float())
                     masks.append(batch["frame_mask"].to(torch.uint8))
+            for _ in range(empty_passes):
+                size = clip_image_size(model.visual_encoder)
+                with self._autocast():
+                    model.encode_video(self._zeros(1, self.max_frames, 3, size, size))
         text = self.encode_texts(model, self.captions, "encoding captions")
         width, length = _width(model), self.max_frames
         all_videos = self._gather(videos, (0, width))
@@ -70,16 +77,35 @@ class Evaluator:
     def encode_texts(self, model: DualEncoder, texts: DataLoader, what: str) -> torch.Tensor:
         """The features [N, D] of the texts of all ranks, on every rank. `what` labels the progress bar."""
         encoded = []
+        empty_passes = self._empty_passes(model, texts)
         with _evaluating(model):
             for batch in self._batches(texts, what):
-                with autocast(self.precision, self.world.device):
+                with self._autocast():
                     text = model.encode_text(batch["text_ids"], batch["text_mask"])
                 encoded.append(text.float())
+            for _ in range(empty_passes):
+                with self._autocast():
+                    model.encode_text(self._zeros(1, 1).long())
         return self._gather(encoded, (0, _width(model)))
 
     def _batches(self, loader: DataLoader, what: str) -> Iterator[dict[str, torch.Tensor]]:
         for batch in self.log.progress(loader, total=len(loader), what=what):
             yield to_device(batch, self.world.device)
+
+    def _empty_passes(self, model: DualEncoder, loader: DataLoader) -> int:
+        """Passes without data that this rank makes besides its batches. Collective if weights are sharded.
+
+        Then every forward pass is collective: each rank makes as many as the one with the most batches.
+        """
+        if not any(map(is_sharded, model.parameters())):
+            return 0
+        return max(self.world.gather(len(loader))) - len(loader)
+
+    def _zeros(self, *shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.uint8, device=self.world.device)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+        return autocast(self.precision, self.world.device)
 
     def _gather(
         self, batches: list[torch.Tensor], empty: tuple[int, ...], *, dtype: torch.dtype = torch.float32

@@ -185,10 +185,11 @@ class Fit:
         )
 
     def _contents(self) -> dict[str, Any]:
-        """The parts of a state that `SavingHooks` does not add itself. Collective."""
+        """The parts of a state that `SavingHooks` does not add itself, as copies. Collective."""
+        keep = self.world.is_main
         return {
-            "model": full_state(self.model, keep=self.world.is_main),
-            "optimizer": optimizer_state(self.model, self.optimizer),
+            "model": full_state(self.model, keep=keep, copy=True),
+            "optimizer": optimizer_state(self.model, self.optimizer, keep=keep),
             "scaler": self.trainer.scaler.state_dict(),
             "counters": {**dataclasses.asdict(self.trainer.counters), "model": self.model.extra_state()},
             "results": list(self.results),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.distributed.sharding import copy_full, full_tensor
+from engine.distributed.sharding import copy_full, full_copy
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
@@ -147,16 +147,19 @@ def build_optimizer(
     return BertAdam(groups, lr=lr, total_steps=total_steps, warmup=warmup)
 
 
-def optimizer_state(model: nn.Module, optimizer: BertAdam) -> dict[str, Any]:
+def optimizer_state(model: nn.Module, optimizer: BertAdam, *, keep: bool = True) -> dict[str, Any]:
     """The state by parameter name, with full tensors, so that any number of ranks can load it:
     {"exp_avg": {name: tensor}, "exp_avg_sq": {name: tensor}, "step": n}.
 
-    Collective where parameters are sharded; otherwise the tensors are not copied.
+    The tensors are copies on the CPU; there are none if `keep` is False. Collective where parameters are
+    sharded: tensors are gathered one by one, so that no device holds them all.
     """
     state: dict[str, Any] = {moment: {} for moment in MOMENTS}
     for name, parameter in model.named_parameters():
         for moment, value in optimizer.state.get(parameter, {}).items():
-            state[moment][name] = full_tensor(value)
+            full = full_copy(value, keep=keep)
+            if full is not None:
+                state[moment][name] = full
     return {**state, "step": optimizer.steps_done}
 
 

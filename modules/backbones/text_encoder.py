@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from modules.backbones.hub import load_local_first
+from modules.numerics import at_least_float32
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class ClipTextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Text embeds [B, D] and word features [B, W, D]; `mask` is unused, because attention is causal."""
         words = _checked_length(ids, self.context_length)
-        tokens = self.token_embedding(ids) + self.positional_embedding[:words]
+        # Where weights are sharded they may come in half precision; the residual stream does not.
+        tokens = at_least_float32(self.token_embedding(ids) + self.positional_embedding[:words])
         hidden = self.transformer(tokens, attn_mask=self.attn_mask[:words, :words])
         hidden = self.ln_final(hidden) @ self.text_projection
         return hidden[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)], hidden

@@ -12,7 +12,7 @@ import torch
 from common.errors import UserError
 from engine.config import Config
 from engine.config_checks import parse_and_check
-from engine.data import batch_per_rank, input_spec, inspect_frames, inspect_texts
+from engine.data import batch_per_rank, evaluation_loader, input_spec, inspect_frames, inspect_texts
 from engine.distributed.world import World
 from tests.dataloaders.test_video_text import dataset
 from tests.dataloaders.toy import WordTokenizer, toy_examples, write_bert_vocabulary
@@ -105,3 +105,35 @@ def test_more_frames_than_are_stored_are_a_warning() -> None:
     inspect_frames(Config(max_frames=40), data, world, log)
     assert "--max_frames 40: 3 of 3 inspected videos have fewer frames" in warnings[0]
     assert "give at most 30" in warnings[0]
+
+
+class Clips(torch.utils.data.Dataset[int]):
+    """1,000 clips of 12 frames."""
+
+    def __init__(self, size: int) -> None:
+        self.sample_bytes = 12 * 3 * size**2
+
+    def __len__(self) -> int:
+        return 1000
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "flag", "batch"),
+    [
+        (224, 1, 3500, 37),  # 444 frames of 0.6 MB; the whole batch would take 25 GB
+        (224, 8, 3500, 37),
+        (224, 8, 256, 32),  # a smaller batch stays as it is
+        (336, 1, 3500, 16),
+        (4000, 1, 3500, 1),  # at least one clip
+        (0, 1, 3500, 3500),  # texts
+    ],
+)
+def test_frames_of_an_evaluation_batch_have_a_bounded_size(
+    size: int, ranks: int, flag: int, batch: int
+) -> None:
+    argv = ["--do_eval", "--output_dir", "out", "--dataset", "msrvtt", "--language", "english"]
+    config, _ = parse_and_check([*argv, "--batch_size_val", str(flag)], program="main_task_retrieval.py")
+    clips: Any = Clips(size)
+    loader = evaluation_loader(config, World(0, ranks, torch.device("cpu")), clips)
+    assert loader.batch_size == batch
+    assert not loader.persistent_workers

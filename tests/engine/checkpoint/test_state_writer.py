@@ -25,6 +25,7 @@ from engine.checkpoint.states import (
     write_state,
 )
 from engine.config_checks import parse_and_check
+from engine.distributed.sharding import full_state
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
 
@@ -71,16 +72,18 @@ def test_the_file_holds_the_state_at_the_moment_of_the_save(
         write_state(content, path)
 
     monkeypatch.setattr(engine.checkpoint.state_writer, "write_state", slow)
-    writer, content = StateWriter(tmp_path, keep=2), state(1.0)
-    writer.save(content, 1)
-    assert started.wait(10) and not steps(tmp_path), "save returns before the file exists"
-    content["model"]["w"].fill_(2.0)
-    may_write.set()
-    writer.save(content, 2)
+    writer, model = StateWriter(tmp_path, keep=2), torch.nn.Linear(1, 3)
+    for step in (1, 2):
+        torch.nn.init.constant_(model.weight, float(step))
+        writer.save({**state(), "model": full_state(model, keep=True, copy=True)}, step)
+        assert started.wait(10)
+        assert step == 2 or not steps(tmp_path), "save returns before the file exists"
+        torch.nn.init.constant_(model.weight, -1.0)
+        may_write.set()
     writer.wait()
     for step in (1, 2):
         read = read_state_file(state_path(tmp_path, step))
-        assert read["model"]["w"].tolist() == [float(step)] * 3
+        assert read["model"]["weight"].flatten().tolist() == [float(step)] * 3
 
 
 def test_a_failed_write_is_reported_and_leaves_earlier_states(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The evaluator against a naive count of the full matrix."""
+"""The evaluator against a naive count of the full matrix; encoding on ranks with shares of different size."""
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,19 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from common.errors import UserError
+from dataloaders.loader import ShardSampler, build_loader
 from engine.distributed.world import World
+from engine.distributed.wrapping import wrap
 from engine.evaluation.encode import Evaluator
 from engine.evaluation.features import Features
 from engine.logs.run_log import RunLog
+from tests.engine.distributed.test_world import variables
 from tests.engine.evaluation.naive_ranking import full_matrix, naive_t2v, naive_v2t
+from tests.modules import tiny
+from tests.processes import free_port, run_ranks
 
 CAPTIONS, VIDEOS, FRAMES, DIM = 23, 9, 5, 16
 
@@ -119,3 +126,71 @@ def test_the_model_is_evaluated_in_evaluation_mode_and_keeps_its_own(
         assert features.frame_mask.tolist() == [[True, True], [True, False], [True, True]]
     assert model.modes and not any(model.modes), "dropout is off while features are computed"
     assert [module.training for module in model.modules()] == [was_training] * 2
+
+
+class Rows(Dataset[dict[str, torch.Tensor]]):
+    """The first `count` clips with their texts."""
+
+    def __init__(self, count: int) -> None:
+        self.batch = tiny.batch(count, padded=True)
+
+    def __len__(self) -> int:
+        return len(self.batch["frames"])
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        return {name: rows[number] for name, rows in self.batch.items()}
+
+
+def encode(world: World, folder: Path, *, videos: int, captions: int, workers: int = 0) -> Features:
+    """The features of a tiny model, sharded over the ranks where there are several."""
+
+    def loader(count: int) -> DataLoader:
+        sampler = ShardSampler(count, rank=world.rank, world_size=world.size)
+        return build_loader(Rows(count), sampler, batch_size=2, num_workers=workers, persistent=False)
+
+    model = tiny.retrieval_model()
+    if world.size > 1:
+        wrap(model, world, fsdp=True)
+    split = Evaluator(
+        videos=loader(videos),
+        captions=loader(captions),
+        video_of_caption=np.arange(captions) % videos,
+        world=world,
+        log=RunLog(folder, active=False),
+        use_frame_fea=True,
+        max_frames=tiny.FRAMES,
+        top_frames=2,
+        logit_scale=100.0,
+    )
+    return split.encode(model)
+
+
+SHARES = {
+    "videos": 2,
+    "captions": 7,
+}  # on three ranks: 0, 1 and 1 videos; 2, 2 and 3 captions, which are 2 passes
+
+
+def encode_sharded(rank: int, port: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    world = World.from_environment(None, environ=variables(rank, 3, port))
+    features = encode(world, Path(folder), **SHARES)
+    torch.save(vars(features), f"{folder}/rank{rank}.pt")
+    world.close()
+
+
+def test_sharded_ranks_with_different_shares_give_the_features_of_one_process(tmp_path: Path) -> None:
+    """Each rank makes as many passes as the one with the most batches: forward passes are collective."""
+    run_ranks(encode_sharded, 3, free_port(), str(tmp_path))
+    expected = vars(encode(World(0, 1, torch.device("cpu")), tmp_path, **SHARES))
+    for rank in range(3):
+        ours = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert ours.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_no_worker_outlives_the_encoding(tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+    encode(World(0, 1, torch.device("cpu")), tmp_path, videos=3, captions=3, workers=2)
+    assert set(multiprocessing.active_children()) == before
