@@ -68,7 +68,7 @@ def shard(model: DualEncoder, world: World, *, precision: str = "fp32") -> nn.Mo
                 if half and new_norms:
                     fully_shard(new_norms, **options)
                     norms += new_norms
-                fully_shard(module, **options, **({"mp_policy": bf16} if half else {}))
+                fully_shard(module, **options, mp_policy=bf16 if half else MixedPrecisionPolicy())
     fully_shard(model, **options)
     for method in METHODS:
         register_fsdp_forward_method(model, method)

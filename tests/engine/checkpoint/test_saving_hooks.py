@@ -12,7 +12,7 @@ import torch
 
 from common.errors import FileError
 from engine.checkpoint.random_state import random_state
-from engine.checkpoint.state_writer import SavingHooks, StateWriter, copy_to_cpu
+from engine.checkpoint.state_writer import SavingHooks, StateWriter
 from engine.checkpoint.states import PARTS, list_states, read_state_file, state_path, step_of
 from engine.config_checks import parse_and_check
 from engine.distributed.world import World
@@ -143,17 +143,6 @@ def test_only_rank_0_has_a_writer(tmp_path: Path) -> None:
     other = SavingHooks(saving.config, world=World(1, 2, ALONE.device), writer=None, **options)
     assert not other.save_failed()
     other.close()
-
-
-def test_a_copied_state_shares_no_memory() -> None:
-    weight = torch.ones(3, requires_grad=True)
-    state = {"a": [weight, {"b": weight}], "n": 4, "t": (1, 2), "none": None}
-    copied = copy_to_cpu(state)
-    with torch.no_grad():
-        weight.fill_(2.0)
-    assert copied["a"][0].tolist() == copied["a"][1]["b"].tolist() == [1.0] * 3
-    assert not copied["a"][0].requires_grad and copied["a"][0].device.type == "cpu"
-    assert (copied["n"], copied["t"], copied["none"]) == (4, (1, 2), None) and copied.keys() == state.keys()
 
 
 def test_at_most_the_newest_states_stay_and_the_protected_one_in_words(tmp_path: Path) -> None:

@@ -13,7 +13,13 @@ from torch import nn
 
 from common.errors import UserError
 from engine.distributed.device import autocast
-from engine.distributed.sharding import describe_sharding, full_state, layers_of, load_full_state
+from engine.distributed.sharding import (
+    describe_sharding,
+    full_copy,
+    full_state,
+    layers_of,
+    load_full_state,
+)
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
 from engine.training.optimizer import MOMENTS, build_optimizer, load_optimizer_state, optimizer_state
@@ -22,6 +28,7 @@ from tests.modules import tiny
 from tests.processes import free_port, run_ranks
 
 ALONE = World(0, 1, torch.device("cpu"))
+RATES: dict[str, Any] = {"lr": 1e-3, "text_lr": 1e-3, "coef_lr": 1.0, "weight_decay": 0.1, "warmup": 0.1}
 
 
 def test_one_process_gets_the_model_itself() -> None:
@@ -87,6 +94,24 @@ def test_a_full_state_goes_into_another_model() -> None:
     assert all(torch.equal(value, target.state_dict()[name]) for name, value in state.items())
 
 
+def test_a_copied_state_shares_no_memory() -> None:
+    """The training goes on while a thread writes it."""
+    model = nn.Linear(2, 3)
+    optimizer = build_optimizer(model, **RATES, total_steps=10)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = full_state(model, keep=True, copy=True)
+    moments = optimizer_state(model, optimizer)
+    copies = [*state.values(), *moments["exp_avg"].values(), *moments["exp_avg_sq"].values()]
+    before = [copy.clone() for copy in copies]
+    for _ in range(2):
+        optimizer.step()
+    assert len(copies) == 6 and all(map(torch.equal, copies, before))
+    assert all(copy.device.type == "cpu" and not copy.requires_grad for copy in copies)
+    assert full_copy(model.weight, keep=False) is None
+    assert full_state(model, keep=True)["weight"].data_ptr() == model.weight.data_ptr()
+
+
 class FullTensor:
     """A gathered tensor on an accelerator; counts how many there are at once."""
 
@@ -133,9 +158,6 @@ def test_gathered_weights_go_to_the_cpu_one_by_one(keep: bool) -> None:
         **{str(number): [number] * 2 for number in range(3)},
         "norm": [0.0],
     }
-
-
-RATES: dict[str, Any] = {"lr": 1e-3, "text_lr": 1e-3, "coef_lr": 1.0, "weight_decay": 0.1, "warmup": 0.1}
 
 
 def _one_step(model: Any, called: nn.Module) -> tuple[float, Any, dict[str, list[torch.dtype]]]:
