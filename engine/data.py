@@ -20,12 +20,13 @@ from dataloaders.datasets.splits import (
 )
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
-from dataloaders.loader import EpochSampler, ShardSampler, build_loader
+from dataloaders.loader import EpochSampler
 from dataloaders.tokenization import Tokenizer
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
 from engine.input_files import eval_dataset_hint, evaluation_files, training_files, training_split
+from engine.loaders import batch_per_rank, evaluation_loader, rank_loader
 from engine.logs.run_log import RunLog
 from modules.backbones.clip_towers import clip_image_size
 from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer
@@ -36,9 +37,6 @@ TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test
 TAG_WORDS = 25
 DEFAULT_WORDS = 32
 MOST_UNKNOWN = 0.02  # share of tokens; BERT models know nearly all words of their own language
-# Frames of one forward pass of evaluation as floats: 37 clips of 12 frames of 224 pixels. The published
-# --batch_size_val of 3500 clips would take 25 GB on one GPU.
-EVALUATION_BYTES = 256 << 20
 DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, as published
 
 
@@ -165,7 +163,7 @@ def build_training_data(
     )
     inspect_texts(config, dataset, world, log)
     inspect_frames(config, dataset, world, log)
-    loader = _loader(config, world, dataset, sampler, batch_size=per_rank)
+    loader = rank_loader(config, world, dataset, sampler, batch_size=per_rank)
     return TrainingData(dataset, sampler, loader, store, held_out)
 
 
@@ -260,29 +258,6 @@ def report_leaks(train: Examples, test: Examples, log: RunLog) -> None:
         log.warning(str(overlap))
     elif overlap.captions:
         log.info(str(overlap))
-
-
-def batch_per_rank(config: Config, world: World, examples: int) -> int:
-    """Clips of one forward pass on one rank. `--batch_size` counts all ranks and all accumulated passes.
-
-    `examples` is the size of the training set. Raises `UserError`, which names the nearest legal batch size,
-    if the batch cannot be divided evenly or is larger than the training set.
-    """
-    parts = world.size * config.gradient_accumulation_steps
-    divisor = f"{world.size} ranks x {config.gradient_accumulation_steps} accumulated passes"
-    largest = examples // parts * parts
-    if not largest:
-        raise UserError(f"the training set of {examples} examples is too small for {divisor}")
-    if config.batch_size > examples:
-        raise UserError(
-            f"--batch_size {config.batch_size}: larger than the training set of {examples} examples; "
-            f"give at most {largest}"
-        )
-    if config.batch_size % parts:
-        below = config.batch_size // parts * parts
-        legal = " or ".join(str(n) for n in (below, below + parts) if 0 < n <= largest)
-        raise UserError(f"--batch_size {config.batch_size}: cannot be divided by {divisor}; give {legal}")
-    return config.batch_size // parts
 
 
 def _read_split(config: Config, world: World, name: str, split: str, files: SplitFiles, log: RunLog) -> Split:
@@ -381,36 +356,4 @@ def _dataset(
         augment=view == "pairs" and name == "chvtt" and split == "pretrain",
         mlm=view == "pairs" and split == "pretrain" and config.weight_MLM > 0,
         seed=config.seed,
-    )
-
-
-def evaluation_loader(config: Config, world: World, dataset: VideoTextDataset) -> DataLoader:
-    """A loader of this rank's part of `dataset`, which is contiguous. --batch_size_val counts all ranks.
-
-    A batch of clips holds at most `EVALUATION_BYTES` of float32 frames. The workers end with each pass.
-    """
-    sampler = ShardSampler(len(dataset), rank=world.rank, world_size=world.size)
-    batch_size = max(1, config.batch_size_val // world.size)
-    float_bytes = 4 * dataset.sample_bytes  # it counts uint8 frames
-    if float_bytes:
-        batch_size = min(batch_size, max(1, EVALUATION_BYTES // float_bytes))
-    return _loader(config, world, dataset, sampler, batch_size=batch_size, persistent=False)
-
-
-def _loader(
-    config: Config,
-    world: World,
-    dataset: VideoTextDataset,
-    sampler: Any,
-    *,
-    batch_size: int,
-    persistent: bool = True,
-) -> DataLoader:
-    return build_loader(
-        dataset,
-        sampler,
-        batch_size=batch_size,
-        num_workers=config.num_thread_reader,
-        pin_memory=world.device.type == "cuda",
-        persistent=persistent,
     )

@@ -13,9 +13,10 @@ from dataloaders.datasets.registry import read_examples
 from dataloaders.examples import Examples
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
-from engine.data import DEFAULT_WORDS, TEXT_WORDS, InputSpec, evaluation_loader
+from engine.data import DEFAULT_WORDS, TEXT_WORDS, InputSpec
 from engine.distributed.world import World
 from engine.input_files import bank_files
+from engine.loaders import evaluation_loader
 
 
 def build_bank(config: Config, world: World, spec: InputSpec) -> DataLoader:

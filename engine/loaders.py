@@ -1,0 +1,73 @@
+"""The loaders of one rank: how the batches of training and evaluation are divided over the ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from common.errors import UserError
+from dataloaders.loader import ShardSampler, build_loader
+from dataloaders.video_text import VideoTextDataset
+from engine.config import Config
+from engine.distributed.world import World
+
+# Frames of one forward pass of evaluation as floats: 37 clips of 12 frames of 224 pixels. The published
+# --batch_size_val of 3500 clips would take 25 GB on one GPU.
+EVALUATION_BYTES = 256 << 20
+
+
+def batch_per_rank(config: Config, world: World, examples: int) -> int:
+    """Clips of one forward pass on one rank. `--batch_size` counts all ranks and all accumulated passes.
+
+    `examples` is the size of the training set. Raises `UserError`, which names the nearest legal batch size,
+    if the batch cannot be divided evenly or is larger than the training set.
+    """
+    parts = world.size * config.gradient_accumulation_steps
+    divisor = f"{world.size} ranks x {config.gradient_accumulation_steps} accumulated passes"
+    largest = examples // parts * parts
+    if not largest:
+        raise UserError(f"the training set of {examples} examples is too small for {divisor}")
+    if config.batch_size > examples:
+        raise UserError(
+            f"--batch_size {config.batch_size}: larger than the training set of {examples} examples; "
+            f"give at most {largest}"
+        )
+    if config.batch_size % parts:
+        below = config.batch_size // parts * parts
+        legal = " or ".join(str(n) for n in (below, below + parts) if 0 < n <= largest)
+        raise UserError(f"--batch_size {config.batch_size}: cannot be divided by {divisor}; give {legal}")
+    return config.batch_size // parts
+
+
+def evaluation_loader(config: Config, world: World, dataset: VideoTextDataset) -> DataLoader:
+    """A loader of this rank's part of `dataset`, which is contiguous. --batch_size_val counts all ranks.
+
+    A batch of clips holds at most `EVALUATION_BYTES` of float32 frames. The workers end with each pass.
+    """
+    sampler = ShardSampler(len(dataset), rank=world.rank, world_size=world.size)
+    batch_size = max(1, config.batch_size_val // world.size)
+    float_bytes = 4 * dataset.sample_bytes  # it counts uint8 frames
+    if float_bytes:
+        batch_size = min(batch_size, max(1, EVALUATION_BYTES // float_bytes))
+    return rank_loader(config, world, dataset, sampler, batch_size=batch_size, persistent=False)
+
+
+def rank_loader(
+    config: Config,
+    world: World,
+    dataset: VideoTextDataset,
+    sampler: Any,
+    *,
+    batch_size: int,
+    persistent: bool = True,
+) -> DataLoader:
+    """The loader of what `sampler` gives this rank. See `build_loader`."""
+    return build_loader(
+        dataset,
+        sampler,
+        batch_size=batch_size,
+        num_workers=config.num_thread_reader,
+        pin_memory=world.device.type == "cuda",
+        persistent=persistent,
+    )
