@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +30,36 @@ RECIPE = 2  # raise it when the steps change: then older folders are made again
 READY_FILE = "demo.json"
 LOCK_FILE = "writer.lock"
 EXAMPLES = 5
-_SCENES = ("--test_scenes", "simple", "--only", "vatex", "toy-bert")
 _CAPTIONS = {"english": "enCap", "chinese": "chCap"}
-_TEXT_LR = {"english": "2.5e-3", "chinese": "4e-4"}
 _REMARKS = {
-    "english": "This is a toy model, trained for minutes. It knows coloured shapes, such as a red square, a "
-    "blue ring and a cyan triangle, alone or one after the other, and nothing else.",
-    "chinese": "这是一个只训练了几分钟的玩具模型。它只认识彩色图形,例如红色的正方形、蓝色的圆环和"
-    "青色的三角形,单独出现或先后出现。",
+    "english": "A toy model: it knows coloured shapes, such as a red square and then a blue ring.",
+    "chinese": "这是一个玩具模型,只认识彩色图形,例如先是一个红色的正方形,然后是一个蓝色的圆环。",
 }
 _PROGRESS = re.compile(r"epoch \d+/\d+ step .*|text to video.*")  # lines of the training's log
 
 
 @dataclass(frozen=True)
-class Scale:
-    """`size` for tools/make_toy_dataset.py; epochs and batch size of the training."""
+class Stage:
+    """One run of the training: its epochs and learning rates."""
 
-    size: str = "demo"
-    epochs: int = 4
+    epochs: int
+    lr: float
+    text_lr: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`size` for tools/make_toy_dataset.py, batch size, and the runs of the training, each from the last."""
+
+    size: str
+    stages: tuple[Stage, ...]
     batch: int = 32
+
+
+SCALES = {
+    "english": Scale("demo", (Stage(4, 2.5e-3, 2.5e-3),)),
+    "chinese": Scale("demo_chinese", (Stage(5, 2.5e-3, 4e-4), Stage(3, 1e-3, 4e-4))),
+}
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,9 @@ def prepare(
 
     Raises `UserError` that names the program that failed, or says that another process prepares the folder.
     """
-    scale = scale or Scale()
+    scale = scale or SCALES[language]
     language_folder = folder / language
-    recipe = {"recipe": RECIPE, "seed": SEED, "language": language, **vars(scale)}
+    recipe = {"recipe": RECIPE, "seed": SEED, "language": language, **asdict(scale)}
     demo = read_finished(language_folder, recipe)
     if demo:
         return demo
@@ -160,7 +171,7 @@ class _Preparation:
 
     def _draw(self) -> None:
         size = ("--seed", str(SEED), "--size", self.scale.size)
-        self._program("tools/make_toy_dataset.py", "--out", self.data, *size, *_SCENES)
+        self._program("tools/make_toy_dataset.py", "--out", self.data, *size, "--only", "vatex", "toy-bert")
 
     def _ready_bert(self) -> None:
         """A copy of the toy BERT with larger weights and no dropout, which learns from its first steps on.
@@ -194,23 +205,30 @@ class _Preparation:
         )
 
     def _train(self) -> None:
+        """Each stage starts from the checkpoint of the one before."""
+        start: tuple[str | Path, ...] = ()
+        for stage, folder in zip(self.scale.stages, self._model_folders(), strict=True):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._train_stage(stage, folder, *start)
+            start = ("--init_model", _checkpoint(folder, stage))
+
+    def _train_stage(self, stage: Stage, folder: Path, *more: str | Path) -> None:
         self._program(
             *("main_task_retrieval.py", "--do_train", "--dataset", "vatex", "--language", self.language),
-            *("--output_dir", self.folder / "model", "--data_dir", self.data, "--seed", str(SEED)),
-            *(
-                "--clip_model",
-                "toy",
-                "--clip_weights",
-                "none",
-                "--pretrained_text",
-                self.data / "toy-bert-ready",
-            ),
+            *("--output_dir", folder, "--data_dir", self.data, "--seed", str(SEED), "--clip_model", "toy"),
+            *("--clip_weights", "none", "--pretrained_text", self.data / "toy-bert-ready"),
             *("--use_temp", "--use_frame_fea", "--temporal_layers", "2", "--max_frames", "4"),
             *("--max_words", "24", "--top_frames", "3", "--frame_sample", "uniform_random"),
-            *("--lr", "2.5e-3", "--text_lr", _TEXT_LR[self.language], "--epochs", str(self.scale.epochs)),
+            *("--lr", str(stage.lr), "--text_lr", str(stage.text_lr), "--epochs", str(stage.epochs)),
             *("--batch_size", str(self.scale.batch), "--batch_size_val", "128", "--num_thread_reader", "2"),
             *("--n_display", "25", "--save_steps", "0", "--no-report", "--bootstrap", "0"),
+            *more,
         )
+
+    def _model_folders(self) -> list[Path]:
+        """The output folder of each stage, the last one "model"."""
+        earlier = [self.folder / f"model-{number}" for number in range(1, len(self.scale.stages))]
+        return [*earlier, self.folder / "model"]
 
     def _index(self) -> None:
         """Index the test videos, which the model has not seen."""
@@ -219,7 +237,7 @@ class _Preparation:
         videos.mkdir()
         for number, name in enumerate(self._test_names()):
             shutil.copyfile(self.dataset / "videos" / f"{name}.mp4", videos / _file_name(number))
-        checkpoint = self.folder / "model" / f"pytorch_model.bin.{self.scale.epochs - 1}"
+        checkpoint = _checkpoint(self.folder / "model", self.scale.stages[-1])
         self._program(
             *("tools/search.py", "index", "--video_dir", videos, "--init_model", checkpoint),
             *("--out", self.folder / "index", "--num_workers", "2"),
@@ -295,3 +313,8 @@ class _Preparation:
 def _file_name(number: int) -> str:
     """The name of an indexed video by its place in the list of test videos."""
     return f"toy-{number + 1:03d}.mp4"
+
+
+def _checkpoint(folder: Path, stage: Stage) -> Path:
+    """The checkpoint of the last epoch of a stage."""
+    return folder / f"pytorch_model.bin.{stage.epochs - 1}"

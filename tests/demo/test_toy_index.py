@@ -13,11 +13,11 @@ import search
 from common.errors import FileError, UserError
 from common.locks import FileLock
 from demo import toy_index
-from demo.toy_index import LANGUAGES, LOCK_FILE, READY_FILE, Scale, prepare
+from demo.toy_index import LANGUAGES, LOCK_FILE, READY_FILE, Scale, Stage, prepare
 from search import Retriever, VideoIndex
 from tests.processes import fast_python
 
-SMALL = Scale(size="tiny", epochs=1, batch=4)
+SMALL = Scale("tiny", (Stage(1, 2.5e-3, 4e-4),), batch=4)
 
 
 @pytest.mark.timeout(240)
@@ -126,11 +126,13 @@ def test_an_interrupted_step_is_done_again_and_the_rest_is_kept(
     assert [*before[:-1], *steps.ran] == ["make_toy_dataset", "frame2lmdb", "main_task_retrieval", "search"]
 
 
-def test_languages_share_videos_and_not_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_language_has_its_own_videos_and_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(monkeypatch)
     found = [prepare(tmp_path, language, say=lambda _: None) for language in LANGUAGES]
     assert [demo.examples for demo in found] == [("short",), ("短",)]
-    assert steps.ran[4:] == ["main_task_retrieval", "search"]
+    training = ["main_task_retrieval", "main_task_retrieval"]
+    assert steps.ran[4:] == ["make_toy_dataset", "frame2lmdb", *training, "search"]
+    assert (tmp_path / "chinese" / "model-1").is_dir()
     assert found[0].index != found[1].index
 
 
@@ -139,7 +141,7 @@ def test_another_recipe_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     prepare(tmp_path, say=lambda _: None)
     (tmp_path / "english" / "index" / "old").touch()
     steps.ran = []
-    prepare(tmp_path, scale=Scale(epochs=1), say=lambda _: None)
+    prepare(tmp_path, scale=Scale("demo", (Stage(1, 1e-3, 1e-3),)), say=lambda _: None)
     assert steps.ran == ["main_task_retrieval", "search"]
     assert not (tmp_path / "english" / "index" / "old").exists()
 
@@ -164,7 +166,7 @@ def test_two_do_not_prepare_one_folder(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_step_that_fails_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"make_toy_dataset\.py ended with 2: .*invalid choice: 'huge'"):
-        prepare(tmp_path, scale=Scale(size="huge"), say=lambda _: None)
+        prepare(tmp_path, scale=Scale("huge", ()), say=lambda _: None)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ VIDEOS_PER_QUERY = 2
 
 @dataclass(frozen=True)
 class Sizes:
-    """Number of clips in each split (CHVTT: of queries), and of captions per MSR-VTT clip."""
+    """Number of clips in each split (CHVTT: of queries), and of captions per MSR-VTT clip.
+
+    `simple`: the splits that have simple scenes only.
+    """
 
     msrvtt_train: int = 1800
     msrvtt_test: int = 100
@@ -39,6 +42,7 @@ class Sizes:
     chvtt_pretrain: int = 600
     chvtt_query_train: int = 100
     chvtt_query_val: int = 100
+    simple: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,10 @@ class DatasetPlan:
     captions: int
 
 
-def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "unseen") -> DatasetPlan:
+def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     """MSRVTT_data.json, MSRVTT_train.9k.csv, MSRVTT_JSFUSION_test.csv, videos.jsonl."""
-    train = _scenes("msrvtt", "train", sizes.msrvtt_train, seed=seed, test_scenes=test_scenes)
-    test = _scenes("msrvtt", "test", sizes.msrvtt_test, seed=seed, test_scenes=test_scenes)
+    train = _scenes("msrvtt", "train", sizes.msrvtt_train, seed=seed, simple=sizes.simple)
+    test = _scenes("msrvtt", "test", sizes.msrvtt_test, seed=seed, simple=sizes.simple)
     rng = _rng("msrvtt captions", seed)
     names = [f"video{i}" for i in range(len(train) + len(test))]
     captions = [make_captions(s, "english", count=sizes.msrvtt_captions, rng=rng) for s in train + test]
@@ -82,13 +86,13 @@ def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "u
     return DatasetPlan(_clips(folder, names, train + test), len(pairs))
 
 
-def write_vatex(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "unseen") -> DatasetPlan:
+def write_vatex(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     """vatex_data.json, train_list.txt, val_list.txt, test_list.txt, videos.jsonl."""
     rng = _rng("vatex captions", seed)
     data: dict[str, dict[str, list[str]]] = {}
     clips: list[Clip] = []
     for split, count in (("train", sizes.vatex_train), ("val", sizes.vatex_val), ("test", sizes.vatex_test)):
-        scenes = _scenes("vatex", split, count, seed=seed, test_scenes=test_scenes)
+        scenes = _scenes("vatex", split, count, seed=seed, simple=sizes.simple)
         names = [_vatex_name(len(data) + i, scene, rng) for i, scene in enumerate(scenes)]
         for name, scene in zip(names, scenes, strict=True):
             english, chinese = (
@@ -102,10 +106,10 @@ def write_vatex(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "un
     return DatasetPlan(clips, 2 * VATEX_CAPTIONS * len(data))
 
 
-def write_chvtt(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "unseen") -> DatasetPlan:
+def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     """videoinfo_bilingual.json, query_data_{train,val}_bilingual.json, and a video list per frame store."""
     rng = _rng("chvtt captions", seed)
-    scenes = _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed, test_scenes=test_scenes)
+    scenes = _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed, simple=sizes.simple)
     docids = [str(10000 + i) for i in range(len(scenes))]
     infos = [_videoinfo(d, s, rng) for d, s in zip(docids, scenes, strict=True)]
     _write_json_lines(folder / "videoinfo_bilingual.json", infos)
@@ -118,9 +122,7 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "un
     ):
         # The published queries have only two splits; "val" is the test set.
         scene_split = "train" if split == "train" else "test"
-        types = [
-            s.type for s in _scenes("chvtt query", scene_split, count, seed=seed, test_scenes=test_scenes)
-        ]
+        types = [s.type for s in _scenes("chvtt query", scene_split, count, seed=seed, simple=sizes.simple)]
         lines = []
         for scene_type in types:
             shown = make_scenes([scene_type] * copies, rng)
@@ -137,13 +139,13 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes, test_scenes: str = "un
     return DatasetPlan(clips + query_clips, texts)
 
 
-def _scenes(dataset: str, split: str, count: int, *, seed: int, test_scenes: str = "unseen") -> list[Scene]:
+def _scenes(dataset: str, split: str, count: int, *, seed: int, simple: Sequence[str] = ()) -> list[Scene]:
     """Scenes of one split. Splits share no scene type; outside of training, no type repeats.
 
-    `test_scenes` "simple": all splits but that for training have the types of `simple_types`, in turn.
+    The splits in `simple` have the types of `simple_types`, in turn.
     """
     rng = _rng(f"{dataset} {split}", seed)
-    if test_scenes == "simple" and split != "train":
+    if split in simple:
         return make_scenes(list(itertools.islice(itertools.cycle(simple_types(seed)), count)), rng)
     choose = training_types if split == "train" else unique_types
     return make_scenes(choose(split_world(seed)[split], count, rng), rng)
