@@ -175,9 +175,7 @@ class Config:
     epochs: int = _flag(20, "optimisation", "passes over the training set")
     batch_size: int = _flag(256, "optimisation", "clips in one optimiser step, over all ranks")
     batch_size_val: int = _flag(
-        3500,
-        "optimisation",
-        "clips or texts in one evaluation batch, over all ranks; fewer clips where frames take much memory",
+        3500, "optimisation", "clips or texts in an evaluation batch of all ranks; fewer of large clips"
     )
     gradient_accumulation_steps: int = _flag(
         1, "optimisation", "forward passes that share one optimiser step"
