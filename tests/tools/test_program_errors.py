@@ -27,7 +27,7 @@ WORK = {
     "plot_runs": ("read_curves", ["a", "--csv", "b.csv"]),
     "run_ablations": ("_run_all", []),
     "search": ("_query", ["query", "index", "text"]),
-    "watch_checkpoints": ("read_settings", ["a"]),
+    "watch_checkpoints": ("read_run_settings", ["a"]),
     "write_flag_docs": ("flag_page", []),
 }
 HEAVY = ("torch", "torchvision", "transformers", "open_clip", "matplotlib")
