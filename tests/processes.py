@@ -109,7 +109,7 @@ def ranks_of(function: Callable[..., None], size: int, *arguments: Any) -> Itera
             process.wait()
 
 
-def run_ranks(function: Callable[..., None], size: int, *arguments: Any, limit_s: float = 120) -> None:
+def run_ranks(function: Callable[..., None], size: int, *arguments: Any, limit_s: float = 240) -> None:
     """Call `function(rank, *arguments)` on `size` ranks; all must end well within the limit."""
     end = time.monotonic() + limit_s
     with ranks_of(function, size, *arguments) as processes:
