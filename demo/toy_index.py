@@ -91,6 +91,7 @@ def prepare(
     scale = scale or SCALES[language]
     language_folder = folder / language
     recipe = {"recipe": RECIPE, "seed": SEED, "language": language, **asdict(scale)}
+    recipe = json.loads(json.dumps(recipe))  # as it is read from the file: lists instead of tuples
     demo = read_finished(language_folder, recipe)
     if demo:
         return demo
