@@ -78,7 +78,7 @@ def _open(place: Place, *, serves: bool) -> dist.TCPStore:
             wait_for_workers=False,  # `meet` waits, in steps that a signal can interrupt
             multi_tenant=True,
         )
-    except dist.DistError as error:  # a port in use, a machine that does not answer
+    except RuntimeError as error:  # a port in use, a machine that does not answer
         raise UserError(f"rank {place.rank} cannot connect to the other ranks: {one_line(error)}") from None
     store.set_timeout(TIMEOUT)
     return store
