@@ -56,6 +56,14 @@ def test_embeddings_and_the_first_layers(part: str) -> None:
     assert frozen(model) == names
 
 
+def test_all_layers_may_be_frozen_by_number() -> None:
+    model = tiny.retrieval_model()
+    visual: Any = model.visual_encoder.visual
+    freeze(model, "image", len(visual.transformer.resblocks))
+    assert not any(parameter.requires_grad for parameter in visual.transformer.resblocks.parameters())
+    assert visual.ln_post.weight.requires_grad, "what follows the layers still learns"
+
+
 def test_more_layers_than_there_are_are_refused() -> None:
     with pytest.raises(UserError, match=r"--freeze image:99: it has \d+ layers"):
         freeze(tiny.retrieval_model(), "image", 99)

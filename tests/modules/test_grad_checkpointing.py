@@ -90,6 +90,18 @@ def test_the_temporal_transformer_by_itself() -> None:
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["fine-tuning", "Chinese"])
+def test_every_transformer_recomputes_and_is_not_reentrant(kind: str, tmp_path: Path) -> None:
+    """DistributedDataParallel refuses reentrant checkpointing in two passes, and so does `autograd.grad`."""
+    model: Any = MODELS[kind](tmp_path)
+    checkpoint_activations(model)
+    assert model.visual_encoder.temporal_transformer.grad_checkpointing is True
+    assert kind == "Chinese" or model.text_encoder.transformer.grad_checkpointing is True
+    trained = [parameter for parameter in model.text_encoder.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(model(tiny.batch(2))["loss"], trained, allow_unused=True)
+    assert sum(gradient is not None for gradient in gradients) > 10
+
+
 def test_an_image_tower_without_the_option_is_refused() -> None:
     model = tiny.retrieval_model()
     model.visual_encoder.visual = nn.Linear(3, 3)

@@ -172,6 +172,13 @@ def test_only_temporary_files_of_a_killed_run_are_deleted(tmp_path: Path) -> Non
     assert newest_state(tmp_path / "absent") == (None, [])
 
 
+def test_a_leftover_that_cannot_be_deleted_is_named(tmp_path: Path) -> None:
+    path = state_path(tmp_path, 3).with_name("training_state.3.pt.tmp")
+    path.mkdir()
+    with pytest.raises(FileError, match=f"^{path}: cannot be deleted "):
+        remove_leftovers(tmp_path)
+
+
 def test_states_of_other_versions_and_other_files_are_named(tmp_path: Path) -> None:
     path = state_path(tmp_path, 12)
     assert path == tmp_path / "training_state.12.pt" and step_of(path) == 12

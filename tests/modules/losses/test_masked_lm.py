@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from modules.losses import masked_lm
 from modules.losses.masked_lm import MaskedLMHead, masked_lm_loss
 
 
@@ -61,3 +63,16 @@ def test_logits_in_half_precision_give_a_loss_in_float32() -> None:
     loss = masked_lm_loss(logits, labels)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, F.cross_entropy(logits.float()[labels >= 0], labels[labels >= 0]))
+
+
+def test_a_single_masked_word_is_the_whole_mean() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0, 1.0]] * 2), torch.tensor([-100, 2])
+    assert torch.allclose(masked_lm_loss(logits, labels), F.cross_entropy(logits[1:], labels[1:]))
+
+
+def test_the_share_of_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One masked word here and three on the other rank: both shares average to the mean of all four."""
+    monkeypatch.setattr(masked_lm, "world_size", lambda: 2)
+    monkeypatch.setattr(masked_lm, "sum_over_ranks", lambda count: count + 3)
+    logits, labels = torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([1])
+    assert torch.allclose(masked_lm_loss(logits, labels), 2 * F.cross_entropy(logits, labels) / 4)

@@ -50,6 +50,14 @@ def test_frame_text_matching_with_padding() -> None:
     assert float(ours) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
+def test_frame_text_matching_of_one_real_frame_is_its_term() -> None:
+    text, frames = draw(2, WIDTH), draw(2, 1, WIDTH, seed=1)
+    mask = torch.tensor([[False], [True]])
+    positive, rival = (SCALE * cosine(text[n], frames[1, 0]) for n in (1, 0))
+    ours = matching.frame_text_matching(text, frames, mask, logit_scale=SCALE)
+    assert float(ours) == pytest.approx(cross_entropy(positive, [rival]), rel=1e-5)
+
+
 def test_queue_losses_follow_their_formulas_without_padding() -> None:
     video, text, video_key, text_key = (draw(N, WIDTH, seed=s) for s in range(4))
     frames, frame_keys = draw(N, FRAMES, WIDTH, seed=4), draw(N, FRAMES, WIDTH, seed=5)
