@@ -20,12 +20,13 @@ import argparse
 import fnmatch
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,22 +36,27 @@ os.chdir(ROOT)  # mutmut reads its settings from here when it is imported
 
 import libcst as cst  # noqa: E402
 import mutmut.__main__ as program  # noqa: E402
+from mutmut.configuration import config  # noqa: E402
 from mutmut.mutation import file_mutation  # noqa: E402
-from mutmut.mutation.data import SourceFileMutationData  # noqa: E402
+from mutmut.mutation.data import MutantLineSpans, SourceFileMutationData  # noqa: E402
 from mutmut.mutation.diff_apply import get_diff_for_mutant  # noqa: E402
 from mutmut.state import state  # noqa: E402
-from mutmut.stats import status_by_exit_code  # noqa: E402
-from mutmut.utils.file_utils import walk_mutatable_files  # noqa: E402
+from mutmut.stats import load_stats, status_by_exit_code  # noqa: E402
+from mutmut.type_checking import run_type_checker  # noqa: E402
+from mutmut.utils.file_utils import change_cwd, walk_mutatable_files  # noqa: E402
+from mutmut.workers.isolation import ForkServerRunner  # noqa: E402
 
 LOG_METHODS = {"debug", "info", "warning", "error", "warn"}
 TEXTS = (cst.SimpleString, cst.FormattedString, cst.ConcatenatedString)
-# Tests that reach a module only in processes of their own, where mutmut cannot see what they call.
-_RANKING = "tests/engine/evaluation/test_ranking.py::test_several_ranks"
-TESTS_IN_PROCESSES: dict[str, tuple[str, ...]] = {
-    "modules.gather": ("tests/modules/test_over_ranks.py",),
-    "engine.evaluation.ranking": (_RANKING,),
-    "engine.evaluation.top_k": (_RANKING,),
+# Tests that start processes. They take seconds, and mutmut does not see what processes call: only for these.
+_SEVERAL_RANKS = "tests/engine/evaluation/test_ranking.py::test_several_ranks"
+TESTS_IN_PROCESSES = {
+    "modules.gather": "tests/modules/test_over_ranks.py",
+    "engine.evaluation.ranking": _SEVERAL_RANKS,
+    "engine.evaluation.top_k": _SEVERAL_RANKS,
+    "engine.evaluation.normalization": "tests/engine/evaluation/test_normalization.py::test_two_ranks",
 }
+MOST_SECONDS = 120  # of tests a mutant; functions that everything calls are reached by minutes of tests
 NOT_RUN = ("caught by type check", "skipped")
 
 
@@ -134,11 +140,12 @@ def module_of(path: Path) -> str:
 
 
 def chosen_files(patterns: Sequence[str]) -> list[Path]:
-    """The files whose modules match, small ones first."""
-    files = [p for p in walk_mutatable_files() if any(fnmatch.fnmatch(module_of(p), x) for x in patterns)]
+    """The files whose modules match, in the order of the patterns; of one pattern small files first."""
+    by_size = sorted(walk_mutatable_files(), key=lambda path: path.stat().st_size)
+    files = [path for pattern in patterns for path in by_size if fnmatch.fnmatch(module_of(path), pattern)]
     if not files:
         sys.exit(f"no file of [tool.mutmut] only_mutate has a module that matches {' '.join(patterns)}")
-    return sorted(files, key=lambda path: path.stat().st_size)
+    return list(dict.fromkeys(files))
 
 
 def results_of(path: Path) -> dict[str, str]:
@@ -148,7 +155,7 @@ def results_of(path: Path) -> dict[str, str]:
     return {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
 
 
-def run(files: Sequence[Path], *, again: Sequence[str], children: int) -> None:
+def run(files: Sequence[Path], *, again: Sequence[str], children: int, skip_clean: bool) -> None:
     """Run the mutants of `files` that have no result yet, or one of `again`; file by file."""
     order = {module_of(path): place for place, path in enumerate(files)}
     collect, load = program.collect_source_file_mutation_data, program.collect_or_load_stats
@@ -167,39 +174,62 @@ def run(files: Sequence[Path], *, again: Sequence[str], children: int) -> None:
 
     def choose_tests(*args: Any, **kwargs: Any) -> None:
         """The tests of each function, quick ones first: the first that fails ends the run of a mutant."""
-        load(*args, **kwargs)
+        if skip_clean:
+            assert load_stats(), "no earlier run has recorded which tests reach which function"
+        else:
+            load(*args, **kwargs)
         durations = state().duration_by_test
+        in_processes = tuple(TESTS_IN_PROCESSES.values())
         tests_of: dict[str, Any] = state().tests_by_mangled_function_name
         for function, tests in list(tests_of.items()):
-            starts = TESTS_IN_PROCESSES.get(function.rpartition(".")[0], ())
-            in_processes = {test for test in durations if test.startswith(starts)}
-            tests_of[function] = sorted(tests | in_processes, key=durations.__getitem__)
+            chosen = {test for test in tests if not test.startswith(in_processes)}
+            prefix = TESTS_IN_PROCESSES.get(function.rpartition(".")[0])
+            if prefix is not None:
+                chosen |= {test for test in durations if test.startswith(prefix)}
+            ordered = sorted(chosen, key=durations.__getitem__)
+            until = list(itertools.accumulate(durations[test] for test in ordered))
+            tests_of[function] = [
+                test for test, end in zip(ordered, until, strict=True) if end < MOST_SECONDS
+            ]
 
-    program.filter_mutants_with_type_checker = functools.partial(
-        types_refused, program.filter_mutants_with_type_checker
-    )
+    if skip_clean:
+        ForkServerRunner.run_clean_tests = lambda self, tests: 0  # type: ignore[method-assign]
+        ForkServerRunner.run_forced_fail = lambda self: 1  # type: ignore[method-assign]
+    program.filter_mutants_with_type_checker = functools.partial(types_refused, files)
     program.collect_source_file_mutation_data = only_wanted
     program.collect_or_load_stats = choose_tests
     program.estimated_worst_case_time = file_by_file
     program._run([f"{module}.x*" for module in order], children)
 
 
-def types_refused(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The mutants that mypy refuses. They are kept in mutants/types.json until the code changes: mypy takes
-    minutes for so much code."""
-    digest = hashlib.sha256()
-    for path in sorted(walk_mutatable_files()):
-        digest.update(("mutants" / path).read_bytes())
+def types_refused(files: Sequence[Path]) -> dict[str, Any]:
+    """The mutants that mypy refuses. They are kept in mutants/types.json until one of `files` changes: mypy
+    takes minutes for so much code."""
+    mutated = {str(path): ("mutants" / path).read_bytes() for path in walk_mutatable_files()}
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in mutated.items()}
     kept = Path("mutants", "types.json")
     stored = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    if stored.get("digest") != digest.hexdigest():
-        refused = {name: mutant.error.error_description for name, mutant in check().items()}
-        stored = {"digest": digest.hexdigest(), "refused": refused}
+    if any(stored.get("digests", {}).get(str(path)) != digests[str(path)] for path in files):
+        stored = {"digests": digests, "refused": dict(_type_errors())}
         kept.write_text(json.dumps(stored), encoding="utf-8")
     return {
         name: SimpleNamespace(error=SimpleNamespace(error_description=text))
         for name, text in stored["refused"].items()
     }
+
+
+def _type_errors() -> Iterator[tuple[str, str]]:
+    """(mutant, error of mypy). Mutmut does it too, but parses the mutated files, which takes minutes."""
+    with change_cwd("mutants"):
+        errors = run_type_checker(config().type_check_command)
+    for error in errors:
+        path = error.file_path.relative_to(ROOT / "mutants")
+        spans = MutantLineSpans.load(path)
+        assert spans is not None, f"mypy refuses code without mutants: {error}"
+        for function, span in spans.span_by_function_name.items():
+            if span.start <= error.line_number <= span.end:
+                assert not function.endswith("_orig"), f"mypy refuses the code before any change: {error}"
+                yield f"{module_of(path)}.{function}", error.error_description
 
 
 def count_wording(path: Path) -> int:
@@ -238,6 +268,7 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help="patterns, e.g. modules.losses.* (default: all)")
     parser.add_argument("--again", nargs="*", default=[], help="run these once more: survived, timeout, ...")
     parser.add_argument("--children", type=int, default=1, help="mutants that run at the same time")
+    parser.add_argument("--skip-clean", action="store_true", help="do not run the tests without faults first")
     parser.add_argument("--table", action="store_true", help="print the table of results, run nothing")
     parser.add_argument("--survivors", action="store_true", help="print the changes that no test noticed")
     args = parser.parse_args()
@@ -249,7 +280,8 @@ def main() -> None:
                 if status not in ("killed", "not checked", *NOT_RUN):
                     print(f"# {status}: {name}\n{get_diff_for_mutant(name, path=path)}\n")
     elif not args.table:
-        run(files, again=[text.replace("_", " ") for text in args.again], children=args.children)
+        again = [status.replace("_", " ") for status in args.again]
+        run(files, again=again, children=args.children, skip_clean=args.skip_clean)
     print("\n".join(table(files)))
 
 
