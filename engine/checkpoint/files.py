@@ -166,8 +166,8 @@ def _reason(error: Exception, *, is_pickle: bool) -> str:
     if "TorchScript" in text:
         return "a TorchScript archive, not a state dict; CLIP's own weights are given with --clip_weights"
     if isinstance(error, pickle.UnpicklingError) and is_pickle:
-        refused_class = re.search(r"GLOBAL (\S+)", text)
-        named = f" ({refused_class[1]})" if refused_class else ""
+        refused = refused_class(error)
+        named = f" ({refused})" if refused else ""
         return (
             f"refused: it holds more than tensors{named}, and no code is run from a checkpoint; "
             "save its state_dict() alone"
@@ -175,6 +175,12 @@ def _reason(error: Exception, *, is_pickle: bool) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "truncated or not a torch file"
     return f"truncated or not a torch file ({_first_line(error)})"
+
+
+def refused_class(error: Exception) -> str | None:
+    """The class or function that `torch.load` met and does not load, because it could run code."""
+    refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    return refused[1] if refused else None
 
 
 def _tensors(content: Any, *, path: Path) -> State:

@@ -13,7 +13,7 @@ import torch
 
 from common.archives import damaged_record
 from common.errors import UserError, file_error, file_errors
-from engine.checkpoint.files import write_torch_file
+from engine.checkpoint.files import refused_class, write_torch_file
 
 FORMAT = "hmmc training state"
 VERSION = 1
@@ -71,8 +71,10 @@ def read_state_file(path: Path, *, thorough: bool = False) -> dict[str, Any]:
         raise
     except PermissionError as error:
         raise file_error(f"training state {path}", "cannot be read", error) from None
-    except Exception:  # a damaged file can raise anything
-        raise UserError(f"training state {path}: truncated or not a torch file") from None
+    except Exception as error:  # a damaged file can raise anything
+        refused = refused_class(error)
+        reason = f"refused: it holds code ({refused})" if refused else "truncated or not a torch file"
+        raise UserError(f"training state {path}: {reason}") from None
     if damaged is not None:
         raise UserError(f"training state {path}: damaged in {damaged}")
     if not isinstance(state, dict) or state.get("form") != FORMAT:
