@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import FileError, UserError
-from engine.checkpoint.files import read_state, save_state
+from engine.checkpoint.files import checkpoint_path, epoch_of, list_checkpoints, read_state, save_state
 from tests.engine.checkpoint.published import filled, golden_shapes
 
 resource: Any
@@ -236,3 +236,14 @@ def test_others_may_read_what_was_saved(name: str, tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     save_state({"a": torch.ones(2)}, tmp_path / name)
     assert (tmp_path / name).stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_checkpoints_are_listed_by_their_epoch(tmp_path: Path) -> None:
+    assert checkpoint_path(tmp_path, 10) == tmp_path / "pytorch_model.bin.10"
+    epochs = {"pytorch_model.bin.9": 9, "pytorch_model.bin.10": 10, "pytorch_model.bin.best": None}
+    for name in (*epochs, "pytorch_model.bin.11.tmp", "training_state.3.pt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_checkpoints(tmp_path)] == list(epochs)
+    assert [path.name for path in list_checkpoints(tmp_path, numbered=True)] == list(epochs)[:2]
+    assert {name: epoch_of(tmp_path / name) for name in epochs} == epochs
+    assert epoch_of(Path("my_pytorch_model.bin.3")) is None and epoch_of(Path("pytorch_model.bin.3b")) is None

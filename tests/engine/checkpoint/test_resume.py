@@ -231,7 +231,7 @@ def test_auto_takes_the_newest_state_of_the_folder(tmp_path: Path) -> None:
         write_state(full_state(settings, epoch=epoch, step=step), state_path(tmp_path, 10 * epoch + step))
     resumed, said = find(tmp_path, "--resume", "auto")
     assert resumed.path == state_path(tmp_path, 12) and f"resuming from {resumed.path}" in said
-    assert resumed.position == Position(1, 2) and resumed.global_step == 12
+    assert resumed.position == Position(1, 2) and resumed.global_step == 12 and "saved by" not in said
     assert resumed.earlier_states(tmp_path) == [state_path(tmp_path, 12), state_path(tmp_path, 4)]
     assert resumed.earlier_states(tmp_path / "elsewhere") == []
     state_path(tmp_path, 12).write_bytes(b"damaged")
@@ -241,6 +241,14 @@ def test_auto_takes_the_newest_state_of_the_folder(tmp_path: Path) -> None:
     assert "training_state.12.pt" in said and "trying the one before" in said
     resumed.release()
     assert resumed.state == {}
+
+
+def test_auto_does_not_start_anew_over_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin.best").touch()  # no training wrote it
+    assert find(tmp_path, "--resume", "auto")[0].path is None
+    (tmp_path / "pytorch_model.bin.0").touch()
+    with pytest.raises(UserError, match=f"^--resume auto: {tmp_path} holds checkpoints, and no "):
+        find(tmp_path, "--resume", "auto")
 
 
 def test_a_given_file_or_folder_is_resumed_from_elsewhere(tmp_path: Path) -> None:

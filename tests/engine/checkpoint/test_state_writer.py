@@ -51,13 +51,23 @@ def test_the_newest_and_the_protected_states_stay(tmp_path: Path) -> None:
 
 
 def test_the_first_save_deletes_states_of_another_run(tmp_path: Path) -> None:
-    for step in (4, 8, 90):
+    for step in (8, 10, 90):
         write_state(state(), state_path(tmp_path, step))
-    writer = StateWriter(tmp_path, keep=3, earlier=[state_path(tmp_path, 4), state_path(tmp_path, 8)])
-    assert writer.last_good == state_path(tmp_path, 8) and steps(tmp_path) == [90, 8, 4]
+    writer = StateWriter(tmp_path, keep=3, earlier=[state_path(tmp_path, 8), state_path(tmp_path, 10)])
+    assert writer.last_good == state_path(tmp_path, 10) and steps(tmp_path) == [90, 10, 8]
     writer.save(state(), 12)
     writer.wait()
-    assert steps(tmp_path) == [12, 8, 4]
+    assert steps(tmp_path) == [12, 10, 8]
+
+
+def test_an_old_state_that_cannot_be_deleted_is_named(tmp_path: Path) -> None:
+    state_path(tmp_path, 1).mkdir()
+    writer = StateWriter(tmp_path, keep=1)
+    writer.save(state(), 2)
+    writer.wait()
+    assert writer.problem is not None
+    assert writer.problem.startswith(f"{state_path(tmp_path, 1)}: cannot be deleted ")
+    assert writer.last_good == state_path(tmp_path, 2) and writer.last_good.is_file()
 
 
 def test_the_file_holds_the_state_at_the_moment_of_the_save(
