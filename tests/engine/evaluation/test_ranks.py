@@ -55,3 +55,17 @@ def test_without_ties_a_recall_is_exactly_0_or_1() -> None:
     ranks = single_ranks(np.array([1.0, 2.0, 5.0, 6.0, np.nan]))
     np.testing.assert_array_equal(ranks.within(5), [1.0, 1.0, 1.0, 0.0, np.nan])
     np.testing.assert_array_equal(ranks.ranked.expected, [1.0, 2.0, 5.0, 6.0])
+
+
+def test_an_expected_rank_and_its_ties_give_back_what_decided_it() -> None:
+    """Three wrong candidates tie with the right one: its rank is 1 to 4, on average 2.5."""
+    ranks = single_ranks(np.array([2.5, np.nan, 7.0]), np.array([3.0, 0.0, 2.0]))
+    np.testing.assert_array_equal(ranks.above, [0.0, np.nan, 5.0])
+    np.testing.assert_array_equal(ranks.tied, [3.0, np.nan, 2.0])
+    np.testing.assert_array_equal(ranks.right, [1.0, np.nan, 1.0])
+    np.testing.assert_array_equal(ranks.expected, [2.5, np.nan, 7.0])
+    np.testing.assert_allclose(ranks.within(3), [0.75, np.nan, 0.0])
+
+
+def test_no_queries_have_no_recalls() -> None:
+    assert single_ranks(np.empty(0)).within(1).shape == (0,)

@@ -1,0 +1,42 @@
+"""The top ten of each query, updated by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from engine.evaluation.top_k import TopK
+
+
+def top_of_three_queries() -> TopK:
+    return TopK(3, device=torch.device("cpu"), dtype=torch.float64)
+
+
+def test_a_tile_changes_only_its_own_queries() -> None:
+    top = top_of_three_queries()
+    top.update(torch.tensor([[1.0, 3.0, 2.0]], dtype=torch.float64), torch.tensor([4, 5, 6]), first=1)
+    ids, scores = top.numpy()
+    assert ids.tolist() == [[-1] * 10, [5, 6, 4] + [-1] * 7, [-1] * 10]
+    assert scores[1].tolist() == [3.0, 2.0, 1.0] + [-np.inf] * 7
+    assert (scores[[0, 2]] == -np.inf).all()
+    assert ids.dtype == np.int64 and scores.dtype == np.float32
+
+
+def test_of_tied_candidates_the_first_ten_stay_and_only_better_ones_move_up() -> None:
+    top = top_of_three_queries()
+    for start in range(0, 12, 4):  # twelve candidates with equal scores
+        top.update(torch.ones(3, 4, dtype=torch.float64), torch.arange(start, start + 4))
+    assert top.numpy()[0].tolist() == [list(range(10))] * 3
+    better = torch.tensor([[0.5], [1.5], [1.0]], dtype=torch.float64)
+    top.update(better, torch.tensor([12]))
+    ids, scores = top.numpy()
+    assert ids.tolist() == [list(range(10)), [12, *range(9)], list(range(10))]
+    assert scores[1].tolist() == [1.5] + [1.0] * 9
+
+
+def test_scores_that_differ_only_in_float64_do_not_tie() -> None:
+    top = top_of_three_queries()
+    scores = torch.tensor([[1.0, 1.0 + 1e-12]] * 3, dtype=torch.float64)
+    top.update(scores[:, :1], torch.tensor([0]))
+    top.update(scores[:, 1:], torch.tensor([1]))
+    assert top.numpy()[0][:, :2].tolist() == [[1, 0]] * 3
