@@ -107,6 +107,12 @@ def test_the_published_median_of_several_captions_is_the_lower_one() -> None:
     assert all_metrics(ranked(scores[shuffle], owner[shuffle])) == pytest.approx(ours)
 
 
+def test_the_published_median_of_an_odd_number_of_captions_is_the_middle_one() -> None:
+    scores = np.array([[3, 2, 1], [3, 2, 1], [2, 3, 1], [1, 2, 3], [1, 2, 3]])
+    ours = all_metrics(ranked(scores, np.zeros(5, int)))  # ranks 1, 1, 2, 3, 3
+    assert ours["published_t2v/MedianR"] == ours["t2v/MedianR"] == 2.0
+
+
 def test_three_better_captions_of_one_video_cost_one_rank_among_sets_and_three_among_captions() -> None:
     rankings = ranked(np.array([[0.9, 0.6], [0.2, 0.8], [0.7, 0.7], [0.1, 0.5]]), np.array([0, 0, 0, 1]))
     assert rankings.v2t.expected[1] == 2.0

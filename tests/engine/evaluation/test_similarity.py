@@ -34,6 +34,8 @@ def test_a_tile_of_a_matrix_is_its_block() -> None:
     tiles = MatrixTiles(matrix)
     block = tiles.scores(torch.tensor([2, 0]), tiles.video_tile(1, 3))
     assert block.tolist() == [[9.0, 10.0], [1.0, 2.0]] and block.dtype == torch.float64
+    small = MatrixTiles(matrix.astype(np.float32))
+    assert small.scores(torch.tensor([0]), small.video_tile(0, 1)).dtype == small.dtype == torch.float32
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from engine.distributed.world import World
 from engine.evaluation.top_k import TopK
 
 
@@ -40,3 +41,34 @@ def test_scores_that_differ_only_in_float64_do_not_tie() -> None:
     top.update(scores[:, :1], torch.tensor([0]))
     top.update(scores[:, 1:], torch.tensor([1]))
     assert top.numpy()[0][:, :2].tolist() == [[1, 0]] * 3
+
+
+def test_a_candidate_between_the_ninth_and_the_tenth_replaces_the_tenth() -> None:
+    top = top_of_three_queries()
+    top.update(torch.arange(10.0, 0.0, -1.0, dtype=torch.float64).expand(3, -1), torch.arange(10))
+    top.update(torch.full((3, 1), 1.5, dtype=torch.float64), torch.tensor([10]))
+    assert top.numpy()[0].tolist() == [[*range(9), 10]] * 3
+
+
+class _OtherRankFirst(World):
+    """The second of two ranks; the first one has the candidates of `first`."""
+
+    first: TopK
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        other = self.first.scores if rows.is_floating_point() else self.first.ids
+        return torch.cat([other[None], rows])
+
+
+def test_the_top_ten_of_two_ranks() -> None:
+    first, second = top_of_three_queries(), top_of_three_queries()
+    first.update(torch.tensor([[3.0, 1.0]] * 3, dtype=torch.float64), torch.tensor([0, 1]))
+    scores = torch.tensor([[2.0, 0.0], [3.0, 1.0], [5.0, 4.0]], dtype=torch.float64)
+    second.update(scores, torch.tensor([2, 3]))
+    world = _OtherRankFirst(1, 2, torch.device("cpu"))
+    object.__setattr__(world, "first", first)
+    second.merge_ranks(world)
+    ids, merged = second.numpy()
+    assert ids[:, :4].tolist() == [[0, 2, 1, 3], [0, 2, 1, 3], [2, 3, 0, 1]]
+    assert merged[:, :4].tolist() == [[3, 2, 1, 0], [3, 3, 1, 1], [5, 4, 3, 1]]
+    assert ids.shape == merged.shape == (3, 10) and (ids[:, 4:] == -1).all()
