@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from demo.access_middleware import AccessMiddleware, is_costly
 from demo.app import create_app
 from demo.gradio_access import is_blocked_route
 from demo.limits import Limits, Rate
-from demo.throttling import TokenBuckets, UploadSlots, WaitingLine, client_key
 from search import Retriever
 from tests.demo.conftest import LIMITS, Served, client_of
 from tests.demo.test_api import error_of
@@ -201,32 +200,6 @@ def test_addresses_from_a_header_are_one_client(served: Served, retriever: Retri
     assert asyncio.run(several()) == [200, 200, 429]
 
 
-def test_buckets_fill_again_and_forget() -> None:
-    now = 0.0
-    buckets = TokenBuckets(Rate(2.0, 2), clients=3, clock=lambda: now)
-    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0.5]
-    now = 0.5
-    assert [buckets.take("a") for _ in range(2)] == [0, 0.5]
-    now = 1000.0
-    assert [buckets.take("a") for _ in range(3)] == [0, 0, 0.5]
-    for client in "bcdefg":
-        buckets.take(client)
-    assert len(buckets) == 3 and buckets.take("a") == 0
-
-
-def test_what_is_one_client() -> None:
-    assert client_key("::ffff:1.2.3.4") == client_key("1.2.3.4") == "1.2.3.4"
-    assert client_key("2001:db8::1") == client_key("2001:db8::ffff") != client_key("2001:db8:1::1")
-    assert client_key("fe80::1%eth0") == client_key("fe80::2") and client_key("socket") == "socket"
-
-
-def test_large_requests_are_counted() -> None:
-    slots = UploadSlots(total=2, per_client=1)
-    assert [slots.acquire(client) for client in "aabc"] == [True, False, True, False]
-    slots.release("a")
-    assert slots.acquire("c") and len(slots) == 2
-
-
 OTHER_SITES: tuple[dict[str, str], ...] = (
     {"Origin": "http://evil.example"},
     {"Origin": "null"},
@@ -273,46 +246,6 @@ def test_this_computer_has_no_rate(served: Served, retriever: Retriever) -> None
         assert asyncio.run(codes(address)) == [200, 200, 200]
     for address in ("1.2.3.4", "2001:db8::1", "localhost"):
         assert asyncio.run(codes(address)) == [200, 429, 429]
-
-
-async def use(line: WaitingLine, seconds: float, *, count: int) -> list[int]:
-    """The statuses of `count` searches of `seconds` that come at once."""
-
-    async def one() -> int:
-        try:
-            async with line:
-                await asyncio.sleep(seconds)
-        except HTTPException as error:
-            assert "too many searches" in str(error.detail)
-            assert int((error.headers or {})["Retry-After"]) >= 1
-            return error.status_code
-        return 200
-
-    return list(await asyncio.gather(*(one() for _ in range(count))))
-
-
-def test_few_searches_run_and_few_wait() -> None:
-    statuses = asyncio.run(use(WaitingLine(2, seconds=10, waiting=3), 0.01, count=9))
-    assert statuses == [200] * 5 + [503] * 4
-
-
-def test_a_few_seconds_of_work_wait() -> None:
-    async def several() -> None:
-        line = WaitingLine(1, seconds=5, waiting=1000)
-        assert await use(line, 0.002, count=100) == [200] * 100
-        line._duration = 0.1  # each search takes a tenth of a second: 50 of them are five seconds of work
-        assert await use(line, 0, count=100) == [200] * 52 + [503] * 48
-
-    asyncio.run(several())
-
-
-def test_a_search_does_not_wait_for_ever() -> None:
-    async def several() -> None:
-        line = WaitingLine(1, seconds=0.1, waiting=1000)
-        assert await use(line, 0.5, count=3) == [200, 503, 503]
-        assert await use(line, 0, count=1) == [200]
-
-    asyncio.run(several())
 
 
 def test_a_hundred_clients_are_all_served(served: Served, retriever: Retriever) -> None:
