@@ -69,7 +69,7 @@ def test_a_map_that_has_become_too_small_is_enlarged() -> None:
         def set_mapsize(self, size: int) -> None:
             calls.append(size)
 
-    environment = ReadOnlyEnvironment("s")
+    environment: Any = ReadOnlyEnvironment("s")
     environment._env, environment._pid = Grown(), os.getpid()
     assert environment.begin() == "transaction"
     assert calls == [{"buffers": True}, 0, {"buffers": True}]
