@@ -23,6 +23,8 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.processes import schedule_normally
+
 # What the programs and their tests import sooner or later; none of it may start a thread.
 MODULES = (
     *("pytest", "torch", "torch.distributed.run", "torch.distributed.fsdp", "torch.utils.tensorboard"),
@@ -142,6 +144,7 @@ def _kill_group(pid: int) -> None:
 def run(request: dict[str, Any]) -> NoReturn:
     """Become the process that `request` wants: as `python ARGV` would run, up to its end."""
     os.setsid()
+    schedule_normally()
     for number, descriptor in enumerate(request["files"]):
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import os
 import pickle
 import socket
 import subprocess
@@ -119,6 +120,16 @@ def run_ranks(function: Callable[..., None], size: int, *arguments: Any, limit_s
             assert time.monotonic() < end, f"the ranks did not end within {limit_s} s"
             time.sleep(0.02)
     assert [process.returncode for process in processes] == [0] * size
+
+
+def schedule_normally() -> None:
+    """Take real-time scheduling from this process.
+
+    In one run next to a real Slurm the tests' process had it, and its ranks, which inherit it, kept gloo's
+    threads from running: they waited for each other and took all processor time.
+    """
+    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def free_port() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import fast_python, run_ranks
+from tests.processes import fast_python, run_ranks, schedule_normally
 
 
 def run(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -76,3 +76,13 @@ def test_a_rank_that_fails_ends_the_others_at_once(capfd: pytest.CaptureFixture[
     ):  # killed before they have asked for a fork
         run_ranks(_fail_on, 2, 2, limit_s=0)
     assert "AssertionError" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler") or os.geteuid() != 0, reason="needs Linux and root")
+def test_real_time_scheduling_is_taken_back() -> None:
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        pytest.skip("real-time scheduling is not allowed here")
+    schedule_normally()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
