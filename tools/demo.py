@@ -1,7 +1,7 @@
 """Serve a web page and a JSON API that search your own videos, in one process with one model.
 
     python tools/demo.py INDEX [--port 7860]      an index made by tools/search.py index
-    python tools/demo.py --toy [--language chinese]   toy videos, and a toy model trained for a minute
+    python tools/demo.py --toy [--language chinese]   toy videos, and a toy model trained for some minutes
 
 Only this computer can open the page unless --host says otherwise. docs/SEARCH.md says more.
 Exit code: 2 for a wrong flag or file, with one line that says so; 128 + signal (Ctrl-C: 130) at the end.
