@@ -27,8 +27,9 @@ from dataloaders.datasets.splits import match_store_ids
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError
 from tools.doctor import store_checks, text_checks
-from tools.doctor.clip_overlap import Span, spans_of_ids, spans_of_msrvtt
+from tools.doctor.clip_overlap import spans_of_ids, spans_of_msrvtt
 from tools.doctor.report import Report
+from video.clip_ids import Part
 
 TRAINING, HELD_OUT = ("pretrain", "train"), ("val", "test")
 
@@ -74,7 +75,7 @@ def check_data(jobs: Sequence[Job], *, language: str, sample: int | None) -> Rep
         raise UserError(f"nothing to check, none of these files exists: {paths} (see docs/DATA.md)")
     examples: dict[str, Examples] = {}
     decoded: dict[str, store_checks.DecodedVideos] = {}
-    spans: dict[str, Span] = {}
+    spans: dict[str, Part] = {}
     for split, job in existing.items():
         try:
             examples[split] = _check_texts(report, job, spans, language=language)
@@ -100,7 +101,7 @@ def _exists(report: Report, job: Job) -> bool:
     return False
 
 
-def _check_texts(report: Report, job: Job, spans: dict[str, Span], *, language: str) -> Examples:
+def _check_texts(report: Report, job: Job, spans: dict[str, Part], *, language: str) -> Examples:
     split, files = job.split, job.files
     examples = read_examples(job.dataset, split, language=language, files=files)
     report.fact(split, "videos", examples.num_videos)
@@ -122,7 +123,7 @@ def _check_texts(report: Report, job: Job, spans: dict[str, Span], *, language: 
 
 
 def _check_store(
-    report: Report, job: Job, examples: Examples, spans: Mapping[str, Span], *, sample: int | None
+    report: Report, job: Job, examples: Examples, spans: Mapping[str, Part], *, sample: int | None
 ) -> store_checks.DecodedVideos | None:
     path = job.files.store
     report.fact(job.split, "frame store", str(path))
@@ -143,7 +144,7 @@ def _check_pairs(
     report: Report,
     examples: Mapping[str, Examples],
     decoded: Mapping[str, store_checks.DecodedVideos],
-    spans: Mapping[str, Span],
+    spans: Mapping[str, Part],
 ) -> None:
     """Compare every training split with every validation and test split."""
     for train in (split for split in TRAINING if split in examples):

@@ -9,7 +9,7 @@ _CLIP_ID = re.compile(r"(.+)_(\d{6})_(\d{6})", re.DOTALL)
 _MARGIN = 2.0  # seconds
 
 
-class ClipId(NamedTuple):
+class Part(NamedTuple):
     """Seconds `start` to `end` of the video `source`."""
 
     source: str
@@ -20,11 +20,14 @@ class ClipId(NamedTuple):
     def seconds(self) -> float:
         return self.end - self.start
 
+    def overlaps(self, other: Part) -> bool:
+        return self.source == other.source and min(self.end, other.end) > max(self.start, other.start)
 
-def parse_clip_id(video_id: str) -> ClipId | None:
+
+def parse_clip_id(video_id: str) -> Part | None:
     """The part that an id names; None for ids of another form."""
     match = _CLIP_ID.fullmatch(video_id)
-    return ClipId(match[1], float(match[2]), float(match[3])) if match else None
+    return Part(match[1], float(match[2]), float(match[3])) if match else None
 
 
 def is_about(length: float, named: float) -> bool:

@@ -9,30 +9,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dataloaders.datasets.files import read_json
-from video.clip_ids import parse_clip_id
+from video.clip_ids import Part, parse_clip_id
 
 
-class Span(NamedTuple):
-    """Seconds `start` to `end` of the video `source`."""
-
-    source: str
-    start: float
-    end: float
-
-    def overlaps(self, other: Span) -> bool:
-        return self.source == other.source and min(self.end, other.end) > max(self.start, other.start)
-
-
-def spans_of_ids(video_ids: Iterable[str]) -> dict[str, Span]:
+def spans_of_ids(video_ids: Iterable[str]) -> dict[str, Part]:
     """The spans of ids in VATEX's form; other ids are left out."""
     clips = ((video_id, parse_clip_id(video_id)) for video_id in video_ids)
-    return {video_id: Span(*clip) for video_id, clip in clips if clip}
+    return {video_id: clip for video_id, clip in clips if clip}
 
 
-def spans_of_msrvtt(annotations: Path) -> dict[str, Span]:
+def spans_of_msrvtt(annotations: Path) -> dict[str, Part]:
     """The spans of `videos` in MSRVTT_data.json; entries without url or times are left out."""
     content = read_json(annotations)
     videos = content.get("videos", []) if isinstance(content, dict) else []
@@ -40,14 +29,14 @@ def spans_of_msrvtt(annotations: Path) -> dict[str, Span]:
     return {str(video.get("video_id")): span for video, span in entries if span}
 
 
-def _msrvtt_span(video: Mapping[str, Any]) -> Span | None:
+def _msrvtt_span(video: Mapping[str, Any]) -> Part | None:
     url, start, end = video.get("url"), video.get("start time"), video.get("end time")
     if not url or not isinstance(start, int | float) or not isinstance(end, int | float):
         return None
-    return Span(str(url), float(start), float(end))
+    return Part(str(url), float(start), float(end))
 
 
-def overlapping_pairs(spans: Mapping[str, Span], ids: Iterable[str]) -> list[tuple[str, str]]:
+def overlapping_pairs(spans: Mapping[str, Part], ids: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of `ids` that overlap in time, each pair once."""
     by_source = _by_source(spans, ids)
     return [
@@ -60,7 +49,7 @@ def overlapping_pairs(spans: Mapping[str, Span], ids: Iterable[str]) -> list[tup
 
 
 def shared_sources(
-    spans: Mapping[str, Span], test_ids: Iterable[str], train_ids: Iterable[str]
+    spans: Mapping[str, Part], test_ids: Iterable[str], train_ids: Iterable[str]
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """(test clips whose source is in training too; (test, training) pairs of clips that overlap in time)."""
     training_clips = _by_source(spans, train_ids)
@@ -75,7 +64,7 @@ def shared_sources(
     return shared, overlapping
 
 
-def _by_source(spans: Mapping[str, Span], ids: Iterable[str]) -> dict[str, list[str]]:
+def _by_source(spans: Mapping[str, Part], ids: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for video_id in ids:
         if video_id in spans:

@@ -11,10 +11,9 @@ from common.errors import UserError
 from dataloaders.datasets.splits import has_other_form
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError, decode_jpeg
-from tools.doctor.clip_overlap import Span
 from tools.doctor.report import Report
 from tools.store.remarks import MIN_DECODED, decoded_share, length_of
-from video.clip_ids import is_about, parse_clip_id
+from video.clip_ids import Part, is_about, parse_clip_id
 
 
 @dataclass
@@ -32,7 +31,7 @@ def check_store(
     *,
     store: FrameStore,
     sample: int | None,
-    spans: Mapping[str, Span] | None = None,
+    spans: Mapping[str, Part] | None = None,
 ) -> DecodedVideos:
     """Check missing videos, frame counts and manifests of the whole split, and decode `sample` videos.
 
@@ -95,7 +94,7 @@ def _report_counts(report: Report, split: str, frames: dict[str, int], store: Fr
 
 
 def _report_manifests(
-    report: Report, split: str, store: FrameStore, video_ids: Sequence[str], *, spans: Mapping[str, Span]
+    report: Report, split: str, store: FrameStore, video_ids: Sequence[str], *, spans: Mapping[str, Part]
 ) -> None:
     """Report videos that decode only in part, and untrimmed videos under the ids of their parts."""
     partly, lengths = [], []

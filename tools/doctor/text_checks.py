@@ -23,8 +23,9 @@ from dataloaders.datasets.known_splits import (
 )
 from dataloaders.datasets.registry import SplitFiles
 from dataloaders.examples import Examples
-from tools.doctor.clip_overlap import Span, overlapping_pairs, shared_sources
+from tools.doctor.clip_overlap import overlapping_pairs, shared_sources
 from tools.doctor.report import Report
+from video.clip_ids import Part
 
 CAPTIONS_PER_VIDEO = {"msrvtt": 20, "vatex": 10}  # in one language
 
@@ -134,7 +135,7 @@ def strangeness(text: str) -> str | None:
     return "look like a number" if _NUMBER.fullmatch(text) else None
 
 
-def check_overlaps(report: Report, split: str, examples: Examples, *, spans: Mapping[str, Span]) -> None:
+def check_overlaps(report: Report, split: str, examples: Examples, *, spans: Mapping[str, Part]) -> None:
     """Report clips of one split that show the same seconds of the same source."""
     pairs = overlapping_pairs(spans, examples.video_ids)
     if pairs:
@@ -148,7 +149,7 @@ def check_leaks(
     test: Examples,
     *,
     names: tuple[str, str],
-    spans: Mapping[str, Span],
+    spans: Mapping[str, Part],
 ) -> None:
     """Report videos, texts and source videos that a training and a test split have in common."""
     where, leaked = " / ".join(names), leaks(train, test)
