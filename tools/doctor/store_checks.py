@@ -12,8 +12,8 @@ from dataloaders.datasets.splits import has_other_form
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError, decode_jpeg
 from tools.doctor.report import Report
-from tools.store.remarks import MIN_DECODED, decoded_share, length_of
-from video.clip_ids import Part, is_about, parse_clip_id
+from tools.store.remarks import LENGTH, MIN_DECODED, PARTLY, manifest_of, remarks_of
+from video.clip_ids import Part
 
 
 @dataclass
@@ -97,24 +97,18 @@ def _report_manifests(
     report: Report, split: str, store: FrameStore, video_ids: Sequence[str], *, spans: Mapping[str, Part]
 ) -> None:
     """Report videos that decode only in part, and untrimmed videos under the ids of their parts."""
-    partly, lengths = [], []
+    found: dict[str, list[str]] = defaultdict(list)
     for video_id in video_ids:
-        try:
-            record = store.manifest(video_id) or {}
-        except FrameStoreError:
-            continue  # decoding its frames tells
-        share, length = decoded_share(record), length_of(record)
-        if share < MIN_DECODED:
-            partly.append(f"{video_id}: {100 * share:.0f} %")
-        part = spans.get(video_id) or parse_clip_id(video_id)
-        if part is not None and length is not None and not is_about(length, part.end - part.start):
-            lengths.append(f"{video_id}: {length:.0f} s, not {part.end - part.start:.0f} s")
-    if partly:
-        message = f"videos of which less than {100 * MIN_DECODED:.0f} % decodes: {len(partly):,}"
-        report.add("warning", split, "partly-decoded", message, count=len(partly), some=partly)
-    if lengths:
-        message = f"videos that are not as long as the part that they are to be: {len(lengths):,}"
-        report.add("warning", split, "clip-length", message, count=len(lengths), some=lengths)
+        record, part = manifest_of(store, video_id), spans.get(video_id)
+        for remark in remarks_of(video_id, record, min_decoded=MIN_DECODED, part=part):
+            found[remark.kind].append(f"{video_id}: {remark.numbers}")
+    for kind, check, what in (
+        (PARTLY, "partly-decoded", f"videos of which less than {100 * MIN_DECODED:.0f} % decodes"),
+        (LENGTH, "clip-length", "videos that are not as long as the part that they are to be"),
+    ):
+        some = found[kind]
+        if some:
+            report.add("warning", split, check, f"{what}: {len(some):,}", count=len(some), some=some)
 
 
 def _decode(decoded: DecodedVideos, store: FrameStore, video_id: str, *, num_frames: int) -> None:

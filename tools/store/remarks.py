@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from video.clip_ids import is_about, parse_clip_id
+from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+from video.clip_ids import Part, is_about, parse_clip_id
 
 MIN_DECODED = 0.9  # the default of --min_decoded
 _SHOWN = 5  # names in a line
-_PARTLY, _LENGTH = "partly decoded", "length"
+PARTLY, LENGTH = "partly decoded", "length"  # kinds of remarks
 
 
 class Remark(NamedTuple):
@@ -20,20 +21,33 @@ class Remark(NamedTuple):
     numbers: str
 
     def __str__(self) -> str:
-        what = "decodes only in part" if self.kind == _PARTLY else "is not as long as its name says"
+        what = "decodes only in part" if self.kind == PARTLY else "is not as long as its name says"
         return f"video {self.video_id!r}: {what} ({self.numbers})"
 
 
-def remarks_of(video_id: str, record: Mapping[str, Any], *, min_decoded: float) -> list[Remark]:
-    """The remarks about a video, from its manifest."""
+def remarks_of(
+    video_id: str, record: Mapping[str, Any], *, min_decoded: float, part: Part | None = None
+) -> list[Remark]:
+    """The remarks about a video, from its manifest.
+
+    `part`: the part of a source video that it is to be; None: as its id says, if the id names one.
+    """
     remarks = []
     share = decoded_share(record)
     if share < min_decoded:
-        remarks.append(Remark(_PARTLY, video_id, f"{100 * share:.0f} %"))
-    clip, length = parse_clip_id(video_id), length_of(record)
-    if clip is not None and length is not None and not is_about(length, clip.seconds):
-        remarks.append(Remark(_LENGTH, video_id, f"{length:.0f} s, not {clip.seconds:.0f} s"))
+        remarks.append(Remark(PARTLY, video_id, f"{100 * share:.0f} %"))
+    part, length = part or parse_clip_id(video_id), length_of(record)
+    if part is not None and length is not None and not is_about(length, part.seconds):
+        remarks.append(Remark(LENGTH, video_id, f"{length:.0f} s, not {part.seconds:.0f} s"))
     return remarks
+
+
+def manifest_of(store: FrameStore, video_id: str) -> dict[str, Any]:
+    """The manifest of a video; empty if there is none, or if it is broken: that is a fault of its own."""
+    try:
+        return store.manifest(video_id) or {}
+    except FrameStoreError:
+        return {}
 
 
 def decoded_share(record: Mapping[str, Any]) -> float:
@@ -81,8 +95,8 @@ class Remarks:
         """One line for each kind of remark."""
         share = f"{100 * self.min_decoded:g} %"
         texts = {
-            _PARTLY: f"videos of which less than {share} decodes, because they are cut off or damaged",
-            _LENGTH: "videos that are not as long as their names say (--clip_from_id cuts parts out)",
+            PARTLY: f"videos of which less than {share} decodes, because they are cut off or damaged",
+            LENGTH: "videos that are not as long as their names say (--clip_from_id cuts parts out)",
         }
         kinds = [kind for kind in texts if kind in self._counts]
         return [f"{texts[kind]}: {self._counts[kind]} ({self._names(kind)})" for kind in kinds]

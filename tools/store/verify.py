@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from dataloaders.frame_store.format import METADATA_FILE
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError
-from tools.store.remarks import remarks_of
+from tools.store.remarks import manifest_of, remarks_of
 from video.worker_pool import Fault, Output, WorkerPool
 
 _BATCH = 64  # videos; some seconds of work
@@ -172,17 +172,9 @@ def _check_batch(batch: _Batch) -> Output:
     remarks = [
         str(remark)
         for video_id in batch.video_ids
-        for remark in remarks_of(video_id, _manifest(store, video_id), min_decoded=batch.min_decoded)
+        for remark in remarks_of(video_id, manifest_of(store, video_id), min_decoded=batch.min_decoded)
     ]
     return (faults, remarks), []
-
-
-def _manifest(store: FrameStore, video_id: str) -> dict[str, Any]:
-    """The manifest; empty if there is none, or if it is broken, which is a fault."""
-    try:
-        return store.manifest(video_id) or {}
-    except FrameStoreError:
-        return {}
 
 
 @lru_cache(maxsize=1)
