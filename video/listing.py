@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from common.csv_text import delimiter_of, first_cells, read_rows
 from common.errors import UserError, file_errors
 from common.json_text import parse_json
+from common.unicode_forms import unicode_forms
 from video.clip_ids import parse_clip_id
 from video.sampling import Window
 from video.video_files import (
@@ -102,11 +102,11 @@ class VideoFolder:
         if parent:
             subfolder = self._subfolder(parent)
             return subfolder.find(stem) if subfolder is not None else None
-        name = next((name for form in _forms(file_id) for name in self._videos_named(form)[:1]), None)
+        name = next((name for form in unicode_forms(file_id) for name in self._videos_named(form)[:1]), None)
         if name is not None:
             return self._path(name)
         try:
-            paths = [self._path(form) for form in _forms(file_id)]
+            paths = [self._path(form) for form in unicode_forms(file_id)]
             return next((path for path in paths if path.is_file()), None)
         except (OSError, ValueError):  # a name that no file can have
             return None
@@ -125,7 +125,10 @@ class VideoFolder:
         if folder is None:
             return []
         return [
-            name for form in _forms(stem) for name in folder._names.get(form, ()) if rank_of(name) == OTHER
+            name
+            for form in unicode_forms(stem)
+            for name in folder._names.get(form, ())
+            if rank_of(name) == OTHER
         ]
 
     def check_names(self, wanted: Iterable[Wanted]) -> None:
@@ -184,7 +187,7 @@ class VideoFolder:
             return None
         try:
             if name not in self._subfolders:
-                path = next((path for path in map(self._path, _forms(name)) if path.is_dir()), None)
+                path = next((path for path in map(self._path, unicode_forms(name)) if path.is_dir()), None)
                 if path is not None:
                     self._subfolders[name] = VideoFolder(path)
         except (OSError, ValueError):  # a name that no folder can have
@@ -201,11 +204,6 @@ def list_folder(
         left_out = f" (left out: {describe_left_out(folder.left_out)})" if folder.left_out else ""
         raise UserError(f"{folder.path}: no videos in it{left_out}")
     return [_entry({"video_id": name}, place=str(folder.path), clip_from_id=clip_from_id) for name in names]
-
-
-def _forms(name: str) -> list[str]:
-    """A name as it is, and in the Unicode forms NFC and NFD: the same text in other code points."""
-    return list(dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]))
 
 
 def _name_of(path: Path) -> str:

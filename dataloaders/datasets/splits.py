@@ -5,7 +5,6 @@ V videos.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from common.errors import UserError
+from common.unicode_forms import unicode_forms
 from dataloaders.datasets.chvtt import STORE_PREFIX
 from dataloaders.datasets.files import name_some
 from dataloaders.examples import Examples, PackedStrings
@@ -78,8 +78,7 @@ def exclude_missing(examples: Examples, store: VideoIndex) -> tuple[Examples, Mi
 
 def has_other_form(video_id: str, store: VideoIndex) -> bool:
     """Whether the store has a video under the same name in another Unicode form (NFC, NFD)."""
-    forms = {unicodedata.normalize(form, video_id) for form in ("NFC", "NFD")} - {video_id}
-    return any(form in store for form in forms)
+    return any(form in store for form in unicode_forms(video_id)[1:])
 
 
 def with_store_durations(examples: Examples, store: ManifestReader) -> Examples:
