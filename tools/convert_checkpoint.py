@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 from common.arguments import ArgumentParser
 from common.errors import FileError, UserError, run_program
+from dataloaders.datasets.files import name_some
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that --help answers at once
     from torch import Tensor
@@ -107,17 +108,15 @@ def convert(
         lines += [f"dropped: {count_by_group(dropped)}"] if dropped else []
         state = {name: tensor for name, tensor in state.items() if group_of(name) in ENCODER_GROUPS}
     if all(group_of(name) == "unknown" for name in state):
-        raise UserError(f"checkpoint {src}: nothing to write; none of its names is known ({_first(names)})")
+        raise UserError(
+            f"checkpoint {src}: nothing to write; none of its names is known ({name_some(names, 3)})"
+        )
     if half:
         state = {name: _halved(name, tensor) for name, tensor in state.items()}
     save_state(state, dst)
     unknown = [name for name in state if group_of(name) == "unknown"]
-    lines += [f"unknown, written as they are: {_first(unknown)}"] if unknown else []
+    lines += [f"unknown, written as they are: {name_some(unknown, 3)}"] if unknown else []
     return [*lines, f"{_size(dst, state)}: {count_by_group(state)}"]
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _check_paths(src: Path, dst: Path, *, overwrite: bool) -> None:

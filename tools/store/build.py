@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, file_errors
+from dataloaders.datasets.files import name_some
 from dataloaders.frame_store.format import DATA_FILE, FrameStoreError, check_video_id, differences
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.frame_store.writer import FrameStoreWriter, write_metadata
@@ -116,7 +117,7 @@ def _listed(options: BuildOptions, folder: VideoFolder, say: Callable[[str], Non
 
 def _some(names: list[str]) -> str:
     """The number of names, and the first of them."""
-    return f"{len(names)} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
+    return f"{len(names)} ({name_some(names, _SHOWN)})"
 
 
 def _check_place(options: BuildOptions) -> None:
