@@ -302,7 +302,9 @@ def sentence(name: str, difference: Mapping[str, Any]) -> str:
     value, p = difference["value"], difference["p_shown"]
     is_rank = name.endswith("MeanR")
     unit = "" if is_rank else " points"
-    test = f"{_interval(difference, 1)}, p {p if p.startswith('<') else '= ' + p}"
+    interval = _interval(difference, 1)
+    limits = "no interval: too few videos" if interval is None else f"95% {interval}"
+    test = f"{limits}, p {p if p.startswith('<') else '= ' + p}"
     if difference["p"] > SIGNIFICANT:
         return f"No difference shown in {name}: A - B = {value:+.1f}{unit} ({test})."
     better = (value < 0) == is_rank
@@ -310,17 +312,16 @@ def sentence(name: str, difference: Mapping[str, Any]) -> str:
     return f"A's {name} is {abs(value):.1f}{unit} {way} ({test}): A is {'better' if better else 'worse'}."
 
 
-def _interval(difference: Mapping[str, Any], digits: int) -> str:
-    limits = (difference["low"], difference["high"])
-    if None in limits:
-        return "no interval: too few videos"
-    return "95% {:+.{}f} to {:+.{}f}".format(limits[0], digits, limits[1], digits)
+def _interval(difference: Mapping[str, Any], digits: int) -> str | None:
+    """None if there are too few videos for an interval."""
+    low, high = difference["low"], difference["high"]
+    return None if low is None or high is None else f"{low:+.{digits}f} to {high:+.{digits}f}"
 
 
 def _table(differences: dict[str, dict[str, Any]]) -> list[str]:
     shown = [f"{'':12}{'A':>9}{'B':>9}{'A - B':>9}   {'95% interval':18}{'p':>7}"]
     for name, d in differences.items():
-        interval = _interval(d, 2).removeprefix("95% ").partition(":")[0]
+        interval = _interval(d, 2) or "no interval"
         shown.append(
             f"{name:12}{d['a']:9.2f}{d['b']:9.2f}{d['value']:+9.2f}   {interval:18}{d['p_shown']:>7}"
         )
