@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.errors import FileError, UserError
+from common.stop_signals import SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ def start_worker(worker: int) -> None:
 def _leave_signals_to_parent() -> None:
     """Keep the worker alive on a signal: it goes to the whole process group, and the parent needs batches
     until it has saved. The parent ends its workers by `end_workers`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -21,12 +21,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, TypeVar
 
+from common.stop_signals import SIGNALS
+
 Task = TypeVar("Task")
 # The result of a task: anything small that can be pickled, and large raw buffers.
 Output = tuple[Any, Sequence[bytes]]
 
 _START_LIMIT = 120.0  # seconds that a worker may take to import what it needs
-_TO_EVERY_PROCESS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _CHECK_EVERY = 0.5  # seconds between two checks of the deadlines and of `stop`
 
 
@@ -200,7 +201,7 @@ def _signals_blocked() -> Iterator[None]:
     server that forks them must live as long as the parent.
     """
     resource_tracker.ensure_running()  # if it started below, it would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_EVERY_PROCESS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

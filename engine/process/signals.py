@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from common.stop_signals import signals_to_handle
 from engine.process.errors import LOST_RANK, StoppedBySignal, explain
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # Slurm sends SIGTERM twice within milliseconds, a closed terminal SIGHUP to the launcher and to its ranks.
 ONE_REQUEST_S = 3.0
 STUCK_S = 3.0  # then a main thread that a library holds does not end by itself
@@ -54,9 +54,7 @@ class StopRequest:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._previous_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        # Under nohup SIGHUP is ignored, and the run goes on.
-        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
-        handled = [number for number in SIGNALS if number not in ignored]
+        handled = signals_to_handle()
         self._previous = {number: signal.signal(number, self._handle) for number in handled}
         # scripts/slurm/job.sh starts this process with these signals blocked, so that none is lost.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)

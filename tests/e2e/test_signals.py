@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import engine.run
+from common.stop_signals import SIGNALS
 from engine.evaluation.encode import Evaluator
 from engine.process import signals
 from engine.training.trainer import Trainer
@@ -61,10 +62,10 @@ def test_a_signal_saves_at_the_next_step(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    handlers = [signal.getsignal(n) for n in signals.SIGNALS]
+    handlers = [signal.getsignal(n) for n in SIGNALS]
     before(Trainer, "_optimiser_step", signal_at(5, number), monkeypatch)
     assert toy.run("train", tmp_path, *FLAGS) == code
-    assert handlers == [signal.getsignal(n) for n in signals.SIGNALS]
+    assert handlers == [signal.getsignal(n) for n in SIGNALS]
     said = capsys.readouterr().err.strip()
     state = tmp_path / "training_state.5.pt"
     name = signal.Signals(number).name

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from common.stop_signals import SIGNALS
 from engine.config_checks import parse_and_check
 from engine.distributed.launchers import launcher_variables
-from engine.process.signals import EXIT_AGAIN, SIGNALS
+from engine.process.signals import EXIT_AGAIN
 from tests.scripts.slurm_stub import SlurmStub
 
 ROOT = Path(__file__).resolve().parents[2]

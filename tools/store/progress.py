@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from common.atomic_files import ESCAPED
 from common.errors import file_errors
-from engine.process.signals import ONE_REQUEST_S, SIGNALS
+from common.stop_signals import signals_to_handle
+from engine.process.signals import ONE_REQUEST_S
 from video.sampling import VideoError
 
 
@@ -100,9 +101,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in SIGNALS:
-            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:  # under nohup
-                continue
+        for number in signals_to_handle():
             try:
                 self._before[number] = signal.signal(number, self._receive)
             except ValueError:  # not the main thread, which alone may handle signals

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from common.stop_signals import SIGNALS
 from dataloaders import loader
 from engine.process import signals
 from engine.process.errors import StoppedBySignal
@@ -141,7 +142,7 @@ def test_the_first_signal_ends_a_block_that_waits_in_a_library(
 
 def test_a_signal_that_was_blocked_at_the_start_is_not_lost() -> None:
     def body(ready: Callable[[], None]) -> int:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         os.kill(os.getpid(), signal.SIGUSR1)
         with StopRequest() as stop:
             return until(lambda: stop.number == signal.SIGUSR1)
@@ -285,6 +286,6 @@ def test_the_program_ends_without_a_loader_process_that_cannot_be_killed(
 
 @pytest.fixture(autouse=True)
 def _handlers_are_restored() -> Iterator[None]:
-    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    before = [signal.getsignal(number) for number in SIGNALS]
     yield
-    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
