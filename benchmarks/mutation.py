@@ -61,7 +61,7 @@ NOT_RUN = ("caught by type check", "skipped")
 
 
 class Visitor(file_mutation.MutationVisitor):
-    """Makes no mutants of the words of messages; counts them in `wording`."""
+    """Makes mutants of functions with decorators; makes none of the words of messages, and counts these."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,15 +84,19 @@ class Visitor(file_mutation.MutationVisitor):
             return node.func.attr.value in LOG_METHODS
         return isinstance(node, cst.Raise) or node in self._assert_messages
 
+    def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.FunctionDef) and not _has_plain_decorator(node):
+            node = node.with_changes(decorators=[])
+        return super()._skip_node_and_children(node)
+
     def _create_mutations(self, node: cst.CSTNode) -> None:
         before = len(self.mutations)
         super()._create_mutations(node)
         if self._messages:
             made = self.mutations[before:]
-            of_code = [m for m in made if not _changes_words(node, m.mutated_node)]
-            self.mutations[before:] = of_code
-            inside = getattr(made[0], "contained_by_top_level_function", None) if made else None
-            self.wording += (len(made) - len(of_code)) if inside is not None else 0
+            self.mutations[before:] = [m for m in made if not _changes_words(node, m.mutated_node)]
+            if made and made[0].contained_by_top_level_function is not None:
+                self.wording += len(made) - len(self.mutations[before:])
 
 
 def _changes_words(node: cst.CSTNode, mutated: cst.CSTNode) -> bool:
@@ -112,13 +116,7 @@ def _has_plain_decorator(function: cst.FunctionDef) -> bool:
 
 def extend_mutmut() -> None:
     """Put the three rules into mutmut."""
-    skip = Visitor._skip_node_and_children
     arrange = file_mutation.function_trampoline_arrangement
-
-    def skip_fewer(self: Visitor, node: cst.CSTNode) -> bool:
-        if isinstance(node, cst.FunctionDef) and not _has_plain_decorator(node):
-            return skip(self, node.with_changes(decorators=[]))
-        return skip(self, node)
 
     def arrange_decorated(function: cst.FunctionDef, mutants: Any, class_name: str | None) -> Any:
         """The decorators stay on the function that chooses a mutant, and not on the mutants."""
@@ -130,7 +128,6 @@ def extend_mutmut() -> None:
         functions[0] = chooser.with_changes(decorators=[*function.decorators, *chooser.decorators])
         return declarations, functions, assignments, names
 
-    Visitor._skip_node_and_children = skip_fewer  # type: ignore[method-assign]
     file_mutation.MutationVisitor = Visitor  # type: ignore[misc]
     file_mutation.function_trampoline_arrangement = arrange_decorated
 
