@@ -41,10 +41,9 @@ from mutmut.mutation import file_mutation  # noqa: E402
 from mutmut.mutation.data import MutantLineSpans, SourceFileMutationData  # noqa: E402
 from mutmut.mutation.diff_apply import get_diff_for_mutant  # noqa: E402
 from mutmut.state import state  # noqa: E402
-from mutmut.stats import load_stats, status_by_exit_code  # noqa: E402
+from mutmut.stats import status_by_exit_code  # noqa: E402
 from mutmut.type_checking import run_type_checker  # noqa: E402
 from mutmut.utils.file_utils import change_cwd, walk_mutatable_files  # noqa: E402
-from mutmut.workers.isolation import ForkServerRunner  # noqa: E402
 
 LOG_METHODS = {"debug", "info", "warning", "error", "warn"}
 TEXTS = (cst.SimpleString, cst.FormattedString, cst.ConcatenatedString)
@@ -152,7 +151,7 @@ def results_of(path: Path) -> dict[str, str]:
     return {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
 
 
-def run(files: Sequence[Path], *, again: Sequence[str], children: int, skip_clean: bool) -> None:
+def run(files: Sequence[Path], *, again: Sequence[str], children: int) -> None:
     """Run the mutants of `files` that have no result yet, or one of `again`; file by file."""
     order = {module_of(path): place for place, path in enumerate(files)}
     collect, load = program.collect_source_file_mutation_data, program.collect_or_load_stats
@@ -171,10 +170,7 @@ def run(files: Sequence[Path], *, again: Sequence[str], children: int, skip_clea
 
     def choose_tests(*args: Any, **kwargs: Any) -> None:
         """The tests of each function, quick ones first: the first that fails ends the run of a mutant."""
-        if skip_clean:
-            assert load_stats(), "no earlier run has recorded which tests reach which function"
-        else:
-            load(*args, **kwargs)
+        load(*args, **kwargs)
         durations = state().duration_by_test
         in_processes = tuple(TESTS_IN_PROCESSES.values())
         tests_of: dict[str, Any] = state().tests_by_mangled_function_name
@@ -189,9 +185,6 @@ def run(files: Sequence[Path], *, again: Sequence[str], children: int, skip_clea
                 test for test, end in zip(ordered, until, strict=True) if end < MOST_SECONDS
             ]
 
-    if skip_clean:
-        ForkServerRunner.run_clean_tests = lambda self, tests: 0  # type: ignore[method-assign]
-        ForkServerRunner.run_forced_fail = lambda self: 1  # type: ignore[method-assign]
     program.filter_mutants_with_type_checker = functools.partial(types_refused, files)
     program.collect_source_file_mutation_data = only_wanted
     program.collect_or_load_stats = choose_tests
@@ -265,7 +258,6 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help="patterns, e.g. modules.losses.* (default: all)")
     parser.add_argument("--again", nargs="*", default=[], help="run these once more: survived, timeout, ...")
     parser.add_argument("--children", type=int, default=1, help="mutants that run at the same time")
-    parser.add_argument("--skip-clean", action="store_true", help="do not run the tests without faults first")
     parser.add_argument("--table", action="store_true", help="print the table of results, run nothing")
     parser.add_argument("--survivors", action="store_true", help="print the changes that no test noticed")
     args = parser.parse_args()
@@ -278,7 +270,7 @@ def main() -> None:
                     print(f"# {status}: {name}\n{get_diff_for_mutant(name, path=path)}\n")
     elif not args.table:
         again = [status.replace("_", " ") for status in args.again]
-        run(files, again=again, children=args.children, skip_clean=args.skip_clean)
+        run(files, again=again, children=args.children)
     print("\n".join(table(files)))
 
 
