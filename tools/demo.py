@@ -202,17 +202,17 @@ def _serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
 
 
 def _limits(arguments: argparse.Namespace, host: str) -> Limits:
-    upload_bytes = int(arguments.upload_mb) * _MB
+    upload_bytes = arguments.upload_mb * _MB
     return Limits(
         hosts=_host_names(arguments, host),
-        search_rate=Rate(arguments.search_rate, int(arguments.search_burst)),
+        search_rate=Rate(arguments.search_rate, arguments.search_burst),
         queue_seconds=arguments.queue_seconds,
-        connections=int(arguments.connections),
-        client_connections=int(arguments.client_connections),
+        connections=arguments.connections,
+        client_connections=arguments.client_connections,
         header_seconds=arguments.header_seconds,
         upload_bytes=upload_bytes,
         body_bytes=upload_bytes + _MB,
-        upload_folder_bytes=int(arguments.upload_folder_mb) * _MB,
+        upload_folder_bytes=arguments.upload_folder_mb * _MB,
     )
 
 
