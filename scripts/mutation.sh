@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.sh requirements-mutation.txt
 export PATH="$PWD/.venv/bin:$PATH"
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-exec nice -n 19 python benchmarks/mutation.py "$@"
+exec nice -n 19 python benchmarks/robustness/mutation.py "$@"

@@ -1,6 +1,6 @@
 """What is saved by decoding and encoding each video once, instead of once for every caption.
 
-    python benchmarks/evaluation_decoding.py [--videos 40] [--captions 10]
+    python benchmarks/protocol/evaluation_decoding.py [--videos 40] [--captions 10]
 
 The data have the shape of VATEX (10 captions a video), with JPEG frames and a small model. The evaluator
 reads videos and captions separately; the published code reads pairs, every caption with its clip. Reads of
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataloaders.examples import ExamplesBuilder
 from dataloaders.loader import ShardSampler, build_loader

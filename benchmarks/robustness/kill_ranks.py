@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.kill_runs import Outcome, Run, Runs, last_message
-from benchmarks.kill_setup import FINETUNE, difference, distance, resume_step, steps_recorded
+from benchmarks.robustness.kill_runs import Outcome, Run, Runs, last_message
+from benchmarks.robustness.kill_setup import FINETUNE, difference, distance, resume_step, steps_recorded
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SLOW = ("--num_thread_reader", "0")
 LIMIT_S = 300.0
 

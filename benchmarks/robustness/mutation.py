@@ -31,7 +31,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 os.chdir(ROOT)  # mutmut reads its settings from here when it is imported
 
 import libcst as cst  # noqa: E402

@@ -1,6 +1,6 @@
 """Does the result of an evaluation depend on batch size, number of ranks or order? A table.
 
-    python benchmarks/evaluation_invariance.py
+    python benchmarks/protocol/evaluation_invariance.py
 
 150 videos with 3 captions each go through the evaluator: JPEG frames, a small model, features, ranks. Every
 row is compared with one rank and batches of 16: how many ranks differ, and how much the features differ.
@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.evaluation_decoding import FRAMES, SIDE, WORDS, CountingStore, SmallModel, Words
+from benchmarks.protocol.evaluation_decoding import FRAMES, SIDE, WORDS, CountingStore, SmallModel, Words
 from dataloaders.examples import Examples, PackedStrings
 from dataloaders.loader import ShardSampler, build_loader
 from dataloaders.video_text import VideoTextDataset

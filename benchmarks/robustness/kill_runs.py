@@ -15,8 +15,8 @@ import torch
 
 import main_pretrain
 import main_task_retrieval
-from benchmarks import kill_hooks
-from benchmarks.kill_setup import Toy
+from benchmarks.robustness import kill_hooks
+from benchmarks.robustness.kill_setup import Toy
 
 RUN_LIMIT_S = 240.0
 

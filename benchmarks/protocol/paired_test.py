@@ -1,6 +1,6 @@
 """Is the p-value of `tools/compare_reports.py` right where two models are equally good?
 
-    python benchmarks/paired_test.py
+    python benchmarks/protocol/paired_test.py
 
 Simulates comparisons of two equally good models on a few videos, with five captions each whose ranks are
 similar. Prints in how many of them p is at most 0.05, which should be at most 5%: per metric the smallest and
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from engine.evaluation.paired_test import paired_test
 from engine.evaluation.ranks import Ranks, single_ranks

@@ -1,6 +1,6 @@
 """Thousands of valid, odd and broken requests to the demo's page and API, over real connections.
 
-    python benchmarks/api_fuzz.py [--requests 10000] [--seed 0] [--clients 8] [--no_page]
+    python benchmarks/robustness/api_fuzz.py [--requests 10000] [--seed 0] [--clients 8] [--no_page]
 
 Makes a toy index, serves it on a free local port as tools/demo.py does, but without rate limits, and prints
 how many requests of each route got which status. The exit code is 1 where a request got a status of 500 or
@@ -28,9 +28,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.api_fuzz_requests import IDS, Request, RequestMaker
+from benchmarks.robustness.api_fuzz_requests import IDS, Request, RequestMaker
 
 HANG = 10.0  # seconds
 BODY_SECONDS = 1.5  # the server stops waiting for a body well before `HANG`

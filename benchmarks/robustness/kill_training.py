@@ -1,6 +1,6 @@
 """What happens to a training run that is killed, gets a signal or has a fault, and how many steps are lost.
 
-    python benchmarks/kill_training.py [--kills 5] [--seed 0] [--out table.md]
+    python benchmarks/robustness/kill_training.py [--kills 5] [--seed 0] [--out table.md]
 
 Toy data, small models, one CPU thread. Every run is a forked process that reports its phases through a pipe
 and is killed from outside at a random moment of a phase. After each event a run continues to the end, and its
@@ -22,13 +22,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import torch  # noqa: E402
 
-from benchmarks import kill_hooks, kill_ranks, kill_setup  # noqa: E402
-from benchmarks.kill_runs import Outcome, Run, Runs, last_message  # noqa: E402
-from benchmarks.kill_setup import Toy, difference, resume_step, steps_recorded  # noqa: E402
+from benchmarks.robustness import kill_hooks, kill_ranks, kill_setup  # noqa: E402
+from benchmarks.robustness.kill_runs import Outcome, Run, Runs, last_message  # noqa: E402
+from benchmarks.robustness.kill_setup import Toy, difference, resume_step, steps_recorded  # noqa: E402
 from common.atomic_files import write_text  # noqa: E402
 
 WHERE = {
