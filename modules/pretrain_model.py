@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from modules import host_masks
 from modules.dual_encoder import DualEncoder, Features
 from modules.losses.contrastive import BatchKeys, Negatives
 from modules.losses.duplicates import find_duplicates, rows_of_this_rank
@@ -106,7 +107,8 @@ class PretrainModel(DualEncoder):
                 _, hidden = self.text_encoder(batch[f"{kind}_mlm_ids"], batch[f"{kind}_mask"])
                 # Only masked positions get logits over the vocabulary: logits of all positions need too much
                 # memory.
-                features[f"{kind}_words"] = hidden[batch[f"{kind}_mlm_labels"] != IGNORED_LABEL]
+                labels = batch[f"{kind}_mlm_labels"]
+                features[f"{kind}_words"] = host_masks.select(hidden, labels, empty=IGNORED_LABEL)
         return features
 
     @torch.no_grad()
@@ -126,11 +128,13 @@ class PretrainModel(DualEncoder):
 
         In training mode the keys are pushed to the queues afterwards.
         """
-        mask = batch.get("frame_mask")
+        host_mask = batch.get("frame_mask")
+        mask = host_masks.for_losses(host_mask, features["frames"].device)
         losses: dict[str, Tensor] = {}
         if self.weights["FAM"]:
-            keys = {**keys, "projected": self._project_keys(keys["frames"], mask)}
-            losses["FAM"] = self._fam(features, keys, mask, self._duplicate_mask(batch, None))
+            keys = {**keys, "projected": self._project_keys(keys["frames"], host_mask)}
+            predictions = self._predict(features["frames"], host_mask)
+            losses["FAM"] = self._fam(predictions, keys["projected"], mask, self._duplicate_mask(batch, None))
         duplicate_masks = {kind: self._duplicate_mask(batch, kind) for kind in TEXTS if kind in features}
         if self.weights["VTM"]:
             losses["VTM"] = self._vtm(features, keys, duplicate_masks)
@@ -159,21 +163,24 @@ class PretrainModel(DualEncoder):
         self.queue.pushes = int(state["queue_pushes"])
         self.queue.clips = int(state["queue_clips"])
 
-    def _fam(
-        self, query: Features, keys: Features, mask: Tensor | None, duplicate_mask: Tensor | None
-    ) -> Tensor:
+    def _predict(self, frames: Tensor, host_mask: Tensor | None) -> Tensor:
         predictor = nn.Sequential(self.v_projector, self.v_predictor)
+        return host_masks.on_real_frames(predictor, frames, host_mask)
+
+    @torch.no_grad()
+    def _project_keys(self, frames: Tensor, host_mask: Tensor | None) -> Tensor:
+        return host_masks.on_real_frames(self.v_projector_k, frames, host_mask)
+
+    def _fam(
+        self, predictions: Tensor, keys: Tensor, mask: Tensor | None, duplicate_mask: Tensor | None
+    ) -> Tensor:
         return frame_adjacency_matching(
-            _on_real_frames(predictor, query["frames"], mask),
-            keys["projected"],
-            queue=_mask_duplicates(self._negatives(PROJECTION_QUEUE, keys["projected"]), duplicate_mask),
+            predictions,
+            keys,
+            queue=_mask_duplicates(self._negatives(PROJECTION_QUEUE, keys), duplicate_mask),
             temperature=self.temperature,
             frame_mask=mask,
         )
-
-    @torch.no_grad()
-    def _project_keys(self, frames: Tensor, mask: Tensor | None) -> Tensor:
-        return _on_real_frames(self.v_projector_k, frames, mask)
 
     def _vtm(self, query: Features, keys: Features, duplicate_masks: DuplicateMasks) -> Tensor:
         video_queue = self._negatives(VIDEO_QUEUE, keys["video"])
@@ -230,7 +237,8 @@ class PretrainModel(DualEncoder):
         for kind in self._texts_in(batch):
             labels = batch[f"{kind}_mlm_labels"]
             logits = self.cls(query[f"{kind}_words"])
-            terms.append(masked_lm_loss(logits, labels[labels != IGNORED_LABEL]))
+            on_device = host_masks.on_device(labels, logits.device)
+            terms.append(masked_lm_loss(logits, host_masks.select(on_device, labels, empty=IGNORED_LABEL)))
         return torch.stack(terms).mean()
 
     def _encode_texts(self, encoder: nn.Module, batch: Mapping[str, Tensor]) -> Features:
@@ -289,15 +297,6 @@ class PretrainModel(DualEncoder):
                 untrained += self.visual_encoder.parameters()
         for parameter in untrained:
             parameter.requires_grad_(False)
-
-
-def _on_real_frames(head: nn.Module, frames: Tensor, mask: Tensor | None) -> Tensor:
-    """`head` on the real frames of [B, F, D]: padding is not in its batch statistics and becomes zeros."""
-    if mask is None or bool(mask.all()):
-        rows: Tensor = head(frames.flatten(0, 1))
-        return rows.unflatten(0, frames.shape[:2])
-    rows = head(frames[mask])
-    return rows.new_zeros(frames.shape).masked_scatter(mask.unsqueeze(-1), rows)
 
 
 def _mask_duplicates(negatives: Negatives, duplicate_mask: Tensor | None) -> Negatives:

@@ -88,7 +88,8 @@ def _statistics(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     large.
     """
     rows = at_least_float32(rows)
-    count = sum_over_ranks(torch.tensor(float(rows.shape[0]), device=rows.device, dtype=rows.dtype))
+    # full() is filled on the device; tensor() would be copied there, and the CPU would wait.
+    count = sum_over_ranks(torch.full((), float(rows.shape[0]), device=rows.device, dtype=rows.dtype))
     mean = sum_over_ranks_with_grad(rows.sum(0)) / count
     variance = sum_over_ranks_with_grad((rows - mean).square().sum(0)) / count
     return mean, variance, count

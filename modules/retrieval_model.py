@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from common.errors import UserError
+from modules import host_masks
 from modules.dual_encoder import DualEncoder, Features
 from modules.gather import gather, gather_with_grad
 from modules.losses.duplicates import find_duplicates
@@ -70,10 +71,11 @@ class RetrievalModel(DualEncoder):
                 duplicate_mask=duplicate_mask,
             )
         if self.weights["FTM"]:
+            mask = host_masks.for_losses(batch.get("frame_mask"), features["frames"].device)
             losses["FTM"] = frame_text_matching(
                 gathered["text"],
                 gathered["frames"],
-                gather(batch["frame_mask"]) if "frame_mask" in batch else None,
+                None if mask is None else gather(mask),
                 logit_scale=self.logit_scale,
                 duplicate_mask=duplicate_mask,
             )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
+from modules import host_masks
 from modules.numerics import at_least_float32, l2_normalize, without_autocast
 
 # CLIP's statistics of pixels from 0 to 1, in the order red, green, blue.
@@ -57,12 +58,15 @@ class VideoEncoder(nn.Module):
         """Video embeds [B, D] and frame embeds [B, F, D], not normalised.
 
         `frames` [B, F, 3, S, S] are uint8 RGB, which is normalised here, or floats that are normalised
-        already. `frame_mask` [B, F] is True on real frames; the frame embeds of padding are zeros. Raises
-        `UserError` where F is above `max_positions` and `use_temp` is on.
+        already. `frame_mask` [B, F], best on the host, is True on real frames; the frame embeds of padding
+        are zeros. Raises `UserError` where F is above `max_positions` and `use_temp` is on.
         """
-        frame_embeds = self._encode_frames(frames, frame_mask)
-        attended = self._attend(frame_embeds, frame_mask) if self.use_temp else frame_embeds
-        return _mean_direction(attended, frame_mask), frame_embeds
+        mask = host_masks.without_full_mask(frame_mask)
+        frame_embeds = host_masks.on_real_frames(self._encode_frames, frames, mask)
+        if mask is not None:
+            mask = host_masks.on_device(mask, frame_embeds.device)
+        attended = self._attend(frame_embeds, mask) if self.use_temp else frame_embeds
+        return _mean_direction(attended, mask), frame_embeds
 
     def temporal_parameters(self) -> list[nn.Parameter]:
         """Parameters that the frame embeds do not depend on."""
@@ -70,15 +74,9 @@ class VideoEncoder(nn.Module):
             return []
         return [*self.temporal_transformer.parameters(), *self.frame_position_embeddings.parameters()]
 
-    def _encode_frames(self, frames: Tensor, frame_mask: Tensor | None) -> Tensor:
-        shape = frames.shape[:2]
-        if frame_mask is None or bool(frame_mask.all()):
-            embeds: Tensor = self.visual(self._pixels(frames.flatten(0, 1)))
-            return embeds.unflatten(0, shape)
-        # Only real frames go through the image tower: padding takes no time.
-        real = self.visual(self._pixels(frames[frame_mask]))
-        embeds = real.new_zeros(*shape, self.embed_dim)
-        return embeds.masked_scatter(frame_mask.unsqueeze(-1), real)
+    def _encode_frames(self, frames: Tensor) -> Tensor:
+        embeds: Tensor = self.visual(self._pixels(frames))
+        return embeds
 
     def _pixels(self, frames: Tensor) -> Tensor:
         if frames.dtype != torch.uint8:

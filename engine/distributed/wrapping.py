@@ -45,10 +45,9 @@ def wrap(
     if cached:
         _broadcast_weights(model)
         return model
-    devices = [world.device.index] if world.device.type != "cpu" else None
-    return DistributedDataParallel(
-        model, device_ids=devices, gradient_as_bucket_view=True, **_no_buffer_sync()
-    )
+    # The model is on its device. With device_ids DDP would also move the batch there, and with it the masks
+    # and labels that stay on the host.
+    return DistributedDataParallel(model, device_ids=None, gradient_as_bucket_view=True, **_no_buffer_sync())
 
 
 def compile_encoders(model: DualEncoder, device: torch.device) -> None:

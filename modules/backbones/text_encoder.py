@@ -6,6 +6,7 @@ Shapes: B texts, W words, D joint width.
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ class ChineseTextEncoder(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Text embeds [B, D] and word features [B, W, D] of `ids` [B, W]; `mask` [B, W] is 1 on tokens."""
         _checked_length(ids, self.context_length)
+        if mask is not None and self._takes_4d_masks():
+            mask = mask.bool()[:, None, None, :]  # [B, heads, queries, keys]
         outputs = self.chinese_encoder(input_ids=ids, attention_mask=mask)
         hidden = outputs.last_hidden_state
         pooled = getattr(outputs, "pooler_output", None)
@@ -105,6 +108,21 @@ class ChineseTextEncoder(nn.Module):
         """Parameters that only the text embeds depend on."""
         pooler = getattr(self.chinese_encoder, "pooler", None)
         return [] if pooler is None else list(pooler.parameters())
+
+    def _takes_4d_masks(self) -> bool:
+        """Whether the encoder hands a mask [B, 1, 1, W] on to `scaled_dot_product_attention` as it is.
+
+        Of a mask [B, W] transformers asks whether it is full, for which the CPU waits. Versions before 5 have
+        another way, and take masks [B, W] only. Encoders with sliding windows make their masks themselves.
+        """
+        encoder: Any = self.chinese_encoder
+        module = sys.modules[type(encoder).__module__]
+        return (
+            hasattr(module, "create_bidirectional_mask")
+            and not hasattr(module, "create_bidirectional_sliding_window_mask")
+            and getattr(encoder.config, "_attn_implementation", None) == "sdpa"
+            and not getattr(encoder.config, "is_decoder", False)
+        )
 
 
 def _checked_length(ids: Tensor, positions: int) -> int:

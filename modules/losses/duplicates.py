@@ -30,6 +30,16 @@ def rows_of_this_rank(matrix: Tensor, clips: int) -> Tensor:
 
 
 def _equal_rows(identities: Tensor) -> Tensor:
-    """[N] or [N, W] -> [N, N]. Rows are numbered first: comparing all words of all pairs takes N * N * W."""
-    _, number = torch.unique(identities, dim=0, return_inverse=True)
+    """[N] or [N, W] -> [N, N]. Rows are numbered first: comparing all words of all pairs takes N * N * W.
+
+    They are sorted by their last word, then by the one before, and so on. A sort keeps the order of equals.
+    `torch.unique` would number them too, but the CPU waits for the number of different rows.
+    """
+    rows = identities.reshape(len(identities), -1)
+    order = torch.arange(len(rows), device=rows.device)
+    for word in reversed(range(rows.shape[1])):
+        order = order[rows[order, word].argsort(stable=True)]
+    ordered = rows[order]
+    differs = (ordered[1:] != ordered[:-1]).any(dim=1)  # from the row before
+    number = torch.zeros_like(order).index_copy(0, order[1:], differs.cumsum(0))
     return number.unsqueeze(1) == number

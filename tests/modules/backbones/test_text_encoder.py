@@ -10,6 +10,7 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
@@ -159,3 +160,31 @@ def test_a_failed_download_says_what_to_fetch(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="network is not to be used"):
         ChineseTextEncoder("some/bert", embed_dim=8, cache_dir=tmp_path)
     assert len(asked) == 1
+
+
+def test_bert_gets_a_mask_that_it_need_not_look_into(bert_folder: Path) -> None:
+    """The numbers are those of a mask [B, W], with and without padding."""
+    encoder = ChineseTextEncoder(bert_folder, embed_dim=8).eval()
+    ids = torch.randint(1, 53, (3, 6), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = mask[2, 1:] = 0
+    for text_mask in (mask, torch.ones_like(mask)):
+        with torch.no_grad():
+            _, hidden = encoder(ids, text_mask)
+            plain = encoder.chinese_encoder(input_ids=ids, attention_mask=text_mask)
+            assert torch.allclose(hidden, encoder.text_proj(plain.last_hidden_state), atol=1e-6)
+
+
+def test_encoders_that_take_masks_of_words_only_get_these(bert_folder: Path) -> None:
+    encoder = ChineseTextEncoder(bert_folder, embed_dim=8)
+    shapes: list[torch.Size] = []
+    encoder.chinese_encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(kwargs["attention_mask"].shape), with_kwargs=True
+    )
+    ids = torch.ones(2, 5, dtype=torch.long)
+    encoder(ids, torch.ones_like(ids))
+    encoder.chinese_encoder.config._attn_implementation = "eager"  # type: ignore[union-attr]
+    encoder(ids, torch.ones_like(ids))
+    assert shapes[-1] == (2, 5)
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        assert shapes[0] == (2, 1, 1, 5)

@@ -39,6 +39,14 @@ def test_pairs_of_one_video_or_one_text(text: str | None) -> None:
     assert find_duplicates(batch(tags=True), text=text).tolist() == expected
 
 
+def test_rows_are_equal_only_if_all_their_words_are() -> None:
+    words = torch.randint(0, 2, (60, 5), generator=torch.Generator().manual_seed(3))
+    expected = (words[:, None] == words[None]).all(dim=-1)
+    assert 60 < expected.sum() < 60 * 60
+    assert torch.equal(duplicates._equal_rows(words), expected)
+    assert torch.equal(duplicates._equal_rows(words[:, 0]), words[:, :1] == words[None, :, 0])
+
+
 def loss_of_row(scores: dict[int, float], positive: float) -> float:
     return math.log(sum(math.exp(score) for score in scores.values())) - positive
 
