@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.arguments import ArgumentParser
 from common.atomic_files import write_json
-from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS as DATASET_SPECS
 
 LANGUAGES = {name: spec.languages for name, spec in DATASET_SPECS.items()}
@@ -186,7 +185,11 @@ class Config:
     weight_decay: float = _flag(0.2, "optimisation", "decoupled weight decay")
     warmup_proportion: float = _flag(0.1, "optimisation", "share of the steps with a rising learning rate")
     precision: str = _flag(
-        "fp32", "optimisation", "autocast type; weights stay float32", choices=("fp32", "bf16", "fp16")
+        "auto",
+        "optimisation",
+        "products in float32, TF32, bfloat16, float16; auto: bf16 on GPUs that have it, fp16 on older GPUs, "
+        "fp32 on CPUs. Weights stay float32",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16"),
     )
     enable_amp: bool = _flag(False, "optimisation", "published name of --precision fp16 (GPU only)")
 
@@ -289,26 +292,6 @@ class Config:
         write_json(path, dataclasses.asdict(self))
 
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-def check_settings(settings: Mapping[str, Any], path: Path) -> None:
-    """Check the settings of a config.json: those that are fields of `Config` have its types and choices.
-
-    Raises `UserError` that names `path` and the setting. Other names, as of other versions, are not checked.
-    """
-    for item in dataclasses.fields(Config):
-        name, kind = item.name, item.metadata["kind"] or type(item.default)
-        value, choices = settings.get(name, item.default), item.metadata["choices"]
-        if value is None and item.default is None:
-            continue
-        is_kind = isinstance(value, int | float if kind is float else kind)
-        if not is_kind or (isinstance(value, bool) and kind is not bool):
-            raise UserError(f"{path}: {name} is {value!r}, it must be {_KINDS[kind]}")
-        if choices and value not in choices:
-            raise UserError(f"{path}: {name} is {value!r}, it must be one of {', '.join(choices)}")
-
-
 # The programs and the defaults in which they differ from `Config`.
 PROGRAMS: dict[str, dict[str, Any]] = {
     "main_pretrain.py": {"weight_decay": 0.05, "warmup_proportion": 0.2},
@@ -378,9 +361,9 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
         import torch  # takes seconds; --help works without it
 
         on_gpu = torch.cuda.is_available()
-        if on_gpu and values["precision"] == "fp32":  # another --precision takes precedence
+        if on_gpu and values["precision"] == "auto":  # another --precision takes precedence
             values["precision"] = "fp16"
-        remarks = [] if on_gpu else ["--enable_amp: no GPU here, training in " + values["precision"]]
+        remarks = [] if on_gpu else ["--enable_amp has no effect: no GPU here"]
     config = Config(**values)
     if config.mask_duplicates and config.do_pretrain and config.negatives == "queue":
         remarks.append("--mask_duplicates has no effect: a queue does not store which clip a key belongs to")

@@ -25,6 +25,7 @@ from engine.data import (
     read_evaluation_split,
     read_training_split,
 )
+from engine.distributed.precision import settle_precision
 from engine.distributed.sharding import describe_sharding
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
@@ -54,8 +55,12 @@ def run(config: Config, remarks: Sequence[Remark] = (), *, stop: StopRequest) ->
     try:
         with world.sharing_failures():
             with early():
+                # What is saved and compared is what was chosen: that is what the numbers depend on.
+                precision, choice = settle_precision(config.precision, world)
+                config = dataclasses.replace(config, precision=precision)
                 output = _claim_output(config, world)
                 log = _open_log(config, world)
+            log.info(choice)
             for remark in remarks:
                 log.remark(remark)
             return _run(config, world, log, stop, output)

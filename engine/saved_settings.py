@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError
 from dataloaders.datasets.files import read_json_object
-from engine.config import Config, Remark, check_settings
+from engine.config import Config, Remark
 
 SETTINGS_FILE = "config.json"
 EVALUATION_SETTINGS_FILE = "config.eval.json"  # of evaluations, so that none replaces the training's file
@@ -28,6 +29,7 @@ _NEEDS = (
     ("temporal_layers", "use_temp", True),
     ("top_frames", "use_frame_fea", True),
 )
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 Settings = Mapping[str, Any]
 
 
@@ -48,6 +50,23 @@ def read_saved_settings(path: Path) -> Settings | None:
         return None
     check_settings(saved, path)
     return saved
+
+
+def check_settings(settings: Mapping[str, Any], path: Path) -> None:
+    """Check the settings of a config.json: those that are fields of `Config` have its types and choices.
+
+    Raises `UserError` that names `path` and the setting. Other names, as of other versions, are not checked.
+    """
+    for item in dataclasses.fields(Config):
+        name, kind = item.name, item.metadata["kind"] or type(item.default)
+        value, choices = settings.get(name, item.default), item.metadata["choices"]
+        if value is None and item.default is None:
+            continue
+        is_kind = isinstance(value, int | float if kind is float else kind)
+        if not is_kind or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"{path}: {name} is {value!r}, it must be {_KINDS[kind]}")
+        if choices and value not in choices:
+            raise UserError(f"{path}: {name} is {value!r}, it must be one of {', '.join(choices)}")
 
 
 def with_checkpoint_settings(config: Config, given: Collection[str]) -> tuple[Config, list[Remark]]:

@@ -13,10 +13,10 @@ from typing import Any
 from common.errors import UserError
 from common.names import is_path
 from dataloaders.datasets.files import read_json_object
-from engine.config import Config, check_settings
+from engine.config import Config
 from engine.config_checks import check_config
 from engine.evaluation.feature_files import file_digest
-from engine.saved_settings import disagreements, read_saved_settings, settings_file, take_over
+from engine.saved_settings import check_settings, disagreements, read_saved_settings, settings_file, take_over
 from modules.backbones.hub import model_folder
 
 logger = logging.getLogger(__name__)

@@ -41,7 +41,7 @@ _NOT_TAKEN_OVER = frozenset(
     (
         *("output_dir", "do_pretrain", "do_train", "do_eval", "do_params", "init_model", "resume"),
         *("wandb", "logdir", "local_rank", "fsdp", "compile", "freeze", "select_on", "report"),
-        *("save_features", "save_similarity", "enable_amp", "eval_dataset"),
+        *("save_features", "save_similarity", "precision", "enable_amp", "eval_dataset"),
     )
 )
 
@@ -110,6 +110,7 @@ def _as_flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _watch(args: argparse.Namespace, config: Config, remarks: Sequence[Remark], *, epochs: int) -> int:
+    from engine.distributed.precision import settle_precision
     from engine.distributed.world import World
     from engine.evaluation.folder import CheckpointFolder
     from engine.logs.run_log import RunLog
@@ -118,7 +119,10 @@ def _watch(args: argparse.Namespace, config: Config, remarks: Sequence[Remark], 
     with file_errors(output_dir, "cannot be made"):
         output_dir.mkdir(exist_ok=True)
     world = World.from_environment(config.local_rank)
+    precision, choice = settle_precision(config.precision, world)
+    config = dataclasses.replace(config, precision=precision)
     log = RunLog(output_dir, active=True)
+    log.info(choice)
     for remark in remarks:
         log.remark(remark)
     series = CheckpointFolder(config, world, log, split=args.split)

@@ -1,4 +1,4 @@
-"""A rank's device: which one it is, the precision of the forward pass, and copying batches to the device.
+"""A rank's device: which one it is, and copying batches to it.
 
 A device is a CUDA GPU (NVIDIA, or AMD with torch's ROCm build) or the CPU. Other accelerators that torch
 knows are not used: Apple's MPS, for one, has no float64, which ranking needs.
@@ -6,7 +6,6 @@ knows are not used: Apple's MPS, for one, has no float64, which ranking needs.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 
 import torch
@@ -16,7 +15,6 @@ from common.errors import UserError
 from engine.distributed.environment import Place
 
 Batch = dict[str, torch.Tensor]
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def default_device() -> torch.device:
@@ -61,13 +59,6 @@ def refuse_shared_devices(place: Place, device: torch.device, node: str, store: 
                 f"ranks {other} and {rank} use the same GPU: start at most one process for each visible GPU, "
                 "or run on the CPU by hiding all GPUs (CUDA_VISIBLE_DEVICES=)"
             )
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Autocast for `--precision`; the weights stay in float32."""
-    if precision not in AUTOCAST:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST[precision])
 
 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:

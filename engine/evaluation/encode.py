@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from engine.distributed.device import autocast, to_device
+from engine.distributed.device import to_device
+from engine.distributed.precision import autocast
 from engine.distributed.sharding import is_sharded
 from engine.distributed.world import World
 from engine.evaluation.compute_metrics import Bank, SplitMetrics, compute_metrics

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from engine.distributed.device import Batch, autocast, to_device
+from engine.distributed.device import Batch, to_device
+from engine.distributed.precision import autocast, products
 from engine.distributed.sharding import full_tensor
 from engine.distributed.world import World
 from engine.distributed.wrapping import average_gradients
@@ -102,6 +103,10 @@ class Trainer:
 
         Raises `TrainingStopped` after too many steps that are not finite or too many unreadable clips.
         """
+        with products(self.precision):  # also those of the backward pass
+            self._train_epoch(epoch, first_step)
+
+    def _train_epoch(self, epoch: int, first_step: int) -> None:
         self.model.train()
         unreadable_before = self.counters.unreadable
         batches = len(self.loader)

@@ -57,12 +57,14 @@ def test_what_a_run_leaves(toy: Toy, tmp_path: Path, results: Results) -> None:
     }
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["epochs"] == 2 and config["dataset"] == "msrvtt"
+    assert config["precision"] == "fp32", "what was chosen"
     log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
     for said in (
         "image tower",
         "lr 1.00e-04",
         "batch 4 = 1 ranks",
         "fp32 on cpu",
+        "precision fp32: --precision auto, no GPU is used",
         "clips/s",
         "reported: epoch 2 of 2",
     ):

@@ -192,7 +192,12 @@ def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) 
 
 @pytest.mark.parametrize(
     ("flags", "on_gpu", "precision"),
-    [([], True, "fp16"), (["--precision", "bf16"], True, "bf16"), ([], False, "fp32")],
+    [
+        ([], True, "fp16"),
+        (["--precision", "bf16"], True, "bf16"),
+        (["--precision", "fp32"], True, "fp32"),
+        ([], False, "auto"),
+    ],
 )
 def test_enable_amp_means_fp16_on_gpus_unless_precision_says_otherwise(
     flags: list[str], on_gpu: bool, precision: str, monkeypatch: pytest.MonkeyPatch

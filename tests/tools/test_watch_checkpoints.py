@@ -47,6 +47,16 @@ def test_settings_are_those_of_the_run_and_flags_win(tmp_path: Path) -> None:
     assert remark.is_warning and remark.text.endswith("/config.json says --max_frames 12")
 
 
+def test_the_precision_is_that_of_the_device_here(tmp_path: Path) -> None:
+    """A run on a GPU saved fp16, with which the evaluation of its checkpoints on a CPU would be refused."""
+    folder = settings_of(tmp_path, "main_task_retrieval.py", "--do_train", "--dataset", "vatex")
+    settings = dict(read_settings(folder / "config.json")) | {"precision": "fp16", "enable_amp": True}
+    config, remarks = evaluation_config(settings, [], output_dir=folder / "watched")
+    assert config.precision == "auto" and remarks == []
+    config, _ = evaluation_config(settings, ["--precision", "bf16"], output_dir=folder / "watched")
+    assert config.precision == "bf16"
+
+
 @pytest.mark.parametrize(("language", "dataset"), [("english", "msrvtt"), ("chinese", "vatex")])
 def test_pre_training_is_watched_where_it_is_tested(language: str, dataset: str, tmp_path: Path) -> None:
     folder = settings_of(

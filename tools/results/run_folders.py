@@ -10,9 +10,8 @@ from typing import Any
 
 from common.errors import FileError, UserError
 from dataloaders.datasets.files import read_json_lines, read_json_object
-from engine.config import check_settings
 from engine.logs.metrics_jsonl import check_result, is_of_training
-from engine.saved_settings import EVALUATION_SETTINGS_FILE, SETTINGS_FILE
+from engine.saved_settings import EVALUATION_SETTINGS_FILE, SETTINGS_FILE, check_settings
 from tools.results.published import COLUMNS, DIRECTIONS
 
 CHECKPOINT = "pytorch_model.bin."  # followed by the epoch, counted from 0

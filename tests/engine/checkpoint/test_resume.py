@@ -51,6 +51,8 @@ def test_settings_that_may_differ_and_those_that_may_not() -> None:
     assert "--grad_checkpointing True (was False)" in remark
     with pytest.raises(UserError, match=r"training_state\.7\.pt: --max_frames 6 \(was 12\), --lr 1.0 \(was"):
         compare_settings(config("--lr", "1", "--max_frames", "6", "--keep", "9"), saved, path=path)
+    with pytest.raises(UserError, match=r"--precision fp32 \(was bf16\)"):  # as on another device
+        compare_settings(config("--precision", "fp32"), saved | {"precision": "bf16"}, path=path)
     del saved["lr"]  # saved by a version that had no such flag
     assert compare_settings(config("--lr", "1"), saved, path=path) == []
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from engine.distributed.device import autocast
+from engine.distributed.precision import autocast
 from engine.distributed.sharding import (
     describe_sharding,
     full_copy,
