@@ -38,6 +38,7 @@ from engine.process.step_status import StepHooks, StepStatus
 from engine.training.optimizer import MOMENTS, build_optimizer, optimizer_state
 from engine.training.trainer import Trainer
 from modules.dual_encoder import DualEncoder
+from tests.device import DEVICE
 from tests.modules import tiny
 
 CLIPS, LIMIT_S = 8, 900
@@ -278,7 +279,7 @@ def train_on_ranks(
 
 def train_alone(*, cases: tuple[str, ...] = CASES, steps: int, dtype: torch.dtype) -> Results:
     """The results of one process, by case and setting."""
-    world = World(0, 1, torch.device("cpu"))
+    world = World(0, 1, DEVICE)
     return {
         (case, setting): train(case, setting, world, steps=steps, dtype=dtype)
         for setting in SETTINGS

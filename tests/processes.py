@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.device import skip_if_ranks_lack_devices
+
 ROOT = Path(__file__).resolve().parents[1]
 START_LIMIT_S = 300  # a slow machine that does other work
 
@@ -98,6 +100,7 @@ def _start() -> tuple[str, subprocess.Popen[bytes]]:
 @contextlib.contextmanager
 def ranks_of(function: Callable[..., None], size: int, *arguments: Any) -> Iterator[list[subprocess.Popen]]:
     """Processes that each call `function(rank, *arguments)`, which a module holds; killed at the end."""
+    skip_if_ranks_lack_devices()
     code = "import pickle, sys; f, a = pickle.loads(bytes.fromhex(sys.argv[1])); f(int(sys.argv[2]), *a)"
     call = pickle.dumps((function, arguments)).hex()
     command = [fast_python(), "-c", code, call]

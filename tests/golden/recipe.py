@@ -19,6 +19,7 @@ from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.video_encoder import VideoEncoder
+from tests.device import DEVICE
 
 FOLDER = Path(__file__).parent
 LANGUAGES = ("english", "chinese")
@@ -41,7 +42,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def array(name: str) -> Tensor:
-    return torch.from_numpy(np.asarray(arrays()[name]))
+    return torch.from_numpy(np.asarray(arrays()[name])).to(DEVICE)
 
 
 def config() -> dict[str, Any]:
@@ -92,12 +93,13 @@ def fill(model: nn.Module, names_and_shapes: dict[str, list[int]]) -> None:
     if "cls.bias" in state:
         state["cls.bias"] = state["cls.decoder.bias"]
     model.load_state_dict(state, strict=False)
+    model.to(DEVICE)
 
 
 def video() -> Tensor:
     sizes = config()
     shape = (sizes["batch"], sizes["frames"], 3, sizes["resolution"], sizes["resolution"])
-    return torch.from_numpy(_rng("video").standard_normal(shape, dtype=np.float32))
+    return torch.from_numpy(_rng("video").standard_normal(shape, dtype=np.float32)).to(DEVICE)
 
 
 def encoders(language: str, folder: Path) -> tuple[VideoEncoder, nn.Module]:

@@ -16,6 +16,7 @@ from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze, nothing_learns
 from modules.retrieval_model import RetrievalModel
+from tests.device import DEVICE
 from tests.modules import tiny
 
 PARTS = {"image": "visual_encoder.visual.", "text": "text_encoder."}
@@ -88,7 +89,7 @@ def chinese(tmp_path: Path) -> DualEncoder:
     BertConfig(vocab_size=99, max_position_embeddings=16, **small).save_pretrained(tmp_path)
     visual, _ = tiny.encoders()
     text = ChineseTextEncoder(tmp_path, embed_dim=visual.embed_dim, pretrained=False)
-    return RetrievalModel(visual, text, use_frame_fea=True)
+    return RetrievalModel(visual, text, use_frame_fea=True).to(DEVICE)
 
 
 def test_the_chinese_encoder(chinese: DualEncoder) -> None:

@@ -16,6 +16,7 @@ from modules.backbones.text_encoder import ChineseTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.grad_checkpointing import checkpoint_activations
 from modules.retrieval_model import RetrievalModel
+from tests.device import DEVICE
 from tests.modules import tiny
 
 
@@ -32,7 +33,7 @@ def chinese(folder: Path) -> DualEncoder:
     BertConfig(vocab_size=99, max_position_embeddings=16, **small).save_pretrained(folder)
     visual, _ = tiny.encoders()
     text = ChineseTextEncoder(folder, embed_dim=visual.embed_dim, pretrained=False)
-    return RetrievalModel(visual, text, use_frame_fea=True, logit_scale=5.0).train()
+    return RetrievalModel(visual, text, use_frame_fea=True, logit_scale=5.0).train().to(DEVICE)
 
 
 MODELS: dict[str, Callable[[Path], DualEncoder]] = {

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from modules import host_masks
+from tests.device import DEVICE
 
 MASK = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 1]], dtype=torch.bool)
 
@@ -20,17 +21,16 @@ def test_positions_are_those_of_a_boolean_index() -> None:
 
 def test_a_full_mask_is_none() -> None:
     full = torch.ones(2, 3, dtype=torch.bool)
-    device = torch.device("cpu")
     assert host_masks.without_full_mask(None) is host_masks.without_full_mask(full) is None
     assert host_masks.without_full_mask(MASK) is MASK
-    assert host_masks.for_losses(full, device) is host_masks.for_losses(None, device) is None
+    assert host_masks.for_losses(full, DEVICE) is host_masks.for_losses(None, DEVICE) is None
 
 
 def test_over_ranks_losses_get_full_masks_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a rank whose clips are all real would not take part in the exchange of counts."""
     monkeypatch.setattr(host_masks, "world_size", lambda: 2)
     full = torch.ones(2, 3, dtype=torch.bool)
-    loss_mask = host_masks.for_losses(full, torch.device("cpu"))
+    loss_mask = host_masks.for_losses(full, DEVICE)
     assert loss_mask is not None and torch.equal(loss_mask, full)
 
 

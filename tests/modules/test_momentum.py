@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from modules.momentum import FeatureQueue, momentum_copy, momentum_update
+from tests.device import DEVICE
 
 DIM, FRAMES = 32, 3
 
@@ -29,7 +30,8 @@ def clips(*numbers: int) -> dict[str, Tensor]:
 
 def make_queue(size: int) -> tuple[nn.Module, FeatureQueue]:
     owner = nn.Module()
-    return owner, FeatureQueue(owner, size=size, dim=DIM, widths={"clips": 1, "frames": FRAMES})
+    queue = FeatureQueue(owner, size=size, dim=DIM, widths={"clips": 1, "frames": FRAMES})
+    return owner.to(DEVICE), queue
 
 
 def numbers(queue: FeatureQueue, name: str = "clips") -> list[int]:
@@ -63,7 +65,7 @@ def test_pushing_many_clips_leaves_what_pushing_one_by_one_leaves(size: int, cou
     owner, together = make_queue(size)
     other_owner = copy.deepcopy(owner)
     single = FeatureQueue(other_owner, size=size, dim=DIM, widths={"clips": 1, "frames": FRAMES})
-    other_owner.load_state_dict(owner.state_dict())
+    other_owner.to(DEVICE).load_state_dict(owner.state_dict())
     first = 0
     for count in counts:
         together.push(clips(*range(first, first + count)))
@@ -100,7 +102,7 @@ def test_a_wrong_width_is_a_broken_invariant_and_a_size_of_0_a_user_error() -> N
 
 
 def test_momentum_moves_parameters_and_leaves_buffers() -> None:
-    query = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    query = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to(DEVICE)
     key_module = momentum_copy(query)
     assert not any(p.requires_grad for p in key_module.parameters())
     before = copy.deepcopy(key_module)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 
 from modules.numerics import l2_normalize, without_autocast
+from tests.device import DEVICE
 
 
 def test_unit_length_and_a_zero_row_with_a_finite_gradient() -> None:
@@ -23,7 +24,7 @@ def test_half_precision_becomes_float32_and_float64_stays() -> None:
 def test_without_autocast_multiplies_in_float32() -> None:
     product = without_autocast(lambda left, right: left @ right)
     left, right = torch.randn(3, 4), torch.randn(4, 2)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         assert (left @ right).dtype == torch.bfloat16
         assert product(left, right).dtype == torch.float32
 

@@ -8,6 +8,7 @@ import torch
 
 from common.errors import UserError
 from modules.pretrain_model import PretrainModel
+from tests.device import DEVICE
 from tests.modules import tiny
 
 LOSSES = ("FAM", "VTM", "FTM", "MLM")
@@ -156,7 +157,7 @@ def test_bfloat16_autocast_stays_near_float32_and_its_gradients_finite() -> None
     model, other, batch = tiny.pretrain_model(), tiny.pretrain_model(), tiny.batch(padded=True)
     other.load_state_dict(model.state_dict())
     exact = model(batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         losses = other(batch)
     losses["loss"].backward()
     for name, value in losses.items():

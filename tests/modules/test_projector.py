@@ -6,11 +6,12 @@ from torch import nn
 
 import modules.projector
 from modules.projector import Projector, SyncBatchNorm1d
+from tests.device import DEVICE
 
 
 @pytest.mark.parametrize(("layers", "linears"), [(1, 1), (2, 2), (3, 3)])
 def test_layers_and_published_names(layers: int, linears: int) -> None:
-    projector = Projector(6, hidden_width=10, num_layers=layers)
+    projector = Projector(6, hidden_width=10, num_layers=layers).to(DEVICE)
     assert projector(torch.randn(5, 6)).shape == (5, 6)
     assert sum(isinstance(module, nn.Linear) for module in projector.modules()) == linears
     if layers == 2:
@@ -20,7 +21,7 @@ def test_layers_and_published_names(layers: int, linears: int) -> None:
 
 
 def test_in_one_process_it_is_batchnorm() -> None:
-    ours, plain = SyncBatchNorm1d(4), nn.BatchNorm1d(4)
+    ours, plain = SyncBatchNorm1d(4).to(DEVICE), nn.BatchNorm1d(4).to(DEVICE)
     rows = torch.randn(6, 4)
     assert torch.equal(ours(rows), plain(rows))
     assert list(ours.state_dict()) == list(plain.state_dict())
@@ -29,7 +30,7 @@ def test_in_one_process_it_is_batchnorm() -> None:
 
 def test_values_that_are_not_finite_do_not_change_the_running_statistics() -> None:
     """Only those of their channel: the other channels are updated."""
-    norm, rows = SyncBatchNorm1d(3), torch.randn(6, 3)
+    norm, rows = SyncBatchNorm1d(3).to(DEVICE), torch.randn(6, 3)
     norm(rows)
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     bad = rows.clone()
@@ -45,7 +46,7 @@ def test_over_ranks_it_is_batchnorm_of_all_rows(monkeypatch: pytest.MonkeyPatch)
     """The code for several ranks, run with the rows of one: output, gradients and running statistics."""
     monkeypatch.setattr(modules.projector, "world_size", lambda: 2)
     torch.manual_seed(0)
-    ours, plain = SyncBatchNorm1d(4).double(), nn.BatchNorm1d(4).double()
+    ours, plain = SyncBatchNorm1d(4).double().to(DEVICE), nn.BatchNorm1d(4).double().to(DEVICE)
     for norm in (ours, plain):
         norm.weight.data = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
         norm.bias.data = torch.tensor([0.0, 1.0, 2.0, -1.0], dtype=torch.float64)
@@ -65,7 +66,7 @@ def test_over_ranks_it_is_batchnorm_of_all_rows(monkeypatch: pytest.MonkeyPatch)
 
 def test_over_ranks_one_row_and_values_that_are_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules.projector, "world_size", lambda: 2)
-    norm = SyncBatchNorm1d(2)
+    norm = SyncBatchNorm1d(2).to(DEVICE)
     assert norm(torch.tensor([[3.0, -1.0]])).tolist() == [[0.0, 0.0]], "a row is its own mean"
     assert norm.running_mean is not None and norm.running_var is not None
     torch.testing.assert_close(norm.running_mean, torch.tensor([0.3, -0.1]))
@@ -77,7 +78,7 @@ def test_over_ranks_one_row_and_values_that_are_not_finite(monkeypatch: pytest.M
 
 
 def test_in_one_process_the_batches_are_counted_and_the_momentum_is_that_of_the_layer() -> None:
-    ours, plain = SyncBatchNorm1d(3, momentum=0.4, eps=0.5), nn.BatchNorm1d(3, momentum=0.4, eps=0.5)
+    ours, plain = (kind(3, momentum=0.4, eps=0.5).to(DEVICE) for kind in (SyncBatchNorm1d, nn.BatchNorm1d))
     for seed in range(2):
         rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
         assert torch.equal(ours(rows), plain(rows))

@@ -6,6 +6,7 @@ import torch
 from common.errors import UserError
 from modules.losses.matching import frame_text_matching, video_text_matching
 from modules.retrieval_model import RetrievalModel
+from tests.device import DEVICE
 from tests.modules import tiny
 
 
@@ -71,7 +72,7 @@ def test_black_clips_and_empty_texts_give_finite_losses_and_gradients() -> None:
 def test_bfloat16_autocast_stays_near_float32_and_its_gradients_finite() -> None:
     model, batch = tiny.retrieval_model(), tiny.batch()
     exact = model(batch)["loss"].item()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         loss = model(batch)["loss"]
     loss.backward()
     assert loss.dtype == torch.float32

@@ -8,6 +8,7 @@ import torch
 from common.errors import UserError
 from modules.numerics import l2_normalize
 from modules.video_encoder import PIXEL_MEAN, PIXEL_STD, TemporalTransformer, VideoEncoder
+from tests.device import DEVICE
 from tests.modules import tiny
 
 
@@ -91,7 +92,7 @@ def test_frames_without_any_feature_give_finite_gradients() -> None:
 
 
 def test_more_frames_than_positions_are_refused() -> None:
-    encoder = VideoEncoder(tiny.encoders()[0].visual, embed_dim=32, use_temp=True, max_positions=3)
+    encoder = VideoEncoder(tiny.encoders()[0].visual, embed_dim=32, use_temp=True, max_positions=3).to(DEVICE)
     with pytest.raises(UserError, match="4 frames a clip.*3 positions"):
         encoder(tiny.batch()["frames"])
 
@@ -130,7 +131,7 @@ def test_the_temporal_transformer_is_pre_norm_attention_written_out() -> None:
     """One head, one block, float64: x + attention(norm(x)), then x + MLP(norm(x)) with CLIP's GELU."""
     torch.manual_seed(1)
     width = 8
-    transformer = TemporalTransformer(width, layers=1, heads=1).double()
+    transformer = TemporalTransformer(width, layers=1, heads=1).double().to(DEVICE)
     for parameter in transformer.parameters():
         parameter.data.add_(0.3 * torch.randn(parameter.shape, dtype=torch.float64))
     block: Any = transformer.resblocks[0]

@@ -13,6 +13,7 @@ from modules.backbones.text_encoder import ClipTextEncoder
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.video_encoder import VideoEncoder
+from tests.device import DEVICE
 
 CLIP_CONFIG = str(Path(__file__).parent / "tiny_clip.json")
 FRAMES, WORDS, VOCAB = 4, 7, 99
@@ -26,12 +27,12 @@ def encoders(*, use_temp: bool = True) -> tuple[VideoEncoder, ClipTextEncoder]:
     visual = VideoEncoder(
         clip.visual, embed_dim=width, use_temp=use_temp, temporal_layers=1, temporal_heads=2
     )
-    return visual, ClipTextEncoder(clip)
+    return visual.to(DEVICE), ClipTextEncoder(clip).to(DEVICE)
 
 
 def pretrain_model(**options: Any) -> PretrainModel:
     options = {"queue_size": 6, "projector_width": 24, "max_frames": FRAMES, "use_frame_fea": True, **options}
-    model = PretrainModel(*encoders(), **options)
+    model = PretrainModel(*encoders(), **options).to(DEVICE)
     change_momentum_encoders(model)
     return model.train()
 

@@ -35,6 +35,7 @@ from engine.logs.metrics_jsonl import drop_results_after, read_results
 from engine.logs.run_log import RunLog
 from engine.process.errors import LOST_RANK, explain
 from engine.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from tests.device import DEVICE
 
 CPU = torch.device("cpu")
 ARGV = ["--do_train", "--output_dir", "out", "--dataset", "msrvtt", "--language", "english"]
@@ -94,7 +95,7 @@ def test_random_generators_are_restored(tmp_path: Path) -> None:
 def test_the_optimiser_is_restored_by_name() -> None:
     def built() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).to(DEVICE)
         rates = {"lr": 0.1, "text_lr": 0.1, "coef_lr": 1.0, "weight_decay": 0.1}
         return model, build_optimizer(model, **rates, warmup=0.1, total_steps=10)
 

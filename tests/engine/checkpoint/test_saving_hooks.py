@@ -20,8 +20,9 @@ from engine.logs.run_log import RunLog
 from engine.process.errors import StoppedBySignal, TrainingStopped
 from engine.process.signals import StopRequest
 from engine.process.step_status import StepStatus
+from tests.device import DEVICE
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = World(0, 1, DEVICE)
 FINE = StepStatus(not_finite=0, unreadable=0, stop_wanted=0, save_failed=0)
 WANTED = StepStatus(not_finite=0, unreadable=0, stop_wanted=1, save_failed=0)
 FAILED = StepStatus(not_finite=0, unreadable=0, stop_wanted=0, save_failed=1)

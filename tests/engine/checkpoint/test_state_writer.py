@@ -28,8 +28,9 @@ from engine.config_checks import parse_and_check
 from engine.distributed.sharding import full_state
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
+from tests.device import DEVICE
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = World(0, 1, DEVICE)
 
 
 def state(value: float = 0.0) -> dict[str, Any]:

@@ -10,18 +10,23 @@ import torch
 
 from engine.evaluation.features import Features
 from modules.heads.hmmc import hmmc_similarity
+from tests.device import DEVICE
 
 
 def full_matrix(features: Features, *, top_frames: int = 3, logit_scale: float = 100.0) -> np.ndarray:
     """All scores [N, V] at once."""
-    return hmmc_similarity(
-        features.text,
-        features.video,
-        features.frames,
-        features.frame_mask,
-        top_frames=top_frames,
-        logit_scale=logit_scale,
-    ).numpy()
+    return (
+        hmmc_similarity(
+            features.text,
+            features.video,
+            features.frames,
+            features.frame_mask,
+            top_frames=top_frames,
+            logit_scale=logit_scale,
+        )
+        .cpu()
+        .numpy()
+    )
 
 
 def naive_rank(positive: float, rivals: list[float], *, positives: int = 1) -> float:
@@ -74,14 +79,14 @@ def tied_features(rng: np.random.Generator, captions: int, videos: int, frames: 
     """Rows of four +-1. All have length 2, cosines are multiples of a half, and most scores tie."""
 
     def signs(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.choice([-1.0, 1.0], size=shape)).float()
+        return torch.from_numpy(rng.choice([-1.0, 1.0], size=shape)).float().to(DEVICE)
 
     return _features(rng, signs, captions, videos, frames, width=4)
 
 
 def random_features(rng: np.random.Generator, captions: int, videos: int, frames: int | None) -> Features:
     def normal(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.standard_normal(shape)).float()
+        return torch.from_numpy(rng.standard_normal(shape)).float().to(DEVICE)
 
     return _features(rng, normal, captions, videos, frames, width=16)
 
@@ -92,5 +97,5 @@ def _features(rng, draw, captions, videos, frames, *, width) -> Features:  # typ
     mask = None
     if rng.random() < 0.5:
         real = rng.integers(1, frames + 1, size=videos)  # sometimes fewer than top_frames
-        mask = torch.from_numpy(np.arange(frames) < real[:, None])
+        mask = torch.from_numpy(np.arange(frames) < real[:, None]).to(DEVICE)
     return Features(draw(captions, width), draw(videos, width), draw(videos, frames, width), mask)

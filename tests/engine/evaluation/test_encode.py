@@ -20,6 +20,7 @@ from engine.distributed.wrapping import wrap
 from engine.evaluation.encode import Evaluator
 from engine.evaluation.features import Features
 from engine.logs.run_log import RunLog
+from tests.device import DEVICE
 from tests.engine.distributed.test_world import variables
 from tests.engine.evaluation.naive_ranking import full_matrix, naive_t2v, naive_v2t
 from tests.modules import tiny
@@ -46,7 +47,7 @@ def evaluator(tmp_path: Path, owners: np.ndarray, *, with_frames: bool = True) -
         videos=nothing,
         captions=nothing,
         video_of_caption=owners,
-        world=World(0, 1, torch.device("cpu")),
+        world=World(0, 1, DEVICE),
         log=RunLog(tmp_path, active=False),
         use_frame_fea=with_frames,
         max_frames=FRAMES,
@@ -132,7 +133,7 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
     """The first `count` clips with their texts."""
 
     def __init__(self, count: int) -> None:
-        self.batch = tiny.batch(count, padded=True)
+        self.batch = {name: rows.cpu() for name, rows in tiny.batch(count, padded=True).items()}
 
     def __len__(self) -> int:
         return len(self.batch["frames"])
@@ -182,7 +183,7 @@ def encode_sharded(rank: int, port: str, folder: str) -> None:
 def test_sharded_ranks_with_different_shares_give_the_features_of_one_process(tmp_path: Path) -> None:
     """Each rank makes as many passes as the one with the most batches: forward passes are collective."""
     run_ranks(encode_sharded, 3, free_port(), str(tmp_path))
-    expected = vars(encode(World(0, 1, torch.device("cpu")), tmp_path, **SHARES))
+    expected = vars(encode(World(0, 1, DEVICE), tmp_path, **SHARES))
     for rank in range(3):
         ours = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         assert ours.keys() == expected.keys()
@@ -192,5 +193,5 @@ def test_sharded_ranks_with_different_shares_give_the_features_of_one_process(tm
 
 def test_no_worker_outlives_the_encoding(tmp_path: Path) -> None:
     before = set(multiprocessing.active_children())
-    encode(World(0, 1, torch.device("cpu")), tmp_path, videos=3, captions=3, workers=2)
+    encode(World(0, 1, DEVICE), tmp_path, videos=3, captions=3, workers=2)
     assert set(multiprocessing.active_children()) == before

@@ -15,6 +15,7 @@ from engine.evaluation.features import Features
 from engine.evaluation.normalization import BankSums, DualSoftmax, QueryBank, log_sums
 from engine.evaluation.ranking import SINGLE_PROCESS, Rankings, rank_tiles
 from engine.evaluation.similarity import MatrixTiles, ScoreTiles
+from tests.device import DEVICE
 from tests.engine.evaluation.naive_ranking import full_matrix, naive_t2v, naive_v2t, random_features
 from tests.processes import run_ranks
 
@@ -162,7 +163,7 @@ def _rank_of(number: int, size: int, store: str, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=size)
     features, _, _ = split(7)
-    ours = log_sums(tiles(features), factor=0.2, world=World(number, size, torch.device("cpu")))
+    ours = log_sums(tiles(features), factor=0.2, world=World(number, size, DEVICE))
     alone = log_sums(tiles(features), factor=0.2, world=SINGLE_PROCESS)
     for name in ("caption_sums", "video_sums", "best_video", "best_caption"):
         np.testing.assert_allclose(getattr(ours, name), getattr(alone, name), rtol=1e-6)

@@ -13,6 +13,7 @@ from engine.distributed.world import World
 from engine.evaluation.features import Features
 from engine.evaluation.ranking import Rankings, rank
 from engine.evaluation.ranks import Ranks
+from tests.device import DEVICE
 from tests.engine.evaluation.naive_ranking import (
     full_matrix,
     naive_t2v,
@@ -163,7 +164,7 @@ def _rank_of(number: int, size: int, store: str, folder: str) -> None:
     rng = np.random.default_rng(11)
     features = random_features(rng, 150, 3 if size == 4 else 70, 3)
     owner = rng.integers(0, len(features.video), size=150)
-    world = World(number, size, torch.device("cpu"))
+    world = World(number, size, DEVICE)
     assert_same(ranked(features, owner, world=world, tile=(32, 16)), ranked(features, owner, tile=(32, 16)))
     Path(folder, f"{number}.ok").touch()
     torch.distributed.destroy_process_group()

@@ -11,7 +11,13 @@ import torch
 from common.errors import UserError
 from engine.evaluation.features import Features
 from engine.evaluation.similarity import MatrixTiles, ScoreTiles, Tiles
+from tests.device import DEVICE
 from tests.engine.evaluation.naive_ranking import full_matrix, random_features
+
+
+def numbers(*captions: int) -> torch.Tensor:
+    """Captions of a matrix, which is scored on the CPU."""
+    return torch.tensor(captions, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -32,10 +38,10 @@ def test_a_tile_is_never_larger_than_asked_for() -> None:
 def test_a_tile_of_a_matrix_is_its_block() -> None:
     matrix = np.arange(12.0).reshape(3, 4)
     tiles = MatrixTiles(matrix)
-    block = tiles.scores(torch.tensor([2, 0]), tiles.video_tile(1, 3))
+    block = tiles.scores(numbers(2, 0), tiles.video_tile(1, 3))
     assert block.tolist() == [[9.0, 10.0], [1.0, 2.0]] and block.dtype == torch.float64
     small = MatrixTiles(matrix.astype(np.float32))
-    assert small.scores(torch.tensor([0]), small.video_tile(0, 1)).dtype == small.dtype == torch.float32
+    assert small.scores(numbers(0), small.video_tile(0, 1)).dtype == small.dtype == torch.float32
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -44,19 +50,19 @@ def test_whole_numbers_up_to_2_to_the_53_are_exact(sign: int) -> None:
     matrix = np.array([[sign * 2**53, 0], [1, sign * (2**53 - 1)]])
     tiles = MatrixTiles(matrix)
     videos = tiles.video_tile(0, 2)
-    assert tiles.scores(torch.arange(2), videos).to(torch.int64).tolist() == matrix.tolist()
+    assert tiles.scores(numbers(0, 1), videos).to(torch.int64).tolist() == matrix.tolist()
     matrix[0, 1] = sign * (2**53 + 1)
     with pytest.raises(UserError, match=r"above 2\^53 cannot be ranked exactly"):
-        MatrixTiles(matrix).scores(torch.arange(2), videos)
+        MatrixTiles(matrix).scores(numbers(0, 1), videos)
 
 
 def test_nan_names_the_caption_and_not_its_row_in_the_tile() -> None:
     matrix = np.zeros((4, 3))
     matrix[3, 2] = np.nan
     tiles = MatrixTiles(matrix)
-    assert not tiles.scores(torch.tensor([3]), tiles.video_tile(0, 2)).any()
+    assert not tiles.scores(numbers(3), tiles.video_tile(0, 2)).any()
     with pytest.raises(UserError, match="caption 3 is NaN"):
-        tiles.scores(torch.tensor([1, 3]), tiles.video_tile(0, 3))
+        tiles.scores(numbers(1, 3), tiles.video_tile(0, 3))
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -75,7 +81,7 @@ def test_scores_from_features_in_padded_tiles(masked: bool) -> None:
             scores = tiles.scores(captions, videos)
             assert scores.shape == (len(captions), len(videos))
             np.testing.assert_allclose(
-                scores, expected[captions.numpy(), videos.first : videos.last], rtol=1e-5, atol=1e-4
+                scores.cpu(), expected[captions.numpy(), videos.first : videos.last], rtol=1e-5, atol=1e-4
             )
 
 
@@ -89,6 +95,6 @@ def test_half_precision_features_are_scored_in_float32_and_float64_stays() -> No
 
 
 def test_the_base_has_no_scores() -> None:
-    tiles = Tiles((1, 1), (1, 1), device=torch.device("cpu"), dtype=torch.float32)
+    tiles = Tiles((1, 1), (1, 1), device=DEVICE, dtype=torch.float32)
     with pytest.raises(NotImplementedError):
         tiles.video_tile(0, 1)

@@ -7,10 +7,11 @@ import torch
 
 from engine.distributed.world import World
 from engine.evaluation.top_k import TopK
+from tests.device import DEVICE
 
 
 def top_of_three_queries() -> TopK:
-    return TopK(3, device=torch.device("cpu"), dtype=torch.float64)
+    return TopK(3, device=DEVICE, dtype=torch.float64)
 
 
 def test_a_tile_changes_only_its_own_queries() -> None:
@@ -65,7 +66,7 @@ def test_the_top_ten_of_two_ranks() -> None:
     first.update(torch.tensor([[3.0, 1.0]] * 3, dtype=torch.float64), torch.tensor([0, 1]))
     scores = torch.tensor([[2.0, 0.0], [3.0, 1.0], [5.0, 4.0]], dtype=torch.float64)
     second.update(scores, torch.tensor([2, 3]))
-    world = _OtherRankFirst(1, 2, torch.device("cpu"))
+    world = _OtherRankFirst(1, 2, DEVICE)
     object.__setattr__(world, "first", first)
     second.merge_ranks(world)
     ids, merged = second.numpy()

@@ -12,6 +12,7 @@ from torch import nn
 from engine.training import grad_cache
 from engine.training.grad_cache import cached_backward
 from modules.dual_encoder import DualEncoder
+from tests.device import DEVICE
 from tests.modules import tiny
 
 SINGLE = [{**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")]
@@ -78,10 +79,12 @@ def test_autocast_applies_to_both_passes() -> None:
     batch, low = tiny.batch(4), torch.bfloat16
     exact, plain, other = (tiny.retrieval_model() for _ in range(3))
     exact(batch)["loss"].backward()
-    with torch.autocast("cpu", dtype=low):
+    with torch.autocast(DEVICE.type, dtype=low):
         loss = plain(batch)["loss"]
     loss.backward()
-    cached_backward(other, batch, chunk=2, scale=torch.clone, cast=lambda: torch.autocast("cpu", dtype=low))
+    cached_backward(
+        other, batch, chunk=2, scale=torch.clone, cast=lambda: torch.autocast(DEVICE.type, dtype=low)
+    )
     errors = [
         ((flat_gradient(m) - flat_gradient(exact)).norm() / flat_gradient(exact).norm()).item()
         for m in (plain, other)

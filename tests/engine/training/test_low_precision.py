@@ -19,9 +19,9 @@ from engine.logs.run_log import RunLog
 from engine.training.optimizer import build_optimizer
 from engine.training.trainer import Trainer
 from modules.dual_encoder import DualEncoder
+from tests.device import DEVICE
 from tests.modules import tiny
 
-CPU = torch.device("cpu")
 PATTERNS, STEPS = 8, 50
 SCALE = 64.0
 END, FIRST_WORD, FILLERS = tiny.VOCAB - 1, 10, 60
@@ -81,13 +81,13 @@ def trained(
         model,
         optimizer,
         DataLoader(Pairs(STEPS, clips=clips, seed=seed), batch_size=None),
-        world=World(0, 1, CPU),
+        world=World(0, 1, DEVICE),
         log=RunLog(Path(), active=False),
         precision=precision,
         n_display=1,
     )
     if precision == "fp16":  # so low that no step is skipped: a skipped step would be another training
-        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
+        trainer.scaler = torch.amp.GradScaler(DEVICE.type, init_scale=SCALE)
     trainer.kept = []
     trainer.train_epoch(0)
     return model, trainer.kept
@@ -98,7 +98,7 @@ def recall(model: DualEncoder, precision: str) -> float:
     """Text-to-video R@1, in percent, of all pairs of patterns."""
     batch = Pairs(1, clips=PATTERNS**2, seed=77)[0]
     model.eval()
-    with autocast(precision, CPU):
+    with autocast(precision, DEVICE):
         texts = model.encode_text(batch["text_ids"], batch["text_mask"]).float()
         videos = model.encode_video(batch["frames"], batch["frame_mask"])[0].float()
     scores = nn.functional.normalize(texts, dim=-1) @ nn.functional.normalize(videos, dim=-1).T

@@ -17,6 +17,7 @@ from engine.training.optimizer import (
     parameter_part,
     warmup_cosine,
 )
+from tests.device import DEVICE
 
 
 def test_schedule_starts_at_zero_rises_drops_a_little_and_ends_at_zero() -> None:
@@ -85,7 +86,7 @@ def test_part_of_each_name() -> None:
 
 def test_state_survives_a_round_trip() -> None:
     torch.manual_seed(0)
-    models = [nn.Linear(3, 3), nn.Linear(3, 3)]
+    models = [nn.Linear(3, 3).to(DEVICE) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     options = {
         "lr": 0.1,
@@ -157,7 +158,7 @@ def test_a_schedule_needs_a_step_and_a_step_takes_no_closure() -> None:
 
 
 def test_the_saved_state_holds_the_moments_by_name() -> None:
-    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1))
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1)).to(DEVICE)
     model[1].bias.requires_grad_(False)
     optimizer = build(model)
     assert optimizer_state(model, optimizer) == {"exp_avg": {}, "exp_avg_sq": {}, "step": 0}
@@ -169,7 +170,7 @@ def test_the_saved_state_holds_the_moments_by_name() -> None:
     assert gradient is not None
     for moment, factor, power in (("exp_avg", 0.1, 1), ("exp_avg_sq", 0.02, 2)):
         assert sorted(state[moment]) == ["0.bias", "0.weight", "1.weight"]
-        torch.testing.assert_close(state[moment]["0.weight"], factor * gradient**power)
+        torch.testing.assert_close(state[moment]["0.weight"], factor * gradient.cpu() ** power)
     again = copy.deepcopy(model)
     other = build(again)
     load_optimizer_state(again, other, state)
@@ -177,6 +178,6 @@ def test_the_saved_state_holds_the_moments_by_name() -> None:
     moments = other.state[again[0].weight]
     assert sorted(moments) == ["exp_avg", "exp_avg_sq"]
     for name, value in moments.items():
-        assert torch.equal(value, state[name]["0.weight"])
+        assert torch.equal(value.cpu(), state[name]["0.weight"])
         assert value.data_ptr() != state[name]["0.weight"].data_ptr()
     assert again[1].bias not in other.state

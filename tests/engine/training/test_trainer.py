@@ -19,8 +19,9 @@ from engine.process.errors import TrainingStopped
 from engine.process.step_status import StepHooks, StepStatus
 from engine.training.optimizer import BertAdam
 from engine.training.trainer import Trainer, steps_per_epoch
+from tests.device import DEVICE
 
-WORLD = World(0, 1, torch.device("cpu"))
+WORLD = World(0, 1, DEVICE)
 
 
 class Rows(Dataset[dict[str, Tensor]]):
@@ -57,7 +58,7 @@ def train(rows: Tensor, tmp_path: Path, *, batch: int, scale: float = 0.0, accum
     )
     log = RunLog(tmp_path, active=False)
     trainer = Trainer(model, optimizer, loader, world=WORLD, log=log, accumulation=accumulation)
-    trainer.scaler = torch.amp.GradScaler("cpu", enabled=scale > 0, init_scale=scale or 1.0)
+    trainer.scaler = torch.amp.GradScaler(DEVICE.type, enabled=scale > 0, init_scale=scale or 1.0)
     trainer.train_epoch(0)
     return model
 
@@ -83,7 +84,7 @@ def test_an_infinite_scaled_gradient_skips_the_step_and_the_schedule(tmp_path: P
         [{"params": list(model.parameters()), "name": "all"}], lr=0.1, total_steps=4, warmup=0.0
     )
     trainer = Trainer(model, optimizer, loader, world=WORLD, log=RunLog(tmp_path, active=False))
-    trainer.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=65536.0)
+    trainer.scaler = torch.amp.GradScaler(DEVICE.type, enabled=True, init_scale=65536.0)
     trainer.train_epoch(0)
     torch.testing.assert_close(model.w.detach(), torch.ones(2))
     assert optimizer.steps_done == 0 and trainer.scaler.get_scale() == 32768.0
@@ -119,7 +120,7 @@ def with_bad_rows(
         model, optimizer, loader, world=WORLD, log=log, name_of=lambda index: f"video{index}", **settings
     )
     if not own_scaler:
-        trainer.scaler = torch.amp.GradScaler("cpu", enabled=scale > 0, init_scale=scale or 1.0)
+        trainer.scaler = torch.amp.GradScaler(DEVICE.type, enabled=scale > 0, init_scale=scale or 1.0)
     return trainer
 
 

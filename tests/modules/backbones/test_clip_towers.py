@@ -18,14 +18,15 @@ from modules.backbones.clip_towers import (
 )
 from modules.backbones.text_encoder import ClipTextEncoder
 from modules.video_encoder import VideoEncoder
+from tests.device import DEVICE
 from tests.modules import tiny
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_every_own_configuration_runs(path: Path) -> None:
-    clip: Any = build_clip(path.stem)
+    clip: Any = build_clip(path.stem).to(DEVICE)
     width, size = clip_embed_dim(clip), clip_image_size(clip)
-    visual = VideoEncoder(clip.visual, embed_dim=width, use_temp=True)
+    visual = VideoEncoder(clip.visual, embed_dim=width, use_temp=True).to(DEVICE)
     with torch.no_grad():
         video, _ = visual(torch.zeros(1, 2, 3, size, size, dtype=torch.uint8))
         text, _ = ClipTextEncoder(clip)(torch.ones(1, 8, dtype=torch.long))

@@ -17,6 +17,7 @@ from common.errors import UserError
 from modules.backbones import text_encoder
 from modules.backbones.clip_towers import build_clip
 from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
+from tests.device import DEVICE
 from tests.modules import tiny
 
 BERT = {
@@ -54,7 +55,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_first_words_give_what_the_whole_context_gives() -> None:
-    clip: Any = build_clip(tiny.CLIP_CONFIG).eval()
+    clip: Any = build_clip(tiny.CLIP_CONFIG).eval().to(DEVICE)
     encoder = ClipTextEncoder(clip)
     ids = tiny.batch()["text_ids"]
     padded = torch.nn.functional.pad(ids, (0, encoder.context_length - ids.shape[1]))
@@ -79,14 +80,14 @@ def test_more_words_than_positions_are_refused(bert_folder: Path) -> None:
     with pytest.raises(UserError, match="13 words a text.*12 positions"):
         tiny.encoders()[1](torch.ones(1, 13, dtype=torch.long))
     with pytest.raises(UserError, match="21 words a text.*20 positions"):
-        ChineseTextEncoder(bert_folder, embed_dim=8)(torch.ones(1, 21, dtype=torch.long))
+        ChineseTextEncoder(bert_folder, embed_dim=8).to(DEVICE)(torch.ones(1, 21, dtype=torch.long))
 
 
 def test_chinese_encoder_reads_a_folder_without_the_network(bert_folder: Path, no_network: list[str]) -> None:
-    encoder = ChineseTextEncoder(bert_folder, embed_dim=8).eval()
+    encoder = ChineseTextEncoder(bert_folder, embed_dim=8).eval().to(DEVICE)
     stored = load_file(str(bert_folder / "model.safetensors"))
     loaded = encoder.chinese_encoder.state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in stored.items())
+    assert all(torch.equal(loaded[name].cpu(), value) for name, value in stored.items())
     ids = torch.tensor([[2, 7, 9, 3, 0, 0], [2, 8, 3, 0, 0, 0]])
     text, hidden = encoder(ids, (ids > 0).long())
     assert text.shape == (2, 8) and hidden.shape == (2, 6, 8)

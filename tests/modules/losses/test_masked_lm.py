@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from modules.losses import masked_lm
 from modules.losses.masked_lm import MaskedLMHead, masked_lm_loss
+from tests.device import DEVICE
 
 
 def test_mean_over_the_masked_words_only() -> None:
@@ -17,7 +18,7 @@ def test_mean_over_the_masked_words_only() -> None:
 
 
 def test_nothing_masked_is_zero_with_zero_gradient() -> None:
-    head = MaskedLMHead(8, vocab_size=11)
+    head = MaskedLMHead(8, vocab_size=11).to(DEVICE)
     for hidden, labels in (
         (torch.randn(0, 8), torch.zeros(0, dtype=torch.long)),
         (torch.randn(3, 8), torch.full((3,), -100)),
@@ -30,7 +31,7 @@ def test_nothing_masked_is_zero_with_zero_gradient() -> None:
 
 
 def test_both_names_of_the_bias_are_one_tensor_also_after_loading() -> None:
-    head = MaskedLMHead(8, vocab_size=11)
+    head = MaskedLMHead(8, vocab_size=11).to(DEVICE)
     assert {"bias", "decoder.bias"} <= set(head.state_dict())
     assert len(list(head.parameters())) == 6
     state = {**head.state_dict(), "bias": torch.zeros(11), "decoder.bias": torch.ones(11)}
@@ -42,7 +43,7 @@ def test_both_names_of_the_bias_are_one_tensor_also_after_loading() -> None:
 def test_the_head_is_that_of_bert() -> None:
     """Linear, GELU, LayerNorm, Linear; written out in float64. Weights start at a deviation of 0.02."""
     torch.manual_seed(0)
-    head = MaskedLMHead(64, vocab_size=100)
+    head = MaskedLMHead(64, vocab_size=100).to(DEVICE)
     for layer in (head.transform.dense, head.decoder):
         assert abs(float(layer.weight.detach().std()) - 0.02) < 0.001 and not layer.bias.detach().any()
     head = head.double()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.losses import matching
+from tests.device import DEVICE
 from tests.modules.tiny import cosine, draw
 
 N, FRAMES, WIDTH, SCALE, TAU = 4, 3, 8, 10.0, 0.07
@@ -115,7 +116,7 @@ def test_frame_adjacency_of_single_frames_is_zero() -> None:
 def test_autocast_does_not_reach_the_similarities() -> None:
     text, video = draw(N, WIDTH), draw(N, WIDTH, seed=1)
     exact = matching.video_text_matching(text, video, logit_scale=100.0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         inside = matching.video_text_matching(text, video, logit_scale=100.0)
     assert inside.dtype == torch.float32
     assert float(inside) == float(exact)
