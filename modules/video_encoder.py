@@ -5,8 +5,6 @@ Shapes: B clips, F frames, S pixels a side, D joint width, N real frames of all 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -14,10 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from common.errors import UserError
 from modules import host_masks
 from modules.numerics import at_least_float32, l2_normalize, without_autocast
-
-# CLIP's statistics of pixels from 0 to 1, in the order red, green, blue.
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+from modules.pixels import PixelNormalization
+from modules.transformer_block import TransformerBlock, new_block
 
 
 class VideoEncoder(nn.Module):
@@ -25,9 +21,6 @@ class VideoEncoder(nn.Module):
 
     `visual` maps pixels [N, 3, S, S] to features [N, embed_dim].
     """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
@@ -45,9 +38,7 @@ class VideoEncoder(nn.Module):
         self.embed_dim = embed_dim
         self.max_positions = max_positions
         self.use_temp = use_temp
-        # Constants, which published checkpoints do not have.
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+        self.normalize = PixelNormalization()
         if use_temp:
             heads = temporal_heads or max(1, embed_dim // 64)
             self.temporal_transformer = TemporalTransformer(embed_dim, layers=temporal_layers, heads=heads)
@@ -75,15 +66,8 @@ class VideoEncoder(nn.Module):
         return [*self.temporal_transformer.parameters(), *self.frame_position_embeddings.parameters()]
 
     def _encode_frames(self, frames: Tensor) -> Tensor:
-        embeds: Tensor = self.visual(self._pixels(frames))
+        embeds: Tensor = self.visual(self.normalize(frames))
         return embeds
-
-    def _pixels(self, frames: Tensor) -> Tensor:
-        if frames.dtype != torch.uint8:
-            return frames.to(self.pixel_mean.dtype)
-        # In place, because a batch of frames as floats takes much memory.
-        pixels = frames.to(self.pixel_mean.dtype).div_(255)
-        return pixels.sub_(self.pixel_mean).div_(self.pixel_std)
 
     def _attend(self, frame_embeds: Tensor, frame_mask: Tensor | None) -> Tensor:
         count = frame_embeds.shape[1]
@@ -113,53 +97,28 @@ class TemporalTransformer(nn.Module):
     def __init__(self, width: int, *, layers: int, heads: int) -> None:
         super().__init__()
         self.grad_checkpointing = False
-        self.resblocks = nn.ModuleList(_TemporalBlock(width, heads=heads) for _ in range(layers))
+        self.resblocks = nn.ModuleList(new_block(width, heads=heads, eps=1e-12) for _ in range(layers))
         self._initialize(width, layers)
 
     def forward(self, frames: Tensor, frame_mask: Tensor | None = None) -> Tensor:
         """[B, F, D] -> [B, F, D]; no frame attends to padding."""
-        padding = None
+        seen = None
         if frame_mask is not None:
             # A clip without a real frame attends to its padding, because a softmax over nothing is NaN.
-            padding = ~(frame_mask | ~frame_mask.any(dim=1, keepdim=True))
+            seen = (frame_mask | ~frame_mask.any(dim=1, keepdim=True))[:, None, None, :]
         for block in self.resblocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                frames = checkpoint(block, frames, padding, use_reentrant=False)
+                frames = checkpoint(block, frames, None, None, seen, use_reentrant=False)
             else:
-                frames = block(frames, padding)
+                frames = block(frames, attn_mask=seen)
         return frames
 
     def _initialize(self, width: int, layers: int) -> None:
         """CLIP's scheme: output layers get smaller with depth, so that a block starts near the identity."""
         output_std = width**-0.5 * (2 * layers) ** -0.5
         for block in self.resblocks:
-            assert isinstance(block, _TemporalBlock)
+            assert isinstance(block, TransformerBlock)
             nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
             nn.init.normal_(block.attn.out_proj.weight, std=output_std)
             nn.init.normal_(block.mlp[0].weight, std=(2 * width) ** -0.5)  # type: ignore[arg-type]
             nn.init.normal_(block.mlp[2].weight, std=output_std)  # type: ignore[arg-type]
-
-
-class _TemporalBlock(nn.Module):
-    def __init__(self, width: int, *, heads: int) -> None:
-        super().__init__()
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.ln_1 = nn.LayerNorm(width, eps=1e-12)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width), gelu=_QuickGELU(), c_proj=nn.Linear(4 * width, width)
-            )
-        )
-        self.ln_2 = nn.LayerNorm(width, eps=1e-12)
-
-    def forward(self, frames: Tensor, padding: Tensor | None) -> Tensor:
-        inputs = self.ln_1(frames)
-        attended, _ = self.attn(inputs, inputs, inputs, key_padding_mask=padding, need_weights=False)
-        frames = frames + attended
-        updated: Tensor = frames + self.mlp(self.ln_2(frames))
-        return updated
-
-
-class _QuickGELU(nn.Module):
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs * torch.sigmoid(1.702 * inputs)

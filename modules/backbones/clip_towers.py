@@ -15,6 +15,8 @@ from torch import nn
 
 from common.errors import UserError, file_errors
 from common.json_text import parse_json
+from modules.pixels import replace_patch_convolution
+from modules.transformer_block import replace_blocks
 
 MAX_LOGIT_SCALE = 100.0
 CONFIG_FOLDER = Path(__file__).parent / "model_configs"
@@ -38,7 +40,16 @@ def build_clip(name: str) -> nn.Module:
         )
     except (TypeError, KeyError) as error:
         raise UserError(f"CLIP model '{name}': not a configuration in open_clip's form ({error})") from error
+    _replace_slow_parts(clip)
     return clip.float()
+
+
+def _replace_slow_parts(clip: Any) -> None:
+    """Our blocks and patch embedding in the place of open_clip's: the same weights, names and numbers."""
+    replace_patch_convolution(clip.visual)
+    if hasattr(clip.visual, "transformer"):  # not a ResNet or a tower of timm
+        replace_blocks(clip.visual.transformer)
+    replace_blocks(clip.transformer, causal=True)  # `clip_config` allows no other text tower
 
 
 def clip_config(name: str) -> dict[str, Any]:
