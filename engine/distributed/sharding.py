@@ -131,6 +131,12 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor if gather is None else gather()
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be sharded, in the same memory."""
+    local: Any = getattr(tensor, "to_local", None)
+    return tensor if local is None else local()
+
+
 def full_copy(tensor: Tensor, *, keep: bool) -> Tensor | None:
     """A copy on the CPU of the full tensor, or None if `keep` is False. Collective if it is sharded.
 

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
-from engine.distributed.sharding import copy_full, full_copy
+from engine.distributed.sharding import copy_full, full_copy, local_part
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# AdamW's bias correction divides by 1 - beta^step: with so many steps by 1. In float32 one more is as many.
+MANY_STEPS = 2.0**30
 NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
 
 
@@ -56,6 +59,7 @@ class BertAdam(torch.optim.Optimizer):
 
     @property
     def steps_done(self) -> int:
+        """Position in the schedule. Skipped steps count: the rate is a function of the step alone."""
         return self.param_groups[0]["step"]
 
     def current_lrs(self) -> list[float]:
@@ -64,35 +68,46 @@ class BertAdam(torch.optim.Optimizer):
         return [group["lr"] * factor for group in self.param_groups]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, *, skip: Tensor | None = None
+    ) -> float | None:
+        """One step. `skip`, a float32 scalar on the device: where it is 1, only the schedule goes on.
+
+        It is read by the device alone, so the CPU does not wait for it.
+        """
         assert closure is None, "BertAdam takes no closure"
         for group, lr in zip(self.param_groups, self.current_lrs(), strict=True):
-            self._step_group(group, lr)
+            self._step_group(group, lr, skip)
             group["step"] += 1
         return None
 
-    def _step_group(self, group: dict[str, Any], lr: float) -> None:
+    def _step_group(self, group: dict[str, Any], lr: float, skip: Tensor | None) -> None:
         params = [p for p in group["params"] if p.grad is not None]
         if not params:
             return
-        grads = [p.grad for p in params]
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        means = [self.state[p]["exp_avg"] for p in params]
-        squares = [self.state[p]["exp_avg_sq"] for p in params]
+        many_steps = torch.full((), MANY_STEPS, device=params[0].device)
         b1, b2 = group["betas"]
-        torch._foreach_mul_(means, b1)
-        torch._foreach_add_(means, grads, alpha=1 - b1)
-        torch._foreach_mul_(squares, b2)
-        torch._foreach_addcmul_(squares, grads, grads, value=1 - b2)
-        update = torch._foreach_sqrt(squares)
-        torch._foreach_add_(update, group["eps"])
-        torch._foreach_reciprocal_(update)
-        torch._foreach_mul_(update, means)
-        if group["weight_decay"] > 0:
-            torch._foreach_add_(update, params, alpha=group["weight_decay"])
-        torch._foreach_add_(params, update, alpha=-lr)
+        # AdamW multiplies theta by 1 - lr wd before the step, which is the same update.
+        adamw(
+            [local_part(p) for p in params],
+            [local_part(p.grad) for p in params],
+            [local_part(self.state[p]["exp_avg"]) for p in params],
+            [local_part(self.state[p]["exp_avg_sq"]) for p in params],
+            [],
+            [many_steps] * len(params),
+            fused=True,
+            found_inf=skip,
+            amsgrad=False,
+            beta1=b1,
+            beta2=b2,
+            lr=lr,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def parameter_part(name: str) -> str:

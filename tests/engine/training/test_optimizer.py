@@ -1,6 +1,7 @@
 """BertAdam, its schedule and its groups."""
 
 import copy
+import itertools
 import math
 from typing import Any
 
@@ -48,6 +49,23 @@ def test_the_first_step_changes_nothing() -> None:
     parameter.grad = torch.ones(3)
     optimizer.step()
     torch.testing.assert_close(parameter.detach(), torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_skipped_step_changes_nothing_but_the_position(dtype: torch.dtype) -> None:
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
+    optimizer = BertAdam([{"params": [parameter], "weight_decay": 0.1}], lr=0.5, total_steps=9, warmup=0.0)
+    skips = (1.0, 0.0, 1.0, 0.0)
+    states = []
+    for number, skip in enumerate(skips):
+        parameter.grad = torch.tensor([0.1 * number, math.nan if skip else 2.0], dtype=dtype)
+        optimizer.step(skip=torch.tensor(skip))
+        states.append([parameter.detach().clone(), *(v.clone() for v in optimizer.state[parameter].values())])
+    for (before, after), skip in zip(itertools.pairwise(states), skips[1:], strict=True):
+        assert all(map(torch.equal, before, after)) == bool(skip)
+    assert states[0][0].tolist() == [1.0, -2.0] and not states[0][1].any()
+    assert optimizer.steps_done == 4
+    assert sorted(optimizer.state[parameter]) == ["exp_avg", "exp_avg_sq"], "as saved states have them"
 
 
 class _Named(nn.Module):
