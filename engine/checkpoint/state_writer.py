@@ -112,15 +112,17 @@ class SavingHooks(StepHooks):
     def save_failed(self) -> bool:
         return self.writer is not None and self.writer.problem is not None
 
+    def save_due(self, epoch: int, step: int) -> bool:
+        every = self.config.save_steps
+        due = every > 0 and (epoch * self.steps_per_epoch + step) % every == 0
+        return due and step < self.steps_per_epoch  # at the end of an epoch the run itself saves
+
     def after_step(self, epoch: int, step: int, status: StepStatus) -> None:
         """Save if a save is due. Raises `TrainingStopped` after a failed write, and `StoppedBySignal` when a
         rank received a signal and everything is saved."""
         if status.save_failed:
             self.finish()
-        every = self.config.save_steps
-        due = every > 0 and (epoch * self.steps_per_epoch + step) % every == 0
-        # At the end of an epoch the run itself saves.
-        if status.stop_wanted or (due and step < self.steps_per_epoch):
+        if status.stop_wanted or self.save_due(epoch, step):
             self.save(epoch, step)
         if status.stop_wanted:
             path = self.finish()

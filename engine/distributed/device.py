@@ -15,6 +15,10 @@ from common.errors import UserError
 from engine.distributed.environment import Place
 
 Batch = dict[str, torch.Tensor]
+# The model and the trainer look into these to decide shapes and messages. On a GPU each look would stop the
+# CPU until the GPU has done all its work.
+READ_ON_CPU = ("frame_mask", "index", "replaced")
+LABELS = "_mlm_labels"  # so are all entries with this ending
 
 
 def default_device() -> torch.device:
@@ -62,5 +66,40 @@ def refuse_shared_devices(place: Place, device: torch.device, node: str, store: 
 
 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
-    """A copy of the batch on `device`. If its memory is pinned, the CPU does not wait for the copy."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    """A copy of the batch on `device`, except what is read on the CPU.
+
+    If the batch's memory is pinned, the CPU does not wait for the copy.
+    """
+    return {
+        name: tensor if _stays(name) else tensor.to(device, non_blocking=True)
+        for name, tensor in batch.items()
+    }
+
+
+def _stays(name: str) -> bool:
+    return name in READ_ON_CPU or name.endswith(LABELS)
+
+
+class BatchCopier:
+    """Copies the batches of a training to `device`; a GPU copies while it computes the step before.
+
+    The copies have a stream of their own. The trainer starts at most one step ahead of the GPU, so there is
+    memory for at most one step's batches besides those in use.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: Mapping[str, torch.Tensor]) -> Batch:
+        """`to_device` of the batch. The current stream's next work waits for the copy; the CPU does not."""
+        if self._stream is None:
+            return to_device(batch, self.device)
+        with torch.cuda.stream(self._stream):
+            copied = to_device(batch, self.device)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        for tensor in copied.values():
+            if tensor.is_cuda:
+                tensor.record_stream(current)  # its memory is free once the step is done
+        return copied

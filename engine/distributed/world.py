@@ -77,13 +77,13 @@ class World:
         """A block whose exception ends all ranks within seconds, each with its reason (`Failures.shared`)."""
         return contextlib.nullcontext() if self.failures is None else self.failures.shared()
 
-    def sums(self, *counts: int) -> list[int]:
-        """Each count summed over the ranks, on every rank, in one all-reduce."""
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over the ranks; it has the same shape on every rank. The CPU waits for no GPU."""
         if self.size == 1:
-            return list(counts)
-        totals = torch.tensor(counts, dtype=torch.int64, device=self.device)
-        dist.all_reduce(totals)
-        return [int(total) for total in totals.tolist()]
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
 
     def gather(self, value: T) -> list[T]:
         """Every rank's `value` in rank order, on every rank. For small values, because they are pickled."""
@@ -95,11 +95,7 @@ class World:
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Mean of a tensor over the ranks; it has the same shape on every rank."""
-        if self.size == 1:
-            return values
-        total = values.clone()
-        dist.all_reduce(total)
-        return total / self.size
+        return values if self.size == 1 else self.sum(values) / self.size
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows [n, ...] of all ranks in rank order, on every rank; n may differ between ranks."""

@@ -61,7 +61,7 @@ class Evaluator:
                 videos.append(video.float())
                 if self.use_frame_fea:
                     frames.append(frame.float())
-                    masks.append(batch["frame_mask"].to(torch.uint8))
+                    masks.append(batch["frame_mask"].to(self.world.device, torch.uint8, non_blocking=True))
             for _ in range(empty_passes):
                 size = clip_image_size(model.visual_encoder)
                 with self._autocast():

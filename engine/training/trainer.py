@@ -1,12 +1,13 @@
 """The training loop: batch -> named losses -> backward -> clip gradients -> BertAdam -> log.
 
+On a GPU the loop only starts the device's work; it waits for the device to log and to save (`step_flags.py`).
+
 The model is any module with `model(batch) -> {"loss": scalar, name: scalar, ...}`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from engine.distributed.device import Batch, to_device
+from engine.distributed.device import Batch, BatchCopier
 from engine.distributed.precision import autocast, products
-from engine.distributed.sharding import full_tensor
+from engine.distributed.sharding import full_tensor, local_part
 from engine.distributed.world import World
 from engine.distributed.wrapping import average_gradients
 from engine.logs.meter import Meter
@@ -26,7 +27,9 @@ from engine.process.errors import TrainingStopped
 from engine.process.step_status import StepHooks, StepStatus
 from engine.training.chance import ChanceWatch
 from engine.training.grad_cache import cached_backward
+from engine.training.loss_scale import LossScale
 from engine.training.optimizer import BertAdam
+from engine.training.step_flags import StepFlags, StepResult
 from modules.dual_encoder import DualEncoder
 from modules.numerics import at_least_float32
 
@@ -90,12 +93,15 @@ class Trainer:
         self.hooks = hooks or StepHooks()
         self.chance = ChanceWatch(chance)
         # Loss scaling keeps fp16 gradients from vanishing. bf16 has the range of float32 and needs none.
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
+        self.scaler = LossScale(world.device, enabled=precision == "fp16")
+        self.flags = StepFlags(world)
+        self.copy = BatchCopier(world.device)
         self.rates = optimizer.current_lrs()
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.steps_per_epoch = steps_per_epoch(len(loader), accumulation=accumulation)
         self.counters = Counters()
         self.meter = Meter(ranks=world.size, device=world.device)
+        self._status = StepStatus()  # of the steps since the hooks were called
         self._unreadable_names: deque[str] = deque(maxlen=10)
 
     def train_epoch(self, epoch: int, *, first_step: int = 0) -> None:
@@ -117,24 +123,20 @@ class Trainer:
         for position, batch in enumerate(bar):
             self.meter.data_ready()
             self._remember_unreadable(batch, epoch, first_step * self.accumulation + position)
-            group.append(to_device(batch, self.world.device))
+            group.append(self.copy(batch))
             if len(group) < self.accumulation and position + 1 < batches:
                 continue
             step += 1
-            losses, status = self._optimiser_step(group, f"epoch {epoch + 1} step {step}")
+            losses = self._optimiser_step(group, f"epoch {epoch + 1} step {step}")
             self.chance.add(losses, step=step, steps=self.steps_per_epoch)
             self.meter.step_done(sum(len(batch["index"]) for batch in group))
             group = []
+            self._end_step(losses, epoch, step)
             if self.log.interactive:
                 bar.set_postfix_str(
-                    f"loss {float(losses['loss']):.4f}, lr {max(self.rates):.2e}, "
+                    f"loss {self.flags.loss:.4f}, lr {max(self.rates):.2e}, "
                     f"{self.meter.clips_per_second:.1f} clips/s"
                 )
-            if step % self.n_display == 0 or step == self.steps_per_epoch:
-                self._report(losses, epoch=epoch, step=step)
-                self.meter.restart()
-            self._stop_if_too_many_unreadable()
-            self.hooks.after_step(epoch, step, status)
         at_chance = self.chance.end_epoch(epoch)
         if at_chance:
             self.log.warning(at_chance)
@@ -144,28 +146,54 @@ class Trainer:
                 f"{unreadable} unreadable clips were replaced by the next readable one in this epoch"
             )
 
-    def _optimiser_step(self, group: list[Batch], where: str) -> tuple[Losses, StepStatus]:
+    def _optimiser_step(self, group: list[Batch], where: str) -> Losses:
         """Forward and backward for each batch of `group`, then one step if all numbers are finite.
 
-        Returns the losses, averaged over the group, and the status of the step.
+        Returns the losses, averaged over the group. The CPU does not wait for a GPU: whether the step is
+        skipped is decided on the device, and known here once `flags` are read.
         """
         totals = self._backward(group)
-        self.scaler.unscale_(self.optimizer)
-        norm = full_tensor(torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)).detach()
-        status = self._step_status(self._is_finite(totals["loss"], norm), group)
-        self.counters.unreadable += status.unreadable
+        self.scaler.unscale_([local_part(p.grad) for p in self.params if p.grad is not None])
+        norm = torch.nn.utils.clip_grad_norm_(self.params, MAX_GRAD_NORM)
+        norm = full_tensor(norm).detach().to(self.world.device)
+        # With loss scaling an infinite gradient is expected at times: then the step is skipped and the scale
+        # halved. At a scale of 1 or less the gradient itself is infinite.
+        infinite = ~torch.isfinite(norm)
+        not_finite = ~torch.isfinite(totals["loss"]) | (infinite & ~self.scaler.may_overflow())
+        bad = self.flags.add(
+            not_finite,
+            StepResult(where, [batch["index"] for batch in group], totals["loss"], norm),
+            unreadable=sum(int(batch["replaced"].sum()) for batch in group if "replaced" in batch),
+            stop_wanted=self.hooks.stop_wanted(),
+            save_failed=self.hooks.save_failed(),
+        )
         self.rates = self.optimizer.current_lrs()
-        if status.not_finite:
-            # The loss scale is not the cause and stays. update() is called to end the step of the scaler.
-            if self.scaler.is_enabled():
-                self.scaler.update(self.scaler.get_scale())
-            self._skip(group, f"loss {float(totals['loss'])}, gradient norm {float(norm)}", where)
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.counters.not_finite_in_a_row = 0
+        self.optimizer.step(skip=(bad | infinite).float())
+        self.scaler.update(overflow=infinite, bad=bad)
         self.optimizer.zero_grad(set_to_none=True)
-        return {**totals, "grad_norm": norm}, status
+        return {**totals, "grad_norm": norm}
+
+    def _end_step(self, losses: Losses, epoch: int, step: int) -> None:
+        """Read the flags that are known; report the step and call the hooks where they are due."""
+        shown = step % self.n_display == 0 or step == self.steps_per_epoch
+        for status, result in self.flags.read(all_steps=shown or self.hooks.save_due(epoch, step)):
+            self._count(status, result)
+            self._status += status
+        if shown:
+            self._report(losses, epoch=epoch, step=step)
+            self.meter.restart()
+        if self.flags.all_read:
+            self._stop_if_too_many_unreadable()
+            status, self._status = self._status, StepStatus()
+            self.hooks.after_step(epoch, step, status)
+
+    def _count(self, status: StepStatus, result: StepResult) -> None:
+        """Count a step. Stop after too many in a row that were not finite."""
+        self.counters.unreadable += status.unreadable
+        if status.not_finite:
+            self._skip(result)
+        else:
+            self.counters.not_finite_in_a_row = 0
 
     def _backward(self, group: list[Batch]) -> Losses:
         totals: Losses = {}
@@ -200,30 +228,16 @@ class Trainer:
         no_sync = getattr(self.model, "no_sync", None)
         return no_sync() if accumulating and no_sync is not None else contextlib.nullcontext()
 
-    def _is_finite(self, loss: torch.Tensor, norm: torch.Tensor) -> bool:
-        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            return True
-        # With loss scaling an infinite gradient is expected at times: the scaler then skips the step and
-        # halves its scale. At a scale of 1 or less the gradient itself is infinite.
-        return self.scaler.is_enabled() and math.isfinite(float(loss)) and self.scaler.get_scale() > 1.0
-
-    def _step_status(self, finite: bool, group: Sequence[Batch]) -> StepStatus:
-        unreadable = sum(int(batch["replaced"].sum()) for batch in group if "replaced" in batch)
-        hooks = self.hooks
-        return StepStatus(
-            *self.world.sums(not finite, unreadable, bool(hooks.stop_wanted()), bool(hooks.save_failed()))
-        )
-
-    def _skip(self, group: Sequence[Batch], numbers: str, where: str) -> None:
-        """Log the samples of the step, of all ranks. Stop after too many such steps in a row."""
+    def _skip(self, step: StepResult) -> None:
+        """Log the samples of a skipped step, of all ranks. Stop after too many such steps in a row."""
         self.counters.skipped += 1
         self.counters.not_finite_in_a_row += 1
-        names_here = [self.name_of(int(i)) for batch in group for i in batch["index"]]
-        ranks = self.world.gather((numbers, names_here))
+        names_here = [self.name_of(int(i)) for samples in step.samples for i in samples]
+        ranks = self.world.gather((step.numbers, names_here))
         by_rank = "; ".join(f"rank {rank}: {numbers}" for rank, (numbers, _) in enumerate(ranks))
         names = [name for _, names_there in ranks for name in names_there]
         shown = ", ".join(names[:MAX_NAMED_SAMPLES]) + (", ..." if len(names) > MAX_NAMED_SAMPLES else "")
-        message = f"{where}: not finite ({by_rank}); the batch held {shown}"
+        message = f"{step.where}: not finite ({by_rank}); the batch held {shown}"
         if self.counters.not_finite_in_a_row < self.max_bad_steps:
             self.log.warning(f"skipped {message}")
             return

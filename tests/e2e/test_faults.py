@@ -49,7 +49,8 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert line.count("video") == 4, "the ids of the batch"
     assert records(tmp_path)[-1]["skipped_steps"] == 1
     state = torch.load(tmp_path / "training_state.18.pt", weights_only=True)
-    assert state["optimizer"]["step"] == 17 and state["counters"]["skipped"] == 1
+    assert state["optimizer"]["step"] == 18, "the schedule goes on"
+    assert state["counters"]["skipped"] == 1
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
 
 

@@ -9,7 +9,13 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
-from engine.distributed.device import default_device, device_of, refuse_shared_devices
+from engine.distributed.device import (
+    BatchCopier,
+    default_device,
+    device_of,
+    refuse_shared_devices,
+    to_device,
+)
 from engine.distributed.environment import Place
 
 
@@ -61,3 +67,22 @@ def test_two_ranks_of_one_gpu_are_refused(gpus: SimpleNamespace) -> None:
         refuse_shared_devices(places[0], cuda, "node1", store)
     refuse_shared_devices(places[0], cuda, "node0", store)  # the same identity on another machine
     refuse_shared_devices(places[0], torch.device("cpu"), "node1", store)
+
+
+def test_what_is_read_on_the_cpu_stays_there() -> None:
+    """torch's meta device stands for a GPU."""
+    batch = {
+        name: torch.ones(2, device="cpu") for name in ("frames", "text_ids", "video", "frame_mask", "index")
+    }
+    batch |= {
+        name: torch.ones(2) for name in ("replaced", "text_mlm_labels", "tag_mlm_labels", "tag_mlm_ids")
+    }
+    copied = to_device(batch, torch.device("meta"))
+    stay = [name for name, tensor in copied.items() if tensor.device.type == "cpu"]
+    assert stay == ["frame_mask", "index", "replaced", "text_mlm_labels", "tag_mlm_labels"]
+    assert list(copied) == list(batch)
+
+
+def test_on_a_cpu_nothing_is_copied() -> None:
+    batch = {"frames": torch.ones(2), "index": torch.arange(2)}
+    assert all(BatchCopier(torch.device("cpu"))(batch)[name] is batch[name] for name in batch)

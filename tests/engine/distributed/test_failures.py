@@ -23,7 +23,7 @@ REASON = "toy.csv: no column video_id"
 WAITS = {
     "broadcast": lambda world: world.broadcast(None),
     "gather": lambda world: world.gather(None),
-    "sums": lambda world: world.sums(1),
+    "sum": lambda world: world.sum(torch.ones(1)),
     "rows": lambda world: world.gather_rows(torch.ones(2, 2)),
     "first rank first": lambda world: world.first_rank_first(lambda: None),
     # As NCCL waits: the end of another rank is not noticed.
@@ -53,7 +53,7 @@ def fail(rank: int, port: str, failing: int, wait: str, folder: str) -> None:
 
 @pytest.mark.parametrize(
     ("wait", "failing"),
-    [("broadcast", 0), ("gather", 1), ("sums", 2), ("rows", 0), ("first rank first", 1), ("for ever", 0)],
+    [("broadcast", 0), ("gather", 1), ("sum", 2), ("rows", 0), ("first rank first", 1), ("for ever", 0)],
 )
 def test_all_ranks_end_with_the_reason(wait: str, failing: int, tmp_path: Path) -> None:
     with ranks_of(fail, 3, free_port(), failing, wait, str(tmp_path)) as ranks:
@@ -74,7 +74,7 @@ def test_all_ranks_end_with_the_reason(wait: str, failing: int, tmp_path: Path) 
             assert (tmp_path / f"said{rank}").read_text("utf-8") == said
 
 
-def wait_in_sums(rank: int, port: str, folder: str) -> None:
+def wait_in_sum(rank: int, port: str, folder: str) -> None:
     torch.set_num_threads(1)
     world = World.from_environment(None, environ=variables(rank, 2, port))
     Path(folder, f"ready{rank}").touch()
@@ -82,13 +82,13 @@ def wait_in_sums(rank: int, port: str, folder: str) -> None:
         with world.sharing_failures():
             if rank == 0:
                 time.sleep(600)
-            world.sums(1)
+            world.sum(torch.ones(1))
     except EndedRank as error:
         Path(folder, "said").write_text(str(error), encoding="utf-8")
 
 
 def test_a_rank_that_is_killed_gives_no_reason(tmp_path: Path) -> None:
-    with ranks_of(wait_in_sums, 2, free_port(), str(tmp_path)) as ranks:
+    with ranks_of(wait_in_sum, 2, free_port(), str(tmp_path)) as ranks:
         end = time.monotonic() + 60
         while not all((tmp_path / f"ready{rank}").exists() for rank in (0, 1)):
             assert time.monotonic() < end

@@ -25,9 +25,9 @@ def test_without_a_launcher_one_process_and_no_group() -> None:
     world = World.from_environment(None, environ={})
     assert (world.rank, world.size, world.device.type) == (0, 1, "cpu")
     assert world.is_main and not torch.distributed.is_initialized()
-    assert world.broadcast("value") == "value" and world.sums(1, 2) == [1, 2] and world.gather("a") == ["a"]
+    assert world.broadcast("value") == "value" and world.gather("a") == ["a"]
     rows = torch.ones(2, 3)
-    assert world.gather_rows(rows) is rows and world.mean(rows) is rows
+    assert world.gather_rows(rows) is rows and world.mean(rows) is rows and world.sum(rows) is rows
     assert world.first_rank_first(lambda: 5) == 5
 
 
@@ -46,7 +46,8 @@ def _on_two_ranks(rank: int, port: str) -> None:
     torch.set_num_threads(1)
     world = World.from_environment(None, environ=variables(rank, 2, port))
     assert world.broadcast({"from": rank}) == {"from": 0}
-    assert world.sums(1, rank, 5 * rank) == [2, 1, 5]
+    counts = torch.tensor([1, rank, 5 * rank])
+    assert world.sum(counts).tolist() == [2, 1, 5] and counts.tolist() == [1, rank, 5 * rank]
     assert world.gather(f"rank {rank}") == ["rank 0", "rank 1"]
     torch.testing.assert_close(world.mean(torch.tensor([float(rank)])), torch.tensor([0.5]))
     # Ranks have different numbers of rows, one rank has none.

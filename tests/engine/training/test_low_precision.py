@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from engine.distributed.precision import autocast
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
+from engine.training.loss_scale import LossScale
 from engine.training.optimizer import build_optimizer
 from engine.training.trainer import Trainer
 from modules.dual_encoder import DualEncoder
@@ -87,7 +88,7 @@ def trained(
         n_display=1,
     )
     if precision == "fp16":  # so low that no step is skipped: a skipped step would be another training
-        trainer.scaler = torch.amp.GradScaler(DEVICE.type, init_scale=SCALE)
+        trainer.scaler = LossScale(DEVICE, enabled=True, initial=SCALE)
     trainer.kept = []
     trainer.train_epoch(0)
     return model, trainer.kept

@@ -17,7 +17,9 @@ from engine.logs.run_log import RunLog
 from engine.logs.steps_jsonl import read_steps
 from engine.process.errors import TrainingStopped
 from engine.process.step_status import StepHooks, StepStatus
+from engine.training.loss_scale import LossScale
 from engine.training.optimizer import BertAdam
+from engine.training.step_flags import StepResult
 from engine.training.trainer import Trainer, steps_per_epoch
 from tests.device import DEVICE
 
@@ -58,7 +60,7 @@ def train(rows: Tensor, tmp_path: Path, *, batch: int, scale: float = 0.0, accum
     )
     log = RunLog(tmp_path, active=False)
     trainer = Trainer(model, optimizer, loader, world=WORLD, log=log, accumulation=accumulation)
-    trainer.scaler = torch.amp.GradScaler(DEVICE.type, enabled=scale > 0, init_scale=scale or 1.0)
+    trainer.scaler = LossScale(DEVICE, enabled=scale > 0, initial=scale)
     trainer.train_epoch(0)
     return model
 
@@ -76,7 +78,7 @@ def test_clipping_acts_on_unscaled_gradients(norm: float, tmp_path: Path) -> Non
     torch.testing.assert_close(plain.w, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_an_infinite_scaled_gradient_skips_the_step_and_the_schedule(tmp_path: Path) -> None:
+def test_an_infinite_scaled_gradient_skips_the_update_and_the_schedule_goes_on(tmp_path: Path) -> None:
     row = torch.full((1, 2), 1e35)
     model = Linear(2)
     loader = DataLoader(Rows(row), batch_size=1)
@@ -84,10 +86,11 @@ def test_an_infinite_scaled_gradient_skips_the_step_and_the_schedule(tmp_path: P
         [{"params": list(model.parameters()), "name": "all"}], lr=0.1, total_steps=4, warmup=0.0
     )
     trainer = Trainer(model, optimizer, loader, world=WORLD, log=RunLog(tmp_path, active=False))
-    trainer.scaler = torch.amp.GradScaler(DEVICE.type, enabled=True, init_scale=65536.0)
+    trainer.scaler = LossScale(DEVICE, enabled=True, initial=65536.0)
     trainer.train_epoch(0)
     torch.testing.assert_close(model.w.detach(), torch.ones(2))
-    assert optimizer.steps_done == 0 and trainer.scaler.get_scale() == 32768.0
+    assert optimizer.steps_done == 1 and trainer.scaler.get_scale() == 32768.0
+    assert trainer.counters.skipped == trainer.counters.not_finite_in_a_row == 0, "this is expected"
 
 
 def test_accumulated_passes_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
@@ -105,9 +108,15 @@ def test_a_short_last_group_makes_a_step(tmp_path: Path) -> None:
 
 
 def with_bad_rows(
-    bad: list[int], tmp_path: Path, *, scale: float = 0.0, own_scaler: bool = False, **settings: Any
+    bad: list[int],
+    tmp_path: Path,
+    *,
+    scale: float = 0.0,
+    own_scaler: bool = False,
+    late: bool = False,
+    **settings: Any,
 ) -> Trainer:
-    """A trainer on 10 rows in batches of two; the rows `bad` hold a NaN."""
+    """A trainer on 10 rows in batches of two; the rows `bad` hold a NaN. `late`: as on a GPU."""
     rows = torch.ones(10, 2)
     rows[bad, 0] = float("nan")
     model = Linear(2)
@@ -120,22 +129,29 @@ def with_bad_rows(
         model, optimizer, loader, world=WORLD, log=log, name_of=lambda index: f"video{index}", **settings
     )
     if not own_scaler:
-        trainer.scaler = torch.amp.GradScaler(DEVICE.type, enabled=scale > 0, init_scale=scale or 1.0)
+        trainer.scaler = LossScale(DEVICE, enabled=scale > 0, initial=scale)
+    trainer.flags.late = late
     return trainer
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("scale", [0.0, 1024.0])
-def test_a_step_that_is_not_finite_changes_nothing(scale: float, tmp_path: Path) -> None:
-    trainer = with_bad_rows([3], tmp_path, scale=scale)
+def test_a_step_that_is_not_finite_changes_nothing_but_the_schedule(
+    scale: float, late: bool, tmp_path: Path
+) -> None:
+    trainer = with_bad_rows([3], tmp_path, scale=scale, late=late)
     trainer.train_epoch(0)
-    assert trainer.optimizer.steps_done == 4 and trainer.counters.skipped == 1
+    assert trainer.optimizer.steps_done == 5 and trainer.counters.skipped == 1
     assert trainer.counters.not_finite_in_a_row == 0
     assert not scale or trainer.scaler.get_scale() == scale, "the loss scale is not the cause"
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "skipped epoch 1 step 2" in log and "the batch held video2, video3" in log
     without = with_bad_rows([], tmp_path, scale=scale)
-    without.loader = DataLoader(Rows(torch.ones(8, 2)), batch_size=2)
-    without.train_epoch(0)
+    for rows, steps_done in ((2, 0), (6, 2)):
+        for group in without.optimizer.param_groups:
+            group["step"] = steps_done
+        without.loader = DataLoader(Rows(torch.ones(rows, 2)), batch_size=2)
+        without.train_epoch(0)
     assert torch.equal(trainer.params[0], without.params[0])
 
 
@@ -144,7 +160,7 @@ def test_too_many_of_them_in_a_row_stop_the_run_and_name_the_samples(tmp_path: P
     with pytest.raises(TrainingStopped, match="^2 steps in a row .* step 4: .*held video6, video7; nothing"):
         trainer.train_epoch(0)
     assert torch.isfinite(trainer.params[0]).all(), "the weights stay unchanged"
-    assert trainer.counters.skipped == 3 and trainer.optimizer.steps_done == 1
+    assert trainer.counters.skipped == 3 and trainer.optimizer.steps_done == 4
 
 
 @pytest.mark.parametrize(("accumulation", "shown"), [(1, [2, 4, 5, 7, 9, 10]), (2, [2, 3, 5, 6])])
@@ -215,8 +231,8 @@ def test_what_a_step_logs(tmp_path: Path) -> None:
     assert line.endswith("% waiting for data")
 
 
-def with_replaced(replaced: list[int], tmp_path: Path, **settings: Any) -> Trainer:
-    """A trainer on 6 rows in batches of two, whose clips `replaced` could not be read."""
+def with_replaced(replaced: list[int], tmp_path: Path, *, late: bool = False, **settings: Any) -> Trainer:
+    """A trainer on 6 rows in batches of two, whose clips `replaced` could not be read. `late`: as on a GPU."""
 
     class Replaced(Rows):
         def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -226,7 +242,7 @@ def with_replaced(replaced: list[int], tmp_path: Path, **settings: Any) -> Train
     optimizer = BertAdam(
         [{"params": list(model.parameters()), "name": "all"}], lr=0.1, total_steps=5, warmup=0.0
     )
-    return Trainer(
+    trainer = Trainer(
         model,
         optimizer,
         DataLoader(Replaced(torch.ones(6, 2)), batch_size=2),
@@ -236,6 +252,8 @@ def with_replaced(replaced: list[int], tmp_path: Path, **settings: Any) -> Train
         requested=lambda epoch, number: [100 * epoch + 10 * number, 100 * epoch + 10 * number + 1],
         **settings,
     )
+    trainer.flags.late = late
+    return trainer
 
 
 def test_unreadable_clips_are_counted_and_the_requested_ones_are_named(tmp_path: Path) -> None:
@@ -332,16 +350,17 @@ def test_the_model_is_in_training_mode_and_in_the_precision_asked_for(tmp_path: 
     assert dtypes == [torch.float32] * 5 + [torch.bfloat16] * 5
     for precision in ("fp32", "bf16", "fp16"):
         scaler = with_bad_rows([], tmp_path, precision=precision, own_scaler=True).scaler
-        assert scaler.is_enabled() == (precision == "fp16")
+        assert scaler.enabled == (precision == "fp16")
 
 
 def test_many_names_of_a_batch_are_cut_short(tmp_path: Path) -> None:
     trainer = with_bad_rows([0], tmp_path)
+    bad = "not finite (rank 0: loss nan, gradient norm nan)"
     for count, end in ((64, "video63"), (65, "video63, ...")):
-        group = [{"index": torch.arange(count)}]
-        trainer._skip(group, "loss nan", "step 1")
+        nan = torch.tensor(float("nan"))
+        trainer._skip(StepResult("step 1", [torch.arange(count)], nan, nan))
         line = (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines()[-1]
-        assert line.endswith(f"skipped step 1: not finite (rank 0: loss nan); the batch held {names(count)}")
+        assert line.endswith(f"skipped step 1: {bad}; the batch held {names(count)}")
         assert line.endswith(end)
     assert trainer.counters.skipped == trainer.counters.not_finite_in_a_row == 2
 
