@@ -232,7 +232,7 @@ def test_what_a_step_logs(tmp_path: Path) -> None:
 
 
 def with_replaced(replaced: list[int], tmp_path: Path, *, late: bool = False, **settings: Any) -> Trainer:
-    """A trainer on 6 rows in batches of two, whose clips `replaced` could not be read. `late`: as on a GPU."""
+    """A trainer on 6 rows in batches of two; the clips `replaced` could not be read. `late`: as on a GPU."""
 
     class Replaced(Rows):
         def __getitem__(self, index: int) -> dict[str, Tensor]:
