@@ -36,6 +36,7 @@ os.chdir(ROOT)  # mutmut reads its settings from here when it is imported
 
 import libcst as cst  # noqa: E402
 import mutmut.__main__ as program  # noqa: E402
+from mutation_runner import CollectedRunner  # noqa: E402
 from mutmut.configuration import config  # noqa: E402
 from mutmut.mutation import file_mutation  # noqa: E402
 from mutmut.mutation.data import MutantLineSpans, SourceFileMutationData  # noqa: E402
@@ -44,6 +45,7 @@ from mutmut.state import state  # noqa: E402
 from mutmut.stats import status_by_exit_code  # noqa: E402
 from mutmut.type_checking import run_type_checker  # noqa: E402
 from mutmut.utils.file_utils import change_cwd, walk_mutatable_files  # noqa: E402
+from mutmut.workers import isolation  # noqa: E402
 
 LOG_METHODS = {"debug", "info", "warning", "error", "warn"}
 TEXTS = (cst.SimpleString, cst.FormattedString, cst.ConcatenatedString)
@@ -185,6 +187,7 @@ def run(files: Sequence[Path], *, again: Sequence[str], children: int) -> None:
                 test for test, end in zip(ordered, until, strict=True) if end < MOST_SECONDS
             ]
 
+    isolation.PytestRunner = CollectedRunner  # type: ignore[misc, attr-defined]
     program.filter_mutants_with_type_checker = functools.partial(types_refused, files)
     program.collect_source_file_mutation_data = only_wanted
     program.collect_or_load_stats = choose_tests
