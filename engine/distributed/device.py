@@ -6,6 +6,7 @@ knows are not used: Apple's MPS, for one, has no float64, which ranking needs.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
 import torch
@@ -103,3 +104,25 @@ class BatchCopier:
             if tensor.is_cuda:
                 tensor.record_stream(current)  # its memory is free once the step is done
         return copied
+
+
+class Pace:
+    """Keeps the CPU at most `AHEAD` batches ahead of a GPU, where no step makes it wait.
+
+    Otherwise the copies of all batches that the loader has ready would lie in the GPU's memory.
+    """
+
+    AHEAD = 2
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: deque[torch.cuda.Event] | None = deque() if device.type == "cuda" else None
+
+    def batch_done(self) -> None:
+        """All work of a batch is given to the GPU. Waits until the batch `AHEAD` before it is done there."""
+        if self._events is None:
+            return
+        event = torch.cuda.Event()
+        event.record()
+        self._events.append(event)
+        if len(self._events) > self.AHEAD:
+            self._events.popleft().synchronize()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from engine.distributed.device import to_device
+from engine.distributed.device import BatchCopier, Pace
 from engine.distributed.precision import autocast
 from engine.distributed.sharding import is_sharded
 from engine.distributed.world import World
@@ -90,8 +90,10 @@ class Evaluator:
         return self._gather(encoded, (0, _width(model)))
 
     def _batches(self, loader: DataLoader, what: str) -> Iterator[dict[str, torch.Tensor]]:
+        copy, pace = BatchCopier(self.world.device), Pace(self.world.device)
         for batch in self.log.progress(loader, total=len(loader), what=what):
-            yield to_device(batch, self.world.device)
+            yield copy(batch)
+            pace.batch_done()
 
     def _empty_passes(self, model: DualEncoder, loader: DataLoader) -> int:
         """Passes without data that this rank makes besides its batches. Collective if weights are sharded.

@@ -21,7 +21,7 @@ from engine.distributed.world import World
 from engine.evaluation.features import Features
 from engine.evaluation.ranking_counts import CaptionOrder, RankingCounts, count
 from engine.evaluation.ranks import Ranks
-from engine.evaluation.similarity import TILE, ScoreTiles, Tiles, VideoTile
+from engine.evaluation.similarity import ScoreTiles, Tiles, VideoTile
 from engine.evaluation.top_k import TOP_K, TopK
 
 SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
@@ -66,7 +66,7 @@ def rank(
     world: World = SINGLE_PROCESS,
     top_frames: int,
     logit_scale: float,
-    tile: tuple[int, int] = TILE,
+    tile: tuple[int, int] | None = None,
     scoring: RawScores | None = None,
 ) -> Rankings:
     """Rank all captions and videos. Collective: each rank takes a part of the videos, all get the result.

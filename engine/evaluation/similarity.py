@@ -22,6 +22,9 @@ from modules.heads.hmmc import similarity_of_unit_vectors
 from modules.numerics import at_least_float32, l2_normalize
 
 TILE = (512, 512)  # captions, videos: the few float32 matrices of a tile fit into a CPU's cache
+# Those of a GPU are large: to start the 150 kernels of a tile then takes a small part of the tile's time.
+GPU_SIDES = (8192, 4096, 2048, 1024, 512)
+PAIR_BYTES = 128  # of a tile at its most: top_frames + 7 matrices in float32, 8 in float64 of post-processing
 GRAIN = 64  # small splits use smaller tiles, in multiples of this
 _MOST_INTEGER = 2**53  # float64 holds all whole numbers up to it
 
@@ -41,6 +44,18 @@ class VideoTile:
 
     def __len__(self) -> int:
         return self.last - self.first
+
+
+def default_tile(device: torch.device) -> tuple[int, int]:
+    """The largest tile of captions x videos for `device`. A GPU's takes at most an eighth of its memory.
+
+    Of all its memory and not of what is free: every rank must have the same tile, so that equal features tie.
+    """
+    if device.type == "cpu":
+        return TILE
+    budget = torch.cuda.get_device_properties(device).total_memory // 8
+    side = next((side for side in GPU_SIDES if side**2 * PAIR_BYTES <= budget), GPU_SIDES[-1])
+    return side, side
 
 
 class Tiles:
@@ -109,11 +124,18 @@ class ScoreTiles(Tiles):
     """Scores computed from features, tile by tile."""
 
     def __init__(
-        self, features: Features, *, top_frames: int, logit_scale: float, tile: tuple[int, int] = TILE
+        self,
+        features: Features,
+        *,
+        top_frames: int,
+        logit_scale: float,
+        tile: tuple[int, int] | None = None,
     ) -> None:
+        """`tile`: captions and videos of a tile, at most; `default_tile` if it is None."""
         dtype = at_least_float32(features.video[:0]).dtype
         size = (len(features.text), len(features.video))
-        super().__init__(size, tile, device=features.video.device, dtype=dtype)
+        device = features.video.device
+        super().__init__(size, tile or default_tile(device), device=device, dtype=dtype)
         self.features = features
         self.top_frames = top_frames
         self.logit_scale = logit_scale

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from common.errors import UserError
 from engine.distributed.device import (
     BatchCopier,
+    Pace,
     default_device,
     device_of,
     refuse_shared_devices,
@@ -86,3 +87,25 @@ def test_what_is_read_on_the_cpu_stays_there() -> None:
 def test_on_a_cpu_nothing_is_copied() -> None:
     batch = {"frames": torch.ones(2), "index": torch.arange(2)}
     assert all(BatchCopier(torch.device("cpu"))(batch)[name] is batch[name] for name in batch)
+
+
+def test_the_cpu_waits_for_the_batch_two_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+
+    class Event:
+        made = 0
+
+        def record(self) -> None:
+            Event.made += 1
+            self.number = Event.made
+
+        def synchronize(self) -> None:
+            waited.append(self.number)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    pace = Pace(torch.device("cuda"))
+    for _ in range(5):
+        pace.batch_done()
+    assert waited == [1, 2, 3]
+    Pace(torch.device("cpu")).batch_done()
+    assert Event.made == 5

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from engine.distributed.world import World
+from engine.evaluation import ranking
 from engine.evaluation.features import Features
 from engine.evaluation.ranking import Rankings, rank
 from engine.evaluation.ranks import Ranks
+from engine.evaluation.top_k import TopK
 from tests.device import DEVICE
 from tests.engine.evaluation.naive_ranking import (
     full_matrix,
@@ -156,6 +160,24 @@ def test_tile_sizes_do_not_change_the_ranks(tile: tuple[int, int]) -> None:
     features = tied_features(rng, 90, 40, 3)  # exact arithmetic, many ties
     owner = rng.integers(0, 40, size=90)
     assert_same(ranked(features, owner, tile=tile), ranked(features, owner))
+
+
+@pytest.mark.parametrize("make", [random_features, tied_features])
+@pytest.mark.parametrize("tile", [(64, 64), (512, 512)])
+def test_a_gpus_way_to_the_best_candidates_gives_the_same(
+    make: Callable[..., Features], tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(8)
+    features, owner = make(rng, 300, 90, 4), rng.integers(0, 90, size=300)
+    expected = ranked(features, owner, tile=tile)
+
+    class OnAGpu(TopK):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.in_passes = True
+
+    monkeypatch.setattr(ranking, "TopK", OnAGpu)
+    assert_same(ranked(features, owner, tile=tile), expected)
 
 
 def _rank_of(number: int, size: int, store: str, folder: str) -> None:

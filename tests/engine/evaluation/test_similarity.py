@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from common.errors import UserError
 from engine.evaluation.features import Features
-from engine.evaluation.similarity import MatrixTiles, ScoreTiles, Tiles
+from engine.evaluation.similarity import PAIR_BYTES, MatrixTiles, ScoreTiles, Tiles, default_tile
 from tests.device import DEVICE
 from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 
@@ -33,6 +34,19 @@ def test_a_tile_is_never_larger_than_asked_for() -> None:
     assert (tiles.height, tiles.width, tiles.num_captions, tiles.num_videos) == (65, 7, 70, 10)
     assert [(t.first, t.last, len(t)) for t in tiles.video_tiles(1, 10)] == [(1, 8, 7), (8, 10, 2)]
     assert list(tiles.video_tiles(3, 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "side"), [(80, 8192), (40, 4096), (16, 4096), (8, 2048), (1, 1024), (0, 512)]
+)
+def test_a_gpus_tile_takes_an_eighth_of_its_memory(
+    gibibytes: int, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = SimpleNamespace(total_memory=gibibytes << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    assert default_tile(torch.device("cuda")) == (side, side)
+    assert side == 512 or side**2 * PAIR_BYTES <= memory.total_memory / 8
+    assert default_tile(torch.device("cpu")) == (512, 512)
 
 
 def test_a_tile_of_a_matrix_is_its_block() -> None:

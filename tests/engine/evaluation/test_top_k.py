@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from engine.distributed.world import World
+from engine.evaluation import top_k
 from engine.evaluation.top_k import TopK
 from tests.device import DEVICE
 
@@ -73,3 +75,27 @@ def test_the_top_ten_of_two_ranks() -> None:
     assert ids[:, :4].tolist() == [[0, 2, 1, 3], [0, 2, 1, 3], [2, 3, 0, 1]]
     assert merged[:, :4].tolist() == [[3, 2, 1, 0], [3, 3, 1, 1], [5, 4, 3, 1]]
     assert ids.shape == merged.shape == (3, 10) and (ids[:, 4:] == -1).all()
+
+
+@pytest.mark.parametrize("values", [3, 50, 10**6])
+@pytest.mark.parametrize("candidates", [1, 9, 10, 200])
+def test_passes_take_what_a_stable_sort_takes(candidates: int, values: int) -> None:
+    """With many ties, some and none."""
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randint(values, (40, candidates), generator=draw).float()
+    ids = torch.arange(7, 7 + candidates).expand(40, -1)
+    best, numbers = top_k.top_in_passes(scores.clone(), ids)
+    expected = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(best, expected.values[:, :10])
+    assert torch.equal(numbers, ids.gather(1, expected.indices[:, :10]))
+
+
+@pytest.mark.parametrize("in_passes", [True, False])
+def test_a_candidate_that_ranks_last_is_never_among_the_best(in_passes: bool) -> None:
+    """Post-processing gives it -inf, which leaves its place empty."""
+    top = top_of_three_queries()
+    top.in_passes = in_passes
+    scores = torch.full((3, 12), -torch.inf, dtype=torch.float64)
+    scores[0, 4], scores[1, [2, 5]] = 1.0, torch.tensor(2.0, dtype=torch.float64)
+    top.update(scores, torch.arange(12))
+    assert top.numpy()[0].tolist() == [[4] + [-1] * 9, [2, 5] + [-1] * 8, [-1] * 10]
