@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+from engine.distributed import device
 from engine.distributed.device import (
     BatchCopier,
     Pace,
@@ -109,3 +110,39 @@ def test_the_cpu_waits_for_the_batch_two_before(monkeypatch: pytest.MonkeyPatch)
     assert waited == [1, 2, 3]
     Pace(torch.device("cpu")).batch_done()
     assert Event.made == 5
+
+
+def test_a_gpu_copies_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs next waits for the copy, and the copy's memory is not used again before that has run."""
+    calls: list[str] = []
+
+    class Stream:
+        def __init__(self, name: object) -> None:
+            self.name = name if isinstance(name, str) else "copies"
+
+        def wait_stream(self, other: Stream) -> None:
+            calls.append(f"{self.name} waits for {other.name}")
+
+        def __enter__(self) -> None:
+            calls.append(f"on {self.name}")
+
+        def __exit__(self, *_: object) -> None:
+            calls.append(f"off {self.name}")
+
+    class OnGpu:
+        is_cuda = True
+
+        def record_stream(self, stream: Stream) -> None:
+            calls.append(f"kept for {stream.name}")
+
+    def copy(batch: object, target: torch.device) -> dict[str, object]:
+        calls.append(f"copy to {target}")
+        return {"frames": OnGpu(), "index": SimpleNamespace(is_cuda=False)}
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("steps"))
+    monkeypatch.setattr(device, "to_device", copy)
+    BatchCopier(torch.device("cuda", 0))({})
+    order = ("on copies", "copy to cuda:0", "off copies", "steps waits for copies", "kept for steps")
+    assert calls == list(order)

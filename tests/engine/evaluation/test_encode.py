@@ -97,6 +97,31 @@ class Recorder(nn.Module):
         return ids[:, :2].double()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_are_float32_whatever_the_encoders_compute_in(precision: str, tmp_path: Path) -> None:
+    class Products(Recorder):
+        def encode_video(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            products = frames @ torch.eye(2)
+            types.add(products.dtype)
+            return products[:, 0], products
+
+        def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+            products = ids @ torch.eye(2)
+            types.add(products.dtype)
+            return products
+
+    types: set[torch.dtype] = set()
+    frames, mask = torch.rand(2, 2, 2), torch.ones(2, 2, dtype=torch.bool)
+    videos: Any = [{"frames": frames, "frame_mask": mask}]
+    captions: Any = [{"text_ids": frames[:, 0], "text_mask": mask}]
+    split = replace(evaluator(tmp_path, np.arange(2)), videos=videos, captions=captions, precision=precision)
+    features = split.encode(Products())  # type: ignore[arg-type]
+    assert types == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert features.text.dtype == features.video.dtype == torch.float32
+    assert features.frames is not None and features.frames.dtype == torch.float32
+    torch.testing.assert_close(features.frames, frames, rtol=2**-8, atol=0)
+
+
 @pytest.mark.parametrize("was_training", [True, False])
 @pytest.mark.parametrize("broken", [False, True])
 def test_the_model_is_evaluated_in_evaluation_mode_and_keeps_its_own(
