@@ -37,6 +37,9 @@ class BertAdam(torch.optim.Optimizer):
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
     theta <- theta - lr_t (m / (sqrt(v) + eps) + wd theta). The rate of the first step is 0.
     The `lr` of a group stays its peak rate; `current_lrs` returns the rates of the next step.
+
+    `fused`: with one kernel, by default on GPUs only. On CPUs that kernel is faster as well, but it rounds
+    the last few numbers of a tensor differently, and with them a sharded tensor.
     """
 
     def __init__(
@@ -49,10 +52,12 @@ class BertAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-6,
         weight_decay: float = 0.0,
+        fused: bool | None = None,
     ) -> None:
         assert total_steps >= 1, "a schedule needs at least one step"
         self.total_steps = total_steps
         self.warmup = warmup
+        self.fused = fused
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
         )
@@ -73,7 +78,7 @@ class BertAdam(torch.optim.Optimizer):
     ) -> float | None:
         """One step. `skip`, a float32 scalar on the device: where it is 1, only the schedule goes on.
 
-        It is read by the device alone, so the CPU does not wait for it.
+        With the fused kernel the device alone reads it, so the CPU does not wait.
         """
         assert closure is None, "BertAdam takes no closure"
         for group, lr in zip(self.param_groups, self.current_lrs(), strict=True):
@@ -88,26 +93,60 @@ class BertAdam(torch.optim.Optimizer):
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        many_steps = torch.full((), MANY_STEPS, device=params[0].device)
-        b1, b2 = group["betas"]
-        # AdamW multiplies theta by 1 - lr wd before the step, which is the same update.
-        adamw(
-            [local_part(p) for p in params],
-            [local_part(p.grad) for p in params],
-            [local_part(self.state[p]["exp_avg"]) for p in params],
-            [local_part(self.state[p]["exp_avg_sq"]) for p in params],
-            [],
-            [many_steps] * len(params),
-            fused=True,
-            found_inf=skip,
-            amsgrad=False,
-            beta1=b1,
-            beta2=b2,
-            lr=lr,
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
+        tensors = (
+            params,
+            [p.grad for p in params],
+            [self.state[p]["exp_avg"] for p in params],
+            [self.state[p]["exp_avg_sq"] for p in params],
         )
+        parts = [[local_part(tensor) for tensor in kind] for kind in tensors]
+        on_gpu = params[0].device.type == "cuda"
+        if on_gpu if self.fused is None else self.fused:
+            _fused_update(parts, group, lr=lr, skip=skip)
+        elif skip is None or not bool(skip):
+            _update(parts, group, lr=lr)
+
+
+def _fused_update(
+    tensors: list[list[Tensor]], group: dict[str, Any], *, lr: float, skip: Tensor | None
+) -> None:
+    params, grads, means, squares = tensors
+    # AdamW multiplies theta by 1 - lr wd before the step, which is the same update.
+    many_steps = torch.full((), MANY_STEPS, device=params[0].device)
+    b1, b2 = group["betas"]
+    adamw(
+        params,
+        grads,
+        means,
+        squares,
+        [],
+        [many_steps] * len(params),
+        fused=True,
+        found_inf=skip,
+        amsgrad=False,
+        beta1=b1,
+        beta2=b2,
+        lr=lr,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
+def _update(tensors: list[list[Tensor]], group: dict[str, Any], *, lr: float) -> None:
+    params, grads, means, squares = tensors
+    b1, b2 = group["betas"]
+    torch._foreach_mul_(means, b1)
+    torch._foreach_add_(means, grads, alpha=1 - b1)
+    torch._foreach_mul_(squares, b2)
+    torch._foreach_addcmul_(squares, grads, grads, value=1 - b2)
+    update = torch._foreach_sqrt(squares)
+    torch._foreach_add_(update, group["eps"])
+    torch._foreach_reciprocal_(update)
+    torch._foreach_mul_(update, means)
+    if group["weight_decay"] > 0:
+        torch._foreach_add_(update, params, alpha=group["weight_decay"])
+    torch._foreach_add_(params, update, alpha=-lr)
 
 
 def parameter_part(name: str) -> str:

@@ -43,6 +43,7 @@ class NoReading(TorchDispatchMode):
 def test_a_step_reads_no_number_of_the_device(precision: str, tmp_path: Path) -> None:
     """Neither in a good step nor in one that is skipped."""
     trainer = with_bad_rows([2], tmp_path, precision=precision, own_scaler=True, late=True)
+    trainer.optimizer.fused = True  # as on a GPU
     for batch in trainer.loader:
         with NoReading() as mode:
             losses = trainer._optimiser_step([batch], "step")

@@ -29,9 +29,11 @@ def test_schedule_starts_at_zero_rises_drops_a_little_and_ends_at_zero() -> None
     assert warmup_cosine(0.0, warmup=0.0) == 1.0
 
 
-def test_three_steps_equal_the_formula_written_out() -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_three_steps_equal_the_formula_written_out(fused: bool) -> None:
     parameter = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    optimizer = BertAdam([{"params": [parameter], "weight_decay": 0.1}], lr=0.5, total_steps=4, warmup=0.25)
+    groups = [{"params": [parameter], "weight_decay": 0.1}]
+    optimizer = BertAdam(groups, lr=0.5, total_steps=4, warmup=0.25, fused=fused)
     theta, m, v = parameter.detach().clone(), torch.zeros(2).double(), torch.zeros(2).double()
     for step in range(3):
         grad = torch.tensor([0.3 * (step + 1), -0.2], dtype=torch.float64)
@@ -51,10 +53,12 @@ def test_the_first_step_changes_nothing() -> None:
     torch.testing.assert_close(parameter.detach(), torch.ones(3))
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_skipped_step_changes_nothing_but_the_position(dtype: torch.dtype) -> None:
+def test_a_skipped_step_changes_nothing_but_the_position(dtype: torch.dtype, fused: bool) -> None:
     parameter = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
-    optimizer = BertAdam([{"params": [parameter], "weight_decay": 0.1}], lr=0.5, total_steps=9, warmup=0.0)
+    groups = [{"params": [parameter], "weight_decay": 0.1}]
+    optimizer = BertAdam(groups, lr=0.5, total_steps=9, warmup=0.0, fused=fused)
     skips = (1.0, 0.0, 1.0, 0.0)
     states = []
     for number, skip in enumerate(skips):
@@ -66,6 +70,22 @@ def test_a_skipped_step_changes_nothing_but_the_position(dtype: torch.dtype) -> 
     assert states[0][0].tolist() == [1.0, -2.0] and not states[0][1].any()
     assert optimizer.steps_done == 4
     assert sorted(optimizer.state[parameter]) == ["exp_avg", "exp_avg_sq"], "as saved states have them"
+
+
+def test_the_fused_kernel_differs_by_rounding() -> None:
+    torch.manual_seed(0)
+    weights, gradients = torch.randn(3, 101), torch.randn(5, 3, 101)
+    ends = []
+    for fused in (True, False):
+        parameter = nn.Parameter(weights.clone())
+        groups = [{"params": [parameter], "weight_decay": 0.2}]
+        optimizer = BertAdam(groups, lr=0.1, total_steps=9, warmup=0.3, fused=fused)
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        ends.append([parameter.detach(), *optimizer.state[parameter].values()])
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 class _Named(nn.Module):
