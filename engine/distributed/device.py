@@ -82,10 +82,10 @@ def _stays(name: str) -> bool:
 
 
 class BatchCopier:
-    """Copies the batches of a training to `device`; a GPU copies while it computes the step before.
+    """Copies batches to `device`; a GPU copies while it computes what it was given before.
 
-    The copies have a stream of their own. The trainer starts at most one step ahead of the GPU, so there is
-    memory for at most one step's batches besides those in use.
+    The copies have a stream of their own. The trainer starts at most one step ahead of the GPU, so one step's
+    batches have memory besides those in use. Other loops need a `Pace`.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import torch
 
 import engine.training.selection
 from engine.checkpoint.state_writer import SavingHooks
+from engine.distributed.world import World
+from engine.process.signals import StopRequest
 from engine.process.step_status import StepStatus
+from engine.training.step_flags import StepFlags
 from tests.e2e.conftest import Toy
 
 # Masked words, dropout, momentum, queues that wrap around; and the in-batch losses with accumulation.
@@ -112,6 +116,36 @@ def test_killed_and_resumed(
     torch.rand(3)  # whatever the process did before
     assert toy.run(job, tmp_path, *flags, "--resume", "auto") == 0
     assert_same_run(tmp_path, never_stopped)
+
+
+def test_flags_read_late_and_a_signal(
+    whole: Any, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the flags of a step are read after the next one. The states are the same, bit for bit."""
+    job, flags, never_stopped, _ = whole
+    calls = 0
+
+    def stop_wanted(self: SavingHooks) -> bool:
+        nonlocal calls
+        calls += 1
+        self.stop.number = signal.SIGTERM if calls == 1 else None
+        return self.stop.wanted
+
+    def late(self: StepFlags, world: World) -> None:
+        original(self, world, late=True)
+
+    original = StepFlags.__init__
+    monkeypatch.setattr(StepFlags, "__init__", late)
+    flags = (*flags, "--n_display", "100", "--save_steps", "100")
+    with monkeypatch.context() as patch:
+        patch.setattr(SavingHooks, "stop_wanted", stop_wanted)
+        patch.setattr(StopRequest, "stopped", lambda self, *_, **__: Killed())
+        with pytest.raises(Killed):
+            toy.run(job, tmp_path, *flags)
+    assert calls == 2 and (tmp_path / "training_state.2.pt").is_file(), "one more step than on a CPU"
+    assert toy.run(job, tmp_path, *flags, "--resume", "auto") == 0
+    assert metrics(tmp_path) == metrics(never_stopped)
+    assert_equal(last_state(tmp_path), last_state(never_stopped))
 
 
 def test_killed_while_evaluating(
