@@ -48,13 +48,13 @@ class _Unread:
 class StepFlags:
     """The flags of this run's steps. `late`: they are read one step late, as on a GPU.
 
-    `loss` is the mean loss over the ranks of the newest step that was read.
+    `loss` is the mean loss over the ranks of the newest step that was read; None before the first.
     """
 
     def __init__(self, world: World, *, late: bool | None = None) -> None:
         self.world = world
         self.late = world.device.type == "cuda" if late is None else late
-        self.loss = float("nan")
+        self.loss: float | None = None
         self._unread: deque[_Unread] = deque()
 
     @property

@@ -132,7 +132,7 @@ class Trainer:
             self.meter.step_done(sum(len(batch["index"]) for batch in group))
             group = []
             self._end_step(losses, epoch, step)
-            if self.log.interactive:
+            if self.log.interactive and self.flags.loss is not None:
                 bar.set_postfix_str(
                     f"loss {self.flags.loss:.4f}, lr {max(self.rates):.2e}, "
                     f"{self.meter.clips_per_second:.1f} clips/s"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from engine.distributed.world import World
@@ -46,7 +47,7 @@ def test_a_step_may_be_read_at_once() -> None:
 def test_late_flags_come_in_order_and_one_step_late() -> None:
     flags = StepFlags(ALONE, late=True)
     add(flags, 1)
-    assert read(flags) == [] and flags.loss != flags.loss, "no loss is known"
+    assert read(flags) == [] and flags.loss is None
     add(flags, 2, bad=True, loss=5.0)
     assert read(flags) == [("step 1", StepStatus(unreadable=1))] and flags.loss == 1.0
     add(flags, 3)
@@ -107,6 +108,21 @@ def test_a_save_due_sees_the_counts_of_its_own_step(tmp_path: Path) -> None:
     hooks.after_step = lambda *_: skipped.append(trainer.counters.skipped)  # type: ignore[method-assign]
     trainer.train_epoch(0)
     assert skipped == [1, 1], "after steps 2 and 5"
+
+
+def test_the_progress_bar_shows_the_newest_known_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bar(list[dict[str, Tensor]]):
+        def set_postfix_str(self, text: str) -> None:
+            shown.append(text.split(",")[0])
+
+    shown: list[str] = []
+    trainer = with_bad_rows([2], tmp_path, n_display=100, late=True)
+    trainer.log.interactive = True
+    monkeypatch.setattr(trainer.log, "progress", lambda batches, **_: Bar(batches))
+    trainer.train_epoch(0)
+    assert len(shown) == 4 and shown[:2] == ["loss 2.0000", "loss nan"], "of steps 1, 2, 3 and 5"
 
 
 def test_late_messages_name_their_own_step_and_its_samples(tmp_path: Path) -> None:
