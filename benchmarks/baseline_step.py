@@ -205,7 +205,8 @@ def published_step(work: Work, device: torch.device, args: argparse.Namespace) -
         model.half_products()
     optimizer = PlainBertAdam(model, total_steps=3515)
     size = (len(state["visual.positional_embedding"]) - 1) ** 0.5 * state["visual.conv1.weight"].shape[2]
-    batches = [make_batch(work, round(size)) for _ in range(2)]
+    known = {"vocab": len(state["token_embedding.weight"]), "context": len(state["positional_embedding"])}
+    batches = [make_batch(work, round(size), **known) for _ in range(2)]
     floats = [normalised(batch["frames"]) for batch in batches]
     if device.type == "cuda":
         floats = [frames.pin_memory() for frames in floats]

@@ -114,7 +114,8 @@ def _main(argv: Sequence[str] | None) -> int:
     report = Report("train_step", settings=vars(args), columns=COLUMNS)
     rates: dict[torch.dtype, float] = {}
     parts = []
-    for model, precision, compiled in itertools.product(args.clip_model, args.precision, args.compile):
+    choices = (dict.fromkeys(values) for values in (args.clip_model, args.precision, args.compile))
+    for model, precision, compiled in itertools.product(*choices):
         work = Work(model, args.pretrain, args.clips, args.frames)
         name = f"{work}, {precision}" + (", compiled" if compiled == "on" else "")
         name += ", checkpointing" if args.grad_checkpointing else ""
