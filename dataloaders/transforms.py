@@ -5,24 +5,21 @@ Clips stay uint8; the model's device scales them to 0..1 and applies CLIP's mean
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
+from torch.nn import functional as F
 
-BICUBIC = v2.InterpolationMode.BICUBIC
-# Covers three standard deviations of the strongest blur (sigma 2) on both sides.
-BLUR_KERNEL = 13
+from dataloaders.frame_store.jpeg import Excess
+
 MAX_ASPECT = 16
-
-
-def to_tensors(frames: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
-    """RGB arrays [H, W, 3] -> tensors [3, H, W], without copying."""
-    return [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]
+# Source pixels on either side that a bicubic filter of scale 1 reads.
+_BICUBIC_REACH = 2
 
 
 def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
@@ -30,43 +27,82 @@ def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
 
     Frames of one clip may differ in size. Returns uint8 [F, 3, S, S].
     """
-    if len({frame.shape for frame in frames}) == 1:
-        # torch's uint8 resize is several times faster with channels last in memory.
-        return _resize_and_crop(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2), size)
-    return torch.stack([_resize_and_crop(tensor, size) for tensor in to_tensors(frames)])
+    clip = torch.empty(len(frames), 3, size, size, dtype=torch.uint8)
+    fill_clip(clip, frames)
+    return clip
 
 
-def _resize_and_crop(images: Tensor, size: int) -> Tensor:
-    height, width = images.shape[-2:]
-    longest = MAX_ASPECT * min(height, width)
-    if max(height, width) > longest:
-        # Crop very long pictures first: one of 1 x 900,000 pixels would be resized to 135 GB.
-        images = F.center_crop(images, [min(height, longest), min(width, longest)])
-    resized = F.resize(images, [size], interpolation=BICUBIC, antialias=True)
-    return F.center_crop(resized, [size, size])
+def fill_clip(clip: Tensor, frames: Iterable[NDArray[np.uint8]]) -> None:
+    """`resize_and_crop` of as many frames as `clip` [F, 3, S, S] has, into it."""
+    for planes, frame in zip(clip.numpy(), frames, strict=True):
+        np.copyto(planes, _resize_centre(_without_long_ends(frame), planes.shape[-1]))
 
 
-class FrameAugmentation:
-    """CHVTT's pre-training augmentation, drawn separately for every frame.
+def excess_of_resize(size: int) -> Excess:
+    """How many times larger than `size` the shorter side of a picture is."""
+    return lambda height, width: min(height, width) / size
 
-    Random resized crop (scale 0.2-1), colour jitter (0.4, 0.4, 0.4, 0.1) with p 0.8, grey with p 0.2,
-    Gaussian blur (sigma 0.1-2) with p 0.5, horizontal flip with p 0.5.
+
+def _without_long_ends(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of a very long picture: one of 1 x 900,000 pixels would be resized to 135 GB."""
+    longest = MAX_ASPECT * min(frame.shape[:2])
+    top, left = (round(max(0, side - longest) / 2) for side in frame.shape[:2])
+    return frame[top : top + longest, left : left + longest]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The part of one side of a picture that its resized centre needs.
+
+    Source pixels `start` to `stop` are resized by `scale` (new / old); of the result the centre begins at
+    `skip`.
     """
 
-    def __init__(self, size: int) -> None:
-        self._transform = v2.Compose(
-            [
-                v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
-                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-                v2.RandomGrayscale(p=0.2),
-                v2.RandomApply([v2.GaussianBlur(BLUR_KERNEL, sigma=(0.1, 2.0))], p=0.5),
-                v2.RandomHorizontalFlip(),
-            ]
-        )
+    start: int
+    stop: int
+    scale: float
+    skip: int
 
-    def __call__(self, frames: Sequence[NDArray[np.uint8]], *, seed: int) -> Tensor:
-        """Augmented clip, uint8 [F, 3, S, S]; it depends on the frames and `seed` only."""
-        # torchvision draws from torch's global generator, so its state is set here and restored.
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)
-            return torch.stack([self._transform(tensor) for tensor in to_tensors(frames)])
+
+def _window(length: int, resized: int, size: int) -> _Window:
+    """The window of a side of `length` pixels, which the resize makes `resized`, for a centre of `size`.
+
+    It starts where a new and an old pixel begin at the same point, so the filter's weights are those of the
+    whole side.
+    """
+    first = round((resized - size) / 2)
+    per_pixel = length / resized
+    reach = _BICUBIC_REACH * max(per_pixel, 1.0) + 1
+    common = math.gcd(length, resized)
+    old_step, new_step = length // common, resized // common
+    steps = min(first // new_step, max(0, math.floor(((first + 0.5) * per_pixel - reach) / old_step)))
+    start, skip = steps * old_step, first - steps * new_step
+    stop = min(length, math.ceil((first + size) * per_pixel + reach))
+    scale = resized / length
+    if math.floor((stop - start) * scale) == stop - start:
+        # torch would copy the pixels, as it does where a side keeps its length.
+        start, stop, skip = 0, length, first
+    while math.floor((stop - start) * scale) < skip + size:  # the product was rounded down
+        scale = math.nextafter(scale, math.inf)
+    return _Window(start, stop, scale, skip)
+
+
+def _resize_centre(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The centre [3, S, S] of a frame [H, W, 3] whose shorter side is resized to `size`."""
+    shorter = min(frame.shape[:2])
+    # Rounded down, as in torchvision.
+    down, across = (_window(side, int(size * side / shorter), size) for side in frame.shape[:2])
+    part = frame[down.start : down.stop, across.start : across.stop]
+    resized = F.interpolate(
+        as_batch(part),
+        scale_factor=(down.scale, across.scale),
+        recompute_scale_factor=False,
+        mode="bicubic",
+        antialias=True,
+    )
+    return resized[0, :, down.skip : down.skip + size, across.skip : across.skip + size].numpy()
+
+
+def as_batch(picture: NDArray[np.uint8]) -> Tensor:
+    """[H, W, 3] -> [1, 3, H, W]. torch resizes uint8 faster if the channels are last and packed in memory."""
+    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]

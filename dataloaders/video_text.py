@@ -6,8 +6,9 @@ V videos, N captions, F frames, S side, W words (W' of the tag). Keys and types:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import UserError
+from dataloaders.augmentation import draw_augmentation, no_colours
+from dataloaders.colour_augmentation import augment_colours
 from dataloaders.examples import Examples
 from dataloaders.frame_sampling import (
     FRAME_SAMPLES,
@@ -24,10 +27,11 @@ from dataloaders.frame_sampling import (
     dynamic_length,
     sample_frame_indices,
 )
+from dataloaders.frame_store.jpeg import Excess
 from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.token_masking import mask_tokens
 from dataloaders.tokenization import Tokenizer
-from dataloaders.transforms import FrameAugmentation, resize_and_crop
+from dataloaders.transforms import excess_of_resize, fill_clip
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +65,9 @@ class FrameReader(Protocol):
 
     def num_frames(self, video_id: str) -> int: ...
 
-    def read_frames(self, video_id: str, indices: Sequence[int]) -> list[NDArray[np.uint8]]: ...
+    def iter_frames(
+        self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
+    ) -> Iterable[NDArray[np.uint8]]: ...
 
 
 class VideoTextDataset(Dataset[Sample]):
@@ -74,8 +80,10 @@ class VideoTextDataset(Dataset[Sample]):
 
     Read as `ds[i]` or `ds[(epoch, i)]`; all randomness depends on (seed, epoch, i) only. With
     `frame_sample_len` "dynamic", a clip has min(max(int(duration * `duration_factor`), 3), F) frames, then
-    zero padding; evaluation on a data set without durations uses F frames. `augment` turns on CHVTT's
-    pre-training augmentation, `mlm` adds masked copies of the texts. No tags if `max_tag_words` is None.
+    zero padding; evaluation on a data set without durations uses F frames. `augment` ("frame" or "clip")
+    turns on CHVTT's pre-training augmentation: crops are made here, and colours too with `colours_here`, else
+    the sample has what was drawn for them as `colours` [F, C]. `scaled_decoding`: see `decode_jpeg`, for
+    training only. `mlm` adds masked copies of the texts. No tags if `max_tag_words` is None.
 
     The constructor raises `UserError` for `random` sampling of more frames than are stored, and for dynamic
     lengths without durations.
@@ -95,7 +103,9 @@ class VideoTextDataset(Dataset[Sample]):
         frame_sample: str = "uniform",
         frame_sample_len: str = "fix",
         duration_factor: float = 0.5,
-        augment: bool = False,
+        augment: str | None = None,
+        colours_here: bool = False,
+        scaled_decoding: bool = False,
         mlm: bool = False,
         seed: int = 0,
     ) -> None:
@@ -111,7 +121,9 @@ class VideoTextDataset(Dataset[Sample]):
         self._frame_sample = frame_sample if view == "pairs" else "uniform"
         self._dynamic = frame_sample_len == "dynamic" and (view == "pairs" or examples.durations is not None)
         self._duration_factor = duration_factor
-        self._augmentation = FrameAugmentation(image_size) if augment and view == "pairs" else None
+        self._augment_per = augment if view == "pairs" else None
+        self._colours_here = colours_here
+        self._scaled_decoding = scaled_decoding and view == "pairs"
         self._mlm = mlm and view == "pairs"
         self._seed = seed
         self._reported: set[str] = set()
@@ -183,7 +195,7 @@ class VideoTextDataset(Dataset[Sample]):
         return sample
 
     def _clip(self, video: int, rng: np.random.Generator) -> Sample:
-        """`frames` [F, 3, S, S] and `frame_mask` [F] of one video."""
+        """`frames` [F, 3, S, S] and `frame_mask` [F] of one video, perhaps with `colours` [F, C]."""
         video_id = self.examples.video_ids[video]
         stored = self._store.num_frames(video_id)
         if stored == 0:
@@ -195,13 +207,26 @@ class VideoTextDataset(Dataset[Sample]):
             indices = sample_frame_indices(stored, length, frame_sample=self._frame_sample, rng=rng)
         except TooFewFramesError as error:
             raise TooFewFramesError(f"video {video_id}: {error}") from None
-        images = self._store.read_frames(video_id, indices.tolist())
-        frames = torch.zeros(self._max_frames, 3, self._image_size, self._image_size, dtype=torch.uint8)
-        if self._augmentation is None:
-            frames[:length] = resize_and_crop(images, self._image_size)
-        else:
-            frames[:length] = self._augmentation(images, seed=int(rng.integers(2**63)))
-        return {"frames": frames, "frame_mask": torch.arange(self._max_frames) < length}
+        clip = torch.empty(self._max_frames, 3, self._image_size, self._image_size, dtype=torch.uint8)
+        clip[length:] = 0
+        sample = {"frames": clip, "frame_mask": torch.arange(self._max_frames) < length}
+        read = partial(self._read_frames, video_id, indices.tolist())
+        if self._augment_per is None:
+            fill_clip(clip[:length], read([excess_of_resize(self._image_size)] * length))
+            return sample
+        drawn = draw_augmentation(length, per=self._augment_per, rng=rng)
+        drawn.fill(clip[:length], read([crop.excess(self._image_size) for crop in drawn.crops]))
+        colours = no_colours(self._max_frames)
+        colours[:length] = torch.from_numpy(drawn.colours)
+        if not self._colours_here:
+            return sample | {"colours": colours}
+        augment_colours(clip, colours)
+        return sample
+
+    def _read_frames(
+        self, video_id: str, indices: list[int], excess: list[Excess]
+    ) -> Iterable[NDArray[np.uint8]]:
+        return self._store.iter_frames(video_id, indices, excess if self._scaled_decoding else None)
 
     def _clip_length(self, video: int) -> int:
         if not self._dynamic:

@@ -118,6 +118,12 @@ class Config:
         "number of frames: --max_frames, or by the duration in the annotations or the frame store",
         choices=("fix", "dynamic"),
     )
+    decode_scale: str = _flag(
+        "auto", "data", "decode large training frames at 1/2, 1/4 or 1/8", choices=("auto", "full")
+    )
+    augment_per: str = _flag(
+        "frame", "data", "CHVTT's augmentation is drawn per frame or per clip", choices=("frame", "clip")
+    )
 
     clip_model: str = _flag(
         "ViT-B-32-quickgelu",

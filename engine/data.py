@@ -152,7 +152,7 @@ def build_training_data(
             f"{held_out.num_videos + examples.num_videos:,} training videos with all their "
             f"{held_out.num_captions:,} captions (--seed {config.seed})"
         )
-    dataset = _dataset(config, examples, store, spec, name=config.dataset, split=split, view="pairs")
+    dataset = _dataset(config, world, examples, store, spec, name=config.dataset, split=split, view="pairs")
     per_rank = batch_per_rank(config, world, len(dataset))
     sampler = EpochSampler(
         len(dataset), rank=world.rank, world_size=world.size, batch_size=per_rank, seed=config.seed
@@ -224,7 +224,7 @@ def _evaluation_data(
     examples = apply_protocol(examples, config.protocol)
     loaders = {}
     for view in ("videos", "captions"):
-        dataset = _dataset(config, examples, store, spec, name=name, split=split, view=view)
+        dataset = _dataset(config, world, examples, store, spec, name=name, split=split, view=view)
         loaders[view] = evaluation_loader(config, world, dataset)
     log.info(
         f"evaluate on {name} {config.language}: {examples.num_videos:,} videos, "
@@ -330,6 +330,7 @@ def inspect_frames(config: Config, dataset: VideoTextDataset, world: World, log:
 
 def _dataset(
     config: Config,
+    world: World,
     examples: Examples,
     store: FrameStore,
     spec: InputSpec,
@@ -353,7 +354,10 @@ def _dataset(
         frame_sample_len=config.frame_sample_len,
         duration_factor=DURATION_FACTOR[split],
         image_size=spec.image_size,
-        augment=view == "pairs" and name == "chvtt" and split == "pretrain",
+        augment=config.augment_per if name == "chvtt" and split == "pretrain" else None,
+        # Colours are changed on the device in batches; on a CPU by the workers, of which there are several.
+        colours_here=world.device.type == "cpu",
+        scaled_decoding=config.decode_scale == "auto",
         mlm=view == "pairs" and split == "pretrain" and config.weight_MLM > 0,
         seed=config.seed,
     )

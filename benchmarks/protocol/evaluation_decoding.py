@@ -24,6 +24,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataloaders.examples import ExamplesBuilder
+from dataloaders.frame_store.jpeg import Excess
 from dataloaders.loader import ShardSampler, build_loader
 from dataloaders.video_text import VideoTextDataset
 from engine.distributed.world import World
@@ -49,7 +50,9 @@ class CountingStore:
     def num_frames(self, video_id: str) -> int:
         return len(self._clips[video_id])
 
-    def read_frames(self, video_id: str, indices: Sequence[int]) -> list[np.ndarray]:
+    def iter_frames(
+        self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
+    ) -> list[np.ndarray]:
         self.reads += 1
         return [cv2.imdecode(self._clips[video_id][i], cv2.IMREAD_COLOR)[..., ::-1] for i in indices]
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lmdb
 import numpy as np
 
@@ -32,6 +31,7 @@ from dataloaders.frame_store.format import (
     shard_of,
     video_key,
 )
+from dataloaders.frame_store.jpeg import Excess, decode_jpeg
 
 __all__ = ["FrameStore", "FrameStoreError", "decode_jpeg"]
 
@@ -147,15 +147,23 @@ class FrameStore:
 
         Raises `FrameStoreError` if a frame is absent, empty, cut off or not a JPEG.
         """
-        frames = []
+        return list(self.iter_frames(video_id, indices))
+
+    def iter_frames(
+        self, video_id: str, indices: Sequence[int] | np.ndarray, excess: Sequence[Excess] | None = None
+    ) -> Iterator[np.ndarray]:
+        """`read_frames` one by one: a picture that is used before the next is decoded is still in the cache.
+
+        `excess`: see `decode_jpeg`, one for each frame.
+        """
         with self._begin(video_id) as txn:
-            for index in indices:
+            for position, index in enumerate(indices):
                 data = self._get(txn, video_id, int(index))
                 try:
-                    frames.append(decode_jpeg(data))
+                    picture = decode_jpeg(data, None if excess is None else excess[position])
                 except UserError as error:
                     raise FrameStoreError(f"{self._name(video_id, int(index))}: {error}") from None
-        return frames
+                yield picture
 
     def _get(self, txn: lmdb.Transaction, video_id: str, index: int) -> bytes | memoryview:
         with _damage_errors(self._name(video_id, index)):
@@ -178,26 +186,6 @@ class FrameStore:
     def _name(self, video_id: str, index: int | None = None) -> str:
         frame = "" if index is None else f", frame {index}"
         return f"frame store {self.path}: video {video_id!r}{frame}"
-
-
-def decode_jpeg(data: bytes | memoryview) -> np.ndarray:
-    """The picture of a JPEG, RGB uint8 [H, W, 3]. Raises `UserError` if it is no JPEG, cut off or broken.
-
-    The decoder fills the rest of a cut-off picture with grey without an error, so the end mark is checked
-    here.
-    """
-    view = memoryview(data)
-    if bytes(view[:2]) != b"\xff\xd8":
-        raise UserError("not a JPEG")
-    if b"\xff\xd9" not in bytes(view[-64:]):  # some encoders pad after the end mark
-        raise UserError(f"broken JPEG: cut off after {len(view)} bytes")
-    try:
-        picture = cv2.imdecode(np.frombuffer(view, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise UserError(f"broken JPEG: {error.err}") from None
-    if picture is None:
-        raise UserError("broken JPEG: it cannot be decoded")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
 
 
 @contextmanager

@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+from dataloaders.colour_augmentation import augment_colours
 from engine.distributed.environment import Place
 
 Batch = dict[str, torch.Tensor]
 # The model and the trainer look into these to decide shapes and messages. On a GPU each look would stop the
 # CPU until the GPU has done all its work.
-READ_ON_CPU = ("frame_mask", "index", "replaced")
+READ_ON_CPU = ("frame_mask", "index", "replaced", "colours")
 LABELS = "_mlm_labels"  # so are all entries with this ending
 
 
@@ -69,12 +70,17 @@ def refuse_shared_devices(place: Place, device: torch.device, node: str, store: 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
     """A copy of the batch on `device`, except what is read on the CPU.
 
-    If the batch's memory is pinned, the CPU does not wait for the copy.
+    If the batch's memory is pinned, the CPU does not wait for the copy. The frames' colours are changed
+    there, as `colours` says, which is left out of the copy.
     """
-    return {
+    copied = {
         name: tensor if _stays(name) else tensor.to(device, non_blocking=True)
         for name, tensor in batch.items()
     }
+    colours = copied.pop("colours", None)
+    if colours is not None:
+        augment_colours(copied["frames"], colours)
+    return copied
 
 
 def _stays(name: str) -> bool:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from common.errors import UserError
 from dataloaders.datasets.registry import read_examples
 from dataloaders.examples import Examples
+from dataloaders.frame_store.jpeg import Excess
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.data import DEFAULT_WORDS, TEXT_WORDS, InputSpec
@@ -62,5 +63,7 @@ class _NoFrames:
     def num_frames(self, video_id: str) -> int:
         raise AssertionError(video_id)
 
-    def read_frames(self, video_id: str, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+    def iter_frames(
+        self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
+    ) -> list[NDArray[np.uint8]]:
         raise AssertionError(video_id)

@@ -2,13 +2,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
-from dataloaders.transforms import FrameAugmentation, resize_and_crop
+from dataloaders.transforms import excess_of_resize, resize_and_crop
 
 
 def picture(height: int, width: int, *, seed: int = 0) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)).copy()
+
+
+def by_torchvision(frame: np.ndarray, size: int) -> torch.Tensor:
+    image = torch.from_numpy(frame).permute(2, 0, 1)
+    resized = F.resize(image, [size], interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    return F.center_crop(resized, [size, size])
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (64, 64), (50, 40), (97, 301)])
@@ -50,37 +58,19 @@ def test_frames_of_one_clip_may_differ_in_size() -> None:
         assert torch.equal(clip[position], resize_and_crop([frame], 32)[0])
 
 
-def test_augmentation_is_a_function_of_the_seed_alone() -> None:
-    frames = [picture(48, 64)] * 4
-    augment = FrameAugmentation(32)
-    first = augment(frames, seed=5)
-    torch.rand(7)
-    assert torch.equal(first, augment(frames, seed=5))
-    assert not torch.equal(first, augment(frames, seed=6))
-    assert first.dtype == torch.uint8 and first.shape == (4, 3, 32, 32)
+def test_only_the_part_that_the_centre_needs_is_resized_and_nothing_changes() -> None:
+    """Every pixel is that of torchvision, which resizes the whole frame; noise shows a shift of any size."""
+    rng = np.random.default_rng(0)
+    sides = [1, 2, 50, 95, 97, 223, 224, 225, 240, 255, 256, 270, 341, 342, 360, 426, 454, 455, 456, 602]
+    for number in range(150):
+        height, width = rng.choice(sides, 2) if number % 2 else rng.integers(1, 500, 2)
+        frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        if max(height, width) <= 16 * min(height, width):
+            for size in (32, 224):
+                clip = resize_and_crop([frame], size)[0]
+                assert torch.equal(clip, by_torchvision(frame, size)), (height, width, size)
 
 
-def test_every_frame_is_augmented_by_itself() -> None:
-    clip = FrameAugmentation(32)([picture(48, 64)] * 6, seed=1)
-    assert len({frame.numpy().tobytes() for frame in clip}) == 6
-
-
-def test_augmentation_leaves_torchs_generator_alone() -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(3)
-    torch.manual_seed(3)
-    FrameAugmentation(16)([picture(20, 20)], seed=99)
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_augmentation_does_all_that_it_should() -> None:
-    """Over many frames: some grey, about as many as p 0.2 says; some mirrored; many of another colour."""
-    ramp = np.zeros((32, 32, 3), dtype=np.uint8)
-    ramp[..., 0] = np.linspace(0, 255, 32, dtype=np.uint8)
-    ramp[..., 2] = 60
-    clip = FrameAugmentation(32)([ramp] * 300, seed=0).float()
-    grey = (clip[:, 0] - clip[:, 2]).abs().flatten(1).amax(1) < 1
-    mirrored = clip[:, 0, :, :8].mean((1, 2)) > clip[:, 0, :, -8:].mean((1, 2))
-    assert 0.12 < grey.float().mean() < 0.3
-    assert 0.35 < mirrored.float().mean() < 0.65
-    assert clip[:, 2].flatten(1).mean(1).std() > 5
+def test_excess_is_that_of_the_shorter_side() -> None:
+    assert excess_of_resize(224)(720, 1280) == pytest.approx(720 / 224)
+    assert excess_of_resize(224)(900, 448) == 2

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -5,7 +6,10 @@ import pytest
 import torch
 
 from common.errors import UserError
+from dataloaders.augmentation import COLOUR_WIDTH
+from dataloaders.colour_augmentation import augment_colours
 from dataloaders.examples import Examples, ExamplesBuilder
+from dataloaders.frame_store.jpeg import Excess
 from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.video_text import MAX_UNREADABLE, VideoTextDataset
 from tests.dataloaders.toy import ListStore, WordTokenizer, toy_examples
@@ -40,8 +44,11 @@ TAG_KEYS = {"tag_ids", "tag_mask", "tag_mlm_ids", "tag_mlm_labels"}
     [
         ({}, PAIR_KEYS),
         ({"mlm": True}, PAIR_KEYS | MLM_KEYS),
-        ({"mlm": True, "max_tag_words": 5, "augment": True}, PAIR_KEYS | MLM_KEYS | TAG_KEYS),
-        ({"view": "videos", "mlm": True, "augment": True}, {"frames", "frame_mask", "index"}),
+        (
+            {"mlm": True, "max_tag_words": 5, "augment": "frame"},
+            PAIR_KEYS | MLM_KEYS | TAG_KEYS | {"colours"},
+        ),
+        ({"view": "videos", "mlm": True, "augment": "frame"}, {"frames", "frame_mask", "index"}),
         ({"view": "captions", "mlm": True}, {"text_ids", "text_mask", "index"}),
     ],
 )
@@ -50,7 +57,8 @@ def test_keys_types_and_shapes_are_the_documented_ones(settings: dict[str, Any],
     sample = data[1]
     assert set(sample) == keys
     shapes = {"frames": (F, 3, S, S), "frame_mask": (F,), "index": (), "video": (), "replaced": ()}
-    types = {"frames": torch.uint8, "frame_mask": torch.bool}
+    shapes["colours"] = (F, COLOUR_WIDTH)
+    types = {"frames": torch.uint8, "frame_mask": torch.bool, "colours": torch.float32}
     for key, value in sample.items():
         words = 5 if key.startswith("tag") else W
         assert value.shape == shapes.get(key, (words,)), key
@@ -85,7 +93,7 @@ def test_evaluation_samples_uniformly_whatever_is_asked() -> None:
 
 def test_samples_follow_from_seed_epoch_and_index_alone() -> None:
     examples = toy_examples(videos=20, tags=True)
-    settings: dict[str, Any] = {"frame_sample": "random", "augment": True, "mlm": True, "max_tag_words": 6}
+    settings: dict[str, Any] = {"frame_sample": "random", "augment": "frame", "mlm": True, "max_tag_words": 6}
     data = dataset(examples, seed=1, **settings)
     first = data[(2, 7)]
     data[(0, 3)], np.random.rand(), torch.rand(1)
@@ -202,3 +210,57 @@ def test_unknown_tokens_are_counted_without_start_and_end() -> None:
     made.add("v0", "")
     sample = dataset(made.build(), max_words=8).inspect_captions()
     assert (sample.tokens, sample.unknown, sample.unknown_share) == (4, 2, 0.5)
+
+
+def augmented(**settings: Any) -> VideoTextDataset:
+    return dataset(toy_examples(videos=3, duration=8.0), NoiseStore(), augment="frame", seed=5, **settings)
+
+
+def test_colours_may_be_changed_here_or_later() -> None:
+    for index in range(3):
+        later, here = augmented()[(1, index)], augmented(colours_here=True)[(1, index)]
+        assert not torch.equal(later["frames"], here["frames"])
+        augment_colours(later["frames"], later.pop("colours"))
+        assert_same(later, here)
+
+
+def test_padding_is_not_augmented() -> None:
+    sample = augmented(frame_sample_len="dynamic", max_frames=6)[0]
+    assert sample["frame_mask"].tolist() == [True] * 4 + [False] * 2
+    assert sample["colours"][:4].any(1).all() and not sample["colours"][4:].any()
+    assert not augmented(frame_sample_len="dynamic", max_frames=6, colours_here=True)[0]["frames"][4:].any()
+
+
+def test_an_augmentation_may_be_that_of_the_clip() -> None:
+    store = ListStore(dict.fromkeys(("v0", "v1"), 30))
+    for per, different in (("frame", F), ("clip", 1)):
+        sample = dataset(toy_examples(videos=2), store, augment=per)[0]
+        assert len(np.unique(sample["colours"].numpy(), axis=0)) == different
+
+
+@pytest.mark.parametrize("augment", [None, "frame"])
+def test_only_training_may_decode_at_a_part_of_the_size(augment: str | None) -> None:
+    store = NoiseStore()
+    examples = toy_examples(videos=1)
+    for view, scaled, expected in (("pairs", True, True), ("pairs", False, False), ("videos", True, False)):
+        dataset(examples, store, view=view, scaled_decoding=scaled, augment=augment)[0]
+        assert (store.excess is not None) is expected
+        if store.excess is not None:
+            times = [each(64, 96) for each in store.excess]
+            assert len(times) == F and (augment is not None or times == [64 / S] * F)
+
+
+class NoiseStore:
+    """Frames of noise; it remembers how much too large the last ones may have been."""
+
+    excess: Sequence[Excess] | None = None
+
+    def num_frames(self, video_id: str) -> int:
+        return 30
+
+    def iter_frames(
+        self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
+    ) -> list[np.ndarray]:
+        self.excess = excess
+        rng = np.random.default_rng(len(video_id))
+        return [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in indices]

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from dataloaders.examples import Examples, ExamplesBuilder
+from dataloaders.frame_store.jpeg import Excess
 from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.frame_store.writer import FrameStoreWriter
 from modules.backbones.tokenizers import frame_ids
@@ -50,7 +51,9 @@ class ListStore:
     def num_frames(self, video_id: str) -> int:
         return self._frames.get(video_id, 0)
 
-    def read_frames(self, video_id: str, indices: Sequence[int]) -> list[np.ndarray]:
+    def iter_frames(
+        self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
+    ) -> list[np.ndarray]:
         self.reads.append(video_id)
         if video_id in self._unreadable:
             raise FrameStoreError(f"frame store {self.path}: video {video_id}, frame {indices[0]}: cut off")

@@ -71,6 +71,8 @@ OURS = {
     "temporal_layers",
     "top_frames",
     "allow_missing",
+    "augment_per",
+    "decode_scale",
     "clip_model",
     "clip_weights",
     "data_dir",

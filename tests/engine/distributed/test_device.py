@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from common.errors import UserError
+from dataloaders.augmentation import draw_augmentation
+from dataloaders.colour_augmentation import augment_colours
 from engine.distributed import device
 from engine.distributed.device import (
     BatchCopier,
@@ -146,3 +149,14 @@ def test_a_gpu_copies_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     BatchCopier(torch.device("cuda", 0))({})
     order = ("on copies", "copy to cuda:0", "off copies", "steps waits for copies", "kept for steps")
     assert calls == list(order)
+
+
+def test_colours_are_changed_on_the_way_to_the_device() -> None:
+    frames = torch.arange(2 * 3 * 3 * 16 * 16).view(2, 3, 3, 16, 16).to(torch.uint8)
+    drawn = torch.from_numpy(draw_augmentation(6, per="frame", rng=np.random.default_rng(0)).colours)
+    expected = frames.clone()
+    augment_colours(expected, drawn.view(2, 3, -1))
+    batch = {"frames": frames.clone(), "colours": drawn.view(2, 3, -1), "index": torch.arange(2)}
+    copied = to_device(batch, torch.device("cpu"))
+    assert list(copied) == ["frames", "index"]
+    assert torch.equal(copied["frames"], expected) and not torch.equal(expected, frames)
