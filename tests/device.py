@@ -31,6 +31,8 @@ DEVICE = torch.device(os.environ.get(VARIABLE, "cpu"))
 ROOMS = ("checkpoint", "distributed", "evaluation", "training")
 FOLDERS = ("golden", "modules", *(f"engine/{room}" for room in ROOMS))
 ON_DEVICE = tuple(f"tests/{folder}/" for folder in FOLDERS)
+# They are about the choice of a device, and have stand-ins for GPUs.
+NOT_ON_DEVICE = tuple(f"tests/engine/distributed/test_{name}.py" for name in ("device", "precision"))
 FACTORIES = {
     *(torch.tensor, torch.zeros, torch.ones, torch.full, torch.empty, torch.eye, torch.arange),
     *(torch.linspace, torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal),
@@ -62,7 +64,8 @@ def split_by_device(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], li
     """(tests that run on `DEVICE`, those that are left out)."""
 
     def runs(item: pytest.Item) -> bool:
-        return DEVICE.type == "cpu" or item.nodeid.startswith(ON_DEVICE)
+        chosen = item.nodeid.startswith(ON_DEVICE) and not item.nodeid.startswith(NOT_ON_DEVICE)
+        return DEVICE.type == "cpu" or chosen
 
     return list(filter(runs, items)), list(itertools.filterfalse(runs, items))
 

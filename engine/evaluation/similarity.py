@@ -51,7 +51,7 @@ def default_tile(device: torch.device) -> tuple[int, int]:
 
     Of all its memory and not of what is free: every rank must have the same tile, so that equal features tie.
     """
-    if device.type == "cpu":
+    if device.type != "cuda":
         return TILE
     budget = torch.cuda.get_device_properties(device).total_memory // 8
     side = next((side for side in GPU_SIDES if side**2 * PAIR_BYTES <= budget), GPU_SIDES[-1])

@@ -14,6 +14,7 @@ from modules.pixels import (
     PixelNormalization,
     replace_patch_convolution,
 )
+from tests.device import DEVICE
 from tests.modules import tiny
 
 BYTES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -22,16 +23,16 @@ BYTES = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.G
 def test_bytes_become_exactly_the_float32_values() -> None:
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     expected = (BYTES.float() / 255 - mean) / std
-    pixels = PixelNormalization()(BYTES)
+    pixels = PixelNormalization().to(DEVICE)(BYTES)
     assert pixels.dtype == torch.float32 and torch.equal(pixels, expected)
     assert PixelNormalization()(expected) is expected
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_the_float32_values_are_rounded_once(dtype: torch.dtype) -> None:
-    normalize = PixelNormalization()
+    normalize = PixelNormalization().to(DEVICE)
     expected = normalize(BYTES).to(dtype)
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(DEVICE.type, dtype=dtype):
         pixels = normalize(BYTES)
     assert pixels.dtype == dtype and torch.equal(pixels, expected)
 
@@ -40,7 +41,7 @@ def test_under_autocast_the_float32_values_are_rounded_once(dtype: torch.dtype) 
 @pytest.mark.parametrize("size", [(8, 8), (10, 13)])
 def test_patches_give_what_the_convolution_gives(bias: bool, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    convolution = nn.Conv2d(3, 6, kernel_size=4, stride=4, bias=bias).double()
+    convolution = nn.Conv2d(3, 6, kernel_size=4, stride=4, bias=bias).double().to(DEVICE)
     embedding = PatchEmbedding(convolution)
     assert list(embedding.state_dict()) == list(convolution.state_dict())
     pixels = torch.randn(2, 3, *size, dtype=torch.float64)

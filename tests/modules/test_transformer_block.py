@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modules.backbones.clip_towers import build_clip
 from modules.transformer_block import SelfAttention, TransformerBlock, replace_blocks
+from tests.device import DEVICE
 from tests.modules import tiny
 
 WIDTH, TOKENS = 12, 5
@@ -22,7 +23,7 @@ PADDED = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], dtype=torch.bool)
 
 def tower(**options: Any) -> Any:
     torch.manual_seed(2)
-    made: Any = Transformer(WIDTH, layers=2, heads=3, **options).double()
+    made: Any = Transformer(WIDTH, layers=2, heads=3, **options).double().to(DEVICE)
     for parameter in made.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
     return made
