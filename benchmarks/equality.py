@@ -177,7 +177,22 @@ def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch
     moments = optimizer_state(model, optimizer)
     result |= {f"{moment} {name}": v for moment in MOMENTS for name, v in moments[moment].items()}
     state = full_state(model, keep=True)
-    return result | gradients | {f"{kind_of(name)} {name}": v for name, v in state.items()}
+    return _parts(result | gradients | {f"{kind_of(name)} {name}": v for name, v in state.items()})
+
+
+def _parts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors`, with the biases of queries, keys and values in place of the packed tensor of all three.
+
+    Attention does not change when a vector is added to all keys, so the bias of the keys has no gradient.
+    """
+    parts: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith("in_proj_bias"):
+            biases = zip(("queries", "keys", "values"), tensor.chunk(3), strict=True)
+            parts |= {f"{name}.{part}": bias for part, bias in biases}
+        else:
+            parts[name] = tensor
+    return parts
 
 
 def kind_of(name: str) -> str:
@@ -188,8 +203,9 @@ def kind_of(name: str) -> str:
 
 
 def zero_gradients(exact: dict[str, Tensor]) -> frozenset[str]:
-    """Parameters whose gradients are zero except for rounding, from a float64 run: a BatchNorm follows them.
+    """Parameters whose gradients are zero except for rounding, from a float64 run.
 
+    A BatchNorm follows them, or they are the bias of keys.
     In float32 their gradients are only rounding errors, so they differ completely.
     """
     sizes = {n: float(value.abs().max()) for n, value in exact.items() if n.startswith("gradient")}

@@ -43,10 +43,13 @@ def test_same_numbers_as_one_process(setting: Setting, case: str, results: Resul
         assert difference(ours, expected, *kinds) < TOLERANCE, kinds
 
 
-def test_biases_before_batch_norm_have_no_gradient(results: Results) -> None:
+def test_biases_of_keys_and_those_before_batch_norm_have_no_gradient(results: Results) -> None:
     """So their float32 gradients are rounding errors, and comparisons leave them out."""
-    assert zero_gradients(results["finetune all", Setting()]) == frozenset()
-    assert zero_gradients(results["pretrain all", Setting()]) == {
+    keys = {name for name in results["pretrain all", Setting()] if name.endswith("in_proj_bias.keys")}
+    of_keys = {name.split()[-1] for name in keys if name.startswith("gradient")}
+    assert len(of_keys) == 3  # a layer of each: image tower, temporal transformer, text tower
+    assert zero_gradients(results["finetune all", Setting()]) == of_keys
+    assert zero_gradients(results["pretrain all", Setting()]) == of_keys | {
         "v_projector.linear_hidden.1.bias",
         "v_predictor.linear_hidden.1.bias",
         "v_projector.linear_out.bias",
@@ -78,10 +81,10 @@ def test_same_numbers_in_float32(setting: Setting, case: str, results_32: Result
     for kind, kinds in KINDS.items():
         if kind != "weights":
             assert difference(ours, expected, *kinds, zero=zero) < TOLERANCE_32, kind
-    # Adam makes a full step of a gradient that is only a rounding error. So the weights may differ by
-    # about as much as those of one process in float32 and float64.
-    rounding = difference(expected, exact[case, setting.reference], *KINDS["weights"])
-    assert difference(ours, expected, *KINDS["weights"]) < 3 * rounding
+    # Adam makes large steps of small gradients. So the weights may differ by about as much as those of one
+    # process in float32 and float64.
+    rounding = difference(expected, exact[case, setting.reference], *KINDS["weights"], zero=zero)
+    assert difference(ours, expected, *KINDS["weights"], zero=zero) < 3 * rounding
 
 
 def test_training_changes_the_weights(results: Results) -> None:
