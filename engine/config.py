@@ -32,9 +32,11 @@ def _flag(
     choices: Sequence[str] | None = None,
     aliases: Sequence[str] = (),
     kind: type | None = None,
+    bare: str | None = None,
 ) -> Any:
-    """One field of `Config` with the arguments of its flag. `kind`: the type where the default is None."""
+    """One field of `Config` with its flag's arguments. `kind`: the type of None; `bare`: without a value."""
     metadata = {"group": group, "help": help, "choices": choices, "aliases": tuple(aliases), "kind": kind}
+    metadata["bare"] = bare
     return field(default=default, metadata=metadata)
 
 
@@ -212,7 +214,13 @@ class Config:
         "optimisation",
         "a clip or text that occurs twice in a batch is not used as a negative of itself",
     )
-    compile: bool = _flag(False, "optimisation", "torch.compile the encoders")
+    compile: str = _flag(
+        "auto",
+        "optimisation",
+        "torch.compile the layers of the encoders; auto: on GPUs, if it works there; without a value: on",
+        choices=("auto", "on", "off"),
+        bare="on",
+    )
     fsdp: bool = _flag(False, "optimisation", "shard weights and optimiser over the ranks (fully_shard)")
 
     resume: str | None = _flag(
@@ -336,6 +344,8 @@ def build_parser(program: str, *, defaults: bool = True) -> argparse.ArgumentPar
             choices=meta["choices"],
             required=item.name == "output_dir",
             metavar=None if meta["choices"] else item.name.upper(),
+            nargs=None if meta["bare"] is None else "?",
+            const=meta["bare"],
             help=text + shown,
         )
     return parser

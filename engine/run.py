@@ -25,6 +25,7 @@ from engine.data import (
     read_evaluation_split,
     read_training_split,
 )
+from engine.distributed.compiling import settle_compile
 from engine.distributed.precision import settle_precision
 from engine.distributed.sharding import describe_sharding
 from engine.distributed.world import World
@@ -112,7 +113,8 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest, output: O
             model,
             world,
             fsdp=config.fsdp,
-            compiled=config.compile,
+            compiled=settle_compile(config.compile, world, info=log.info, warn=log.warning),
+            warn=log.warning,
             cached=config.grad_cache > 0,
             precision=config.precision,
         )

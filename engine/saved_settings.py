@@ -29,6 +29,8 @@ _NEEDS = (
     ("temporal_layers", "use_temp", True),
     ("top_frames", "use_frame_fea", True),
 )
+# Values that older versions wrote, and what they are now.
+_OLD_VALUES: dict[str, dict[Any, Any]] = {"compile": {True: "on", False: "off"}}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 Settings = Mapping[str, Any]
 
@@ -49,7 +51,15 @@ def read_saved_settings(path: Path) -> Settings | None:
     if not {"output_dir", "do_train", "language"} <= saved.keys():  # transformers has a config.json too
         return None
     check_settings(saved, path)
-    return saved
+    return with_new_values(saved)
+
+
+def with_new_values(settings: Settings) -> dict[str, Any]:
+    """`settings` with the present values in place of those that older versions of the code wrote."""
+    return {
+        name: _OLD_VALUES[name].get(value, value) if name in _OLD_VALUES else value
+        for name, value in settings.items()
+    }
 
 
 def check_settings(settings: Mapping[str, Any], path: Path) -> None:
@@ -57,6 +67,7 @@ def check_settings(settings: Mapping[str, Any], path: Path) -> None:
 
     Raises `UserError` that names `path` and the setting. Other names, as of other versions, are not checked.
     """
+    settings = with_new_values(settings)
     for item in dataclasses.fields(Config):
         name, kind = item.name, item.metadata["kind"] or type(item.default)
         value, choices = settings.get(name, item.default), item.metadata["choices"]

@@ -18,6 +18,7 @@ from engine.checkpoint.states import list_states, newest_state, read_state_file,
 from engine.config import Config
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
+from engine.saved_settings import with_new_values
 
 # Settings that may differ from those of the saved run, because they do not change the numbers of the training
 # or only say where files are. Training data are compared by their content instead.
@@ -130,6 +131,7 @@ def compare_settings(config: Config, saved: Mapping[str, Any], *, path: Path) ->
     Raises `UserError` naming every changed flag that must not change, with both values.
     """
     current = dataclasses.asdict(config)
+    saved = with_new_values(saved)
     # The code that saved the state may be older and have fewer flags.
     changed = [
         name for name in current if name in saved and current[name] != saved[name] and name not in MAY_DIFFER

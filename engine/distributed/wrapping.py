@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
-import shutil
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,10 +12,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import UserError
-from engine.distributed.sharding import ENCODERS, is_sharded, shard
+from engine.distributed.compiling import compile_layers
+from engine.distributed.sharding import is_sharded, shard
 from engine.distributed.world import World
 from modules.dual_encoder import DualEncoder
+
+_log = logging.getLogger(__name__)
 
 
 def wrap(
@@ -27,17 +28,17 @@ def wrap(
     compiled: bool = False,
     cached: bool = False,
     precision: str = "fp32",
+    warn: Callable[[str], None] = _log.warning,
 ) -> nn.Module:
     """The module to train: `model` itself, sharded or compiled in place, or DDP around it.
 
-    `model` is already on its device. `precision` is that of the forward pass; sharding uses it. With a
-    gradient cache (`cached`) there is no DDP: `average_gradients` does its work once a step. Raises
-    `UserError`, naming the flag, if the options or the machine do not allow it.
+    `model` is already on its device. `warn` gets a line for each kind of layer that cannot be compiled.
+    `precision` is that of the forward pass; sharding uses it. With a gradient cache (`cached`) there is no
+    DDP: `average_gradients` does its work once a step. Raises `UserError`, naming the flag, if the options or
+    the machine do not allow it.
     """
-    if fsdp and compiled:
-        raise UserError("--compile: cannot be combined with --fsdp; leave one of them out")
     if compiled:
-        compile_encoders(model, world.device)
+        compile_layers(model, warn=warn)  # before sharding, whose hooks must stay outside of it
     if fsdp:
         return shard(model, world, precision=precision)
     if world.size == 1:
@@ -48,23 +49,6 @@ def wrap(
     # The model is on its device. With device_ids DDP would also move the batch there, and with it the masks
     # and labels that stay on the host.
     return DistributedDataParallel(model, device_ids=None, gradient_as_bucket_view=True, **_no_buffer_sync())
-
-
-def compile_encoders(model: DualEncoder, device: torch.device) -> None:
-    """torch.compile the encoders in place, so that the weights keep their published names.
-
-    Raises `UserError` if the device is a CPU and there is no C++ compiler.
-    """
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
-        raise UserError(f"--compile: needs a C++ compiler on CPUs; {compiler} was not found, install one")
-    for name, encoder in model.named_children():
-        if name not in ENCODERS:
-            continue
-        for part in encoder.children():
-            # Embeddings are skipped: that of the frame positions is never called, only its weight is read.
-            if not isinstance(part, nn.Embedding):
-                part.compile()
 
 
 def _broadcast_weights(model: nn.Module) -> None:

@@ -86,7 +86,6 @@ def test_frozen_parts_stay_as_they_were(toy: Toy, tmp_path: Path) -> None:
         (["--no-use_temp", "--freeze", "temporal"], "--freeze temporal: .*--use_temp"),
         (["--freeze", "image,text,temporal"], "leaves nothing to train"),
         (["--fsdp"], "--fsdp: .*start several"),
-        (["--fsdp", "--compile"], "--compile: .*--fsdp"),
     ],
 )
 def test_what_cannot_work_is_one_line(

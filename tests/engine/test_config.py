@@ -141,6 +141,14 @@ def test_bird_is_chvtt_and_both_spellings_of_the_local_rank_work() -> None:
         assert config.dataset == "chvtt" and config.local_rank == 3
 
 
+def test_compile_without_a_value_is_on() -> None:
+    """As on command lines of the time when it had none; the next flag is not its value."""
+    given = ([], ["--compile"], ["--compile", "--fsdp"], ["--compile", "off"])
+    found = [parse(*TRAIN, *more) for more in given]
+    assert [config.compile for config in found] == ["auto", "on", "on", "off"]
+    assert [config.fsdp for config in found] == [False, False, True, False]
+
+
 def test_the_data_set_that_is_evaluated() -> None:
     pretrain = ["--do_pretrain", "--output_dir", "out"]
     assert parse(*pretrain, program="main_pretrain.py").test_dataset == "vatex"

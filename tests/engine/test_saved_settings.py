@@ -10,6 +10,7 @@ import pytest
 from common.errors import UserError
 from engine.config import Config, Remark
 from engine.config_checks import parse_and_check
+from engine.saved_settings import read_saved_settings
 
 FINE_TUNED = (
     "--do_train",
@@ -136,3 +137,18 @@ def test_files_that_hold_no_settings(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**saved, "max_frames": "6"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.json: max_frames is '6', it must be a whole number"):
         parse("--do_eval", "--init_model", model)
+
+
+@pytest.mark.parametrize(("old", "new"), [(True, "on"), (False, "off"), ("auto", "auto")])
+def test_values_of_older_versions_are_read(old: bool | str, new: str, tmp_path: Path) -> None:
+    """--compile had no value."""
+    model = trained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text(encoding="utf-8")) | {"compile": old}
+    path.write_text(json.dumps(saved), encoding="utf-8")
+    settings = read_saved_settings(path)
+    assert settings is not None and settings["compile"] == new
+    assert parse("--do_eval", "--init_model", model)[0].clip_model == "toy"
+    path.write_text(json.dumps({**settings, "compile": 1.5}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json: compile is 1.5, it must be text"):
+        read_saved_settings(path)

@@ -54,6 +54,11 @@ def test_settings_that_may_differ_and_those_that_may_not() -> None:
         compare_settings(config("--lr", "1", "--max_frames", "6", "--keep", "9"), saved, path=path)
     with pytest.raises(UserError, match=r"--precision fp32 \(was bf16\)"):  # as on another device
         compare_settings(config("--precision", "fp32"), saved | {"precision": "bf16"}, path=path)
+    (remark,) = compare_settings(config("--compile"), saved | {"compile": "auto"}, path=path)
+    assert "--compile on (was auto)" in remark
+    # A state of the time when --compile was on or off.
+    assert compare_settings(config("--compile", "off"), saved | {"compile": False}, path=path) == []
+    assert compare_settings(config("--compile"), saved | {"compile": True}, path=path) == []
     del saved["lr"]  # saved by a version that had no such flag
     assert compare_settings(config("--lr", "1"), saved, path=path) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,7 @@ from engine.distributed.sharding import (
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
 from engine.training.optimizer import MOMENTS, build_optimizer, load_optimizer_state, optimizer_state
-from tests.device import DEVICE, untouched_tensors
+from tests.device import DEVICE
 from tests.engine.distributed.test_world import variables
 from tests.modules import tiny
 from tests.processes import free_port, run_ranks
@@ -37,52 +36,10 @@ def test_one_process_gets_the_model_itself() -> None:
     assert wrap(model, ALONE) is model
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"fsdp": True}, "--fsdp: .* start several"), ({"fsdp": True, "compiled": True}, "--compile: .*--fsdp")],
-)
-def test_impossible_options_are_refused_in_one_line(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        wrap(tiny.retrieval_model(), ALONE, **options)
+def test_sharding_one_rank_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="--fsdp: .* start several") as error:
+        wrap(tiny.retrieval_model(), ALONE, fsdp=True)
     assert "\n" not in str(error.value)
-
-
-def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match="--compile: needs a C\\+\\+ compiler .*no-such-compiler"):
-        wrap(tiny.retrieval_model(), World(0, 1, torch.device("cpu")), compiled=True)
-
-
-def test_compiling_keeps_the_names_of_weights() -> None:
-    """The model is not run: compiling begins with the first call."""
-    if not shutil.which("g++"):
-        pytest.skip("no C++ compiler")
-    plain, compiled = tiny.pretrain_model(), tiny.pretrain_model()
-    assert wrap(compiled, ALONE, compiled=True) is compiled
-    assert list(compiled.state_dict()) == list(plain.state_dict())
-    assert [name for name, _ in compiled.named_parameters()] == [n for n, _ in plain.named_parameters()]
-
-
-def test_a_compiled_model_gives_the_same_loss_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced and split by torch.compile, but run without generated C++, which would take a minute."""
-    plain, compiled = tiny.retrieval_model(), tiny.retrieval_model()
-    monkeypatch.setattr(torch.nn.Module, "compile", _compile_eagerly(torch.nn.Module.compile))
-    if not shutil.which("g++"):
-        pytest.skip("no C++ compiler")
-    batch = tiny.batch(4, padded=True)
-    with untouched_tensors():
-        wrap(compiled, ALONE, compiled=True)
-        for model in (plain, compiled):
-            model(batch)["loss"].backward()
-    ours, expected = tiny.gradients(compiled), tiny.gradients(plain)
-    assert set(ours) == set(expected)
-    for name, gradient in expected.items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
-
-
-def _compile_eagerly(original: Any) -> Any:
-    return lambda module: original(module, backend="aot_eager")
 
 
 def test_a_full_state_goes_into_another_model() -> None:
