@@ -46,12 +46,11 @@ def choose_device(name: str) -> torch.device:
         DEVICE = torch.device(name)
         return DEVICE
     try:
-        DEVICE = torch.device(name)
-        torch.zeros(1, device=DEVICE)
+        DEVICE = torch.zeros(1, device=name).device  # with its number, as in a run
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         reason = str(error).partition("\n")[0]
         raise UserError(f"--device {name}: is not here ({reason}); leave it out to test on the CPU") from None
-    os.environ[VARIABLE] = name  # for `DEVICE` in the processes that tests start
+    os.environ[VARIABLE] = str(DEVICE)  # for `DEVICE` in the processes that tests start
     if DEVICE.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
