@@ -18,3 +18,15 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         raise json.JSONDecodeError("nested too deep", "", 0) from None
     except ValueError:
         raise json.JSONDecodeError("a number has too many digits", "", 0) from None
+
+
+_decode = json.JSONDecoder().raw_decode
+
+
+def parse_line(line: str) -> Any:
+    """`parse_json` of a line of a long file. Most lines need less than `json.loads` does for any text."""
+    try:
+        value, end = _decode(line)
+    except (ValueError, RecursionError):
+        return parse_json(line)
+    return parse_json(line) if line[end:].strip() else value

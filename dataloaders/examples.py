@@ -6,6 +6,8 @@ every worker page by page, because reading a string writes its reference count.
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -27,10 +29,10 @@ class PackedStrings:
     @classmethod
     def from_iterable(cls, strings: Iterable[str]) -> PackedStrings:
         """Pack `strings` in their order."""
-        encoded = [string.encode("utf-8", errors="replace") for string in strings]
-        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum([len(item) for item in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+        packer = StringPacker()
+        for string in strings:
+            packer.append(string)
+        return packer.packed()
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -47,6 +49,27 @@ class PackedStrings:
     def take(self, indices: NDArray[np.integer]) -> PackedStrings:
         """The strings at `indices`, in a new object."""
         return PackedStrings.from_iterable(self[int(index)] for index in indices)
+
+
+class StringPacker:
+    """Packs strings as they come, so that they are never all in memory as objects."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._offsets = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def append(self, string: str) -> None:
+        self._data += string.encode("utf-8", errors="replace")
+        self._offsets.append(len(self._data))
+
+    def packed(self) -> PackedStrings:
+        """All strings so far. Nothing can be appended after that."""
+        return PackedStrings(
+            np.frombuffer(self._data, dtype=np.uint8), np.frombuffer(self._offsets, dtype=np.int64)
+        )
 
 
 @dataclass(frozen=True)
@@ -103,10 +126,9 @@ class ExamplesBuilder:
 
     def __init__(self) -> None:
         self._position: dict[str, int] = {}
-        self._durations: list[float] = []
-        self._captions: list[str] = []
-        self._tags: list[str] = []
-        self._video_of_caption: list[int] = []
+        self._durations = array("f")
+        self._captions, self._tags = StringPacker(), StringPacker()
+        self._video_of_caption = array("q")
 
     def add(
         self, video_id: str, caption: str, *, tag: str | None = None, duration: float | None = None
@@ -114,20 +136,21 @@ class ExamplesBuilder:
         """Add one caption with its tag. The duration counts only when the video first appears."""
         position = self._position.setdefault(video_id, len(self._position))
         if position == len(self._durations):
-            self._durations.append(float("nan") if duration is None else duration)
+            self._durations.append(math.nan if duration is None else duration)
         self._captions.append(caption)
         self._video_of_caption.append(position)
         if tag is not None:
             self._tags.append(tag)
 
     def build(self) -> Examples:
-        """Everything added so far. Either all captions have tags or none has."""
+        """Everything added so far; nothing can be added after that. Either all captions have tags or none
+        has."""
         assert len(self._tags) in (0, len(self._captions))
-        durations = np.asarray(self._durations, dtype=np.float32)
+        durations = np.array(self._durations, dtype=np.float32)
         return Examples(
             video_ids=PackedStrings.from_iterable(self._position),
-            captions=PackedStrings.from_iterable(self._captions),
-            video_of_caption=np.asarray(self._video_of_caption, dtype=np.int64),
-            tags=PackedStrings.from_iterable(self._tags) if self._tags else None,
+            captions=self._captions.packed(),
+            video_of_caption=np.array(self._video_of_caption, dtype=np.int64),
+            tags=self._tags.packed() if len(self._tags) else None,
             durations=None if np.isnan(durations).all() else durations,
         )

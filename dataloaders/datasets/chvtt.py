@@ -16,6 +16,7 @@ from dataloaders.datasets.files import FilePath, read_json_lines
 from dataloaders.examples import Examples, ExamplesBuilder
 
 STORE_PREFIX = "Video"
+Place = tuple[FilePath, int]  # a file and a line of it; named only in an error, as there are millions
 SUFFIXES = {"english": "_eng", "chinese": ""}
 
 
@@ -27,7 +28,7 @@ def read_pretrain(video_info: FilePath, *, language: str) -> Examples:
     suffix = SUFFIXES[language]
     builder = ExamplesBuilder()
     for number, record in read_json_lines(video_info):
-        where = f"{video_info}, line {number}"
+        where = (video_info, number)
         builder.add(
             _store_id(record, where),
             _text(record, "title" + suffix, where),
@@ -47,7 +48,7 @@ def read_queries(query_data: FilePath, *, language: str, first_only: bool) -> Ex
     suffix = SUFFIXES[language]
     builder = ExamplesBuilder()
     for number, record in read_json_lines(query_data):
-        where = f"{query_data}, line {number}"
+        where = (query_data, number)
         query = _text(record, "query" + suffix, where)
         for video in _videos(record, where, first_only=first_only):
             builder.add(_store_id(video, where), query, duration=_duration(video, where))
@@ -57,32 +58,36 @@ def read_queries(query_data: FilePath, *, language: str, first_only: bool) -> Ex
     return examples
 
 
-def _videos(record: dict[str, Any], where: str, *, first_only: bool) -> list[dict[str, Any]]:
+def _named(where: Place) -> str:
+    return f"{where[0]}, line {where[1]}"
+
+
+def _videos(record: dict[str, Any], where: Place, *, first_only: bool) -> list[dict[str, Any]]:
     videos = record.get("videolist")
     if not isinstance(videos, list) or not all(isinstance(video, dict) for video in videos):
-        raise UserError(f"{where}: 'videolist' must be a list of objects")
+        raise UserError(f"{_named(where)}: 'videolist' must be a list of objects")
     if first_only and not videos:
-        raise UserError(f"{where}: 'videolist' is empty, a validation query needs a video")
+        raise UserError(f"{_named(where)}: 'videolist' is empty, a validation query needs a video")
     return videos[:1] if first_only else videos
 
 
-def _store_id(record: dict[str, Any], where: str) -> str:
+def _store_id(record: dict[str, Any], where: Place) -> str:
     docid = record.get("docid")
-    if isinstance(docid, bool) or not isinstance(docid, str | int) or docid == "":
-        raise UserError(f"{where}: 'docid' must be a string or a whole number")
+    if isinstance(docid, bool) or not isinstance(docid, (str, int)) or docid == "":
+        raise UserError(f"{_named(where)}: 'docid' must be a string or a whole number")
     return f"{STORE_PREFIX}{docid}"
 
 
-def _text(record: dict[str, Any], key: str, where: str) -> str:
+def _text(record: dict[str, Any], key: str, where: Place) -> str:
     if key not in record:
-        raise UserError(f"{where}: has no field {key!r}")
+        raise UserError(f"{_named(where)}: has no field {key!r}")
     text = record[key]
     if not isinstance(text, str):
-        raise UserError(f"{where}: {key!r} must be a string, it is {text!r}")
+        raise UserError(f"{_named(where)}: {key!r} must be a string, it is {text!r}")
     return text
 
 
-def _duration(record: dict[str, Any], where: str) -> float | None:
+def _duration(record: dict[str, Any], where: Place) -> float | None:
     """Seconds, or None if the record has no duration; only dynamic frame counts need one."""
     if record.get("duration") is None:
         return None
@@ -91,5 +96,5 @@ def _duration(record: dict[str, Any], where: str) -> float | None:
     except (TypeError, ValueError):
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise UserError(f"{where}: 'duration' must be seconds, it is {record['duration']!r}")
+        raise UserError(f"{_named(where)}: 'duration' must be seconds, it is {record['duration']!r}")
     return seconds

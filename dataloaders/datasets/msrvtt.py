@@ -10,11 +10,11 @@ An empty caption is kept; it becomes a start and an end token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from common.errors import UserError
-from dataloaders.datasets.files import FilePath, csv_columns, read_csv, read_json, require_all
+from dataloaders.datasets.files import FilePath, csv_columns, read_csv, read_json, require_all, stream_json
 from dataloaders.examples import Examples, ExamplesBuilder
 
 
@@ -25,11 +25,7 @@ def read_captions_of_list(annotations: FilePath, list_csv: FilePath) -> Examples
     and if listed videos have no captions.
     """
     wanted = dict.fromkeys(video_id for _, (video_id,) in read_csv(list_csv, ["video_id"]))
-    builder = ExamplesBuilder()
-    for video_id, caption in _sentences(annotations, _content(annotations)):
-        if video_id in wanted:
-            builder.add(video_id, caption)
-    examples = builder.build()
+    examples = _stream_captions(annotations, wanted) or _captions(annotations, _content(annotations), wanted)
     require_all(annotations, list(wanted), examples.video_ids, listed_in=list_csv)
     return examples
 
@@ -62,11 +58,7 @@ def read_validation(annotations: FilePath) -> Examples:
         raise UserError(
             f"{annotations}: no entry of 'videos' has the split 'validate'; --select_on held_out needs none"
         )
-    builder = ExamplesBuilder()
-    for video_id, caption in _sentences(annotations, content):
-        if video_id in wanted:
-            builder.add(video_id, caption)
-    examples = builder.build()
+    examples = _captions(annotations, content, wanted)
     require_all(annotations, list(wanted), examples.video_ids, listed_in=annotations)
     return examples
 
@@ -76,6 +68,31 @@ def _content(path: FilePath) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("sentences"), list):
         raise UserError(f"{path}: must be a JSON object with a list 'sentences' of {{video_id, caption}}")
     return content
+
+
+def _stream_captions(path: FilePath, wanted: Container[str]) -> Examples | None:
+    """`_captions` in less memory; None if the file has any fault, of which `_captions` then tells."""
+    builder = ExamplesBuilder()
+    try:
+        for key, sentence in stream_json(path, items_of=("sentences",)):
+            if key == "sentences":
+                video_id, caption = sentence["video_id"], sentence["caption"]
+                if not isinstance(video_id, str) or not isinstance(caption, str):
+                    return None
+                if video_id in wanted:
+                    builder.add(video_id, caption)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return builder.build()
+
+
+def _captions(path: FilePath, content: dict[str, Any], wanted: Container[str]) -> Examples:
+    """All captions of the `wanted` videos."""
+    builder = ExamplesBuilder()
+    for video_id, caption in _sentences(path, content):
+        if video_id in wanted:
+            builder.add(video_id, caption)
+    return builder.build()
 
 
 def _sentences(path: FilePath, content: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.errors import UserError
-from dataloaders.datasets.files import FilePath, name_some, read_id_list, read_json, require_all
+from dataloaders.datasets.files import FilePath, name_some, read_id_list, read_json, require_all, stream_json
 from dataloaders.examples import Examples, ExamplesBuilder
 
 CAPTION_KEYS = {"english": "enCap", "chinese": "chCap"}
@@ -26,7 +26,9 @@ def read_split(annotations: FilePath, id_list: FilePath, *, language: str) -> Ex
     """
     key = CAPTION_KEYS[language]
     wanted = read_id_list(id_list)
-    captions_of = dict(read_entries(annotations))
+    captions_of = _stream_entries(annotations, set(wanted), key=key)
+    if captions_of is None:
+        captions_of = dict(read_entries(annotations))
     require_all(annotations, wanted, captions_of, listed_in=id_list)
     _require_language(annotations, wanted, captions_of, language=language, listed_in=id_list)
     builder = ExamplesBuilder()
@@ -34,6 +36,21 @@ def read_split(annotations: FilePath, id_list: FilePath, *, language: str) -> Ex
         for caption in _captions(annotations, video_id, captions_of[video_id], key=key):
             builder.add(video_id, caption)
     return builder.build()
+
+
+def _stream_entries(path: FilePath, wanted: set[str], *, key: str) -> dict[str, Any] | None:
+    """The `wanted` entries of a merged file, with the captions under `key` only.
+
+    None if it has another form or any fault, of which `read_entries` then tells.
+    """
+    entries: dict[str, Any] = {}
+    try:
+        for video_id, entry in stream_json(path):
+            if video_id in wanted:
+                entries[video_id] = {key: entry[key]} if entry.get(key) else {}
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return entries
 
 
 def read_entries(path: FilePath) -> Iterator[tuple[str, Any]]:
