@@ -35,12 +35,12 @@ if [ -n "$tiny" ]; then
     size=(--frames 2 --steps 2 --warmup 1) few=(--frames 2 --steps 1 --warmup 1)
     encode=(--clips 6 --frames 2)
     run=(--clip_model toy --batch_size 4 --steps 6 --frames 2 --display 2 --workers 1)
-    tests=(tests/golden -k english) on=off
+    tests=(tests/golden -k english) on=off loader=(--seconds 2 --short_sides 256) startup=(--captions 5000 --rounds 1)
 else
     device=cuda base=ViT-B-32-quickgelu larger="ViT-B-16-quickgelu ViT-L-14-quickgelu" clips=128 large_clips=32
     cache=64 scale=1 size=(--steps 20 --warmup 6) few=(--steps 6 --warmup 3) encode=(--clips 4000)
     run=(--batch_size 256 --steps 60) on=on
-    tests=(tests/golden tests/modules tests/engine)
+    tests=(tests/golden tests/modules tests/engine) loader=(--seconds 15) startup=(--rounds 1)
 fi
 
 started=$SECONDS
@@ -86,8 +86,8 @@ measure evaluate 80 evaluate.py --clip_model "$base" --precision auto --scale $s
 measure step_larger 90 train_step.py --clip_model $larger --clips $large_clips --compile $on "${few[@]}"
 measure step_pretrain 60 train_step.py --pretrain --clip_model "$base" --clips $clips --compile $on "${size[@]}"
 measure end_to_end 90 end_to_end.py "${run[@]}"
-measure loader 60 loader.py
-measure startup 40 startup.py
+measure loader 60 loader.py "${loader[@]}"
+measure startup 50 startup.py "${startup[@]}"
 measure step_precisions 50 train_step.py --clip_model "$base" --clips $clips --precision fp32 tf32 fp16 "${few[@]}"
 measure profile 40 train_step.py --clip_model "$base" --clips $clips --profile "$folder/profile" "${few[@]}"
 measure tiles 30 evaluate.py --clips 0 --scale 0.02 --tile 0 512
