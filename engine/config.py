@@ -215,7 +215,7 @@ class Config:
         "a clip or text that occurs twice in a batch is not used as a negative of itself",
     )
     compile: str = _flag(
-        "auto",
+        "off",  # until it was seen on a GPU that it starts in under 30 s there and is faster
         "optimisation",
         "torch.compile the layers of the encoders; auto: on GPUs, if it works there; without a value: on",
         choices=("auto", "on", "off"),

@@ -145,7 +145,7 @@ def test_compile_without_a_value_is_on() -> None:
     """As on command lines of the time when it had none; the next flag is not its value."""
     given = ([], ["--compile"], ["--compile", "--fsdp"], ["--compile", "off"])
     found = [parse(*TRAIN, *more) for more in given]
-    assert [config.compile for config in found] == ["auto", "on", "on", "off"]
+    assert [config.compile for config in found] == ["off", "on", "on", "off"]
     assert [config.fsdp for config in found] == [False, False, True, False]
 
 
