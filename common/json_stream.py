@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any
 
+from common.json_text import parse_fast
+
 _SPACE = re.compile(r"[ \t\r\n]*")
 _decode = json.JSONDecoder().raw_decode
 _PART = 1 << 18  # characters
@@ -53,7 +55,7 @@ def _some_items(text: str, position: int) -> tuple[list[Any], int]:
     end = text.rfind("},", position, position + _PART) + 1
     if end > position:
         with suppress(ValueError):
-            return json.loads(f"[{text[position:end]}]"), end
+            return parse_fast(f"[{text[position:end]}]"), end
     items: list[Any] = []
     while True:
         item, position = _decode(text, position)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
     """`json.loads` that raises `json.JSONDecodeError` also where Python gives up on valid JSON: lists nested
@@ -20,13 +22,13 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
         raise json.JSONDecodeError("a number has too many digits", "", 0) from None
 
 
-_decode = json.JSONDecoder().raw_decode
+_decode = msgspec.json.Decoder().decode
 
 
-def parse_line(line: str) -> Any:
-    """`parse_json` of a line of a long file. Most lines need less than `json.loads` does for any text."""
+def parse_fast(text: str) -> Any:
+    """`parse_json` of much text, by msgspec, which takes half the time. What it refuses gets another try:
+    Python takes more (NaN, lone surrogates, any exponent), and says what is wrong."""
     try:
-        value, end = _decode(line)
-    except (ValueError, RecursionError):
-        return parse_json(line)
-    return parse_json(line) if line[end:].strip() else value
+        return _decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return parse_json(text)

@@ -62,8 +62,9 @@ class StringPacker:
         return len(self._offsets) - 1
 
     def append(self, string: str) -> None:
-        self._data += string.encode("utf-8", errors="replace")
-        self._offsets.append(len(self._data))
+        data = self._data
+        data += string.encode("utf-8", "replace")
+        self._offsets.append(len(data))
 
     def packed(self) -> PackedStrings:
         """All strings so far. Nothing can be appended after that."""

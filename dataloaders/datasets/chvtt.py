@@ -79,12 +79,12 @@ def _store_id(record: dict[str, Any], where: Place) -> str:
 
 
 def _text(record: dict[str, Any], key: str, where: Place) -> str:
+    text = record.get(key)
+    if isinstance(text, str):
+        return text
     if key not in record:
         raise UserError(f"{_named(where)}: has no field {key!r}")
-    text = record[key]
-    if not isinstance(text, str):
-        raise UserError(f"{_named(where)}: {key!r} must be a string, it is {text!r}")
-    return text
+    raise UserError(f"{_named(where)}: {key!r} must be a string, it is {text!r}")
 
 
 def _duration(record: dict[str, Any], where: Place) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from common.csv_text import delimiter_of, read_rows
 from common.errors import FileError, UserError, file_error, file_errors
 from common.json_stream import iter_members
-from common.json_text import parse_json, parse_line
+from common.json_text import parse_fast, parse_json
 
 FilePath = str | PathLike[str]
 ID_COLUMN = "video_id"  # all tables have it
@@ -105,10 +105,10 @@ def read_json_lines(path: FilePath, *, growing: bool = False) -> Iterator[tuple[
     empty = True
     with open_text(path, errors="replace" if growing else "strict") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip() or (growing and not line.endswith("\n")):
+            if line.isspace() or (growing and not line.endswith("\n")):
                 continue
             try:
-                record = parse_line(line)
+                record = parse_fast(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: is not JSON ({error.msg})") from None
             if not isinstance(record, dict):
