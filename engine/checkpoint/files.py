@@ -208,7 +208,8 @@ def _without_shared_memory(state: Mapping[str, torch.Tensor]) -> State:
     result = {}
     for name, tensor in state.items():
         address = tensor.untyped_storage().data_ptr()
-        result[name] = tensor.clone() if address in seen else tensor.contiguous()
+        shared = address in seen
+        result[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
         seen.add(address)
     return result
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from common.errors import UserError
 from modules.losses.matching import frame_text_matching, video_text_matching
@@ -21,6 +22,23 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
         text = model.encode_text(batch["text_ids"], batch["text_mask"])
     assert torch.allclose(losses["VTM"], video_text_matching(text, video, logit_scale=5.0))
     assert torch.allclose(losses["FTM"], frame_text_matching(text, frames, logit_scale=5.0))
+
+
+class WithoutPadding(nn.Module):
+    """A text encoder that reads its mask: the mean of the ids of real tokens."""
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return (ids * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True), ids
+
+
+def test_the_text_encoder_gets_the_mask() -> None:
+    model, batch = tiny.retrieval_model(), tiny.batch()
+    model.text_encoder = WithoutPadding()
+    ids, mask = torch.tensor([[4, 6, 9]], device=DEVICE), torch.tensor([[1, 1, 0]], device=DEVICE)
+    assert model.encode_text(ids, mask).tolist() == [[5.0]]
+    rows = len(batch["text_ids"])
+    given = {**batch, "text_ids": ids.expand(rows, -1), "text_mask": mask.expand(rows, -1)}
+    assert model.encode(given)["text"].tolist() == [[5.0]] * rows
 
 
 def test_padding_does_not_matter() -> None:

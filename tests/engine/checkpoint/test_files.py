@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -99,6 +100,9 @@ def test_one_name_twice(tmp_path: Path) -> None:
     torch.save({"module.a.weight": torch.ones(2), "a.weight": torch.zeros(2)}, tmp_path / "a.bin")
     with pytest.raises(UserError, match=r"a\.bin.*module\.a\.weight"):
         read_state(tmp_path / "a.bin")
+    both = {"module.b.weight": torch.ones(2), "a.weight": torch.ones(2), "module.a.weight": torch.ones(2)}
+    torch.save(both, tmp_path / "a.bin")
+    assert unreadable(tmp_path / "a.bin").endswith("under an old name: module.a.weight")
 
 
 # Broken files
@@ -173,11 +177,14 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     assert "refused: it holds more than tensors" in message and "mkdir" in message
     torch.save({"weight": _Evil(marker)}, path, _use_new_zipfile_serialization=False)
     assert "refused" in unreadable(path)
-    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         path.write_bytes(pickle.dumps(_Evil(marker), protocol=protocol))
         assert "refused" in unreadable(path)
     torch.save({"model": {"weight": torch.ones(2)}, "args": argparse.Namespace(lr=1)}, path)
-    assert "refused: it holds more than tensors (argparse.Namespace)" in unreadable(path)
+    assert unreadable(path).endswith(
+        ": refused: it holds more than tensors (argparse.Namespace), and no code is run from a checkpoint; "
+        "save its state_dict() alone"
+    )
     assert not marker.exists()
 
 
@@ -188,6 +195,12 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     for content in (b"<html>not found</html>", b"PK", bytes(range(256))):
         path.write_bytes(content)
         assert "truncated or not a torch file" in unreadable(path)
+    assert unreadable(path).endswith(": truncated or not a torch file")
+    path.write_bytes(b"\x80\x06" + bytes(20))  # no protocol of pickle
+    assert "refused" not in unreadable(path)
+    other = tmp_path / "a.safetensors"
+    other.write_bytes(b"PK")
+    assert "truncated or not a safetensors file" in unreadable(other)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "Git LFS pointer" in unreadable(path)
     torch.save([torch.ones(2)], path)
@@ -200,7 +213,9 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
 def test_a_torchscript_archive_points_to_the_flag_for_clip_weights(tmp_path: Path) -> None:
     path = tmp_path / "ViT-B-32.pt"
     torch.jit.script(nn.Linear(2, 2)).save(str(path))
-    assert "--clip_weights" in unreadable(path)
+    assert unreadable(path).endswith(
+        ": a TorchScript archive, not a state dict; CLIP's own weights are given with --clip_weights"
+    )
 
 
 # Writing
@@ -223,12 +238,39 @@ def test_a_full_disk_is_an_error_that_names_the_file(name: str, tmp_path: Path) 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(FileError, match=f"{name}: cannot be written") as caught:
+        with pytest.raises(FileError, match=rf"{name}: cannot be written.*File too large") as caught:
             save_state({"a": torch.ones(200_000)}, tmp_path / name)
         assert caught.value.exit_code == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin.0", "model.safetensors"])
+def test_what_was_saved_is_on_disk_before_it_has_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure the name holds the old file or the new one."""
+    forced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: forced.append((tmp_path / name).exists()))
+    save_state({"a": torch.ones(2)}, tmp_path / name)
+    assert forced and not forced[0]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin.0", "model.safetensors"])
+def test_tensors_that_share_memory_are_saved_each_whole(name: str, tmp_path: Path) -> None:
+    whole = torch.arange(12.0).view(3, 4)
+    state = {"a": whole, "b": whole, "rows": whole[1:], "columns": whole.T, "other": torch.ones(2)}
+    save_state(state, tmp_path / name)
+    read = read_state(tmp_path / name)
+    assert list(read) == list(state) if name.startswith("pytorch") else set(read) == set(state)
+    assert all(torch.equal(read[key], value) for key, value in state.items())
+
+
+def test_other_libraries_are_told_that_tensors_are_those_of_torch(tmp_path: Path) -> None:
+    save_state({"a": torch.ones(2)}, tmp_path / "a.safetensors")
+    with safetensors.safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin.0", "model.safetensors"])

@@ -277,6 +277,14 @@ def test_a_given_file_or_folder_is_resumed_from_elsewhere(tmp_path: Path) -> Non
         find(new, "--resume", str(old), "--max_frames", "6")
     with pytest.raises(UserError, match=f"--resume {old}/absent.pt: training state .*: no such file"):
         find(new, "--resume", f"{old}/absent.pt")
+    content = full_state(settings, step=9)
+    content["model"] = {"weight": torch.full((1000,), 3.0)}
+    write_state(content, state_path(new, 9))
+    damaged = bytearray(state_path(new, 9).read_bytes())
+    damaged[damaged.index(torch.full((20,), 3.0).numpy().tobytes()) + 40] ^= 1
+    state_path(new, 9).write_bytes(damaged)
+    with pytest.raises(UserError, match=r"--resume .*training_state\.9\.pt: damaged in "):
+        find(new, "--resume", str(state_path(new, 9)))
     for path in old.iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=f"^--resume {old}: no training state in this folder can be read$"):
@@ -308,3 +316,5 @@ def test_examples_are_counted_and_their_tags_and_videos_are_in_the_hash() -> Non
         described(("v1", "a", None), ("v2", "b", None)),
     ]
     assert len({first["sha256"], *(other["sha256"] for other in others)}) == 5
+    one, other = (described(("v1", "a", "x"), ("v2", "b", "y"), (video, "c", "z")) for video in ("v1", "v2"))
+    assert one["sha256"] != other["sha256"]  # the same videos and texts

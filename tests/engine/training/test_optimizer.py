@@ -72,6 +72,18 @@ def test_a_skipped_step_changes_nothing_but_the_position(dtype: torch.dtype, fus
     assert sorted(optimizer.state[parameter]) == ["exp_avg", "exp_avg_sq"], "as saved states have them"
 
 
+@pytest.mark.parametrize("fused", [None, True, False])
+def test_the_fused_kernel_is_used_where_it_is_asked_for_and_on_gpus(
+    fused: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[bool] = []
+    monkeypatch.setattr("engine.training.optimizer.adamw", lambda *_, **__: used.append(True))
+    weight = nn.Parameter(torch.ones(2, device=DEVICE))
+    weight.grad = torch.ones_like(weight)
+    BertAdam([weight], lr=0.1, total_steps=9, warmup=0.3, fused=fused).step()
+    assert bool(used) == (DEVICE.type == "cuda" if fused is None else fused)
+
+
 def test_the_fused_kernel_differs_by_rounding() -> None:
     torch.manual_seed(0)
     weights, gradients = torch.randn(3, 101), torch.randn(5, 3, 101)
