@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.e2e.conftest import SMALL_CLIP, Toy
+from tests.e2e.conftest import Toy
 from tests.e2e.test_command_lines import launch
 from tests.processes import torchrun
 
@@ -47,14 +47,12 @@ def assert_same_run(ours: Path, expected: Path, *, tolerance: float) -> None:
 def test_sharded_over_two_ranks_is_the_run_of_ddp_and_goes_on_in_one_process(
     toy: Toy, tmp_path: Path
 ) -> None:
-    clip = tmp_path / "wide_clip.json"  # in a narrow one, rounding grows more from step to step
-    clip.write_text(json.dumps(SMALL_CLIP | {"text_cfg": SMALL_CLIP["text_cfg"] | {"width": 64}}), "utf-8")
-    wide = ("--clip_model", str(clip))
+    rates = ("--lr", "1e-5", "--text_lr", "1e-6")  # with higher ones, rounding grows from step to step
     for name, more in (("ddp", []), ("fsdp", ["--fsdp"])):
-        launch(torchrun(), PRETRAIN, toy, tmp_path / name, *wide, *more)
-    assert_same_run(tmp_path / "fsdp", tmp_path / "ddp", tolerance=1e-4)
+        launch(torchrun(), PRETRAIN, toy, tmp_path / name, *rates, *more)
+    assert_same_run(tmp_path / "fsdp", tmp_path / "ddp", tolerance=1e-5)
     state = str(max((tmp_path / "fsdp").glob("training_state.*.pt"), key=lambda p: int(p.name.split(".")[1])))
-    flags = ("--dataset", "vatex", "--language", "english", "--use_temp", "--use_frame_fea", *wide)
+    flags = ("--dataset", "vatex", "--language", "english", "--use_temp", "--use_frame_fea", *rates)
     assert toy.run("pretrain", tmp_path / "alone", *flags, "--resume", state) == 0
     assert "fsdp" in (tmp_path / "alone" / "log.txt").read_text(encoding="utf-8")
 
