@@ -172,3 +172,16 @@ def test_positions_and_frames_are_added_around_the_temporal_transformer() -> Non
         positions = encoder.frame_position_embeddings.weight[: tiny.FRAMES]
         expected = l2_normalize(2 * frames + positions + 1).mean(1)
     assert torch.allclose(video, expected, atol=1e-6)
+
+
+def test_a_clip_with_one_real_frame_has_that_frames_direction() -> None:
+    encoder = tiny.retrieval_model().visual_encoder
+    batch = tiny.batch(2)
+    mask = torch.zeros(batch["frames"].shape[:2], dtype=torch.bool)
+    mask[:, 0] = True
+    with torch.no_grad():
+        video, frames = encoder(batch["frames"], mask)
+        alone, _ = encoder(batch["frames"][:, :1])
+    torch.testing.assert_close(video, alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(video.norm(dim=-1), torch.ones(2, device=DEVICE), rtol=1e-5, atol=1e-6)
+    assert not frames[:, 1:].any()

@@ -97,6 +97,20 @@ def test_what_published_code_asks_for_is_in_our_stores(tmp_path: Path) -> None:
 # Errors (FR-18, FR-19)
 
 
+def test_whether_a_frame_is_there_and_the_name_of_a_store(tmp_path: Path) -> None:
+    store = FrameStore(written(tmp_path / "s", {"v": 3}))
+    assert [store.has_frame("v", index) for index in range(4)] == [True, True, True, False]
+    assert repr(store) == f"FrameStore({str(tmp_path / 's')!r})"
+
+
+def test_frames_one_by_one_may_be_decoded_smaller(tmp_path: Path) -> None:
+    store = FrameStore(written(tmp_path / "s", {"v": 3}))
+    excess = [lambda height, width: 1.0, lambda height, width: 2.0]
+    found = [frame.shape for frame in store.iter_frames("v", [0, 2], excess)]
+    assert found == [(24, 32, 3), (12, 16, 3)]
+    assert [frame.shape for frame in store.iter_frames("v", [1])] == [(24, 32, 3)]
+
+
 def test_a_missing_frame_is_named(tmp_path: Path) -> None:
     published(tmp_path / "s", {"v": 30})
     change(tmp_path / "s", "v_17", None)
@@ -110,7 +124,7 @@ def test_a_missing_frame_is_named(tmp_path: Path) -> None:
 def test_a_frame_beyond_those_stored_says_how_many_there_are(tmp_path: Path) -> None:
     store = FrameStore(written(tmp_path / "s", {"v": 30}))
     with pytest.raises(
-        FrameStoreError, match=r"video 'v', frame 47: not stored; the manifest says 30 frames"
+        FrameStoreError, match=r"video 'v', frame 47: not stored; the manifest says 30 frames \(0 to 29\)$"
     ):
         store.read_frames("v", range(47, 48))
     with pytest.raises(
@@ -355,6 +369,17 @@ def test_an_unfinished_shard_is_counted(tmp_path: Path) -> None:
     writer = FrameStoreWriter(tmp_path / "s" / shard_name(1, 2), expected=5)
     writer.close()
     with pytest.raises(FrameStoreError, match="incomplete: 2 of 7 videos"):
+        FrameStore(tmp_path / "s")
+    FrameStoreWriter(tmp_path / "s" / shard_name(1, 2), overwrite=True).close()  # the number is not known
+    with pytest.raises(FrameStoreError, match="incomplete: 2 of [?] videos"):
+        FrameStore(tmp_path / "s")
+
+
+def test_shards_with_other_settings_are_refused(tmp_path: Path) -> None:
+    for shard, quality in enumerate((90, 90, 75)):
+        path = tmp_path / "s" / shard_name(shard, 3)
+        FrameStoreWriter(path, settings={"quality": quality}).__enter__().__exit__(None, None, None)
+    with pytest.raises(FrameStoreError, match="different settings .quality 90 there, 75 elsewhere"):
         FrameStore(tmp_path / "s")
 
 
