@@ -225,3 +225,67 @@ def test_the_number_of_layers_and_the_width_of_projector_and_predictor() -> None
         for part in (model.v_projector, model.v_predictor)
     ]
     assert shapes == [[[32, 32]], [[12, 32], [12, 12], [32, 12]]]
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_features_of_padding_count_nowhere_in_the_losses_and_the_queues(in_batch: bool) -> None:
+    """Encoders give zeros there; the losses do not depend on it."""
+    model = tiny.pretrain_model(in_batch_negatives=in_batch)
+    batch = tiny.batch(padded=True)
+    padding = ~batch["frame_mask"].to(DEVICE).unsqueeze(-1)
+    with torch.no_grad():
+        features, keys = model.encode(batch), model.encode_keys(batch)
+
+    def losses(filled: bool, given: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], PretrainModel]:
+        other = copy.deepcopy(model)
+        fill = [
+            {**all_of, "frames": torch.where(padding, torch.randn_like(all_of["frames"]), all_of["frames"])}
+            if filled
+            else all_of
+            for all_of in (features, keys)
+        ]
+        return other.losses(*fill, given), other
+
+    expected, first = losses(False, batch)
+    filled, second = losses(True, batch)
+    unmasked, _ = losses(False, {name: value for name, value in batch.items() if name != "frame_mask"})
+    for name in LOSSES:
+        torch.testing.assert_close(filled[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
+        assert bool(torch.isclose(unmasked[name], expected[name])) == (name in ("VTM", "MLM")), name
+    for name in QUEUES:
+        torch.testing.assert_close(second.get_buffer(name), first.get_buffer(name), rtol=1e-6, atol=1e-6)
+
+
+class Masks(torch.nn.Module):
+    """A text encoder that notes the ids and masks that it gets."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.seen.append((ids, mask))
+        words: tuple[torch.Tensor, torch.Tensor] = self.encoder(ids, mask)
+        return words
+
+
+def test_text_encoders_get_ids_with_their_masks() -> None:
+    model, batch = tiny.pretrain_model(), tiny.batch(tags=True)
+    batch["tag_mask"] = batch["tag_mask"].clone()
+    batch["tag_mask"][:, -1] = 0
+    query, key = Masks(model.text_encoder), Masks(model.text_encoder_k)
+    model.text_encoder, model.text_encoder_k = query, key
+    model.encode(batch)
+    model.encode_keys(batch)
+    for encoder, names in ((query, ("text", "tag", "text_mlm", "tag_mlm")), (key, ("text", "tag"))):
+        expected = [(batch[f"{name}_ids"], batch[f"{name.removesuffix('_mlm')}_mask"]) for name in names]
+        assert len(encoder.seen) == len(expected)
+        for (ids, mask), (wanted_ids, wanted_mask) in zip(encoder.seen, expected, strict=True):
+            assert torch.equal(ids, wanted_ids) and torch.equal(mask, wanted_mask)
+
+
+def test_masked_words_alone_train_the_text_encoder() -> None:
+    model = tiny.pretrain_model(**{**tiny.NO_LOSS, "weight_MLM": 0.5})
+    assert all(parameter.requires_grad for parameter in model.text_encoder.parameters())
+    assert not any(parameter.requires_grad for parameter in model.visual_encoder.parameters())

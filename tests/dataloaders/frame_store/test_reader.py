@@ -70,7 +70,8 @@ def test_published_stores_are_read_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 15, 16, 17, 29, 30, 31, 47, 48, 49, 64, 100])
 def test_any_number_of_frames_is_found(count: int, tmp_path: Path) -> None:
-    assert FrameStore(published(tmp_path / "s", {"v": count})).num_frames("v") == count
+    store = FrameStore(published(tmp_path / "s", {"v": count}))
+    assert store.num_frames("v") == count and store.missing(["v", "w"]) == ["w"]
 
 
 def test_a_single_file_is_a_store(tmp_path: Path) -> None:
@@ -344,10 +345,11 @@ def test_readers_need_no_more_address_space_than_the_data(tmp_path: Path) -> Non
 # Shards
 
 
-def test_shards_are_one_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_are_one_store(count: int, tmp_path: Path) -> None:
     ids = [f"video{index}" for index in range(40)]
-    for shard in range(3):
-        written(tmp_path / "s" / shard_name(shard, 3), {i: 4 for i in ids if shard_of(i, 3) == shard})
+    for shard in range(count):
+        written(tmp_path / "s" / shard_name(shard, count), {i: 4 for i in ids if shard_of(i, count) == shard})
     store = FrameStore(tmp_path / "s")
     assert store.missing([*ids, "other"]) == ["other"]
     assert sorted(store.video_ids()) == sorted(ids)
