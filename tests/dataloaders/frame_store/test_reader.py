@@ -107,8 +107,7 @@ def test_whether_a_frame_is_there_and_the_name_of_a_store(tmp_path: Path) -> Non
 def test_frames_one_by_one_may_be_decoded_smaller(tmp_path: Path) -> None:
     store = FrameStore(written(tmp_path / "s", {"v": 3}))
     excess = [lambda height, width: 1.0, lambda height, width: 2.0]
-    found = [frame.shape for frame in store.iter_frames("v", [0, 2], excess)]
-    assert found == [(24, 32, 3), (12, 16, 3)]
+    assert [frame.shape for frame in store.iter_frames("v", [0, 2], excess)] == [(24, 32, 3), (12, 16, 3)]
     assert [frame.shape for frame in store.iter_frames("v", [1])] == [(24, 32, 3)]
 
 
