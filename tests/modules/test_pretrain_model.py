@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from modules.losses.matching import frame_adjacency_matching
 from modules.pretrain_model import PretrainModel
 from tests.device import DEVICE
 from tests.modules import tiny
@@ -254,6 +255,32 @@ def test_features_of_padding_count_nowhere_in_the_losses_and_the_queues(in_batch
         assert bool(torch.isclose(unmasked[name], expected[name])) == (name in ("VTM", "MLM")), name
     for name in QUEUES:
         torch.testing.assert_close(second.get_buffer(name), first.get_buffer(name), rtol=1e-6, atol=1e-6)
+
+
+def test_pairs_with_padding_are_not_neighbours() -> None:
+    model, batch = tiny.pretrain_model(), tiny.batch(padded=True)
+    mask = batch["frame_mask"]
+    with torch.no_grad():
+        features, keys = model.encode(batch), model.encode_keys(batch)
+        expected = frame_adjacency_matching(
+            model._predict(features["frames"], mask),
+            model._project_keys(keys["frames"], mask),
+            queue=model.queue.snapshot("queue_frame_proj_ng"),
+            temperature=model.temperature,
+            frame_mask=mask.to(DEVICE),
+        )
+        torch.testing.assert_close(model.losses(features, keys, batch)["FAM"], expected)
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_negatives_are_those_of_the_queue_or_of_the_batch(in_batch: bool) -> None:
+    model, batch = tiny.pretrain_model(in_batch_negatives=in_batch), tiny.batch()
+    other = copy.deepcopy(model)
+    for name in QUEUES:
+        other.get_buffer(name).neg_()
+    one, two = model(batch), other(batch)
+    for name in ("FAM", "VTM", "FTM"):
+        assert torch.equal(one[name], two[name]) == in_batch, name
 
 
 class Masks(torch.nn.Module):

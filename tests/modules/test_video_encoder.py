@@ -94,8 +94,10 @@ def test_frames_without_any_feature_give_finite_gradients() -> None:
 
 def test_more_frames_than_positions_are_refused() -> None:
     encoder = VideoEncoder(tiny.encoders()[0].visual, embed_dim=32, use_temp=True, max_positions=3).to(DEVICE)
+    frames = tiny.batch()["frames"]
     with pytest.raises(UserError, match="4 frames a clip.*3 positions"):
-        encoder(tiny.batch()["frames"])
+        encoder(frames)
+    assert encoder(frames[:, :3])[1].shape == (4, 3, 32)
 
 
 def test_heads_are_64_wide_but_at_least_one() -> None:
