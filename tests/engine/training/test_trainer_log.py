@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from engine.logs.run_log import RunLog
+from engine.process.errors import TrainingStopped
 from engine.training.optimizer import BertAdam
 from engine.training.trainer import Trainer
 from tests.device import DEVICE
@@ -66,3 +68,33 @@ def test_the_progress_bar_tells_epoch_loss_rate_and_speed(tmp_path: Path) -> Non
     assert log.shown[0] == "epoch 1/2 of 12"
     assert re.fullmatch(r"loss -?\d\.\d{4}, lr \d\.\d\de-0\d, \d+\.\d clips/s", log.shown[1]), log.shown[1]
     assert len(log.shown) == 13
+
+
+class Replaced(Rows):
+    """Samples that could not be read and were replaced."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return super().__getitem__(index) | {"replaced": torch.tensor(1)}
+
+
+def test_the_last_ten_unreadable_clips_are_named(tmp_path: Path) -> None:
+    model = Linear(2)
+    optimizer = BertAdam(
+        [{"params": list(model.parameters()), "name": "all"}], lr=0.1, total_steps=20, warmup=0.0
+    )
+    trainer = Trainer(
+        model,
+        optimizer,
+        DataLoader(Replaced(torch.ones(20, 2)), batch_size=1),
+        world=WORLD,
+        log=RunLog(tmp_path, active=False),
+        name_of=lambda index: f"video{index}",
+        requested=lambda epoch, number: [number],
+        max_bad_samples=11,
+    )
+    with pytest.raises(TrainingStopped) as stopped:
+        trainer.train_epoch(0)
+    names = ", ".join(f"video{index}" for index in range(2, 12))
+    assert f"12 clips could not be read (--max_bad_samples 11), the last ones of {names};" in str(
+        stopped.value
+    )
