@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.device_copies import on_device
 from dataloaders.augmentation import (
     CONTRAST,
     FACTORS,
@@ -65,8 +66,8 @@ def _change(frames: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *s
             frames[one] = pixels.to(torch.int32)
         return
     for part in numbers.split(_GPU_CHUNK) if len(numbers) else ():
-        places = _upload(part, device)
-        given = [_upload(setting[part], device) for setting in settings]
+        places = on_device(part, device)
+        given = [on_device(setting[part], device) for setting in settings]
         pixels = operation(frames.index_select(0, places).float(), *given).round_()
         frames.index_copy_(0, places, pixels.to(torch.uint8))
 
@@ -74,11 +75,6 @@ def _change(frames: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *s
 def one_by_one(device: torch.device) -> bool:
     """Whether frames are changed one at a time: on a CPU, whose cache then holds them."""
     return device.type == "cpu"
-
-
-def _upload(values: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the CPU on `device`; the CPU does not wait for the copy."""
-    return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 
 # The jitter: three affine maps of the colours of a pixel and a shift of the hue, in the order drawn.
@@ -169,7 +165,7 @@ def _blur_rows(pixels: Tensor, bands: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return _upload(torch.tensor(values), device)
+    return on_device(torch.tensor(values), device)
 
 
 @functools.lru_cache(maxsize=16)
@@ -178,4 +174,4 @@ def _shifts(device: torch.device) -> Tensor:
     shifts = torch.zeros(BLUR_KERNEL, _BLOCK, _BLOCK + 2 * _RADIUS)
     for offset in range(BLUR_KERNEL):
         shifts[offset, range(_BLOCK), range(offset, offset + _BLOCK)] = 1
-    return _upload(shifts.flatten(1), device)
+    return on_device(shifts.flatten(1), device)

@@ -14,7 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from common.device_copies import on_device
 from modules.gather import world_size
+
+__all__ = ["for_losses", "is_full", "on_device", "on_real_frames", "positions", "select", "without_full_mask"]
 
 
 def without_full_mask(mask: Tensor | None) -> Tensor | None:
@@ -30,13 +33,6 @@ def is_full(mask: Tensor) -> bool:
 def positions(entry: Tensor, *, empty: int = 0) -> Tensor:
     """Positions in the flattened `entry` of the values that are not `empty`: int64 [N], where `entry` is."""
     return (entry.flatten() != empty).nonzero().squeeze(1)
-
-
-def on_device(entry: Tensor, device: torch.device) -> Tensor:
-    """`entry` on `device`. The CPU does not wait for the copy; what runs on the device later does."""
-    if entry.device.type == "cpu" and device.type == "cuda" and not entry.is_pinned():
-        entry = entry.pin_memory()  # from other memory the driver may wait for the device
-    return entry.to(device, non_blocking=True)
 
 
 def for_losses(mask: Tensor | None, device: torch.device) -> Tensor | None:
