@@ -50,8 +50,7 @@ def read_saved_settings(path: Path) -> Settings | None:
     saved = read_json_object(path)
     if not {"output_dir", "do_train", "language"} <= saved.keys():  # transformers has a config.json too
         return None
-    check_settings(saved, path)
-    return with_new_values(saved)
+    return check_settings(saved, path)
 
 
 def with_new_values(settings: Settings) -> dict[str, Any]:
@@ -62,15 +61,15 @@ def with_new_values(settings: Settings) -> dict[str, Any]:
     }
 
 
-def check_settings(settings: Mapping[str, Any], path: Path) -> None:
-    """Check the settings of a config.json: those that are fields of `Config` have its types and choices.
+def check_settings(settings: Settings, path: Path) -> dict[str, Any]:
+    """The settings of a config.json, with present values; those of `Config` have its types and choices.
 
     Raises `UserError` that names `path` and the setting. Other names, as of other versions, are not checked.
     """
-    settings = with_new_values(settings)
+    present = with_new_values(settings)
     for item in dataclasses.fields(Config):
         name, kind = item.name, item.metadata["kind"] or type(item.default)
-        value, choices = settings.get(name, item.default), item.metadata["choices"]
+        value, choices = present.get(name, item.default), item.metadata["choices"]
         if value is None and item.default is None:
             continue
         is_kind = isinstance(value, int | float if kind is float else kind)
@@ -78,6 +77,7 @@ def check_settings(settings: Mapping[str, Any], path: Path) -> None:
             raise UserError(f"{path}: {name} is {value!r}, it must be {_KINDS[kind]}")
         if choices and value not in choices:
             raise UserError(f"{path}: {name} is {value!r}, it must be one of {', '.join(choices)}")
+    return present
 
 
 def with_checkpoint_settings(config: Config, given: Collection[str]) -> tuple[Config, list[Remark]]:

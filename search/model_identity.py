@@ -106,6 +106,4 @@ def _absolute(path: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    saved = read_json_object(path)
-    check_settings(saved, path)
-    return saved
+    return check_settings(read_json_object(path), path)

@@ -88,8 +88,7 @@ def read_settings(path: Path) -> Settings:
     missing = [name for name in needed if name not in config]
     if missing:
         raise UserError(f"{path}: not the settings of a run, {missing[0]} is missing")
-    check_settings(config, path)
-    return config
+    return check_settings(config, path)
 
 
 def read_run_settings(folder: Path) -> Settings:
