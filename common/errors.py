@@ -75,6 +75,12 @@ def refusal(error: OSError) -> FileError | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not blank; the name of its type where it has no text."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip() if text else type(error).__name__
+
+
 def one_line(error: BaseException) -> str:
     """The message of `error` without line breaks."""
     return " ".join(str(error).split())

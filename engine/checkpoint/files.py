@@ -21,7 +21,7 @@ import torch
 
 from common.archives import damaged_record
 from common.atomic_files import SUFFIX, atomic_open, atomic_path
-from common.errors import UserError, file_error, file_errors
+from common.errors import UserError, file_error, file_errors, first_line
 
 State = dict[str, torch.Tensor]
 CHECKPOINT = "pytorch_model.bin."  # the published name, followed by the epoch from 0
@@ -137,7 +137,7 @@ def _read_safetensors(path: Path) -> State:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
-            f"checkpoint {path}: truncated or not a safetensors file ({_first_line(error)})"
+            f"checkpoint {path}: truncated or not a safetensors file ({_summary(error)})"
         ) from None
 
 
@@ -174,7 +174,7 @@ def _reason(error: Exception, *, is_pickle: bool) -> str:
         )
     if isinstance(error, pickle.UnpicklingError):
         return "truncated or not a torch file"
-    return f"truncated or not a torch file ({_first_line(error)})"
+    return f"truncated or not a torch file ({_summary(error)})"
 
 
 def refused_class(error: Exception) -> str | None:
@@ -214,7 +214,5 @@ def _without_shared_memory(state: Mapping[str, torch.Tensor]) -> State:
     return result
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    line = text.splitlines()[0] if text else type(error).__name__
-    return textwrap.shorten(line, _LONGEST, placeholder=" ...")
+def _summary(error: BaseException) -> str:
+    return textwrap.shorten(first_line(error), _LONGEST, placeholder=" ...")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from engine.distributed.sharding import ENCODERS, layers_of
 from engine.distributed.world import World
 from modules.dual_encoder import DualEncoder
@@ -55,14 +55,9 @@ def _problem(device: torch.device, backend: str) -> str | None:
     try:
         (gradient,) = torch.autograd.grad(torch.compile(small, backend=backend)(values), values)
     except Exception as error:  # any: compilers are called, and libraries loaded
-        return _first_line(error)
+        return first_line(error)
     (expected,) = torch.autograd.grad(small(values), values)
     return None if torch.allclose(gradient, expected, atol=1e-5) else "its results are wrong"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def compile_layers(model: DualEncoder, *, warn: Report, backend: str = BACKEND) -> int:
@@ -133,5 +128,5 @@ class _CompiledForward:
             # a layer early, by an exception of another type.
             result = kind.eager(self.layer, *args, **kwargs)
             kind.failed = True
-            kind.warn(f"--compile: {kind.name} could not be compiled and runs without ({_first_line(error)})")
+            kind.warn(f"--compile: {kind.name} could not be compiled and runs without ({first_line(error)})")
             return result

@@ -100,8 +100,8 @@ class BertAdam(torch.optim.Optimizer):
             [self.state[p]["exp_avg_sq"] for p in params],
         )
         parts = [[local_part(tensor) for tensor in kind] for kind in tensors]
-        on_gpu = params[0].device.type == "cuda"
-        if on_gpu if self.fused is None else self.fused:
+        fused = self.fused if self.fused is not None else params[0].device.type == "cuda"
+        if fused:
             _fused_update(parts, group, lr=lr, skip=skip)
         elif skip is None or not bool(skip):
             _update(parts, group, lr=lr)

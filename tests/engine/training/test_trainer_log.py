@@ -16,7 +16,7 @@ from engine.process.errors import TrainingStopped
 from engine.training.optimizer import BertAdam
 from engine.training.trainer import Trainer
 from tests.device import DEVICE
-from tests.engine.training.test_trainer import WORLD, Linear, Rows
+from tests.engine.training.test_trainer import WORLD, Linear, Rows, with_replaced
 
 
 class AtChance(Linear):
@@ -70,31 +70,12 @@ def test_the_progress_bar_tells_epoch_loss_rate_and_speed(tmp_path: Path) -> Non
     assert len(log.shown) == 13
 
 
-class Replaced(Rows):
-    """Samples that could not be read and were replaced."""
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return super().__getitem__(index) | {"replaced": torch.tensor(1)}
-
-
 def test_the_last_ten_unreadable_clips_are_named(tmp_path: Path) -> None:
-    model = Linear(2)
-    optimizer = BertAdam(
-        [{"params": list(model.parameters()), "name": "all"}], lr=0.1, total_steps=20, warmup=0.0
-    )
-    trainer = Trainer(
-        model,
-        optimizer,
-        DataLoader(Replaced(torch.ones(20, 2)), batch_size=1),
-        world=WORLD,
-        log=RunLog(tmp_path, active=False),
-        name_of=lambda index: f"video{index}",
-        requested=lambda epoch, number: [number],
-        max_bad_samples=11,
-    )
+    trainer = with_replaced([0, 1, 2, 3, 4, 5], tmp_path, max_bad_samples=11)
+    trainer.train_epoch(0)
     with pytest.raises(TrainingStopped) as stopped:
-        trainer.train_epoch(0)
-    names = ", ".join(f"video{index}" for index in range(2, 12))
-    assert f"12 clips could not be read (--max_bad_samples 11), the last ones of {names};" in str(
-        stopped.value
-    )
+        trainer.train_epoch(1)
+    numbers = (10, 11, 20, 21, 100, 101, 110, 111, 120, 121)  # without 0 and 1
+    names = ", ".join(f"video{number}" for number in numbers)
+    said = str(stopped.value)
+    assert f"12 clips could not be read (--max_bad_samples 11), the last ones of {names};" in said
