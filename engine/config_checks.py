@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS
-from engine.config import Config, Remark, given_flags, parse_config
+from engine.command_line import Remark, given_flags, parse_config
+from engine.config import Config
 from engine.saved_settings import with_checkpoint_settings
 
 MAX_POSITIONS = 48  # rows of `frame_position_embeddings`

@@ -13,7 +13,8 @@ from common.errors import FileError, UserError
 from dataloaders.loader import end_workers
 from engine.checkpoint.random_state import seed_generators
 from engine.checkpoint.resume import Resumed, find_state
-from engine.config import Config, Remark
+from engine.command_line import Remark
+from engine.config import Config
 from engine.data import (
     DEFAULT_WORDS,
     TEXT_WORDS,

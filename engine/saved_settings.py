@@ -13,7 +13,8 @@ from typing import Any
 
 from common.errors import UserError
 from dataloaders.datasets.files import read_json_object
-from engine.config import Config, Remark
+from engine.command_line import Remark
+from engine.config import Config
 
 SETTINGS_FILE = "config.json"
 EVALUATION_SETTINGS_FILE = "config.eval.json"  # of evaluations, so that none replaces the training's file

@@ -32,6 +32,7 @@ ENGINE = (
         "input_files",
         "config_checks",
         "saved_settings",
+        "command_line",
         "config",
     ),
 )

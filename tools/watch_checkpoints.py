@@ -26,7 +26,8 @@ if __name__ == "__main__":
 
 from common.arguments import ArgumentParser
 from common.errors import EXIT_INTERRUPTED, UserError, file_errors, run_program
-from engine.config import PROGRAMS, Config, Remark
+from engine.command_line import PROGRAMS, Remark
+from engine.config import Config
 from engine.config_checks import parse_and_check
 from engine.saved_settings import FEATURES, SETTINGS_FILE, disagreements, tested_on
 from tools.results.run_folders import Settings, read_run_settings

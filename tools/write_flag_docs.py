@@ -21,7 +21,8 @@ if __name__ == "__main__":
 from common.arguments import ArgumentParser
 from common.atomic_files import write_text
 from common.errors import run_program
-from engine.config import PROGRAMS, Config, build_parser
+from engine.command_line import PROGRAMS, build_parser
+from engine.config import Config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "FLAGS.md"
 INTRO = """# Flags

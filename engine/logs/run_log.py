@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from common.atomic_files import ESCAPED, write_text
 from common.errors import file_error, file_errors
-from engine.config import Remark
+from engine.command_line import Remark
 from engine.logs.steps_jsonl import StepRecords
 from engine.logs.writers import ScalarWriter, TensorBoardWriter, WandbWriter
 from engine.process.errors import StoppedBySignal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.arguments import ArgumentParser
-from engine.config import build_parser
+from engine.command_line import build_parser
 
 
 @pytest.mark.parametrize(

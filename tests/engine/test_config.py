@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from engine.config import Config, build_parser
+from engine.command_line import build_parser
+from engine.config import Config
 from engine.config_checks import parse_and_check
 
 # The published flags of both programs with their published defaults.

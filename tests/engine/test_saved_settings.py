@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from engine.config import Config, Remark
+from engine.command_line import Remark
+from engine.config import Config
 from engine.config_checks import parse_and_check
 from engine.saved_settings import read_saved_settings
 
