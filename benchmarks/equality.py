@@ -38,6 +38,8 @@ from engine.process.step_status import StepHooks, StepStatus
 from engine.training.optimizer import MOMENTS, build_optimizer, optimizer_state
 from engine.training.trainer import Trainer
 from modules.dual_encoder import DualEncoder
+from modules.logits import logits_for
+from modules.losses.table import make_loss
 from tests.device import DEVICE
 from tests.modules import tiny
 
@@ -46,6 +48,7 @@ FINETUNING = {
     "finetune VTM": {"weight_FTM": 0.0},
     "finetune FTM": {"weight_VTM": 0.0},
     "finetune all": {},
+    "finetune sigmoid": {"loss": "sigmoid"},
 }
 PRETRAINING = {
     **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},
@@ -138,7 +141,10 @@ class _Recording(Trainer):
 
 def make_model(case: str, dtype: torch.dtype) -> DualEncoder:
     torch.manual_seed(0)
-    options: dict[str, Any] = {**FINETUNING, **PRETRAINING}[case]
+    options: dict[str, Any] = dict({**FINETUNING, **PRETRAINING}[case])
+    if "loss" in options:
+        options["loss"] = make_loss(options["loss"])
+        options["logits"] = logits_for(options["loss"], scale=1.0)
     model = tiny.retrieval_model(**options) if case in FINETUNING else tiny.pretrain_model(**options)
     return model.to(dtype)
 
@@ -171,6 +177,7 @@ def train(case: str, setting: Setting, world: World, *, steps: int, dtype: torch
         grad_cache=setting.cache,
         n_display=1,
         hooks=recorder,
+        after_step=model.after_step,
     )
     trainer.train_epoch(0)
     result = {f"step {i} {name}": v for i, losses in enumerate(recorder.losses) for name, v in losses.items()}

@@ -14,6 +14,7 @@ from typing import Any
 
 from common.atomic_files import write_json
 from dataloaders.datasets.registry import DATASETS as DATASET_SPECS
+from modules.losses.table import LOSSES
 
 LANGUAGES = {name: spec.languages for name, spec in DATASET_SPECS.items()}
 DATASETS = tuple(LANGUAGES)
@@ -148,6 +149,18 @@ class Config:
     temporal_layers: int = _flag(4, "model", "layers of the temporal transformer")
     weight_VTM_finetune: float = _flag(0.85, "model", "weight of VTM in fine-tuning")
     weight_FTM_finetune: float = _flag(0.15, "model", "weight of FTM in fine-tuning")
+    loss: str = _flag(
+        "softmax",
+        "model",
+        "loss of fine-tuning: cross-entropy in the batch, or yes or no for every pair (SigLIP)",
+        choices=tuple(LOSSES),
+    )
+    hard_negatives: float = _flag(
+        0.0, "model", "softmax: weight negatives by exp(this times their logit); 0: all equally"
+    )
+    learn_logit_scale: bool = _flag(
+        False, "model", "learn the factor on the cosines, at most 100; published: a constant of CLIP"
+    )
     weight_FAM: float = _flag(0.05, "model", "weight of FAM in pre-training")
     weight_VTM: float = _flag(0.45, "model", "weight of VTM in pre-training")
     weight_FTM: float = _flag(0.45, "model", "weight of FTM in pre-training")

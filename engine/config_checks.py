@@ -10,7 +10,8 @@ from common.errors import UserError
 from dataloaders.datasets.registry import DATASETS
 from engine.command_line import Remark, given_flags, parse_config
 from engine.config import Config
-from engine.saved_settings import with_checkpoint_settings
+from engine.saved_settings import as_flag, with_checkpoint_settings
+from modules.losses.table import WEIGHT_NEGATIVES
 
 MAX_POSITIONS = 48  # rows of `frame_position_embeddings`
 AT_LEAST_ONE = (
@@ -19,7 +20,7 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     *("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"),
-    *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank"),
+    *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank", "hard_negatives"),
 )
 HIGH_TOWER_RATE = 9.9e-5  # the highest published rate of the image tower is 8e-5
 FREEZABLE = ("image", "text", "temporal")
@@ -43,7 +44,7 @@ def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config
             "encoder of --clip_model; a BERT model is used with --language chinese only"
         )
         more = [*more, Remark(text, is_warning=True)]
-    return config, [*remarks, *more, *_rate_remarks(config)]
+    return config, [*remarks, *more, *_rate_remarks(config), *_loss_remarks(config)]
 
 
 def _rate_remarks(config: Config) -> list[Remark]:
@@ -59,6 +60,12 @@ def _rate_remarks(config: Config) -> list[Remark]:
     return [Remark(text, is_warning=True)]
 
 
+def _loss_remarks(config: Config) -> list[Remark]:
+    if config.loss == "sigmoid" and config.learn_logit_scale:
+        return [Remark("--learn_logit_scale has no effect: --loss sigmoid always learns scale and bias")]
+    return []
+
+
 def _is_frozen(config: Config, part: str) -> bool:
     return part in (entry.strip() for entry in config.freeze.split(","))
 
@@ -68,6 +75,7 @@ def check_config(config: Config, *, program: str) -> None:
     _check_job(config, program=program)
     _check_evaluation(config)
     _check_freeze(config)
+    _check_loss(config)
     for name in AT_LEAST_ONE:
         value = getattr(config, name)
         _require(value >= 1, f"--{name} {value}: must be at least 1")
@@ -140,6 +148,21 @@ def _check_job(config: Config, *, program: str) -> None:
     _require(
         all(w >= 0 for w in [*weights, config.weight_VTM_finetune, config.weight_FTM_finetune]),
         "--weight_*: a loss weight cannot be negative",
+    )
+
+
+def _check_loss(config: Config) -> None:
+    """The loss of fine-tuning. Pre-training has its own."""
+    for name, published in (("loss", "softmax"), ("hard_negatives", 0.0), ("learn_logit_scale", False)):
+        value = getattr(config, name)
+        _require(
+            not config.do_pretrain or value == published,
+            f"{as_flag(name, value)}: of fine-tuning only; pre-training keeps its losses, leave the flag out",
+        )
+    _require(
+        not config.hard_negatives or config.loss in WEIGHT_NEGATIVES,
+        f"--hard_negatives {config.hard_negatives:g}: --loss {config.loss} does not weight its negatives; "
+        f"leave the flag out, or give --loss {' or '.join(WEIGHT_NEGATIVES)}",
     )
 
 

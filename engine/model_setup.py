@@ -17,6 +17,8 @@ from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze, nothing_learns
 from modules.grad_checkpointing import checkpoint_activations
+from modules.logits import logits_for
+from modules.losses.table import make_loss
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.video_encoder import VideoEncoder
@@ -53,7 +55,7 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
         text = ChineseTextEncoder(
             config.pretrained_text, embed_dim=width, cache_dir=cache_dir, pretrained=pretrained
         )
-    model = _assemble(config, visual, text, logit_scale=fixed_logit_scale(clip))
+    model = _assemble(config, visual, text, scale=fixed_logit_scale(clip))
     if config.init_model is not None:
         load_checkpoint(config, model, Path(config.init_model).expanduser(), log)
     _prepare_for_training(config, model)
@@ -91,7 +93,9 @@ def _prepare_for_training(config: Config, model: DualEncoder) -> None:
         checkpoint_activations(model)
 
 
-def _assemble(config: Config, visual: nn.Module, text: nn.Module, *, logit_scale: float) -> DualEncoder:
+def _assemble(
+    config: Config, visual: nn.Module, text: nn.Module, *, scale: float, bias: float | None = None
+) -> DualEncoder:
     if config.do_pretrain:
         return PretrainModel(
             visual,
@@ -110,12 +114,14 @@ def _assemble(config: Config, visual: nn.Module, text: nn.Module, *, logit_scale
             in_batch_negatives=config.negatives == "batch",
             mask_duplicates=config.mask_duplicates,
         )
+    loss = make_loss(config.loss, hard_negatives=config.hard_negatives)
     return RetrievalModel(
         visual,
         text,
         use_frame_fea=config.use_frame_fea,
         weight_VTM=config.weight_VTM_finetune,
         weight_FTM=config.weight_FTM_finetune,
-        logit_scale=logit_scale,
+        loss=loss,
+        logits=logits_for(loss, scale=scale, bias=bias, learn=config.learn_logit_scale),
         mask_duplicates=config.mask_duplicates,
     )

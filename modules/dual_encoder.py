@@ -51,8 +51,14 @@ class DualEncoder(nn.Module):
     def update_momentum_encoders(self) -> None:
         """Called once a step, between `encode` and `encode_keys`. Models without momentum do nothing."""
 
+    def after_step(self) -> None:
+        """Called after each optimiser step, without gradient. Models without limits do nothing."""
+
     def losses(self, features: Features, keys: Features, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars: "loss", with gradient, and every loss by its name. `keys` are from `encode_keys`."""
+        """Scalars: "loss", with gradient, every loss by its name, and what else the log shows of the step.
+
+        `keys` are from `encode_keys`.
+        """
         raise NotImplementedError
 
     def log_scalars(self) -> dict[str, float]:

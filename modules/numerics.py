@@ -36,7 +36,7 @@ def without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
     """
 
     @functools.wraps(function)
-    def wrapped(first: Tensor, *args: object, **kwargs: object) -> Result:
+    def wrapped(first: Tensor, /, *args: object, **kwargs: object) -> Result:
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *args, **kwargs)
 

@@ -132,10 +132,9 @@ def compare_settings(config: Config, saved: Mapping[str, Any], *, path: Path) ->
     """
     current = dataclasses.asdict(config)
     saved = with_new_values(saved)
-    # The code that saved the state may be older and have fewer flags.
-    changed = [
-        name for name in current if name in saved and current[name] != saved[name] and name not in MAY_DIFFER
-    ]
+    # The code that saved the state may be older and have fewer flags; what it did is their default.
+    saved = {item.name: item.default for item in dataclasses.fields(Config)} | saved
+    changed = [name for name in current if current[name] != saved[name] and name not in MAY_DIFFER]
     refused = [name for name in changed if name not in NOT_EXACT]
     if refused:
         values = ", ".join(f"--{name} {current[name]} (was {saved[name]})" for name in refused)

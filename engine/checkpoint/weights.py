@@ -27,6 +27,7 @@ GROUPS = (
     ("v_projector.", "projector and predictor"),
     ("v_predictor.", "projector and predictor"),
     ("cls.", "masked-word head"),
+    ("logits.", "logit scale and bias"),
     ("queue_", "queues"),
 )
 ENCODER_GROUPS = ("image tower", "temporal transformer", "text encoder")
@@ -38,6 +39,7 @@ _FRESH = {
     "projector and predictor": "start from random weights",
     "masked-word head": "starts from random weights",
     "queues": "start without keys, as noise",
+    "logit scale and bias": "start from the values of the backbone or of --loss",
 }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.config import Config
+from modules.losses.table import make_loss
 
 LOSS = "VTM"
 NEAR = 0.98  # of the chance loss: above it nothing has been learned
@@ -15,9 +16,10 @@ FEWEST_STEPS = 10  # of an epoch, for a warning
 
 
 def chance_loss(config: Config) -> float | None:
-    """VTM of a model whose similarities are all equal; None if it is not trained or has no negatives.
+    """VTM of a model that cannot tell clips apart; None if it is not trained or has no negatives.
 
-    Two directions, each a choice among the clips of a batch (over all ranks), or among one key and the queue.
+    In pre-training two directions, each a choice among one key and the queue, or among the clips of a batch
+    (over all ranks); in fine-tuning --loss decides.
     """
     if not (config.weight_VTM if config.do_pretrain else config.weight_VTM_finetune):
         return None
@@ -25,7 +27,9 @@ def chance_loss(config: Config) -> float | None:
         candidates = 1 + config.contrast_num_negative
     else:
         candidates = config.batch_size // config.gradient_accumulation_steps
-    return 2.0 * math.log(candidates) if candidates > 1 else None
+    if candidates == 1:
+        return None
+    return 2.0 * math.log(candidates) if config.do_pretrain else make_loss(config.loss).chance(candidates)
 
 
 class ChanceWatch:

@@ -178,6 +178,7 @@ class Fit:
             name_of=self.train.name_of,
             requested=self.train.sampler.samples_of,
             log_scalars=self.model.log_scalars,
+            after_step=self.model.after_step,
             max_bad_steps=config.max_bad_steps,
             max_bad_samples=config.max_bad_samples,
             hooks=self.saving,

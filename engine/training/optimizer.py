@@ -18,7 +18,7 @@ from engine.distributed.sharding import copy_full, full_copy, local_part
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # AdamW's bias correction divides by 1 - beta^step: with so many steps by 1. In float32 one more is as many.
 MANY_STEPS = 2.0**30
-NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
+NO_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight", "log_scale")
 
 
 def warmup_cosine(x: float, *, warmup: float) -> float:

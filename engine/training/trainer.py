@@ -51,7 +51,8 @@ class Trainer:
     """Trains one epoch at a time. Steps are optimiser steps; skipped steps count as well.
 
     `name_of`: the video of a sample, for messages. `requested`: the samples of this rank in batch b of epoch
-    e. `log_scalars`: what the model adds to the log. For the other arguments see the flags.
+    e. `log_scalars`: what the model adds to the log. `after_step` is called when the weights have changed.
+    For the other arguments see the flags.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Trainer:
         name_of: Callable[[int], str] = str,
         requested: Callable[[int, int], Sequence[int]] | None = None,
         log_scalars: Callable[[], Mapping[str, float]] = dict,
+        after_step: Callable[[], None] = lambda: None,
         max_bad_steps: int = 10,
         max_bad_samples: int = 1000,
         hooks: StepHooks | None = None,
@@ -88,6 +90,7 @@ class Trainer:
         self.name_of = name_of
         self.requested = requested
         self.log_scalars = log_scalars
+        self.after_step = after_step
         self.max_bad_steps = max_bad_steps
         self.max_bad_samples = max_bad_samples
         self.hooks = hooks or StepHooks()
@@ -169,6 +172,7 @@ class Trainer:
         )
         self.rates = self.optimizer.current_lrs()
         self.optimizer.step(skip=(bad | infinite).float())
+        self.after_step()
         self.scaler.update(overflow=infinite, bad=bad)
         self.optimizer.zero_grad(set_to_none=True)
         return {**totals, "grad_norm": norm}

@@ -61,6 +61,7 @@ OURS = {
         "compile",
         "fsdp",
     ),
+    *("loss", "hard_negatives", "learn_logit_scale", "no-learn_logit_scale"),
     *("resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
     *("protocol", "select_on", "held_out", "bootstrap", "report", "no-report", "dsl", "dsl_temperature"),
     *("qb_norm", "qb_beta", "qb_bank", "save_features", "save_similarity"),
@@ -181,6 +182,8 @@ def test_flags_without_effect_say_so_once() -> None:
         (["--contrast_num_negative", "0"], "--contrast_num_negative"),
         (["--contrast_temperature", "0"], "--contrast_temperature"),
         (["--weight_FTM_finetune", "-1"], "negative"),
+        (["--hard_negatives", "-1"], "--hard_negatives -1.0: must be 0 or more"),
+        (["--hard_negatives", "0.5", "--loss", "sigmoid"], "--loss sigmoid does not weight.*--loss softmax"),
         (["--num_thread_reader", "-1"], "--num_thread_reader"),
         (["--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--seed", "9" * 30], "9: must be less than 2"),
@@ -199,6 +202,17 @@ def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) 
     with pytest.raises(UserError, match=message) as error:
         parse(*TRAIN, *argv)
     assert "\n" not in str(error.value)
+
+
+def test_pretraining_keeps_its_losses() -> None:
+    pretrain = ["--do_pretrain", "--output_dir", "out", "--coef_lr", "1e-3"]
+    for flags in (["--loss", "sigmoid"], ["--hard_negatives", "0.5"], ["--learn_logit_scale"]):
+        with pytest.raises(UserError, match=f"{' '.join(flags)}: of fine-tuning only"):
+            parse(*pretrain, *flags, program="main_pretrain.py")
+    _, remarks = parse_and_check(
+        [*TRAIN, "--loss", "sigmoid", "--learn_logit_scale"], program="main_task_retrieval.py"
+    )
+    assert "--learn_logit_scale has no effect" in str(remarks[-1])
 
 
 @pytest.mark.parametrize(

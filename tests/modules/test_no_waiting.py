@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from modules import host_masks
 from modules.dual_encoder import DualEncoder
+from modules.logits import Logits, logits_for
+from modules.losses.table import make_loss
 from tests.device import DEVICE
 from tests.modules import tiny
 from tests.modules.test_grad_checkpointing import chinese
@@ -104,6 +106,16 @@ def finetuning(folder: Path) -> DualEncoder:
     return tiny.retrieval_model(mask_duplicates=True)
 
 
+def sigmoid(folder: Path) -> DualEncoder:
+    loss = make_loss("sigmoid")
+    return tiny.retrieval_model(loss=loss, logits=logits_for(loss, scale=1.0), mask_duplicates=True)
+
+
+def hard_negatives(folder: Path) -> DualEncoder:
+    loss = make_loss("softmax", hard_negatives=0.5)
+    return tiny.retrieval_model(loss=loss, logits=Logits(5.0, learned=True), mask_duplicates=True)
+
+
 def pretraining(folder: Path) -> DualEncoder:
     return tiny.pretrain_model()
 
@@ -114,6 +126,8 @@ def in_batch_negatives(folder: Path) -> DualEncoder:
 
 MODELS: dict[str, Callable[[Path], DualEncoder]] = {
     "fine-tuning": finetuning,
+    "sigmoid": sigmoid,
+    "hard negatives": hard_negatives,
     "pre-training": pretraining,
     "in-batch negatives": in_batch_negatives,
     "Chinese": chinese,
@@ -135,6 +149,7 @@ def test_a_step_does_not_wait(
     with mode_of(batch):
         loss = model(batch)["loss"]
         loss.backward()
+        model.after_step()
     assert torch.isfinite(loss).item() and tiny.gradients(model)
 
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from modules.logits import logits_for
+from modules.losses.table import make_loss
 from tests.modules import tiny
 from tests.processes import run_ranks
 
@@ -21,6 +23,9 @@ RETRIEVAL: dict[str, dict[str, Any]] = {
     "finetune VTM": {"weight_FTM": 0.0},
     "finetune FTM": {"weight_VTM": 0.0},
     "finetune without duplicates": {"mask_duplicates": True},
+    "finetune sigmoid": {"loss": "sigmoid", "mask_duplicates": True},
+    "finetune hard negatives": {"loss": "softmax", "hard_negatives": 0.5, "mask_duplicates": True},
+    "finetune scale": {"loss": "softmax", "learn": True},
 }
 PRETRAINING: dict[str, dict[str, Any]] = {
     **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},
@@ -31,7 +36,10 @@ CASES = [*RETRIEVAL, *PRETRAINING]
 
 
 def make_model(case: str) -> nn.Module:
-    options: dict[str, Any] = {**RETRIEVAL, **PRETRAINING}[case]
+    options: dict[str, Any] = dict({**RETRIEVAL, **PRETRAINING}[case])
+    if "loss" in options:
+        options["loss"] = make_loss(options["loss"], hard_negatives=options.pop("hard_negatives", 0.0))
+        options["logits"] = logits_for(options["loss"], scale=5.0, learn=options.pop("learn", False))
     model = tiny.retrieval_model(**options) if case in RETRIEVAL else tiny.pretrain_model(**options)
     return model.double()
 

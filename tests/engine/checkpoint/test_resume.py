@@ -59,8 +59,10 @@ def test_settings_that_may_differ_and_those_that_may_not() -> None:
     # A state of the time when --compile was on or off.
     assert compare_settings(config("--compile", "off"), saved | {"compile": False}, path=path) == []
     assert compare_settings(config("--compile"), saved | {"compile": True}, path=path) == []
-    del saved["lr"]  # saved by a version that had no such flag
-    assert compare_settings(config("--lr", "1"), saved, path=path) == []
+    del saved["loss"]  # saved by a version that had no such flag, and did what is its default
+    assert compare_settings(config(), saved, path=path) == []
+    with pytest.raises(UserError, match=r"--loss sigmoid \(was softmax\)"):
+        compare_settings(config("--loss", "sigmoid"), saved, path=path)
 
 
 def test_every_setting_that_may_differ_is_a_flag() -> None:

@@ -11,10 +11,13 @@ from benchmarks.equality import (
     Results,
     Setting,
     difference,
+    train,
     train_alone,
     train_on_ranks,
     zero_gradients,
 )
+from engine.distributed.world import World
+from tests.device import DEVICE
 from tests.processes import run_ranks
 
 CASES = ("finetune all", "pretrain all")  # each loss by itself: tests/modules/test_over_ranks.py
@@ -85,6 +88,21 @@ def test_same_numbers_in_float32(setting: Setting, case: str, results_32: Result
     # process in float32 and float64.
     rounding = difference(expected, exact[case, setting.reference], *KINDS["weights"], zero=zero)
     assert difference(ours, expected, *KINDS["weights"], zero=zero) < 3 * rounding
+
+
+def test_a_loss_whose_ranks_score_their_own_texts_only() -> None:
+    """With its learned scale and bias, in float64."""
+    torch.set_num_threads(1)
+    case = ("finetune sigmoid",)
+    found = train_on_ranks(
+        2, cases=case, settings=TWO_RANKS, steps=STEPS, dtype=torch.float64, start=run_ranks
+    )[0]
+    world = World(0, 1, DEVICE)
+    for setting in TWO_RANKS:
+        expected = train(case[0], setting.reference, world, steps=STEPS, dtype=torch.float64)
+        assert {"step 1 logit_bias", "gradient 1 logits.log_scale", "weight logits.bias"} <= set(expected)
+        for kinds in KINDS.values():
+            assert difference(found[case[0], setting], expected, *kinds) < TOLERANCE, (setting, kinds)
 
 
 def test_training_changes_the_weights(results: Results) -> None:

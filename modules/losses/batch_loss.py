@@ -1,0 +1,45 @@
+"""What a loss of fine-tuning is: one number from the logits of the texts and clips of a batch.
+
+Shapes: N clips of all ranks and their N texts, T texts that one call scores, F frames.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class BatchLoss(ABC):
+    """A loss of logits: cosines of texts and clips times a factor, plus a bias if there is one.
+
+    `by_rows`: the loss is a sum over texts, so each rank scores only its own texts, and no rank holds the
+    logits of all pairs; the mean of the ranks' values is the loss. Otherwise every rank scores all texts.
+    `start`: the factor and bias from which both are learned; None: the factor is the backbone's constant.
+    """
+
+    by_rows: ClassVar[bool] = False
+    start: ClassVar[tuple[float, float] | None] = None
+
+    @abstractmethod
+    def __call__(
+        self, logits: Tensor, *, excluded: Tensor | None = None, real: Tensor | None = None, first: int = 0
+    ) -> Tensor:
+        """A scalar from `logits`, [T, N] or, for single frames, [F, T, N]; float32 or better.
+
+        Text i belongs to clip `first` + i. Without `by_rows` T is N and `first` 0. `excluded` [T, N] is True
+        on pairs that are no negatives; it is False on positives. `real` [F, N] is False where clip n has no
+        frame f: such a column is neither a positive nor a negative, and the loss is the mean over the others.
+        None: all are real.
+        """
+
+    @abstractmethod
+    def chance(self, clips: int) -> float:
+        """The loss of `clips` clips and texts for a model that cannot tell them apart."""
+
+
+def lowest(logits: Tensor) -> float:
+    """The number that stands for a pair without weight in a softmax."""
+    return torch.finfo(logits.dtype).min
