@@ -133,7 +133,14 @@ class Config:
     pretrained_text: str = _flag(
         "hfl/chinese-roberta-wwm-ext",
         "model",
-        "transformers model name or folder, for --language chinese only",
+        "transformers model name or folder of a BERT model; see --text_tower",
+    )
+    text_tower: str = _flag(
+        "auto",
+        "model",
+        "text encoder: that of --clip_model, or the BERT model of --pretrained_text; auto: the latter for "
+        "Chinese captions if --clip_model has learned English only",
+        choices=("auto", "clip", "bert"),
     )
     legacy_special_tokens: bool = _flag(
         False,

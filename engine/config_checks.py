@@ -38,7 +38,7 @@ def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config
     if config.is_training:
         config = dataclasses.replace(config, use_temp=bool(config.use_temp))
     check_config(config, program=program)
-    if "pretrained_text" in given and config.language == "english":
+    if "pretrained_text" in given and config.language == "english" and config.text_tower != "bert":
         text = (
             f"--pretrained_text {config.pretrained_text} has no effect: --language english uses the text "
             "encoder of --clip_model; a BERT model is used with --language chinese only"

@@ -28,8 +28,6 @@ from engine.distributed.world import World
 from engine.input_files import eval_dataset_hint, evaluation_files, training_files, training_split
 from engine.loaders import batch_per_rank, evaluation_loader, rank_loader
 from engine.logs.run_log import RunLog
-from modules.backbones.clip_towers import clip_image_size
-from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer
 from modules.dual_encoder import DualEncoder
 
 # Tokens of a text by (data set, split), as the published code fixes them. `--max_words` overrides.
@@ -95,34 +93,23 @@ class EvaluationData:
         return {**counts, "comparable": True} if is_published_test(self.dataset, self.examples) else counts
 
 
-def build_tokenizer(config: Config) -> Tokenizer:
-    """The tokenizer of `--language`. Raises `UserError` if its files are absent."""
-    if config.language == "english":
-        return ClipTokenizer()
-    return ChineseTokenizer(
-        config.pretrained_text,
-        legacy_special_tokens=config.legacy_special_tokens,
-        cache_dir=config.cache_dir or None,
-    )
-
-
 def input_spec(config: Config, model: DualEncoder) -> InputSpec:
     """What `model` takes.
 
     Raises `UserError` if the tokenizer's files are absent, or if it has ids that the model has no row for.
     """
-    tokenizer = build_tokenizer(config)
-    rows = int(model.text_encoder.vocab_size)  # type: ignore[arg-type]
-    if tokenizer.vocab_size > rows:
-        flag = "--clip_model" if config.language == "english" else "--pretrained_text"
+    backbone = model.backbone
+    assert backbone is not None, "the model was built by `build_model`"
+    tokenizer: Tokenizer = backbone.tokenizer(config.language)
+    if tokenizer.vocab_size > backbone.vocab_size:
         raise UserError(
-            f"{flag} {getattr(config, flag[2:])}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, "
-            f"but its text model has {rows} rows of token embeddings; the two are of different models"
+            f"{backbone.text_name}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, but its text "
+            f"model has {backbone.vocab_size} rows of token embeddings; the two are of different models"
         )
     return InputSpec(
         tokenizer=tokenizer,
-        context_length=int(model.text_encoder.context_length),  # type: ignore[arg-type]
-        image_size=clip_image_size(model.visual_encoder),
+        context_length=backbone.context_length,
+        image_size=backbone.preprocessing.size,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
@@ -11,9 +11,9 @@ from common.errors import UserError
 from engine.checkpoint.files import read_state
 from engine.checkpoint.weights import load_state
 from engine.config import Config
-from modules.backbones.clip_towers import build_clip, clip_embed_dim, fixed_logit_scale, frame_position_std
-from modules.backbones.clip_weights import load_clip_weights
-from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
+from modules.backbones.backbone import Backbone
+from modules.backbones.registry import build_backbone, with_bert
+from modules.backbones.request import Request
 from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze, nothing_learns
 from modules.grad_checkpointing import checkpoint_activations
@@ -37,25 +37,27 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
     # A checkpoint holds every encoder weight or is refused, so the pre-trained weights are not needed then.
     pretrained = config.init_model is None
     cache_dir = config.cache_dir or None
-    clip: Any = build_clip(config.clip_model)
-    if pretrained:
-        load_clip_weights(clip, config.clip_weights, name=config.clip_model, cache_dir=cache_dir)
-    width = clip_embed_dim(clip)
+    backbone = build_backbone(
+        Request(config.clip_model, config.clip_weights, pretrained=pretrained, cache_dir=cache_dir)
+    )
     visual = VideoEncoder(
-        clip.visual,
-        embed_dim=width,
+        backbone.image,
+        embed_dim=backbone.embed_dim,
         use_temp=bool(config.use_temp),
         temporal_layers=config.temporal_layers,
-        position_std=frame_position_std(config.clip_model),
+        position_std=backbone.frame_position_std,
+        preprocessing=backbone.preprocessing,
     )
-    text: nn.Module
-    if config.language == "english":
-        text = ClipTextEncoder(clip)
-    else:
-        text = ChineseTextEncoder(
-            config.pretrained_text, embed_dim=width, cache_dir=cache_dir, pretrained=pretrained
+    if uses_bert(config, backbone):
+        backbone = with_bert(
+            backbone,
+            config.pretrained_text,
+            pretrained=pretrained,
+            legacy_special_tokens=config.legacy_special_tokens,
+            cache_dir=cache_dir,
         )
-    model = _assemble(config, visual, text, scale=fixed_logit_scale(clip))
+    model = _assemble(config, visual, backbone)
+    model.backbone = backbone
     if config.init_model is not None:
         load_checkpoint(config, model, Path(config.init_model).expanduser(), log)
     _prepare_for_training(config, model)
@@ -93,9 +95,15 @@ def _prepare_for_training(config: Config, model: DualEncoder) -> None:
         checkpoint_activations(model)
 
 
-def _assemble(
-    config: Config, visual: nn.Module, text: nn.Module, *, scale: float, bias: float | None = None
-) -> DualEncoder:
+def uses_bert(config: Config, backbone: Backbone) -> bool:
+    """Whether the text encoder is the one of --pretrained_text, not the backbone's own (--text_tower)."""
+    if config.text_tower == "auto":
+        return config.language not in backbone.languages and config.language == "chinese"
+    return config.text_tower == "bert"
+
+
+def _assemble(config: Config, visual: nn.Module, backbone: Backbone) -> DualEncoder:
+    text = backbone.text
     if config.do_pretrain:
         return PretrainModel(
             visual,
@@ -122,6 +130,8 @@ def _assemble(
         weight_VTM=config.weight_VTM_finetune,
         weight_FTM=config.weight_FTM_finetune,
         loss=loss,
-        logits=logits_for(loss, scale=scale, bias=bias, learn=config.learn_logit_scale),
+        logits=logits_for(
+            loss, scale=backbone.logit_scale, bias=backbone.logit_bias, learn=config.learn_logit_scale
+        ),
         mask_duplicates=config.mask_duplicates,
     )

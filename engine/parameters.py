@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.atomic_files import write_json
 from engine.checkpoint.weights import group_of
-from modules.backbones.clip_towers import clip_image_size
 from modules.dual_encoder import DualEncoder
 from modules.pretrain_model import PretrainModel
 
@@ -78,7 +77,7 @@ def _total(parts: list[Part]) -> Part:
 
 
 def _encoder_flops(model: DualEncoder, *, frames: int, words: int) -> dict[str, int]:
-    size = clip_image_size(model.visual_encoder)
+    size = int(model.visual_encoder.image_size)  # type: ignore[arg-type]
     clip = torch.zeros(1, frames, 3, size, size)
     text = torch.ones(1, words, dtype=torch.int64)
     model.eval()
@@ -92,7 +91,7 @@ def _encoder_flops(model: DualEncoder, *, frames: int, words: int) -> dict[str, 
 
 
 def _training_batch(model: PretrainModel, *, frames: int, words: int) -> dict[str, torch.Tensor]:
-    size = clip_image_size(model.visual_encoder)
+    size = int(model.visual_encoder.image_size)  # type: ignore[arg-type]
     ids = torch.ones(1, words, dtype=torch.int64)
     labels = torch.full_like(ids, -100)
     labels[0, 1 : 1 + max(1, round(0.15 * words))] = 1  # the average number of masked words

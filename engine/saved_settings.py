@@ -19,7 +19,10 @@ from engine.config import Config
 SETTINGS_FILE = "config.json"
 EVALUATION_SETTINGS_FILE = "config.eval.json"  # of evaluations, so that none replaces the training's file
 # What a training takes over: the network, and the tokens that its text encoder knows.
-MODEL = ("clip_model", "pretrained_text", "language", "legacy_special_tokens", "use_temp", "temporal_layers")
+MODEL = (
+    *("clip_model", "pretrained_text", "text_tower", "language", "legacy_special_tokens"),
+    *("use_temp", "temporal_layers"),
+)
 # What an evaluation takes over: also how features and scores are computed.
 FEATURES = (*MODEL, "use_frame_fea", "top_frames", "max_frames", "max_words", "frame_sample_len")
 _PATHS = ("clip_model", "pretrained_text")

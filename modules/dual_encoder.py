@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from modules.backbones.backbone import Backbone
+
 Features = dict[str, Tensor]
 
 
@@ -18,6 +20,8 @@ class DualEncoder(nn.Module):
     A training step has two parts, so that a batch can be encoded in chunks (`grad_cache.py`): `encode` and
     `encode_keys` treat every clip by itself, `losses` needs the features of all clips of this rank.
     """
+
+    backbone: Backbone | None = None  # what `visual_encoder` and `text_encoder` were made of
 
     def __init__(self, visual_encoder: nn.Module, text_encoder: nn.Module) -> None:
         super().__init__()

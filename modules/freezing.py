@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from common.errors import UserError
-from modules.backbones.text_encoder import ChineseTextEncoder
+from modules.backbones.layers import layers_of, towers_of
 from modules.dual_encoder import DualEncoder
 
 
@@ -18,45 +18,41 @@ def freeze(model: DualEncoder, part: str, layers: int | None = None) -> None:
     Raises `UserError` where the model has no such part or fewer layers. Momentum encoders are still updated.
     A frozen encoder keeps its dropout while training.
     """
-    embeddings, blocks, encoder = _parts(model, part)
-    if layers is not None and layers > len(blocks):
-        raise UserError(f"--freeze {part}:{layers}: it has {len(blocks)} layers")
-    frozen = [*embeddings, *blocks, *encoder] if layers is None else [*embeddings, *blocks[:layers]]
+    encoder, towers = _parts(model, part)
+    frozen: list[Any] = list(encoder)
+    if layers is not None:
+        fewest = min(len(blocks) for _, blocks in towers)
+        if layers > fewest:
+            raise UserError(f"--freeze {part}:{layers}: it has {fewest} layers")
+        frozen = []
+        for embeddings, blocks in towers:
+            frozen += [*embeddings, *_through(encoder, blocks[:layers])]
     for item in frozen:
         for parameter in item.parameters() if isinstance(item, nn.Module) else [item]:
             parameter.requires_grad_(False)
 
 
-def _parts(model: DualEncoder, part: str) -> tuple[list[Any], list[nn.Module], list[Any]]:
-    """Embeddings, layers in order, and the other modules of `part`."""
+def _parts(model: DualEncoder, part: str) -> tuple[list[nn.Module], list[tuple[list[Any], list[nn.Module]]]]:
+    """All modules of `part`; for each tower in it what comes before its layers, and its layers."""
+    visual: Any = model.visual_encoder
     if part == "temporal":
-        return _temporal(model.visual_encoder)
-    if part == "text":
-        return _text(model.text_encoder)
-    assert part == "image", part
-    return _image(model.visual_encoder.visual)
+        if not visual.use_temp:
+            raise UserError(
+                "--freeze temporal: this model has no temporal transformer, which needs --use_temp"
+            )
+        positions, transformer = visual.frame_position_embeddings, visual.temporal_transformer
+        return [positions, transformer], [([positions], layers_of(transformer))]
+    assert part in ("image", "text"), part
+    tower = visual.visual if part == "image" else model.text_encoder
+    return [tower], towers_of(tower)
 
 
-def _temporal(encoder: Any) -> tuple[list[Any], list[nn.Module], list[Any]]:
-    if not encoder.use_temp:
-        raise UserError("--freeze temporal: this model has no temporal transformer, which needs --use_temp")
-    blocks = list(encoder.temporal_transformer.resblocks)
-    return [encoder.frame_position_embeddings], blocks, []
-
-
-def _text(encoder: Any) -> tuple[list[Any], list[nn.Module], list[Any]]:
-    if isinstance(encoder, ChineseTextEncoder):
-        bert: Any = encoder.chinese_encoder
-        return [bert.embeddings], list(bert.encoder.layer), [encoder]
-    embeddings = [encoder.token_embedding, encoder.positional_embedding]
-    return embeddings, list(encoder.transformer.resblocks), [encoder]
-
-
-def _image(visual: Any) -> tuple[list[Any], list[nn.Module], list[Any]]:
-    if not hasattr(visual, "transformer"):  # a ResNet, or a tower of timm's
-        return [], [], [visual]
-    embeddings = [visual.conv1, visual.class_embedding, visual.positional_embedding, visual.ln_pre]
-    return embeddings, list(visual.transformer.resblocks), [visual]
+def _through(encoder: Iterable[nn.Module], layers: list[nn.Module]) -> list[nn.Parameter]:
+    """The parameters of `layers` and of what lies between them, as the change of width between two stages."""
+    inside = {parameter for layer in layers for parameter in layer.parameters()}
+    in_order = [parameter for module in encoder for parameter in module.parameters()]
+    places = [place for place, parameter in enumerate(in_order) if parameter in inside]
+    return in_order[places[0] : places[-1] + 1] if places else []
 
 
 def nothing_learns(parameters: Iterable[nn.Parameter]) -> bool:

@@ -5,6 +5,7 @@ Shapes: N frames, S pixels a side, P pixels a side of a patch, G = S // P patche
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,11 +23,11 @@ class PixelNormalization(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Sequence[float] = PIXEL_MEAN, std: Sequence[float] = PIXEL_STD) -> None:
         super().__init__()
         # Constants, which published checkpoints do not have.
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """[N, 3, S, S]. Under autocast the result has its type: it is computed in float32 and rounded once.

@@ -11,15 +11,17 @@ from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
 from modules import host_masks
+from modules.backbones.backbone import Preprocessing, tower_size
 from modules.numerics import at_least_float32, l2_normalize, without_autocast
 from modules.pixels import PixelNormalization
 from modules.transformer_block import TransformerBlock, new_block
 
 
 class VideoEncoder(nn.Module):
-    """CLIP's image tower on every frame, then with `use_temp` attention between the frames of a clip.
+    """An image tower on every frame, then with `use_temp` attention between the frames of a clip.
 
-    `visual` maps pixels [N, 3, S, S] to features [N, embed_dim].
+    `visual` maps pixels [N, 3, S, S] to features [N, embed_dim]; `preprocessing` has the mean and standard
+    deviation of its pixels and their number S. None: CLIP's, and the size that `visual` itself knows.
     """
 
     def __init__(
@@ -32,13 +34,16 @@ class VideoEncoder(nn.Module):
         temporal_heads: int | None = None,
         max_positions: int = 48,
         position_std: float = 0.02,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
+        preprocessing = preprocessing or Preprocessing(tower_size(visual))
         self.visual = visual
         self.embed_dim = embed_dim
         self.max_positions = max_positions
         self.use_temp = use_temp
-        self.normalize = PixelNormalization()
+        self.image_size = preprocessing.size
+        self.normalize = PixelNormalization(preprocessing.mean, preprocessing.std)
         if use_temp:
             heads = temporal_heads or max(1, embed_dim // 64)
             self.temporal_transformer = TemporalTransformer(embed_dim, layers=temporal_layers, heads=heads)

@@ -28,7 +28,7 @@ _FEATURES_DEPEND_ON = (
 # Settings that searching needs: also those of scores and tokenizers.
 _KEPT = (
     *_FEATURES_DEPEND_ON,
-    *("pretrained_text", "use_frame_fea", "top_frames", "cache_dir", "dataset"),
+    *("pretrained_text", "text_tower", "use_frame_fea", "top_frames", "cache_dir", "dataset"),
 )
 
 
@@ -83,6 +83,8 @@ def identity_of(config: Config) -> dict[str, Any]:
     assert config.init_model is not None
     record: dict[str, Any] = {"checkpoint_sha256": file_digest(Path(config.init_model))}
     record |= {name: getattr(config, name) for name in _FEATURES_DEPEND_ON}
+    if config.text_tower != "auto":  # left out: indexes of former versions must have the same hash
+        record["text_tower"] = config.text_tower
     record["use_temp"] = bool(config.use_temp)
     record["clip_model"] = Path(config.clip_model).name  # a JSON file may be elsewhere on another machine
     text = json.dumps(record, sort_keys=True)

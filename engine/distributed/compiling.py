@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from common.errors import UserError, first_line
-from engine.distributed.sharding import ENCODERS, layers_of
+from engine.distributed.sharding import ENCODERS
 from engine.distributed.world import World
+from modules.backbones.layers import layers_of
 from modules.dual_encoder import DualEncoder
 from modules.pixels import PixelNormalization
 

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from common.errors import UserError
 from engine.distributed.world import World
+from modules.backbones.layers import layers_of
 
 if TYPE_CHECKING:
     from modules.dual_encoder import DualEncoder
@@ -73,30 +74,6 @@ def shard(model: DualEncoder, world: World, *, precision: str = "fp32") -> nn.Mo
     for method in METHODS:
         register_fsdp_forward_method(model, method)
     return model
-
-
-def layers_of(part: nn.Module) -> list[nn.Module]:
-    """The layers of an encoder: the members of its lists of equal modules, such as transformer blocks.
-
-    Where a list's members hold such lists themselves, as the stages of a ConvNeXt, only the inner ones count.
-    """
-    layers = [
-        layer
-        for modules in part.modules()
-        if isinstance(modules, nn.ModuleList | nn.Sequential) and _are_layers(list(modules.children()))
-        for layer in modules.children()
-    ]
-    members = set(layers)
-    return [layer for layer in layers if not members & set(list(layer.modules())[1:])]
-
-
-def _are_layers(modules: list[nn.Module]) -> bool:
-    """Whether these are modules of one kind with weights in parts of their own."""
-    kinds = {type(module) for module in modules}
-    return len(kinds) == 1 and all(
-        any(True for child in module.children()) and any(True for weight in module.parameters())
-        for module in modules
-    )
 
 
 def _is_norm(module: nn.Module) -> bool:

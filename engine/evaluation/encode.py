@@ -21,7 +21,6 @@ from engine.evaluation.compute_metrics import Bank, SplitMetrics, compute_metric
 from engine.evaluation.features import Features, Names, check_features
 from engine.evaluation.similarity import ScoreTiles
 from engine.logs.run_log import RunLog
-from modules.backbones.clip_towers import clip_image_size
 from modules.dual_encoder import DualEncoder
 
 
@@ -63,7 +62,7 @@ class Evaluator:
                     frames.append(frame.float())
                     masks.append(batch["frame_mask"].to(self.world.device, torch.uint8, non_blocking=True))
             for _ in range(empty_passes):
-                size = clip_image_size(model.visual_encoder)
+                size = int(model.visual_encoder.image_size)  # type: ignore[arg-type]
                 with self._autocast():
                     model.encode_video(self._zeros(1, self.max_frames, 3, size, size))
         text = self.encode_texts(model, self.captions, "encoding captions")

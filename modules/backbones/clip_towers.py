@@ -1,47 +1,68 @@
-"""CLIP's image and text towers with random weights: architecture by name or JSON file.
+"""Image and text towers of open_clip with random weights: architecture by name or JSON file.
 
-The architectures are open_clip's. `modules/backbones/clip_weights.py` loads weights into them.
+`modules/backbones/clip_weights.py` loads weights into them.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-from pathlib import Path
+import re
 from typing import Any
 
 from torch import nn
 
-from common.errors import UserError, file_errors
-from common.json_text import parse_json
+from common.errors import UserError
+from modules.backbones.backbone import MAX_LOGIT_SCALE, tower_size
+from modules.backbones.clip_configs import CONFIG_FOLDER, clip_config, frame_position_std
+from modules.backbones.layers import name_parts
 from modules.pixels import replace_patch_convolution
 from modules.transformer_block import replace_blocks
 
-MAX_LOGIT_SCALE = 100.0
-CONFIG_FOLDER = Path(__file__).parent / "model_configs"
-DEFAULT_POSITION_STD = 0.02
-_CLIP_ARGUMENTS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")
+__all__ = ["CONFIG_FOLDER", "build_clip", "clip_config", "clip_embed_dim", "clip_image_size"]
+__all__ += ["fixed_logit_scale", "frame_position_std"]
+SIGMOID_LOGIT_SCALE = 10.0  # where training with the sigmoid loss starts (Zhai et al. 2023)
+_CLIP_ARGUMENTS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_bias")
+_POOL_TYPES = ("argmax", "eos", "first", "last")
 
 
 def build_clip(name: str) -> nn.Module:
-    """open_clip's CLIP of this architecture, float32, random weights, logit scale 100.
+    """open_clip's model of this architecture, float32, random weights, logit scale 100.
 
-    `name` is a path to a JSON file in open_clip's form, the name of a file in `model_configs`, or a model
-    that open_clip knows. Raises `UserError` for an unknown name and for a text tower that is not CLIP's own.
+    It is a `CLIP`, or for `custom_text` a `CustomTextCLIP`. CoCa's decoder is left out. `name` is as in
+    `clip_config`. Raises `UserError` for an unknown name and for a configuration that is not open_clip's.
     """
-    from open_clip.model import CLIP
+    return build_towers(name, clip_config(name))
 
-    config = clip_config(name)
+
+def build_towers(name: str, config: dict[str, Any]) -> nn.Module:
+    """`build_clip` of a configuration that is read already; `name` is for messages."""
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    pool = config["text_cfg"].get("pool_type", "argmax")
+    if pool not in _POOL_TYPES:
+        choices = ", ".join(_POOL_TYPES)
+        raise UserError(f"CLIP model '{name}': pool_type is {pool!r}, it must be one of {choices}")
+    if config["text_cfg"].get("hf_model_name"):
+        raise UserError(f"CLIP model '{name}': its text tower is one of transformers (hf_model_name)")
+    own_text = bool(config.get("custom_text")) or "multimodal_cfg" in config
+    scale = MAX_LOGIT_SCALE if config.get("init_logit_bias") is None else SIGMOID_LOGIT_SCALE
     try:
-        clip: nn.Module = CLIP(
+        clip: Any = (CustomTextCLIP if own_text else CLIP)(
             **{key: config[key] for key in _CLIP_ARGUMENTS if key in config},
-            init_logit_scale=math.log(MAX_LOGIT_SCALE),
+            init_logit_scale=math.log(scale),
         )
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"CLIP model '{name}': not a configuration in open_clip's form ({error})") from error
+    clip.visual.output_tokens = False  # CoCa's decoder would read them
     _replace_slow_parts(clip)
-    return clip.float()
+    _name_image_parts(clip.visual)
+    built: nn.Module = clip.float()
+    return built
+
+
+def text_tower(clip: Any) -> Any:
+    """The module that holds the parts of the text tower of a `CLIP` or `CustomTextCLIP`."""
+    return getattr(clip, "text", clip)
 
 
 def _replace_slow_parts(clip: Any) -> None:
@@ -49,38 +70,35 @@ def _replace_slow_parts(clip: Any) -> None:
     replace_patch_convolution(clip.visual)
     if hasattr(clip.visual, "transformer"):  # not a ResNet or a tower of timm
         replace_blocks(clip.visual.transformer)
-    replace_blocks(clip.transformer, causal=True)  # `clip_config` allows no other text tower
+    text = text_tower(clip)
+    plain = getattr(text, "cls_emb", None) is None
+    replace_blocks(text.transformer, causal=plain and text.attn_mask is not None)
 
 
-def clip_config(name: str) -> dict[str, Any]:
-    """The architecture in open_clip's form, after a check that the encoders here can run it."""
-    config = _read_config(name)
-    text = config.get("text_cfg", {})
-    unsupported = [
-        key
-        for key in ("hf_model_name", "no_causal_mask", "embed_cls", "proj_bias", "proj_type")
-        if text.get(key)
-    ]
-    if text.get("pool_type", "argmax") != "argmax":
-        unsupported.append("pool_type")
-    if unsupported or "multimodal_cfg" in config:
-        what = ", ".join(unsupported) or "multimodal_cfg"
-        raise UserError(
-            f"CLIP model '{name}': its text tower is not CLIP's own ({what}); choose a plain CLIP"
-        )
-    if "timm_model_name" in config.get("vision_cfg", {}):
-        # Without this, timm would download its ImageNet weights.
-        config["vision_cfg"]["timm_model_pretrained"] = False
-    return config
+def _name_image_parts(visual: Any) -> None:
+    if hasattr(visual, "trunk"):
+        _name_parts_of_timm(visual)
+    elif hasattr(visual, "transformer"):
+        embeddings = ("conv1", "class_embedding", "positional_embedding", "ln_pre")
+        name_parts(visual, embeddings=embeddings, layers=("transformer.resblocks.*",))
+    else:
+        stem = [f"{kind}{number}" for number in (1, 2, 3) for kind in ("conv", "bn")]
+        name_parts(visual, embeddings=stem, layers=[f"layer{number}.*" for number in (1, 2, 3, 4)])
 
 
-def frame_position_std(name: str) -> float:
-    """Standard deviation of the temporal transformer's initial frame positions (`frame_position_std`).
-
-    A JSON file may set it for an untrained image tower: its features are about 1 in size, and with positions
-    of the usual 0.02 the order of frames is not learned for thousands of steps.
-    """
-    return float(clip_config(name).get("frame_position_std", DEFAULT_POSITION_STD))
+def _name_parts_of_timm(visual: Any) -> None:
+    """timm tells the parameters of a model's stem and blocks by regular expressions."""
+    matcher = visual.trunk.group_matcher(coarse=False)
+    stem = re.compile(matcher["stem"])
+    blocks = matcher["blocks"]
+    patterns = [blocks] if isinstance(blocks, str) else [pattern for pattern, _ in blocks]
+    # A pattern that numbers its matches is that of blocks; the last number is that of the block.
+    numbered = [re.compile(f"{pattern}$") for pattern in patterns if pattern.endswith(r"(\d+)")]
+    name_parts(
+        visual,
+        embeddings=[f"trunk.{n}" for n, _ in visual.trunk.named_parameters() if stem.match(n)],
+        layers=[f"trunk.{n}" for n, _ in visual.trunk.named_modules() if any(p.match(n) for p in numbered)],
+    )
 
 
 def clip_embed_dim(clip: nn.Module) -> int:
@@ -91,48 +109,22 @@ def clip_embed_dim(clip: nn.Module) -> int:
 
 def clip_image_size(clip: nn.Module) -> int:
     """Pixels a side of the square frames that the image tower, `clip.visual`, takes."""
-    size: Any = clip.visual.image_size  # type: ignore[union-attr]
-    return int(size[0] if isinstance(size, tuple) else size)
+    visual: Any = clip.visual
+    return tower_size(visual)
+
+
+def logit_scale_of(clip: nn.Module) -> float:
+    """exp(logit scale)."""
+    logit_scale: Any = clip.logit_scale
+    return math.exp(logit_scale.item())
+
+
+def logit_bias_of(clip: nn.Module) -> float | None:
+    """The bias of a model of the sigmoid loss; None for others."""
+    bias: Any = getattr(clip, "logit_bias", None)
+    return None if bias is None else float(bias.item())
 
 
 def fixed_logit_scale(clip: nn.Module) -> float:
     """min(exp(logit scale), 100): a constant here, neither trained nor saved."""
-    logit_scale: Any = clip.logit_scale
-    return min(math.exp(logit_scale.item()), MAX_LOGIT_SCALE)
-
-
-def _read_config(name: str) -> dict[str, Any]:
-    import open_clip
-
-    path = Path(name) if name.endswith(".json") else CONFIG_FOLDER / f"{name}.json"
-    if path.is_file():
-        return _read_json(path)
-    if name.endswith(".json"):
-        raise UserError(f"CLIP model '{name}': no such file")
-    architectures = open_clip.list_models()
-    if name in architectures:
-        config: dict[str, Any] = open_clip.get_model_config(name)
-        return config
-    configured = sorted(file.stem for file in CONFIG_FOLDER.glob("*.json"))
-    near = difflib.get_close_matches(name, configured + architectures, n=5, cutoff=0.4)
-    raise UserError(
-        f"CLIP model '{name}' is unknown; it can be a JSON file, one of {', '.join(configured)}, "
-        f"or an open_clip name{': ' + ', '.join(near) if near else ''}"
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        with file_errors(path):
-            config = parse_json(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from error
-    kinds = {"embed_dim": int, "vision_cfg": dict, "text_cfg": dict}
-    entries: dict[str, Any] = config if isinstance(config, dict) else {}
-    wrong = [key for key, kind in kinds.items() if not isinstance(entries.get(key), kind)]
-    if wrong:
-        raise UserError(
-            f"{path}: {', '.join(wrong)} missing or of another type; "
-            "see modules/backbones/model_configs/toy.json for the form"
-        )
-    return entries
+    return min(logit_scale_of(clip), MAX_LOGIT_SCALE)

@@ -11,48 +11,112 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
 from modules.backbones.hub import load_local_first
+from modules.backbones.layers import name_parts
 from modules.numerics import at_least_float32
+from modules.transformer_block import TransformerBlock
 
 _log = logging.getLogger(__name__)
 
 
 class ClipTextEncoder(nn.Module):
-    """CLIP's text tower on the first W of its positions, with causal attention.
+    """A text tower of open_clip's: CLIP's own on the first W of its positions, with causal attention.
 
-    Takes the parts of `clip` under their published names. The text feature is that of the end token, which
-    has the largest id.
+    Takes the parts of `clip`, a `CLIP` or a `TextTransformer` of open_clip, under their published names. The
+    text feature is that of one token (`pool_type`): the one with the largest id, which is CLIP's end token
+    ("argmax"), the first end token ("eos"), or the "first" or "last" one. CoCa appends a token for it.
+
+    A tower for which padding is part of the text (`reads_padding`: it attends in both directions, or takes
+    the last position) is given its full `context_length`; missing ids are filled up with `pad_id`.
     """
 
-    attn_mask: Tensor
+    attn_mask: Tensor | None
+    cls_emb: nn.Parameter | None
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
-        self.positional_embedding: nn.Parameter = clip.positional_embedding  # type: ignore[assignment]
-        self.text_projection: nn.Parameter = clip.text_projection  # type: ignore[assignment]
-        self.token_embedding: nn.Module = clip.token_embedding  # type: ignore[assignment]
-        self.transformer: nn.Module = clip.transformer  # type: ignore[assignment]
-        self.ln_final: nn.Module = clip.ln_final  # type: ignore[assignment]
-        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)  # type: ignore[arg-type]
-        self.context_length, _ = self.positional_embedding.shape
-        self.vocab_size = int(clip.vocab_size)  # type: ignore[arg-type]
-        self.embed_dim = self.text_projection.shape[1]
+        tower: Any = clip
+        self.positional_embedding: nn.Parameter = tower.positional_embedding
+        self.text_projection: nn.Parameter | nn.Linear | None = tower.text_projection
+        self.token_embedding: nn.Module = tower.token_embedding
+        self.transformer: nn.Module = tower.transformer
+        self.ln_final: nn.Module = tower.ln_final
+        self.register_parameter("cls_emb", getattr(tower, "cls_emb", None))
+        self.register_buffer("attn_mask", tower.attn_mask, persistent=False)
+        is_clip = hasattr(tower, "text_pool_type")  # a CLIP holds the parts of its text tower itself
+        self.pool_type: str = tower.text_pool_type if is_clip else tower.pool_type
+        self.eos_id: int = tower.text_eos_id if is_clip else tower.eos_id
+        self.pad_id: int = getattr(tower, "pad_id", 0)
+        self.context_length = int(tower.context_length)
+        self.vocab_size = int(tower.vocab_size)
+        width = self.ln_final.weight.shape[0]
+        self.embed_dim = width if self.text_projection is None else _joint_width(self.text_projection)
+        one_token = self.pool_type in ("argmax", "eos", "first")
+        self.reads_padding = self.attn_mask is None or self.cls_emb is not None or not one_token
+        blocks = list(tower.transformer.resblocks)
+        if self.cls_emb is not None and not all(isinstance(block, TransformerBlock) for block in blocks):
+            raise UserError("CLIP model: a text tower with 'embed_cls' cannot have blocks of type 'custom'")
+        name_parts(
+            self,
+            embeddings=("token_embedding", "positional_embedding", "cls_emb"),
+            layers=("transformer.resblocks.*",),
+        )
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Text embeds [B, D] and word features [B, W, D]; `mask` is unused, because attention is causal."""
+        """Text features [B, D] and word features [B, W, D] of `ids` [B, W].
+
+        `mask` is unused: padding comes after what a token attends to, or it is part of the text.
+        """
         words = _checked_length(ids, self.context_length)
+        if self.reads_padding:
+            ids = F.pad(ids, (0, self.context_length - words), value=self.pad_id)
+        tokens = self.token_embedding(ids)
+        if self.cls_emb is not None:
+            tokens = torch.cat([tokens, self.cls_emb.to(tokens.dtype).expand(len(ids), 1, -1)], dim=1)
+        length = tokens.shape[1]
         # Where weights are sharded they may come in half precision; the residual stream does not.
-        tokens = at_least_float32(self.token_embedding(ids) + self.positional_embedding[:words])
-        hidden = self.transformer(tokens, attn_mask=self.attn_mask[:words, :words])
-        hidden = self.ln_final(hidden) @ self.text_projection
-        return hidden[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)], hidden
+        tokens = at_least_float32(tokens + self.positional_embedding[:length])
+        hidden = self.transformer(tokens, attn_mask=self._attention_mask(ids, length))
+        hidden = self._project(self.ln_final(hidden))
+        return self._pool(hidden, ids), hidden[:, :words]
 
     def pooler_parameters(self) -> list[nn.Parameter]:
-        """Parameters that only the text embeds depend on: none."""
+        """Parameters that only the text embeds depend on: none, or the appended token."""
         return []
+
+    def _attention_mask(self, ids: Tensor, length: int) -> Tensor | None:
+        if self.cls_emb is None:
+            return None if self.attn_mask is None else self.attn_mask[:length, :length]
+        # CoCa's weights were trained with a mask of padding that is shifted by one: the appended token stands
+        # first in it, not last.
+        seen = torch.cat([torch.ones_like(ids[:, :1], dtype=torch.bool), ids != self.pad_id], dim=1)
+        both = seen[:, None, None, :]
+        return both if self.attn_mask is None else both & (self.attn_mask[:length, :length] == 0)
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        if self.text_projection is None:
+            return hidden
+        if isinstance(self.text_projection, nn.Linear):
+            projected: Tensor = self.text_projection(hidden)
+            return projected
+        return hidden @ self.text_projection
+
+    def _pool(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        if self.cls_emb is not None or self.pool_type == "last":
+            return hidden[:, -1]
+        if self.pool_type == "first":
+            return hidden[:, 0]
+        assert self.pool_type in ("argmax", "eos"), self.pool_type
+        place = ids if self.pool_type == "argmax" else (ids == self.eos_id).int()
+        return hidden[torch.arange(len(ids), device=ids.device), place.argmax(dim=-1)]
+
+
+def _joint_width(projection: nn.Parameter | nn.Linear) -> int:
+    return projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
 
 
 class ChineseTextEncoder(nn.Module):
@@ -92,6 +156,9 @@ class ChineseTextEncoder(nn.Module):
         self.embed_dim = embed_dim
         self.vocab_size = int(config.vocab_size)
         self.context_length = int(config.max_position_embeddings)
+        name_parts(
+            self, embeddings=("chinese_encoder.embeddings",), layers=("chinese_encoder.encoder.layer.*",)
+        )
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Text embeds [B, D] and word features [B, W, D] of `ids` [B, W]; `mask` [B, W] is 1 on tokens."""

@@ -87,6 +87,7 @@ OURS = {
     "output_dir",
     "precision",
     "pretrained_text",
+    "text_tower",
     "train_annotations",
     "train_list",
     "train_store",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +14,25 @@ from common.errors import UserError
 from engine.config import Config
 from engine.data import input_spec, inspect_frames, inspect_texts
 from engine.distributed.world import World
+from modules.backbones.backbone import Backbone
+from modules.backbones.registry import build_backbone
+from modules.backbones.request import Request
+from modules.backbones.tokenizers import ChineseTokenizer
 from tests.dataloaders.test_video_text import dataset
 from tests.dataloaders.toy import WordTokenizer, toy_examples, write_bert_vocabulary
 
 
-def model_with(*, rows: int) -> Any:
-    text = SimpleNamespace(vocab_size=rows, context_length=16)
-    return SimpleNamespace(
-        text_encoder=text, visual_encoder=SimpleNamespace(visual=SimpleNamespace(image_size=32))
+def model_with(*, rows: int, folder: str | None = None) -> Any:
+    own = build_backbone(Request("toy"))
+    backbone = own if folder is None else with_tokenizer_of_bert(own, folder)
+    return SimpleNamespace(backbone=dataclasses.replace(backbone, vocab_size=rows))
+
+
+def with_tokenizer_of_bert(backbone: Backbone, folder: str) -> Backbone:
+    return dataclasses.replace(
+        backbone,
+        tokenizer=lambda language: ChineseTokenizer(folder),
+        text_name=f"--pretrained_text {folder}",
     )
 
 
@@ -28,10 +40,10 @@ def test_a_vocabulary_larger_than_the_embedding_table_is_refused(tmp_path: Path)
     """Its last ids would end the run at the first text that has one, perhaps after hours."""
     folder = str(write_bert_vocabulary(tmp_path / "bert", list("abcdefg")))  # 5 special tokens and 7 words
     config = Config(language="chinese", pretrained_text=folder)
-    assert input_spec(config, model_with(rows=12)).tokenizer.vocab_size == 12
+    assert input_spec(config, model_with(rows=12, folder=folder)).tokenizer.vocab_size == 12
     with pytest.raises(UserError, match=r"--pretrained_text .*bert: .* ids up to 11, but .* has 11 rows"):
-        input_spec(config, model_with(rows=11))
-    with pytest.raises(UserError, match=r"--clip_model ViT-B-32-quickgelu: .*49407, but .* has 1000 rows"):
+        input_spec(config, model_with(rows=11, folder=folder))
+    with pytest.raises(UserError, match=r"--clip_model toy: .*49407, but .* has 1000 rows"):
         input_spec(Config(language="english"), model_with(rows=1000))
 
 

@@ -16,12 +16,12 @@ from engine.distributed.sharding import (
     describe_sharding,
     full_copy,
     full_state,
-    layers_of,
     load_full_state,
 )
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
 from engine.training.optimizer import MOMENTS, build_optimizer, load_optimizer_state, optimizer_state
+from modules.backbones.layers import layers_of
 from tests.device import DEVICE
 from tests.engine.distributed.test_world import variables
 from tests.modules import tiny

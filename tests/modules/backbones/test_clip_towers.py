@@ -70,7 +70,7 @@ def test_an_unknown_name_gets_near_ones() -> None:
             "open_clip's form.*colour",
         ),
         (json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"hf_model_name": "x"}}), "hf_model_name"),
-        (json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"pool_type": "last"}}), "pool_type"),
+        (json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"pool_type": "most"}}), "pool_type"),
     ],
 )
 def test_a_bad_configuration_file_is_named(content: str, reason: str, tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""From the name of a model to a `Backbone`: one line of `FAMILIES` for each kind of model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from modules.backbones.backbone import Backbone
+from modules.backbones.open_clip_models import build_open_clip
+from modules.backbones.request import Request
+from modules.backbones.text_encoder import ChineseTextEncoder
+from modules.backbones.tokenizers import ChineseTokenizer
+
+
+def _is_any(request: Request) -> bool:
+    return True
+
+
+# (what the family is called, whether it can build the model of a request, how it builds it); the first that
+# can is asked.
+FAMILIES: tuple[tuple[str, Callable[[Request], bool], Callable[[Request], Backbone]], ...] = (
+    ("open_clip", _is_any, build_open_clip),
+)
+
+
+def build_backbone(request: Request) -> Backbone:
+    """The backbone of that name with its weights, on the CPU in float32.
+
+    Raises `UserError` for an unknown name (with near ones), for weights that are absent (what to fetch) or of
+    another model (counts and first names), and for a model without an image or a text tower.
+    """
+    build = next(build for _, accepts, build in FAMILIES if accepts(request))
+    return build(request)
+
+
+def with_bert(
+    backbone: Backbone,
+    name_or_folder: str,
+    *,
+    pretrained: bool = True,
+    legacy_special_tokens: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Backbone:
+    """`backbone` with a BERT-class text encoder of transformers in the place of its own (Shen et al. 2023).
+
+    Its projection to the joint space starts from random weights, and without `pretrained` all of it does.
+    Raises `UserError` as `ChineseTextEncoder` does.
+    """
+    text = ChineseTextEncoder(
+        name_or_folder, embed_dim=backbone.embed_dim, pretrained=pretrained, cache_dir=cache_dir
+    )
+    tokenizer = partial(
+        _bert_tokenizer,
+        name=name_or_folder,
+        legacy_special_tokens=legacy_special_tokens,
+        cache_dir=str(cache_dir) if cache_dir else None,
+    )
+    return dataclasses.replace(
+        backbone,
+        text_name=f"--pretrained_text {name_or_folder}",
+        text=text,
+        tokenizer=tokenizer,
+        vocab_size=text.vocab_size,
+        context_length=text.context_length,
+        languages=frozenset({"chinese"}),
+    )
+
+
+def _bert_tokenizer(
+    language: str, *, name: str, legacy_special_tokens: bool, cache_dir: str | None
+) -> ChineseTokenizer:
+    """The tokenizer of a BERT-class encoder, which is the same for every language."""
+    return ChineseTokenizer(name, legacy_special_tokens=legacy_special_tokens, cache_dir=cache_dir)
