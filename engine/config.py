@@ -225,6 +225,11 @@ class Config:
         "optimisation",
         "clips a rank encodes at once; the gradient is that of the full batch (0: off)",
     )
+    ema: float = _flag(
+        0.0,
+        "optimisation",
+        "decay of the moving average of the weights, which is evaluated and saved in their place (0: off)",
+    )
     mask_duplicates: bool = _flag(
         False,
         "optimisation",

@@ -106,6 +106,7 @@ def check_config(config: Config, *, program: str) -> None:
         _require(torch.cuda.is_available(), "--precision fp16: needs a GPU; on a CPU give bf16 or fp32")
     _require(0 <= config.contrast_momentum <= 1, "--contrast_momentum: must be between 0 and 1")
     _require(config.contrast_temperature > 0, "--contrast_temperature: must be above 0")
+    _require(0 <= config.ema < 1, f"--ema {config.ema:g}: must be 0 or more and less than 1, such as 0.999")
     _require(0 <= config.warmup_proportion <= 1, "--warmup_proportion: must be between 0 and 1")
     _require(
         config.batch_size % config.gradient_accumulation_steps == 0,

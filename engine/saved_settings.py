@@ -105,8 +105,18 @@ def with_checkpoint_settings(config: Config, given: Collection[str]) -> tuple[Co
         remarks.append(
             Remark(f"{path}: settings of an evaluation; perhaps the checkpoint was trained with others", True)
         )
+    if saved.get("ema"):
+        remarks.append(Remark(_which_weights(checkpoint, saved["ema"])))
     remarks += [Remark(text, True) for text in disagreements(merged, saved, names=names, path=path)]
     return merged, remarks
+
+
+def _which_weights(checkpoint: Path | None, decay: float) -> str:
+    """Whether a file of a training with --ema holds the average."""
+    if checkpoint is not None and checkpoint.name.startswith("training_state."):
+        average = f"their average (--ema {decay:g}) is in pytorch_model.bin.N"
+        return f"{checkpoint}: the weights that were trained; {average}"
+    return f"{checkpoint}: weights averaged over the steps of the training (--ema {decay:g})"
 
 
 def take_over(config: Config, saved: Settings, *, names: Sequence[str], given: Collection[str]) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from itertools import filterfalse
 from pathlib import Path
@@ -9,20 +10,20 @@ from typing import Any
 
 from torch import nn
 
-from engine.checkpoint.files import checkpoint_path, read_state, save_state
+from engine.checkpoint.files import checkpoint_path, save_state
 from engine.checkpoint.random_state import restore_random_state
 from engine.checkpoint.resume import Resumed, compare_data, describe_data
 from engine.checkpoint.state_writer import HOW_TO_RESUME, SavingHooks, StateWriter
 from engine.checkpoint.states import list_states
 from engine.config import Config
 from engine.data import TrainingData
-from engine.distributed.sharding import full_state, load_full_state
 from engine.distributed.world import World
 from engine.logs.metrics_jsonl import Result, drop_results_after, is_final
 from engine.logs.run_log import RunLog
 from engine.process.signals import StopRequest
 from engine.training.chance import chance_loss
 from engine.training.optimizer import BertAdam, build_optimizer, load_optimizer_state, optimizer_state
+from engine.training.saved_weights import SavedWeights
 from engine.training.selection import CHOOSE_BY, Selection, choose, describe, write_best
 from engine.training.trainer import Counters, Trainer, steps_per_epoch
 from modules.dual_encoder import DualEncoder
@@ -59,6 +60,7 @@ class Fit:
         self.output_dir = Path(config.output_dir)
         self.data = world.broadcast(describe_data(train.dataset.examples) if world.is_main else None)
         compare_data(self.data, resumed)
+        self.weights = SavedWeights(model, ema=config.ema)
         self.steps_per_epoch = steps_per_epoch(
             len(train.loader), accumulation=config.gradient_accumulation_steps
         )
@@ -76,6 +78,9 @@ class Fit:
         self.results: list[Result] = []
         self.reported = False
         self._restore()
+        what_is_saved = self.weights.describe()
+        if what_is_saved:
+            log.info(what_is_saved)
 
     def run(self, selection: Selection) -> None:
         """Train the epochs that are not done yet, then evaluate the chosen one on the test list."""
@@ -101,15 +106,16 @@ class Fit:
             self.train.sampler.set_epoch(epoch, start_batch=start_batch)
             self.trainer.train_epoch(epoch, first_step=steps_done)
             self.saving.save(epoch, self.steps_per_epoch)
-        weights = full_state(self.model, keep=self.world.is_main)
-        self.saving.on_main(lambda: save_state(weights, checkpoint_path(self.output_dir, epoch)))
+        with self.weights.as_saved():
+            checkpoint = self.weights.checkpoint(keep=self.world.is_main)
+            self.saving.on_main(lambda: save_state(checkpoint, checkpoint_path(self.output_dir, epoch)))
         self.saving.finish()
 
     def _evaluate(self, epoch: int, selection: Selection) -> None:
         """Evaluate an epoch on the list that the checkpoint is chosen by."""
         path = checkpoint_path(self.output_dir, epoch)
         what = f"while evaluating epoch {epoch + 1}, whose training is saved; {HOW_TO_RESUME}"
-        with self.stop.interruptible(what, saved=True):
+        with self.stop.interruptible(what, saved=True), self.weights.as_saved():
             values = selection.evaluate(self.model, epoch=epoch, checkpoint=path)
         self._remember({"epoch": epoch, "checkpoint": str(path), **values})
         self._write_best(epoch=self._chosen(), value=max(result[CHOOSE_BY] for result in self.results))
@@ -119,9 +125,11 @@ class Fit:
         epoch, config = self._chosen(), self.config
         path = self._weights_of(epoch)
         what = f"while evaluating the test list, with the training done and saved; {HOW_TO_RESUME}"
-        with self.stop.interruptible(what, saved=True):
-            if epoch != config.epochs - 1:
-                load_full_state(self.model, read_state(path))
+        is_last = epoch == config.epochs - 1
+        as_saved = self.weights.as_saved() if is_last else contextlib.nullcontext()
+        with self.stop.interruptible(what, saved=True), as_saved:
+            if not is_last:
+                self.weights.load_checkpoint(path)
             values = selection.report(self.model, epoch=epoch, checkpoint=path)
         if not self.results:
             self._write_best(epoch=epoch, value=values[CHOOSE_BY])
@@ -178,7 +186,7 @@ class Fit:
             name_of=self.train.name_of,
             requested=self.train.sampler.samples_of,
             log_scalars=self.model.log_scalars,
-            after_step=self.model.after_step,
+            after_step=self.weights.after_step,
             max_bad_steps=config.max_bad_steps,
             max_bad_samples=config.max_bad_samples,
             hooks=self.saving,
@@ -189,7 +197,7 @@ class Fit:
         """The parts of a state that `SavingHooks` does not add itself, as copies. Collective."""
         keep = self.world.is_main
         return {
-            "model": full_state(self.model, keep=keep, copy=True),
+            **self.weights.contents(keep=keep),
             "optimizer": optimizer_state(self.model, self.optimizer, keep=keep),
             "scaler": self.trainer.scaler.state_dict(),
             "counters": {**dataclasses.asdict(self.trainer.counters), "model": self.model.extra_state()},
@@ -198,7 +206,7 @@ class Fit:
         }
 
     def _restore(self) -> None:
-        """Restore the saved run and its log files, except the weights: `run` has loaded them."""
+        """Restore the saved run and its log files, except the model's weights: `run` has loaded them."""
         if self.config.resume is None:
             return
         position, state = self.resumed.position, self.resumed.state
@@ -212,6 +220,7 @@ class Fit:
         logged = self.world.broadcast(logged)
         if self.resumed.path is None:
             return
+        self.weights.restore(state)
         load_optimizer_state(self.model, self.optimizer, state["optimizer"])
         self.trainer.scaler.load_state_dict(state["scaler"])
         counters = dict(state["counters"])
