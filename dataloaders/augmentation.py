@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from dataloaders.frame_store.jpeg import Excess
-from dataloaders.transforms import as_batch
+from dataloaders.transforms import as_batch, interpolate
 
 AUGMENT_PER = ("frame", "clip")
 
@@ -80,12 +79,23 @@ class Crop:
         """Crop `frame` [H, W, 3] and resize it (bilinear, antialiased) into `planes` [3, S, S]."""
         top, left, height, width = self.box(*frame.shape[:2])
         part = as_batch(frame[top : top + height, left : left + width])
-        resized = F.interpolate(part, size=planes.shape[1:], mode="bilinear", antialias=True)[0].numpy()
+        resized = interpolate(part, size=planes.shape[1:], mode="bilinear")[0].numpy()
         for source, plane in zip(resized, planes, strict=True):
             if self.mirrored:
                 cv2.flip(source, 1, dst=plane)
             else:
                 np.copyto(plane, source)
+
+
+def resize_crop(pictures: Tensor, crop: Sequence[int], size: int) -> Tensor:
+    """`Crop.fill` of pictures of one size, uint8 [n, 3, H, W] on any device, with one box: [n, 3, S, S].
+
+    `crop`: (top, left, height, width, mirrored).
+    """
+    top, left, height, width, mirrored = crop
+    part = pictures[..., top : top + height, left : left + width]
+    resized = interpolate(part, size=(size, size), mode="bilinear")
+    return resized.flip(-1) if mirrored else resized
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.errors import FileError, UserError
 from common.stop_signals import SIGNALS
+from dataloaders.encoded_frames import collate
 
 logger = logging.getLogger(__name__)
 
@@ -198,6 +199,7 @@ def build_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
+        collate_fn=collate,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
         persistent_workers=persistent and num_workers > 0,

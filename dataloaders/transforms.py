@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
 def fill_clip(clip: Tensor, frames: Iterable[NDArray[np.uint8]]) -> None:
     """`resize_and_crop` of as many frames as `clip` [F, 3, S, S] has, into it."""
     for planes, frame in zip(clip.numpy(), frames, strict=True):
-        np.copyto(planes, _resize_centre(_without_long_ends(frame), planes.shape[-1]))
+        np.copyto(planes, resize_centre(as_batch(_without_long_ends(frame)), planes.shape[-1])[0].numpy())
 
 
 def excess_of_resize(size: int) -> Excess:
@@ -45,9 +46,15 @@ def excess_of_resize(size: int) -> Excess:
 
 def _without_long_ends(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The middle of a very long picture: one of 1 x 900,000 pixels would be resized to 135 GB."""
-    longest = MAX_ASPECT * min(frame.shape[:2])
-    top, left = (round(max(0, side - longest) / 2) for side in frame.shape[:2])
-    return frame[top : top + longest, left : left + longest]
+    down, across = middle(frame.shape[0], frame.shape[1])
+    return frame[down, across]
+
+
+def middle(height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of a picture that are used: all, except for the ends of a very long one."""
+    longest = MAX_ASPECT * min(height, width)
+    top, left = (round(max(0, side - longest) / 2) for side in (height, width))
+    return slice(top, top + longest), slice(left, left + longest)
 
 
 @dataclass(frozen=True)
@@ -87,20 +94,27 @@ def _window(length: int, resized: int, size: int) -> _Window:
     return _Window(start, stop, scale, skip)
 
 
-def _resize_centre(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The centre [3, S, S] of a frame [H, W, 3] whose shorter side is resized to `size`."""
-    shorter = min(frame.shape[:2])
+def resize_centre(pictures: Tensor, size: int) -> Tensor:
+    """`resize_and_crop` of pictures of one size, uint8 [n, 3, H, W] on any device: uint8 [n, 3, S, S]."""
+    shorter = min(pictures.shape[2:])
     # Rounded down, as in torchvision.
-    down, across = (_window(side, int(size * side / shorter), size) for side in frame.shape[:2])
-    part = frame[down.start : down.stop, across.start : across.stop]
-    resized = F.interpolate(
-        as_batch(part),
+    down, across = (_window(side, int(size * side / shorter), size) for side in pictures.shape[2:])
+    part = pictures[..., down.start : down.stop, across.start : across.stop]
+    resized = interpolate(
+        part,
         scale_factor=(down.scale, across.scale),
         recompute_scale_factor=False,
         mode="bicubic",
-        antialias=True,
     )
-    return resized[0, :, down.skip : down.skip + size, across.skip : across.skip + size].numpy()
+    return resized[..., down.skip : down.skip + size, across.skip : across.skip + size]
+
+
+def interpolate(pictures: Tensor, **options: Any) -> Tensor:
+    """torch's antialiased resize of uint8 pictures. Other devices than CPUs have it for floats only."""
+    if pictures.device.type == "cpu":
+        return F.interpolate(pictures, antialias=True, **options)
+    resized = F.interpolate(pictures.float(), antialias=True, **options)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def as_batch(picture: NDArray[np.uint8]) -> Tensor:

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import UserError
-from dataloaders.augmentation import draw_augmentation, no_colours
+from dataloaders.augmentation import Augmentation, draw_augmentation, no_colours
 from dataloaders.colour_augmentation import augment_colours
+from dataloaders.encoded_frames import encoded_clip
 from dataloaders.examples import Examples
 from dataloaders.frame_sampling import (
     FRAME_SAMPLES,
@@ -69,6 +70,8 @@ class FrameReader(Protocol):
         self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
     ) -> Iterable[NDArray[np.uint8]]: ...
 
+    def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes]: ...
+
 
 class VideoTextDataset(Dataset[Sample]):
     """Samples of `examples` with frames from `store`.
@@ -82,8 +85,9 @@ class VideoTextDataset(Dataset[Sample]):
     `frame_sample_len` "dynamic", a clip has min(max(int(duration * `duration_factor`), 3), F) frames, then
     zero padding; evaluation on a data set without durations uses F frames. `augment` ("frame" or "clip")
     turns on CHVTT's pre-training augmentation: crops are made here, and colours too with `colours_here`, else
-    the sample has what was drawn for them as `colours` [F, C]. `scaled_decoding`: see `decode_jpeg`, for
-    training only. `mlm` adds masked copies of the texts. No tags if `max_tag_words` is None.
+    the sample has what was drawn for them as `colours` [F, C]. `scaled_decoding`: see `decode_jpeg`, and
+    `encoded`: JPEGs in place of `frames` (encoded_frames.py); both for training only. `mlm` adds masked
+    copies of the texts. No tags if `max_tag_words` is None.
 
     The constructor raises `UserError` for `random` sampling of more frames than are stored, and for dynamic
     lengths without durations.
@@ -106,6 +110,7 @@ class VideoTextDataset(Dataset[Sample]):
         augment: str | None = None,
         colours_here: bool = False,
         scaled_decoding: bool = False,
+        encoded: bool = False,
         mlm: bool = False,
         seed: int = 0,
     ) -> None:
@@ -124,6 +129,7 @@ class VideoTextDataset(Dataset[Sample]):
         self._augment_per = augment if view == "pairs" else None
         self._colours_here = colours_here
         self._scaled_decoding = scaled_decoding and view == "pairs"
+        self._encoded = encoded and view == "pairs"
         self._mlm = mlm and view == "pairs"
         self._seed = seed
         self._reported: set[str] = set()
@@ -207,21 +213,47 @@ class VideoTextDataset(Dataset[Sample]):
             indices = sample_frame_indices(stored, length, frame_sample=self._frame_sample, rng=rng)
         except TooFewFramesError as error:
             raise TooFewFramesError(f"video {video_id}: {error}") from None
+        mask = {"frame_mask": torch.arange(self._max_frames) < length}
+        if self._encoded:
+            return mask | self._encoded_clip(video_id, indices.tolist(), rng)
         clip = torch.empty(self._max_frames, 3, self._image_size, self._image_size, dtype=torch.uint8)
         clip[length:] = 0
-        sample = {"frames": clip, "frame_mask": torch.arange(self._max_frames) < length}
+        sample = {"frames": clip} | mask
         read = partial(self._read_frames, video_id, indices.tolist())
         if self._augment_per is None:
             fill_clip(clip[:length], read([excess_of_resize(self._image_size)] * length))
             return sample
         drawn = draw_augmentation(length, per=self._augment_per, rng=rng)
         drawn.fill(clip[:length], read([crop.excess(self._image_size) for crop in drawn.crops]))
-        colours = no_colours(self._max_frames)
-        colours[:length] = torch.from_numpy(drawn.colours)
+        colours = self._colours(drawn)
         if not self._colours_here:
             return sample | {"colours": colours}
         augment_colours(clip, colours)
         return sample
+
+    def _encoded_clip(self, video_id: str, indices: list[int], rng: np.random.Generator) -> Sample:
+        """The clip as JPEGs; the colours are changed where they are decoded."""
+        drawn = None
+        if self._augment_per is not None:
+            drawn = draw_augmentation(len(indices), per=self._augment_per, rng=rng)
+        try:
+            sample = encoded_clip(
+                self._store.read_jpegs(video_id, indices),
+                max_frames=self._max_frames,
+                image_size=self._image_size,
+                augmentation=drawn,
+            )
+        except UserError as error:
+            if isinstance(error, FrameStoreError):
+                raise
+            raise FrameStoreError(f"video {video_id}: {error}") from None
+        return sample if drawn is None else sample | {"colours": self._colours(drawn)}
+
+    def _colours(self, drawn: Augmentation) -> Tensor:
+        """[F, C]: padded frames keep theirs."""
+        colours = no_colours(self._max_frames)
+        colours[: len(drawn.colours)] = torch.from_numpy(drawn.colours)
+        return colours
 
     def _read_frames(
         self, video_id: str, indices: list[int], excess: list[Excess]

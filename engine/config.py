@@ -120,6 +120,12 @@ class Config:
     decode_scale: str = _flag(
         "auto", "data", "decode large training frames at 1/2, 1/4 or 1/8", choices=("auto", "full")
     )
+    decode_on: str = _flag(
+        "cpu",
+        "data",
+        "training frames are decoded by the loader processes, or by the GPU (nvJPEG): for few cores a GPU",
+        choices=("cpu", "gpu"),
+    )
     augment_per: str = _flag(
         "frame", "data", "CHVTT's augmentation is drawn per frame or per clip", choices=("frame", "clip")
     )
@@ -236,7 +242,7 @@ class Config:
         "a clip or text that occurs twice in a batch is not used as a negative of itself",
     )
     compile: str = _flag(
-        "off",  # until it was seen on a GPU that it starts in under 30 s there and is faster
+        "auto",
         "optimisation",
         "torch.compile the layers of the encoders; auto: on GPUs, if it works there; without a value: on",
         choices=("auto", "on", "off"),

@@ -125,6 +125,8 @@ def build_training_data(
     config: Config, world: World, spec: InputSpec, log: RunLog, read: Split
 ) -> TrainingData:
     """Data set, sampler and loader of this rank. Raises `UserError`, which names the bad flag."""
+    if config.decode_on == "gpu" and world.device.type != "cuda":
+        raise UserError("--decode_on gpu: no GPU here; leave it out to decode in the loader processes")
     split = training_split(config)
     examples, store, missing = read
     if missing:
@@ -345,6 +347,7 @@ def _dataset(
         # Colours are changed on the device in batches; on a CPU by the workers, of which there are several.
         colours_here=world.device.type == "cpu",
         scaled_decoding=config.decode_scale == "auto",
+        encoded=config.decode_on == "gpu",
         mlm=view == "pairs" and split == "pretrain" and config.weight_MLM > 0,
         seed=config.seed,
     )

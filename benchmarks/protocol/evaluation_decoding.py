@@ -56,6 +56,9 @@ class CountingStore:
         self.reads += 1
         return [cv2.imdecode(self._clips[video_id][i], cv2.IMREAD_COLOR)[..., ::-1] for i in indices]
 
+    def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes]:
+        return [self._clips[video_id][i].tobytes() for i in indices]
+
 
 class Words:
     """A tokenizer that gives each word an id by its bytes."""

@@ -32,28 +32,51 @@ def decode_jpeg(data: bytes | memoryview, excess: Excess | None = None) -> NDArr
     With `excess`, a picture at least 2, 4 or 8 times larger than needed may be decoded at 1/2, 1/4 or 1/8 of
     its size, rounded up: in the transform of its blocks, which is faster than resizing the pixels.
     """
-    # The decoder fills the rest of a cut-off picture with grey without an error.
-    view = memoryview(data)
-    if bytes(view[:2]) != _START:
-        raise UserError("not a JPEG")
-    if _END not in bytes(view[-64:]):  # some encoders pad after the end mark
-        raise UserError(f"broken JPEG: cut off after {len(view)} bytes")
+    view = _whole(data)
     try:
         return _decode_usual(view, excess)
     except ValueError:
         return _decode_any(view)
 
 
+def usual_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that any decoder can decode, from its header.
+
+    None for one that OpenCV decodes here, or none does. Raises `UserError` if it is no JPEG or cut off.
+    """
+    try:
+        return _usual_header(_whole(data))
+    except ValueError:
+        return None
+
+
+def _whole(data: bytes | memoryview) -> memoryview:
+    """The bytes, of which the first and the last are looked at."""
+    # The decoder fills the rest of a cut-off picture with grey without an error.
+    view = memoryview(data)
+    if bytes(view[:2]) != _START:
+        raise UserError("not a JPEG")
+    if _END not in bytes(view[-64:]):  # some encoders pad after the end mark
+        raise UserError(f"broken JPEG: cut off after {len(view)} bytes")
+    return view
+
+
 def _decode_usual(view: memoryview, excess: Excess | None) -> NDArray[np.uint8]:
     """Raises `ValueError` for a JPEG that needs `_decode_any`."""
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(view)
-    if colours not in _USUAL or height * width > _MOST_PIXELS or _has_app1(view):
-        raise ValueError
+    height, width = _usual_header(view)
     if excess is None or (times := excess(height, width)) < 2:
         return simplejpeg.decode_jpeg(view)
     divisor = 8 if times >= 8 else 4 if times >= 4 else 2
     # It takes the smallest size with both of these sides.
     return simplejpeg.decode_jpeg(view, min_height=-(-height // divisor), min_width=-(-width // divisor))
+
+
+def _usual_header(view: memoryview) -> tuple[int, int]:
+    """(height, width). Raises `ValueError` for a JPEG that needs `_decode_any`."""
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(view)
+    if colours not in _USUAL or height * width > _MOST_PIXELS or _has_app1(view):
+        raise ValueError
+    return height, width
 
 
 def _has_app1(view: memoryview) -> bool:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from common.errors import UserError
 from dataloaders.colour_augmentation import augment_colours
+from dataloaders.encoded_frames import ENTRIES, decode_clips
 from engine.distributed.environment import Place
 
 Batch = dict[str, torch.Tensor]
@@ -70,13 +71,17 @@ def refuse_shared_devices(place: Place, device: torch.device, node: str, store: 
 def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> Batch:
     """A copy of the batch on `device`, except what is read on the CPU.
 
-    If the batch's memory is pinned, the CPU does not wait for the copy. The frames' colours are changed
-    there, as `colours` says, which is left out of the copy.
+    If the batch's memory is pinned, the CPU does not wait for the copy. Frames that are JPEGs are decoded
+    there, for which it waits. The frames' colours are changed there, as `colours` says. What these two
+    need is left out of the copy.
     """
     copied = {
         name: tensor if _stays(name) else tensor.to(device, non_blocking=True)
         for name, tensor in batch.items()
+        if name not in ENTRIES
     }
+    if "jpegs" in batch:
+        copied["frames"] = decode_clips(batch, device)
     colours = copied.pop("colours", None)
     if colours is not None:
         augment_colours(copied["frames"], colours)

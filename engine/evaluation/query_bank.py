@@ -67,3 +67,6 @@ class _NoFrames:
         self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
     ) -> list[NDArray[np.uint8]]:
         raise AssertionError(video_id)
+
+    def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes]:
+        raise AssertionError(video_id)

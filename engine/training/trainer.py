@@ -125,8 +125,9 @@ class Trainer:
         self.meter.restart()
         for position, batch in enumerate(bar):
             self.meter.data_ready()
+            batch = self.copy(batch)  # which may find frames that it cannot decode
             self._remember_unreadable(batch, epoch, first_step * self.accumulation + position)
-            group.append(self.copy(batch))
+            group.append(batch)
             if len(group) < self.accumulation and position + 1 < batches:
                 continue
             step += 1

@@ -59,6 +59,10 @@ class ListStore:
             raise FrameStoreError(f"frame store {self.path}: video {video_id}, frame {indices[0]}: cut off")
         return [np.full((20, 24, 3), index, dtype=np.uint8) for index in indices]
 
+    def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes]:
+        frames = self.iter_frames(video_id, indices)
+        return [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
+
 
 def toy_examples(
     *, videos: int, captions_each: int = 1, tags: bool = False, duration: float | None = None

@@ -74,6 +74,7 @@ OURS = {
     "top_frames",
     "allow_missing",
     "augment_per",
+    "decode_on",
     "decode_scale",
     "clip_model",
     "clip_weights",
@@ -148,7 +149,7 @@ def test_compile_without_a_value_is_on() -> None:
     """As on command lines of the time when it had none; the next flag is not its value."""
     given = ([], ["--compile"], ["--compile", "--fsdp"], ["--compile", "off"])
     found = [parse(*TRAIN, *more) for more in given]
-    assert [config.compile for config in found] == ["off", "on", "on", "off"]
+    assert [config.compile for config in found] == ["auto", "on", "on", "off"]
     assert [config.fsdp for config in found] == [False, False, True, False]
 
 
