@@ -50,10 +50,11 @@ from engine.evaluation.similarity import GRAIN, ScoreTiles
 from engine.loaders import EVALUATION_BYTES
 from engine.logs.run_log import RunLog
 from modules.dual_encoder import DualEncoder
+from modules.heads.hmmc import hmmc_head
 
 CAPTIONS, VIDEOS, WIDTH = 150_000, 100_000, 512
 COMPARED = 4_000_000  # pairs
-TOP_FRAMES, LOGIT_SCALE = 3, 100.0
+HEAD, LOGIT_SCALE = hmmc_head(top_frames=3), 100.0
 CAPTION_BATCH, CHUNK = 1024, 4096
 COLUMNS = {
     "clips_per_second": "clips/s",
@@ -101,9 +102,7 @@ def encode(work: Work, precision: str, device: torch.device) -> dict[str, Any]:
             video_of_caption=np.arange(3 * clips) % clips,
             world=world,
             log=RunLog(Path(), active=False),
-            use_frame_fea=True,
             max_frames=work.frames,
-            top_frames=TOP_FRAMES,
             logit_scale=LOGIT_SCALE,
             precision=settled,
         )
@@ -166,7 +165,7 @@ def synthetic(captions: int, videos: int, frames: int, device: torch.device) -> 
 
 def ranked(features: Features, owner: np.ndarray, tile: int) -> Rankings:
     sides = (tile, tile) if tile else None
-    return rank(features, owner, top_frames=TOP_FRAMES, logit_scale=LOGIT_SCALE, tile=sides)
+    return rank(features, owner, head=HEAD, logit_scale=LOGIT_SCALE, tile=sides)
 
 
 def ranking(captions: int, videos: int, frames: int, tile: int, device: torch.device) -> dict[str, Any]:
@@ -178,9 +177,7 @@ def ranking(captions: int, videos: int, frames: int, tile: int, device: torch.de
     started = now(device)
     rankings = ranked(features, owner, tile)
     seconds = now(device) - started
-    tiles = ScoreTiles(
-        features, top_frames=TOP_FRAMES, logit_scale=LOGIT_SCALE, tile=(tile, tile) if tile else None
-    )
+    tiles = ScoreTiles(features, HEAD, logit_scale=LOGIT_SCALE, tile=(tile, tile) if tile else None)
     figures = {
         "million_pairs_per_second": captions * videos / seconds / 1e6,
         "seconds": seconds,

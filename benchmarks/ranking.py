@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine.evaluation.features import Features
 from engine.evaluation.metrics import all_metrics
 from engine.evaluation.ranking import Rankings, rank
-from modules.heads.hmmc import hmmc_similarity
+from modules.heads.hmmc import hmmc_head, hmmc_similarity
 
 CAPTIONS, VIDEOS = 150_000, 100_000
 COMPARED = 4_000_000  # up to so many pairs are also ranked with the complete matrix
@@ -76,7 +76,7 @@ def main() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     features, owner = synthetic(captions, videos, frames=arguments.frames, width=arguments.width)
     started = time.perf_counter()
-    rankings = rank(features, owner, top_frames=3, logit_scale=100.0)
+    rankings = rank(features, owner, head=hmmc_head(), logit_scale=100.0)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     values = all_metrics(rankings)

@@ -159,6 +159,12 @@ class Config:
     use_temp: bool | None = _flag(None, "model", "temporal transformer over the frames", kind=bool)
     use_frame_fea: bool = _flag(False, "model", "also match texts with single frames (FTM)")
     top_frames: int = _flag(3, "model", "number of best frames in the frame score of evaluation")
+    head: str = _flag(
+        "hmmc",
+        "model",
+        "similarity of texts and videos: video and best frames, or the mean of the frames (CLIP4Clip)",
+        choices=("hmmc", "mean"),
+    )
     temporal_layers: int = _flag(4, "model", "layers of the temporal transformer")
     weight_VTM_finetune: float = _flag(0.85, "model", "weight of VTM in fine-tuning")
     weight_FTM_finetune: float = _flag(0.15, "model", "weight of FTM in fine-tuning")
@@ -269,6 +275,9 @@ class Config:
     )
     max_bad_samples: int = _flag(1000, "saving and resuming", "stop after more than N unreadable clips")
 
+    allow_other_head: bool = _flag(
+        False, "evaluation", "evaluate a checkpoint with --head although it was trained with another one"
+    )
     protocol: str = _flag(
         "auto",
         "evaluation",

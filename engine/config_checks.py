@@ -139,6 +139,10 @@ def _check_job(config: Config, *, program: str) -> None:
             f"--language {config.language}: {flag} {dataset} has {' and '.join(languages)} texts only",
         )
     _require(
+        not config.do_pretrain or config.head == "hmmc",
+        f"--head {config.head}: the losses of pre-training are those of --head hmmc; give it to fine-tuning",
+    )
+    _require(
         config.pretrain_text == "both" or config.dataset == "chvtt",
         f"--pretrain_text {config.pretrain_text}: only chvtt has tags; leave the flag out",
     )

@@ -17,6 +17,8 @@ from modules.backbones.request import Request
 from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze, nothing_learns
 from modules.grad_checkpointing import checkpoint_activations
+from modules.heads.head import HeadOptions, SimilarityHead
+from modules.heads.registry import build_head
 from modules.logits import logits_for
 from modules.losses.table import make_loss
 from modules.pretrain_model import PretrainModel
@@ -40,9 +42,11 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
     backbone = build_backbone(
         Request(config.clip_model, config.clip_weights, pretrained=pretrained, cache_dir=cache_dir)
     )
+    head = build_head(HeadOptions.of(vars(config)), backbone.embed_dim)
     visual = VideoEncoder(
         backbone.image,
         embed_dim=backbone.embed_dim,
+        attended_frames=head.attended_frames,
         use_temp=bool(config.use_temp),
         temporal_layers=config.temporal_layers,
         position_std=backbone.frame_position_std,
@@ -56,7 +60,7 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
             legacy_special_tokens=config.legacy_special_tokens,
             cache_dir=cache_dir,
         )
-    model = _assemble(config, visual, backbone)
+    model = _assemble(config, visual, backbone, head)
     model.backbone = backbone
     if config.init_model is not None:
         load_checkpoint(config, model, Path(config.init_model).expanduser(), log)
@@ -102,13 +106,14 @@ def uses_bert(config: Config, backbone: Backbone) -> bool:
     return config.text_tower == "bert"
 
 
-def _assemble(config: Config, visual: nn.Module, backbone: Backbone) -> DualEncoder:
+def _assemble(config: Config, visual: nn.Module, backbone: Backbone, head: SimilarityHead) -> DualEncoder:
     text = backbone.text
     if config.do_pretrain:
         return PretrainModel(
             visual,
             text,
             use_frame_fea=config.use_frame_fea,
+            head=head,
             weight_FAM=config.weight_FAM,
             weight_VTM=config.weight_VTM,
             weight_FTM=config.weight_FTM,
@@ -127,7 +132,8 @@ def _assemble(config: Config, visual: nn.Module, backbone: Backbone) -> DualEnco
         visual,
         text,
         use_frame_fea=config.use_frame_fea,
-        weight_VTM=config.weight_VTM_finetune,
+        head=head,
+        weight_VTM=config.weight_VTM_finetune if config.head == "hmmc" else 1.0,
         weight_FTM=config.weight_FTM_finetune,
         loss=loss,
         logits=logits_for(

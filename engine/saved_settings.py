@@ -21,7 +21,7 @@ EVALUATION_SETTINGS_FILE = "config.eval.json"  # of evaluations, so that none re
 # What a training takes over: the network, and the tokens that its text encoder knows.
 MODEL = (
     *("clip_model", "pretrained_text", "text_tower", "language", "legacy_special_tokens"),
-    *("use_temp", "temporal_layers"),
+    *("use_temp", "temporal_layers", "head"),
 )
 # What an evaluation takes over: also how features and scores are computed.
 FEATURES = (*MODEL, "use_frame_fea", "top_frames", "max_frames", "max_words", "frame_sample_len")
@@ -92,6 +92,8 @@ def with_checkpoint_settings(config: Config, given: Collection[str]) -> tuple[Co
     if path is None or saved is None:
         return config, []
     names = MODEL if config.is_training else FEATURES
+    if not config.is_training and "head" in given:
+        _check_head(config, saved, path)
     merged = take_over(config, saved, names=names, given=given)
     remarks = []
     taken = [as_flag(n, getattr(merged, n)) for n in names if getattr(merged, n) != getattr(config, n)]
@@ -117,6 +119,15 @@ def _which_weights(checkpoint: Path | None, decay: float) -> str:
         average = f"their average (--ema {decay:g}) is in pytorch_model.bin.N"
         return f"{checkpoint}: the weights that were trained; {average}"
     return f"{checkpoint}: weights averaged over the steps of the training (--ema {decay:g})"
+
+
+def _check_head(config: Config, saved: Settings, path: Path) -> None:
+    trained = saved.get("head", Config.head)
+    if trained != config.head and not config.allow_other_head:
+        raise UserError(
+            f"--head {config.head}: {path} says that the checkpoint was trained with --head {trained}; leave "
+            "the flag out, or add --allow_other_head"
+        )
 
 
 def take_over(config: Config, saved: Settings, *, names: Sequence[str], given: Collection[str]) -> Config:

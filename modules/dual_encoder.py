@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from modules.backbones.backbone import Backbone
+from modules.heads.head import SimilarityHead
 
 Features = dict[str, Tensor]
 
 
 class DualEncoder(nn.Module):
-    """Two encoders. Subclasses add losses; evaluation needs only the encoders.
+    """Two encoders and a similarity head. Subclasses add losses; evaluation needs only these three.
 
     A training step has two parts, so that a batch can be encoded in chunks (`grad_cache.py`): `encode` and
     `encode_keys` treat every clip by itself, `losses` needs the features of all clips of this rank.
@@ -23,10 +24,11 @@ class DualEncoder(nn.Module):
 
     backbone: Backbone | None = None  # what `visual_encoder` and `text_encoder` were made of
 
-    def __init__(self, visual_encoder: nn.Module, text_encoder: nn.Module) -> None:
+    def __init__(self, visual_encoder: nn.Module, text_encoder: nn.Module, head: SimilarityHead) -> None:
         super().__init__()
         self.visual_encoder = visual_encoder
         self.text_encoder = text_encoder
+        self.head = head
 
     def encode_video(self, frames: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Video embeds [B, D] and frame embeds [B, F, D] of `frames` [B, F, 3, S, S]."""
@@ -35,8 +37,12 @@ class DualEncoder(nn.Module):
 
     def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Text embeds [B, D] of `ids` [B, W]."""
-        text_embeds: Tensor = self.text_encoder(ids, mask)[0]
-        return text_embeds
+        return self.encode_words(ids, mask)[0]
+
+    def encode_words(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Text embeds [B, D] and word features [B, W, D] of `ids` [B, W], also at padding."""
+        text_embeds, word_embeds = self.text_encoder(ids, mask)
+        return text_embeds, word_embeds
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Forward pass of a training step; returns what `losses` does."""

@@ -47,7 +47,10 @@ class Logits(nn.Module):
 
     def forward(self, cosines: Tensor) -> Tensor:
         """The logits of cosines of any shape."""
-        scaled = self.scale * cosines
+        return self.with_bias(self.scale * cosines)
+
+    def with_bias(self, scaled: Tensor) -> Tensor:
+        """The logits of cosines that are multiplied by the factor already, as heads give them."""
         return scaled if self.bias is None else scaled + self.bias
 
     @torch.no_grad()

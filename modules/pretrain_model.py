@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from common.errors import UserError
 from modules import host_masks
 from modules.dual_encoder import DualEncoder, Features
+from modules.heads.head import HeadOptions, SimilarityHead
+from modules.heads.hmmc import HmmcHead
 from modules.losses.contrastive import BatchKeys, Negatives
 from modules.losses.duplicates import find_duplicates, rows_of_this_rank
 from modules.losses.masked_lm import IGNORED_LABEL, MaskedLMHead, masked_lm_loss
@@ -55,6 +57,7 @@ class PretrainModel(DualEncoder):
         *,
         max_frames: int,
         use_frame_fea: bool,
+        head: SimilarityHead | None = None,
         weight_FAM: float = 0.05,
         weight_VTM: float = 0.45,
         weight_FTM: float = 0.45,
@@ -68,7 +71,11 @@ class PretrainModel(DualEncoder):
         in_batch_negatives: bool = False,
         mask_duplicates: bool = False,
     ) -> None:
-        super().__init__(visual_encoder, text_encoder)
+        """`head`: by default HMMC's, with `use_frame_fea`. Only evaluation uses it; the losses are HMMC's."""
+        dim = int(visual_encoder.embed_dim)  # type: ignore[arg-type]
+        super().__init__(
+            visual_encoder, text_encoder, head or HmmcHead(HeadOptions(use_frame_fea=use_frame_fea), dim)
+        )
         self.in_batch_negatives = in_batch_negatives
         self.mask_duplicates = mask_duplicates
         self.momentum = momentum
@@ -83,7 +90,6 @@ class PretrainModel(DualEncoder):
             raise UserError(
                 "every loss has weight 0: give FAM, VTM or MLM a weight, or FTM one with --use_frame_fea"
             )
-        dim = int(visual_encoder.embed_dim)  # type: ignore[arg-type]
         if self.weights["FAM"]:
             self.v_projector = Projector(dim, hidden_width=projector_width, num_layers=projector_layers)
             self.v_predictor = Projector(dim, hidden_width=projector_width, num_layers=predictor_layers)

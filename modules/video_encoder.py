@@ -22,6 +22,8 @@ class VideoEncoder(nn.Module):
 
     `visual` maps pixels [N, 3, S, S] to features [N, embed_dim]; `preprocessing` has the mean and standard
     deviation of its pixels and their number S. None: CLIP's, and the size that `visual` itself knows.
+    With `attended_frames` the frame embeds are those after this attention: heads that compare words with
+    frames train it that way.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class VideoEncoder(nn.Module):
         *,
         embed_dim: int,
         use_temp: bool,
+        attended_frames: bool = False,
         temporal_layers: int = 4,
         temporal_heads: int | None = None,
         max_positions: int = 48,
@@ -44,6 +47,7 @@ class VideoEncoder(nn.Module):
         self.use_temp = use_temp
         self.image_size = preprocessing.size
         self.normalize = PixelNormalization(preprocessing.mean, preprocessing.std)
+        self.attended_frames = attended_frames
         if use_temp:
             heads = temporal_heads or max(1, embed_dim // 64)
             self.temporal_transformer = TemporalTransformer(embed_dim, layers=temporal_layers, heads=heads)
@@ -62,11 +66,14 @@ class VideoEncoder(nn.Module):
         if mask is not None:
             mask = host_masks.on_device(mask, frame_embeds.device)
         attended = self._attend(frame_embeds, mask) if self.use_temp else frame_embeds
-        return _mean_direction(attended, mask), frame_embeds
+        video_embeds = _mean_direction(attended, mask)
+        if not self.attended_frames:
+            return video_embeds, frame_embeds
+        return video_embeds, attended if mask is None else attended.masked_fill(~mask.unsqueeze(-1), 0.0)
 
     def temporal_parameters(self) -> list[nn.Parameter]:
         """Parameters that the frame embeds do not depend on."""
-        if not self.use_temp:
+        if not self.use_temp or self.attended_frames:
             return []
         return [*self.temporal_transformer.parameters(), *self.frame_position_embeddings.parameters()]
 

@@ -28,7 +28,7 @@ _FEATURES_DEPEND_ON = (
 # Settings that searching needs: also those of scores and tokenizers.
 _KEPT = (
     *_FEATURES_DEPEND_ON,
-    *("pretrained_text", "text_tower", "use_frame_fea", "top_frames", "cache_dir", "dataset"),
+    *("pretrained_text", "text_tower", "use_frame_fea", "top_frames", "head", "cache_dir", "dataset"),
 )
 
 

@@ -166,8 +166,8 @@ class Retriever:
 
     @property
     def frame_weight(self) -> float:
-        """The default weight of the frame score, as in evaluation: 1, or 0 without --use_frame_fea."""
-        return float(self.config.use_frame_fea)
+        """The default weight of the frame score, as in evaluation: 1, or 0 if the head reads no frames."""
+        return float(self.model.head.reads("frames"))
 
     # Encoding
 

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from modules.heads.hmmc import hmmc_head
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataloaders.examples import ExamplesBuilder
@@ -76,6 +78,7 @@ class SmallModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tower = nn.Sequential(nn.Conv2d(3, 32, 16, 16), nn.GELU(), nn.Conv2d(32, WIDTH, 7, 7), nn.GELU())
+        self.head = hmmc_head()
         self.text_encoder = nn.Embedding(VOCABULARY, WIDTH)
         self.text_encoder.embed_dim = WIDTH  # type: ignore[assignment]
 
@@ -83,8 +86,9 @@ class SmallModel(nn.Module):
         each = self.tower(frames.flatten(0, 1) / 255).mean(dim=(2, 3)).unflatten(0, frames.shape[:2])
         return each.mean(dim=1), each
 
-    def encode_text(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return (self.text_encoder(ids) * mask[..., None]).sum(dim=1)
+    def encode_words(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        words = self.text_encoder(ids) * mask[..., None]
+        return words.sum(dim=1), words
 
 
 def main() -> None:
@@ -114,19 +118,18 @@ def main() -> None:
             video_of_caption=examples.video_of_caption,
             world=World(0, 1, torch.device("cpu")),
             log=RunLog(Path(folder), active=False),
-            use_frame_fea=True,
             max_frames=FRAMES,
-            top_frames=3,
             logit_scale=100.0,
         )
+        head = hmmc_head()
         once, reads, seconds = measured(lambda: evaluator.encode(model), store)  # type: ignore[arg-type]
         pairs = loader("pairs")
         each, reads_each, seconds_each = measured(lambda: encode_pairs(model, pairs), store)
-        ranks = evaluator.compute_metrics(once).rankings.t2v.expected
+        ranks = evaluator.compute_metrics(once, head).rankings.t2v.expected
         first = np.unique(examples.video_of_caption, return_index=True)[1]
         assert each.frames is not None
         of_pairs = Features(each.text, each.video[first], each.frames[first])
-        differing = int((ranks != evaluator.compute_metrics(of_pairs).rankings.t2v.expected).sum())
+        differing = int((ranks != evaluator.compute_metrics(of_pairs, head).rankings.t2v.expected).sum())
     print(f"{arguments.videos} videos, {examples.num_captions} captions, {FRAMES} frames of {SIDE} pixels")
     print("| way | videos decoded | seconds |\n| --- | ---: | ---: |")
     print(f"| once a caption (published) | {reads_each} | {seconds_each:.2f} |")
@@ -152,7 +155,7 @@ def encode_pairs(model: SmallModel, pairs: torch.utils.data.DataLoader) -> Featu
         v, f = model.encode_video(batch["frames"], batch["frame_mask"])
         video.append(v)
         frames.append(f)
-        text.append(model.encode_text(batch["text_ids"], batch["text_mask"]))
+        text.append(model.encode_words(batch["text_ids"], batch["text_mask"])[0])
     return Features(torch.cat(text), torch.cat(video), torch.cat(frames))
 
 

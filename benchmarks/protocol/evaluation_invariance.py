@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from modules.heads.hmmc import hmmc_head
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.protocol.evaluation_decoding import FRAMES, SIDE, WORDS, CountingStore, SmallModel, Words
@@ -69,13 +71,11 @@ def run(world: World, *, batch: int, seed: int | None) -> Shot:
             video_of_caption=split.video_of_caption,
             world=world,
             log=RunLog(Path(folder), active=False),
-            use_frame_fea=True,
             max_frames=FRAMES,
-            top_frames=3,
             logit_scale=100.0,
         )
         features = evaluator.encode(SmallModel())  # type: ignore[arg-type]
-        ranks = evaluator.compute_metrics(features).rankings
+        ranks = evaluator.compute_metrics(features, hmmc_head()).rankings
     assert store.reads == len(evaluator.videos.sampler)  # type: ignore[arg-type]
     back = np.argsort(videos)
     shot = {"video": features.video.numpy()[back], "t2v": ranks.t2v.expected[np.argsort(captions)]}

@@ -28,6 +28,7 @@ MAY_DIFFER = frozenset(
         *("n_display", "logdir", "wandb", "local_rank", "num_thread_reader", "batch_size_val", "cache_dir"),
         *("data_dir", "train_annotations", "train_list", "train_store", "allow_missing"),
         *("eval_annotations", "eval_list", "eval_store", "clip_weights", "init_model", "enable_amp"),
+        "allow_other_head",
         *("do_eval", "do_params", "bootstrap", "report", "dsl", "dsl_temperature", "top_frames"),
         *("qb_norm", "qb_beta", "qb_bank", "save_features", "save_similarity"),
         *("cross_model", "lr_decay", "n_gpu", "world_size", "rank", "fp16_opt_level"),

@@ -28,6 +28,7 @@ GROUPS = (
     ("v_predictor.", "projector and predictor"),
     ("cls.", "masked-word head"),
     ("logits.", "logit scale and bias"),
+    ("head.", "similarity head"),
     ("queue_", "queues"),
 )
 ENCODER_GROUPS = ("image tower", "temporal transformer", "text encoder")
@@ -38,6 +39,7 @@ _FRESH = {
     "momentum encoders": "start as copies of the encoders",
     "projector and predictor": "start from random weights",
     "masked-word head": "starts from random weights",
+    "similarity head": "starts from new weights",
     "queues": "start without keys, as noise",
     "logit scale and bias": "start from the values of the backbone or of --loss",
 }

@@ -28,7 +28,7 @@ UNITS = (
 )
 ENCODERS = ("visual_encoder", "text_encoder", "visual_encoder_k", "text_encoder_k")
 FEW = 0.25  # of an encoder's weights
-METHODS = ("encode", "encode_keys", "losses", "encode_video", "encode_text")
+METHODS = ("encode", "encode_keys", "losses", "encode_video", "encode_text", "encode_words")
 
 
 def shard(model: DualEncoder, world: World, *, precision: str = "fp32") -> nn.Module:

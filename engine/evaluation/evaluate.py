@@ -28,11 +28,12 @@ from engine.evaluation.similarity import Tiles
 from engine.logs.run_log import RunLog
 from modules.backbones.clip_towers import MAX_LOGIT_SCALE
 from modules.dual_encoder import DualEncoder
+from modules.heads.head import SimilarityHead
 
 # Settings that are saved with features: the features, or their use, depend on them.
 FEATURE_SETTINGS = (
     *("clip_model", "pretrained_text", "use_temp", "use_frame_fea", "max_frames", "max_words"),
-    *("frame_sample_len", "top_frames", "legacy_special_tokens", "precision"),
+    *("frame_sample_len", "top_frames", "legacy_special_tokens", "precision", "head"),
 )
 
 
@@ -59,9 +60,7 @@ def build_evaluator(config: Config, world: World, data: EvaluationData, log: Run
         video_of_caption=data.examples.video_of_caption,
         world=world,
         log=log,
-        use_frame_fea=config.use_frame_fea,
         max_frames=config.max_frames,
-        top_frames=config.top_frames,
         logit_scale=MAX_LOGIT_SCALE,
         precision=config.precision,
         captions_text=data.examples.captions,
@@ -89,13 +88,14 @@ def evaluate(
     `query_bank.build_bank`) and writes features and similarity. `chosen` is added to the result: how the
     evaluated epoch was chosen.
     """
-    features = evaluator.encode(model)
+    features, head = evaluator.encode(model), evaluator.head_of(model)
     bank_texts = None
     if final and config.qb_norm:
         assert bank is not None
         bank_texts = evaluator.encode_texts(model, bank, "encoding the querybank")
     metrics = evaluator.compute_metrics(
         features,
+        head,
         resamples=config.bootstrap,
         dsl_temperature=config.dsl_temperature if final and config.dsl else None,
         bank=bank_texts,
@@ -117,7 +117,7 @@ def evaluate(
         is_file = checkpoint is not None and Path(checkpoint).is_file()
         about["checkpoint_sha256"] = file_digest(Path(str(checkpoint))) if is_file else None
         features_about = about | {"protocol": protocol["name"]}
-        _write_files(config, features, bank_texts, evaluator, data, features_about, log)
+        _write_files(config, features, head, bank_texts, evaluator, data, features_about, log)
     extra = {"intervals": metrics.intervals, "post_processing": metrics.post_processing}
     not_empty = {name: value for name, value in extra.items() if value}
     result = {**about, **counts, "protocol": protocol, **metrics.values, **not_empty}
@@ -125,7 +125,7 @@ def evaluate(
     prefix = "" if split == "test" else f"{split}/"
     scalars = {prefix + name: value for name, value in metrics.values.items()}
     log.scalars(scalars, step=0 if epoch is None else epoch)
-    return Evaluation(result, metrics, evaluator.tiles(features), data)
+    return Evaluation(result, metrics, evaluator.tiles(features, head), data)
 
 
 def _log_metrics(metrics: SplitMetrics, dataset: str, counts: dict[str, Any], log: RunLog) -> None:
@@ -147,7 +147,8 @@ def _log_metrics(metrics: SplitMetrics, dataset: str, counts: dict[str, Any], lo
 def _write_files(
     config: Config,
     features: Features,
-    bank: torch.Tensor | None,
+    head: SimilarityHead,
+    bank: Mapping[str, torch.Tensor] | None,
     evaluator: Evaluator,
     data: EvaluationData,
     about: dict[str, Any],
@@ -165,6 +166,7 @@ def _write_files(
             captions=list(examples.captions),
             about=about,
             bank=bank,
+            head_state=head.state_dict(),
         )
         save_features(folder, feature_set)
         log.info(
@@ -173,5 +175,5 @@ def _write_files(
     if config.save_similarity:
         path = Path(config.output_dir) / "similarity.npy"
         notes = SimilarityNotes(evaluator.logit_scale, data.examples.video_of_caption)
-        save_similarity(path, evaluator.tiles(features), notes)
+        save_similarity(path, evaluator.tiles(features, head), notes)
         log.info(f"similarity, captions x videos: {path}")

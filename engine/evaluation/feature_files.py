@@ -3,7 +3,8 @@
 features.safetensors holds the arrays, features.json the names. similarity.npy holds scores, similarity.json
 the factor on the cosines in them.
 
-N captions, V videos, F frames, D width, B captions of a querybank. docs/EVALUATION.md describes the files.
+N captions, V videos, W words, F frames, D width, B captions of a querybank. docs/EVALUATION.md describes the
+files.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ from common.errors import UserError, file_error, file_errors
 from common.json_text import parse_json
 from dataloaders.datasets.files import read_json_object
 from engine.checkpoint.files import safetensors_errors
-from engine.evaluation.features import Features, shapes_match
+from engine.evaluation.features import Features, parts_match, shapes_match
 from engine.evaluation.similarity import Tiles
 
 ARRAYS, NAMES = "features.safetensors", "features.json"
-_FLOATS = ("text", "video", "frames", "bank_text")
+_FLOATS = ("text", "words", "video", "frames", "bank_text", "bank_words")
+_MASKS = ("word_mask", "frame_mask", "bank_word_mask")
+_OF_SPLIT = ("text", "words", "word_mask", "video", "frames", "frame_mask")
+_HEAD = "head."  # before the names of a head's weights
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FORMAT = 1
 _BLOCK = 1 << 20  # bytes
@@ -44,7 +48,8 @@ class FeatureSet:
     """Features with their names.
 
     `about` says where they come from: `dataset`, `split`, `language`, `checkpoint`, `checkpoint_sha256`,
-    `settings`; each may be absent. `bank` [B, D] are training captions for querybank normalisation.
+    `settings`; each may be absent. `bank` are training captions for querybank normalisation: their `text`
+    [B, D] and, if the features have them, `words` and `word_mask`. `head_state`: weights of the head.
     """
 
     features: Features
@@ -52,7 +57,8 @@ class FeatureSet:
     video_ids: Sequence[str]  # [V]
     captions: Sequence[str]  # [N]
     about: Mapping[str, Any] = field(default_factory=dict)
-    bank: Tensor | None = None
+    bank: Mapping[str, Tensor] | None = None
+    head_state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert len(self.video_ids) == len(self.features.video)
@@ -74,11 +80,14 @@ def save_features(folder: Path, feature_set: FeatureSet) -> None:
     features = feature_set.features
     arrays = {
         "text": features.text,
+        "words": features.words,
+        "word_mask": features.word_mask,
         "video": features.video,
         "frames": features.frames,
         "frame_mask": features.frame_mask,
         "video_of_caption": torch.from_numpy(np.asarray(feature_set.video_of_caption, dtype=np.int64)),
-        "bank_text": feature_set.bank,
+        **{f"bank_{name}": array for name, array in (feature_set.bank or {}).items()},
+        **{f"{_HEAD}{name}": array for name, array in feature_set.head_state.items()},
     }
     tensors = {name: array.cpu().contiguous() for name, array in arrays.items() if array is not None}
     # The arrays hold the hash of the names and are renamed first, so a mix of two runs is detected.
@@ -127,16 +136,16 @@ def load_features(folder: Path, **expected: str | None) -> FeatureSet:
             f"{folder}: sizes of arrays and names do not match, or types are wrong; write them again"
         )
     arrays |= in_one_type({name: arrays[name] for name in _FLOATS if name in arrays})
-    mask = arrays.get("frame_mask")
+    arrays |= {name: arrays[name].bool() for name in _MASKS if name in arrays}
+    bank = {name.removeprefix("bank_"): array for name, array in arrays.items() if name.startswith("bank_")}
     return FeatureSet(
-        features=Features(
-            arrays["text"], arrays["video"], arrays.get("frames"), None if mask is None else mask.bool()
-        ),
+        features=Features(**{name: arrays[name] for name in _OF_SPLIT if name in arrays}),
         video_of_caption=arrays["video_of_caption"].numpy(),
         video_ids=names["video_ids"],
         captions=names["captions"],
         about=about,
-        bank=arrays.get("bank_text"),
+        bank=bank or None,
+        head_state={n.removeprefix(_HEAD): array for n, array in arrays.items() if n.startswith(_HEAD)},
     )
 
 
@@ -160,6 +169,7 @@ def _sizes_match(arrays: Mapping[str, Tensor], names: Mapping[str, Any]) -> bool
         return False
     return (
         shapes_match(text, video, arrays.get("frames"), arrays.get("frame_mask"))
+        and parts_match(text, arrays.get("words"), arrays.get("word_mask"))
         and arrays["video_of_caption"].dtype == torch.int64
         and len(names["video_ids"]) == len(video)
         and len(names["captions"]) == len(arrays["video_of_caption"]) == len(text)

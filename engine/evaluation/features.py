@@ -1,10 +1,11 @@
 """The features of a split, and checks that name the bad captions and videos.
 
-N captions, V videos, F frames, D width.
+N captions, V videos, W words, F frames, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,26 +30,43 @@ class Names(Protocol):
 
 @dataclass(frozen=True)
 class Features:
-    """text [N, D], video [V, D], frames [V, F, D] or None, frame_mask bool [V, F] or None (no padding)."""
+    """The features of a split, those that its head reads (`SimilarityHead`), and always `text` and `video`.
+
+    text [N, D], words [N, W, D], word_mask bool [N, W]; video [V, D], frames [V, F, D], frame_mask bool
+    [V, F]. None: not there; of a mask: no padding.
+    """
 
     text: Tensor
     video: Tensor
     frames: Tensor | None = None
     frame_mask: Tensor | None = None
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         assert shapes_match(self.text, self.video, self.frames, self.frame_mask)
+        assert parts_match(self.text, self.words, self.word_mask)
+
+    def of(self, names: Iterable[str], rows: Tensor | slice) -> dict[str, Tensor]:
+        """The features `names` of some captions or videos, without those that are None."""
+        tensors = {name: getattr(self, name) for name in names}
+        return {name: tensor[rows] for name, tensor in tensors.items() if tensor is not None}
 
 
 def shapes_match(text: Tensor, video: Tensor, frames: Tensor | None, frame_mask: Tensor | None) -> bool:
     """Whether the four have the shapes of `Features`."""
     if text.ndim != 2 or video.ndim != 2 or text.shape[1] != video.shape[1]:
         return False
-    if frames is None:
-        return frame_mask is None
-    if frames.ndim != 3 or frames.shape[::2] != video.shape:
+    return parts_match(video, frames, frame_mask)
+
+
+def parts_match(rows: Tensor, parts: Tensor | None, mask: Tensor | None) -> bool:
+    """Whether `parts` [R, P, D] and their mask [R, P] belong to `rows` [R, D]."""
+    if parts is None:
+        return mask is None
+    if parts.ndim != 3 or parts.shape[::2] != rows.shape:
         return False
-    return frame_mask is None or frame_mask.shape == frames.shape[:2]
+    return mask is None or mask.shape == parts.shape[:2]
 
 
 def check_features(
@@ -75,13 +93,13 @@ def check_features(
     if len(without_video):
         raise UserError(f"captions without a video: {_names(without_video, captions)}")
     remarks = []
-    for what, rows, names in (
-        ("captions", features.text, captions),
-        ("videos", features.video, video_ids),
-        ("frames of videos", features.frames, video_ids),
+    for what, rows, mask, names in (
+        ("captions", features.text, None, captions),
+        ("words of captions", features.words, features.word_mask, captions),
+        ("videos", features.video, None, video_ids),
+        ("frames of videos", features.frames, features.frame_mask, video_ids),
     ):
         if rows is not None:
-            mask = features.frame_mask if rows is features.frames else None
             remarks += _check_rows(what, rows, mask, names)
     without_caption = np.setdiff1d(np.arange(len(features.video)), video_of_caption)
     if len(without_caption):
@@ -92,7 +110,7 @@ def check_features(
 
 
 def _check_rows(what: str, rows: Tensor, mask: Tensor | None, names: Names | None) -> list[str]:
-    """Raise `UserError` if `rows` are not finite; a remark if some are zero. `mask`: the real frames."""
+    """Raise `UserError` if `rows` are not finite; a remark if some are zero. `mask`: the real ones."""
     not_finite, zero = [], []
     for start in range(0, len(rows), _CHUNK):
         chunk = at_least_float32(rows[start : start + _CHUNK])

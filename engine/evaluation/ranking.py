@@ -23,6 +23,7 @@ from engine.evaluation.ranking_counts import CaptionOrder, RankingCounts, count
 from engine.evaluation.ranks import Ranks
 from engine.evaluation.similarity import ScoreTiles, Tiles, VideoTile
 from engine.evaluation.top_k import TOP_K, TopK
+from modules.heads.head import SimilarityHead
 
 SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
 
@@ -64,7 +65,7 @@ def rank(
     video_of_caption: np.ndarray,
     *,
     world: World = SINGLE_PROCESS,
-    top_frames: int,
+    head: SimilarityHead,
     logit_scale: float,
     tile: tuple[int, int] | None = None,
     scoring: RawScores | None = None,
@@ -75,7 +76,7 @@ def rank(
     takes the memory of a few tiles and of K candidates a query. Tied candidates stay in the order of their
     numbers among the K best.
     """
-    tiles = ScoreTiles(features, top_frames=top_frames, logit_scale=logit_scale, tile=tile)
+    tiles = ScoreTiles(features, head, logit_scale=logit_scale, tile=tile)
     return rank_tiles(tiles, video_of_caption, world=world, scoring=scoring)
 
 

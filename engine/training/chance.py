@@ -21,7 +21,9 @@ def chance_loss(config: Config) -> float | None:
     In pre-training two directions, each a choice among one key and the queue, or among the clips of a batch
     (over all ranks); in fine-tuning --loss decides.
     """
-    if not (config.weight_VTM if config.do_pretrain else config.weight_VTM_finetune):
+    if config.do_pretrain and not config.weight_VTM:
+        return None
+    if not config.do_pretrain and config.head == "hmmc" and not config.weight_VTM_finetune:
         return None
     if config.do_pretrain and config.negatives == "queue":
         candidates = 1 + config.contrast_num_negative

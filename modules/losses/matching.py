@@ -1,6 +1,6 @@
-"""Text-video matching: the losses VTM, FTM and FAM (Shen et al. 2023).
+"""Text-video matching with a queue: the losses VTM, FTM and FAM of pre-training (Shen et al. 2023).
 
-Shapes: N clips of all ranks, B clips of this rank, T texts, F frames, D joint width, K clips in the queue.
+Shapes: B clips of this rank, F frames, D joint width, K clips in the queue.
 Masks [.., F] are True on real frames; None means that all are real. All results are float32 or better.
 """
 
@@ -10,60 +10,8 @@ import torch
 from torch import Tensor
 
 from modules.gather import mean_over_ranks
-from modules.losses.batch_loss import BatchLoss
 from modules.losses.contrastive import Negatives, negative_logsumexp, queue_cross_entropy
-from modules.losses.softmax import SoftmaxLoss
-from modules.numerics import l2_normalize, without_autocast
-
-SOFTMAX = SoftmaxLoss()
-
-
-@without_autocast
-def video_text_matching(
-    text_embeds: Tensor,
-    video_embeds: Tensor,
-    *,
-    logit_scale: float | Tensor,
-    logit_bias: Tensor | None = None,
-    loss: BatchLoss = SOFTMAX,
-    duplicate_mask: Tensor | None = None,
-    first: int = 0,
-) -> Tensor:
-    """VTM of fine-tuning: `loss` of the logits s * cos(text, video), plus the bias if there is one; a scalar.
-
-    `text_embeds` [T, D], `video_embeds` [N, D]; text i belongs to clip `first` + i. `duplicate_mask` [T, N]
-    is True for pairs that are not used as negatives, and False on the pairs of a text and its own clip.
-    """
-    scaled = logit_scale * l2_normalize(text_embeds) @ l2_normalize(video_embeds).T
-    return loss(_with_bias(scaled, logit_bias), excluded=duplicate_mask, first=first)
-
-
-@without_autocast
-def frame_text_matching(
-    text_embeds: Tensor,
-    frame_embeds: Tensor,
-    frame_mask: Tensor | None = None,
-    *,
-    logit_scale: float | Tensor,
-    logit_bias: Tensor | None = None,
-    loss: BatchLoss = SOFTMAX,
-    duplicate_mask: Tensor | None = None,
-    first: int = 0,
-) -> Tensor:
-    """FTM of fine-tuning: `loss` of the logits s * cos(text, frame) at each frame position; a scalar.
-
-    `text_embeds` [T, D], `frame_embeds` [N, F, D]. At position i the i-th frames of all clips are matched
-    with the texts. A padded frame is not a negative, and its (clip, position) adds no term; the result is the
-    mean over the other terms. `duplicate_mask` and `first` are as in `video_text_matching`.
-    """
-    frames = l2_normalize(frame_embeds).transpose(0, 1)
-    scaled = logit_scale * l2_normalize(text_embeds) @ frames.transpose(1, 2)  # [F, text, clip]
-    real = None if frame_mask is None else frame_mask.T
-    return loss(_with_bias(scaled, logit_bias), excluded=duplicate_mask, real=real, first=first)
-
-
-def _with_bias(scaled: Tensor, bias: Tensor | None) -> Tensor:
-    return scaled if bias is None else scaled + bias
+from modules.numerics import without_autocast
 
 
 @without_autocast

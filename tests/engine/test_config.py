@@ -52,6 +52,8 @@ PUBLISHED_NAMES = {"local_rank", "local-rank", "pretrain_path", "val_path", "dat
 OURS = {
     *(
         "overwrite",
+        "head",
+        "allow_other_head",
         "no-legacy_special_tokens",
         "wandb",
         "freeze",

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from modules.losses.matching import frame_text_matching, video_text_matching
 from modules.retrieval_model import RetrievalModel
 from tests.device import DEVICE
 from tests.modules import tiny
+from tests.modules.hmmc_terms import frame_text_matching, video_text_matching
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:

@@ -15,6 +15,7 @@ from engine.evaluation.feature_files import FeatureSet, SimilarityNotes, save_fe
 from engine.evaluation.metrics import all_metrics
 from engine.evaluation.ranking import rank
 from engine.evaluation.similarity import ScoreTiles
+from modules.heads.hmmc import hmmc_head
 from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 from tools.evaluate_features import main
 
@@ -49,7 +50,7 @@ def result_of(files: Path, argv: list[str]) -> dict:
 
 def expected() -> dict[str, float]:
     made = random_features(np.random.default_rng(1), 8, 4, 3)
-    return all_metrics(rank(replace(made, frame_mask=None), OWNERS, top_frames=3, logit_scale=100.0))
+    return all_metrics(rank(replace(made, frame_mask=None), OWNERS, head=hmmc_head(), logit_scale=100.0))
 
 
 def test_arrays_of_any_model(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +121,7 @@ def test_the_notes_beside_a_matrix_give_its_scale_and_its_captions(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     features = replace(random_features(np.random.default_rng(1), 8, 4, 3), frames=None, frame_mask=None)
-    tiles = ScoreTiles(features, top_frames=3, logit_scale=100.0)
+    tiles = ScoreTiles(features, hmmc_head(), logit_scale=100.0)
     save_similarity(files / "saved.npy", tiles, SimilarityNotes(100.0, OWNERS))
     found = result_of(files, ["--similarity", str(files / "saved.npy"), "--dsl", *BOOTSTRAP])
     expected = result_of(files, [*arrays(files, "text", "video"), "--dsl"])

@@ -24,6 +24,8 @@ from engine.evaluation.feature_files import (
 from engine.evaluation.features import Features, check_features, shapes_match
 from engine.evaluation.metrics import PROTOCOLS, format_metrics, protocol_of
 from engine.evaluation.similarity import MatrixTiles, ScoreTiles, Tiles
+from modules.heads.head import HeadOptions, SimilarityHead
+from modules.heads.registry import HEADS, build_head
 from tools.features.inputs import as_tensor, find_videos, read_array, read_features, read_ids
 
 LOGIT_SCALE = 100.0  # of features; ranks do not depend on it
@@ -54,9 +56,9 @@ def evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], SplitMetrics, li
         about["top_frames"] = args.top_frames or about.get("settings", {}).get("top_frames", 3)
         if not isinstance(about["top_frames"], int) or str(about.get("protocol", "auto")) not in PROTOCOLS:
             raise UserError(f"{args.folder}: wrong top_frames or protocol; write the features again")
-        options: dict[str, Any] = {"top_frames": about["top_frames"], "logit_scale": LOGIT_SCALE}
-        tiles, scale = ScoreTiles(saved.features, **options), LOGIT_SCALE
-        bank = _bank(args, saved, given_bank, options) if args.qb_norm else None
+        head = _head(saved, about["top_frames"], args.folder)
+        tiles, scale = ScoreTiles(saved.features, head, logit_scale=LOGIT_SCALE), LOGIT_SCALE
+        bank = _bank(args, saved, given_bank, head) if args.qb_norm else None
     metrics = compute_metrics(
         tiles,
         video_of_text,
@@ -133,36 +135,66 @@ def _given_bank(args: argparse.Namespace) -> dict[str, Tensor]:
     }
 
 
+def _head(saved: FeatureSet, top_frames: int, folder: object) -> SimilarityHead:
+    """The head that made the features, with its weights; HMMC's for arrays.
+
+    Raises `UserError` if `folder` does not hold what this head reads, or other weights.
+    """
+    features = saved.features
+    settings = {**saved.about.get("settings", {}), "top_frames": top_frames}
+    options = HeadOptions.of(settings | {"use_frame_fea": features.frames is not None})
+    if options.head not in HEADS:
+        raise UserError(f"{folder}: features for the head {options.head!r}; known are {', '.join(HEADS)}")
+    head = build_head(options, features.text.shape[1])
+    missing = [name for name in ("words", "frames") if head.reads(name) and getattr(features, name) is None]
+    try:
+        head.load_state_dict(dict(saved.head_state))
+    except RuntimeError:
+        missing.append("weights")
+    if missing:
+        raise UserError(
+            f"{folder}: lacks {' and '.join(missing)} of the head {options.head}; write the features again"
+        )
+    return head.eval().requires_grad_(False)
+
+
 def _in_one_type(saved: FeatureSet, bank: dict[str, Tensor]) -> tuple[FeatureSet, dict[str, Tensor]]:
     """Both in the most precise type among all their arrays."""
-    features = saved.features
-    arrays = {"text": features.text, "video": features.video, "frames": features.frames, "saved": saved.bank}
+    features, held = saved.features, saved.bank or {}
+    names = ("text", "words", "video", "frames")
+    arrays = {name: getattr(features, name) for name in names}
+    arrays |= {f"saved {name}": held[name] for name in ("text", "words") if name in held}
     tensors = in_one_type({name: array for name, array in {**arrays, **bank}.items() if array is not None})
-    features = replace(features, text=tensors["text"], video=tensors["video"], frames=tensors.get("frames"))
-    return replace(saved, features=features, bank=tensors.get("saved")), {
-        name: tensors[name] for name in bank
-    }
+    changed: dict[str, Any] = {name: tensors.get(name) for name in names}
+    features = replace(features, **changed)
+    held = {name: tensors.get(f"saved {name}", array) for name, array in held.items()}
+    return replace(saved, features=features, bank=held or None), {name: tensors[name] for name in bank}
 
 
 def _bank(
-    args: argparse.Namespace, saved: FeatureSet, given: Mapping[str, Tensor], options: dict[str, Any]
+    args: argparse.Namespace, saved: FeatureSet, given: Mapping[str, Tensor], head: SimilarityHead
 ) -> Bank:
     """The querybank of --bank, else the one saved with the features."""
-    texts = given.get("bank", saved.bank)
+    texts = {"text": given["bank"]} if "bank" in given else saved.bank
     if texts is None:
         raise UserError("--qb_norm: needs --bank, the features of training texts")
     width = saved.features.text.shape[1]
-    if texts.shape[1] != width or not len(texts):
-        raise UserError(f"--bank {tuple(texts.shape)}: must hold texts {width} wide")
-    if not torch.isfinite(texts).all():
+    if texts["text"].shape[1] != width or not len(texts["text"]):
+        raise UserError(f"--bank {tuple(texts['text'].shape)}: must hold texts {width} wide")
+    if not all(torch.isfinite(array).all() for array in texts.values()):
         raise UserError("--bank: holds features that are not finite")
-    captions = ScoreTiles(replace(saved.features, text=texts), **options)
-    return Bank(captions, _bank_videos(saved, given, options), args.qb_beta)
+    if head.reads("words") and "words" not in texts:
+        raise UserError(f"--bank: the head {head.options.head} needs words; leave it out, or --qb_norm")
+    captions = ScoreTiles(_with_texts(saved.features, texts), head, logit_scale=LOGIT_SCALE)
+    return Bank(captions, _bank_videos(saved, given, head), args.qb_beta)
 
 
-def _bank_videos(
-    saved: FeatureSet, given: Mapping[str, Tensor], options: dict[str, Any]
-) -> ScoreTiles | None:
+def _with_texts(features: Features, texts: Mapping[str, Tensor]) -> Features:
+    changed: dict[str, Any] = {"words": None, "word_mask": None, **texts}
+    return replace(features, **changed)
+
+
+def _bank_videos(saved: FeatureSet, given: Mapping[str, Tensor], head: SimilarityHead) -> ScoreTiles | None:
     if "bank_video" not in given:
         return None
     video, frames = given["bank_video"], given.get("bank_frames")
@@ -173,7 +205,8 @@ def _bank_videos(
         raise UserError("--bank_video, --bank_frames: hold no features")
     if not all(torch.isfinite(array).all() for array in (video, frames) if array is not None):
         raise UserError("--bank_video, --bank_frames: hold features that are not finite")
-    return ScoreTiles(Features(saved.features.text, video, frames), **options)
+    features = replace(saved.features, video=video, frames=frames, frame_mask=None)
+    return ScoreTiles(features, head, logit_scale=LOGIT_SCALE)
 
 
 def table(result: dict[str, Any], metrics: SplitMetrics) -> list[str]:

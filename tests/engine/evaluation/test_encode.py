@@ -20,6 +20,7 @@ from engine.distributed.wrapping import wrap
 from engine.evaluation.encode import Evaluator
 from engine.evaluation.features import Features
 from engine.logs.run_log import RunLog
+from modules.heads.hmmc import hmmc_head
 from tests.device import DEVICE
 from tests.engine.distributed.test_world import variables
 from tests.engine.evaluation.naive_ranking import full_matrix, naive_t2v, naive_v2t
@@ -41,7 +42,7 @@ def random_split(seed: int, *, with_frames: bool) -> Features:
     )
 
 
-def evaluator(tmp_path: Path, owners: np.ndarray, *, with_frames: bool = True) -> Evaluator:
+def evaluator(tmp_path: Path, owners: np.ndarray) -> Evaluator:
     nothing: Any = None
     return Evaluator(
         videos=nothing,
@@ -49,9 +50,7 @@ def evaluator(tmp_path: Path, owners: np.ndarray, *, with_frames: bool = True) -
         video_of_caption=owners,
         world=World(0, 1, DEVICE),
         log=RunLog(tmp_path, active=False),
-        use_frame_fea=with_frames,
         max_frames=FRAMES,
-        top_frames=3,
         logit_scale=100.0,
     )
 
@@ -59,7 +58,7 @@ def evaluator(tmp_path: Path, owners: np.ndarray, *, with_frames: bool = True) -
 def test_the_ranks_equal_those_of_the_full_matrix(tmp_path: Path) -> None:
     features = random_split(1, with_frames=True)
     owners = np.random.default_rng(0).permutation(np.arange(CAPTIONS) % VIDEOS)
-    rankings = evaluator(tmp_path, owners).compute_metrics(features).rankings
+    rankings = evaluator(tmp_path, owners).compute_metrics(features, hmmc_head()).rankings
     np.testing.assert_array_equal(rankings.t2v.expected, naive_t2v(full_matrix(features), owners))
     np.testing.assert_array_equal(rankings.v2t.expected, naive_v2t(full_matrix(features), owners))
 
@@ -70,7 +69,7 @@ def test_features_that_are_not_finite_are_named(what: str, tmp_path: Path) -> No
     rows = features.text if what == "caption" else features.video
     rows[4, 0] = float("inf")
     with pytest.raises(UserError, match=rf"{what}s are not finite: 1 \(4\)"):
-        evaluator(tmp_path, np.arange(CAPTIONS) % VIDEOS, with_frames=False).compute_metrics(features)
+        evaluator(tmp_path, np.arange(CAPTIONS) % VIDEOS).compute_metrics(features, hmmc_head())
 
 
 class Recorder(nn.Module):
@@ -80,6 +79,7 @@ class Recorder(nn.Module):
         super().__init__()
         self.text_encoder = nn.Dropout(0.5)
         self.text_encoder.embed_dim = 2  # type: ignore[assignment]
+        self.head = hmmc_head()
         self.modes: list[bool] = []
         self.broken = False
 
@@ -92,9 +92,9 @@ class Recorder(nn.Module):
         self._record()
         return frames[:, 0].double(), frames.double()
 
-    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def encode_words(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         self._record()
-        return ids[:, :2].double()
+        return ids[:, :2].double(), ids
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -105,10 +105,10 @@ def test_features_are_float32_whatever_the_encoders_compute_in(precision: str, t
             types.add(products.dtype)
             return products[:, 0], products
 
-        def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        def encode_words(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             products = ids @ torch.eye(2)
             types.add(products.dtype)
-            return products
+            return products, ids
 
     types: set[torch.dtype] = set()
     frames, mask = torch.rand(2, 2, 2), torch.ones(2, 2, dtype=torch.bool)
@@ -151,7 +151,7 @@ def test_the_model_is_evaluated_in_evaluation_mode_and_keeps_its_own(
         assert features.frame_mask is not None
         assert features.frame_mask.tolist() == [[True, True], [True, False], [True, True]]
     assert model.modes and not any(model.modes), "dropout is off while features are computed"
-    assert [module.training for module in model.modules()] == [was_training] * 2
+    assert [module.training for module in model.modules()] == [was_training] * 3
 
 
 class Rows(Dataset[dict[str, torch.Tensor]]):
@@ -183,9 +183,7 @@ def encode(world: World, folder: Path, *, videos: int, captions: int, workers: i
         video_of_caption=np.arange(captions) % videos,
         world=world,
         log=RunLog(folder, active=False),
-        use_frame_fea=True,
         max_frames=tiny.FRAMES,
-        top_frames=2,
         logit_scale=100.0,
     )
     return split.encode(model)

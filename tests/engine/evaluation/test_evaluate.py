@@ -13,6 +13,7 @@ from common.errors import FileError, UserError
 from engine.evaluation.feature_files import SimilarityNotes, load_similarity_notes, save_similarity
 from engine.evaluation.query_bank import sample_captions
 from engine.evaluation.similarity import ScoreTiles
+from modules.heads.hmmc import hmmc_head
 from tests.dataloaders.toy import toy_examples
 from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 
@@ -21,7 +22,7 @@ NOTES = SimilarityNotes(100.0, np.arange(5) % 4)
 
 def test_the_similarity_file_holds_the_full_matrix_and_replaces_an_old_one(tmp_path: Path) -> None:
     features = random_features(np.random.default_rng(0), 21, 9, 3)
-    tiles = ScoreTiles(features, top_frames=3, logit_scale=100.0, tile=(8, 4))
+    tiles = ScoreTiles(features, hmmc_head(), logit_scale=100.0, tile=(8, 4))
     owners = np.arange(21) % 9
     for _ in range(2):
         save_similarity(tmp_path / "s.npy", tiles, SimilarityNotes(100.0, owners))
@@ -49,7 +50,7 @@ def test_the_similarity_file_needs_its_disk_space_before_it_is_filled(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    tiles = ScoreTiles(random_features(np.random.default_rng(0), 5, 4, 3), top_frames=3, logit_scale=100.0)
+    tiles = ScoreTiles(random_features(np.random.default_rng(0), 5, 4, 3), hmmc_head(), logit_scale=100.0)
     if number == errno.ENOSPC:
         with pytest.raises(FileError, match=r"s\.npy: cannot be written \(No space left") as caught:
             save_similarity(tmp_path / "s.npy", tiles, NOTES)

@@ -15,6 +15,7 @@ from engine.evaluation.features import Features
 from engine.evaluation.normalization import BankSums, DualSoftmax, QueryBank, log_sums
 from engine.evaluation.ranking import SINGLE_PROCESS, Rankings, rank_tiles
 from engine.evaluation.similarity import MatrixTiles, ScoreTiles
+from modules.heads.hmmc import hmmc_head
 from tests.device import DEVICE
 from tests.engine.evaluation.naive_ranking import full_matrix, naive_t2v, naive_v2t, random_features
 from tests.processes import run_ranks
@@ -31,7 +32,7 @@ def split(seed: int) -> tuple[Features, Features, np.ndarray]:
 
 
 def tiles(features: Features, tile: tuple[int, int] = (8, 5)) -> ScoreTiles:
-    return ScoreTiles(features, top_frames=3, logit_scale=100.0, tile=tile)
+    return ScoreTiles(features, hmmc_head(), logit_scale=100.0, tile=tile)
 
 
 def bank_tiles(features: Features, bank: Features) -> tuple[ScoreTiles, ScoreTiles]:

@@ -17,6 +17,7 @@ from engine.evaluation.features import Features
 from engine.evaluation.ranking import Rankings, rank
 from engine.evaluation.ranks import Ranks
 from engine.evaluation.top_k import TopK
+from modules.heads.hmmc import hmmc_head
 from tests.device import DEVICE
 from tests.engine.evaluation.naive_ranking import (
     full_matrix,
@@ -32,7 +33,7 @@ CASES = 200  # of each kind
 
 
 def ranked(features: Features, owner: np.ndarray, **more: object) -> Rankings:
-    return rank(features, owner, top_frames=3, logit_scale=100.0, **more)  # type: ignore[arg-type]
+    return rank(features, owner, head=hmmc_head(), logit_scale=100.0, **more)  # type: ignore[arg-type]
 
 
 def assert_same(a: Rankings, b: Rankings) -> None:
@@ -97,7 +98,7 @@ def test_more_top_frames_than_frames_use_all_frames() -> None:
     rng = np.random.default_rng(2)
     features = random_features(rng, 8, 4, 2)
     features = dataclasses.replace(features, frame_mask=None)
-    few = rank(features, np.arange(8) % 4, top_frames=99, logit_scale=1.0)
+    few = rank(features, np.arange(8) % 4, head=hmmc_head(top_frames=99), logit_scale=1.0)
     np.testing.assert_allclose(
         few.t2v.expected, naive_t2v(full_matrix(features, top_frames=2), np.arange(8) % 4)
     )

@@ -12,6 +12,7 @@ import torch
 from common.errors import UserError
 from engine.evaluation.features import Features
 from engine.evaluation.similarity import PAIR_BYTES, MatrixTiles, ScoreTiles, Tiles, default_tile
+from modules.heads.hmmc import hmmc_head
 from tests.device import DEVICE
 from tests.engine.evaluation.naive_ranking import full_matrix, random_features
 
@@ -85,12 +86,12 @@ def test_scores_from_features_in_padded_tiles(masked: bool) -> None:
     mask = torch.ones(5, 4, dtype=torch.bool)
     mask[3, 2:] = not masked  # only the second tile of videos has padding
     features = dataclasses.replace(features, frame_mask=mask)
-    tiles = ScoreTiles(features, top_frames=3, logit_scale=100.0, tile=(4, 3))
+    tiles = ScoreTiles(features, hmmc_head(), logit_scale=100.0, tile=(4, 3))
     assert tiles.dtype == torch.float32 and tiles.device == features.video.device
     expected = full_matrix(features)
     for videos in tiles.video_tiles(0, 5):
-        assert videos.videos.shape[0] == 3 and videos.frames is not None and videos.frames.shape[:2] == (4, 3)
-        assert (videos.frame_mask is not None) == (masked and videos.first == 3)
+        assert videos.rows["video"].shape[0] == 3 and videos.rows["frames"].shape[:2] == (4, 3)
+        assert ("frame_mask" in videos.rows) == (masked and videos.first == 3)
         for captions in (torch.arange(4), torch.tensor([8])):
             scores = tiles.scores(captions, videos)
             assert scores.shape == (len(captions), len(videos))
@@ -102,7 +103,7 @@ def test_scores_from_features_in_padded_tiles(masked: bool) -> None:
 def test_half_precision_features_are_scored_in_float32_and_float64_stays() -> None:
     for kind, scored in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
         features = Features(torch.eye(2, 3, dtype=kind), torch.eye(2, 3, dtype=kind), None)
-        tiles = ScoreTiles(features, top_frames=1, logit_scale=10.0)
+        tiles = ScoreTiles(features, hmmc_head(top_frames=1), logit_scale=10.0)
         scores = tiles.scores(torch.arange(2), tiles.video_tile(0, 2))
         assert tiles.dtype == scores.dtype == scored
         assert scores.tolist() == [[10.0, 0.0], [0.0, 10.0]]

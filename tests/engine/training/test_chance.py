@@ -9,7 +9,8 @@ import torch
 
 from engine.config import Config
 from engine.training.chance import ChanceWatch, chance_loss
-from modules.losses.matching import queue_video_text_matching, video_text_matching
+from modules.losses.matching import queue_video_text_matching
+from tests.modules.hmmc_terms import video_text_matching
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from engine.config import Config
 from modules.logits import logits_for
 from modules.losses import sigmoid
 from modules.losses.batch_loss import BatchLoss
-from modules.losses.matching import frame_text_matching, video_text_matching
 from modules.losses.table import LOSSES, WEIGHT_NEGATIVES, make_loss
+from tests.modules.hmmc_terms import frame_text_matching, video_text_matching
 from tests.modules.tiny import draw
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "heads" / "siglip.npz"

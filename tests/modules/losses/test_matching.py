@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modules.losses import matching
 from tests.device import DEVICE
+from tests.modules.hmmc_terms import frame_text_matching, video_text_matching
 from tests.modules.tiny import cosine, draw
 
 N, FRAMES, WIDTH, SCALE, TAU = 4, 3, 8, 10.0, 0.07
@@ -26,13 +27,11 @@ def queue_term(x: Tensor, y: Tensor, queue: Tensor) -> float:
 
 def test_frame_text_matching_without_padding_is_the_mean_of_the_positions() -> None:
     text, frames = draw(N, WIDTH), draw(N, FRAMES, WIDTH, seed=1)
-    one_position = [
-        matching.video_text_matching(text, frames[:, i], logit_scale=SCALE) for i in range(FRAMES)
-    ]
+    one_position = [video_text_matching(text, frames[:, i], logit_scale=SCALE) for i in range(FRAMES)]
     expected = torch.stack(one_position).mean()
-    assert torch.allclose(matching.frame_text_matching(text, frames, logit_scale=SCALE), expected)
+    assert torch.allclose(frame_text_matching(text, frames, logit_scale=SCALE), expected)
     everything = torch.ones(N, FRAMES, dtype=torch.bool)
-    masked = matching.frame_text_matching(text, frames, everything, logit_scale=SCALE)
+    masked = frame_text_matching(text, frames, everything, logit_scale=SCALE)
     assert torch.allclose(masked, expected)
 
 
@@ -47,7 +46,7 @@ def test_frame_text_matching_with_padding() -> None:
             rival_frames = [SCALE * cosine(text[n], frames[m, i]) for m in range(N) if m != n and MASK[m, i]]
             rival_texts = [SCALE * cosine(text[m], frames[n, i]) for m in range(N) if m != n]
             terms.append(cross_entropy(positive, rival_frames) + cross_entropy(positive, rival_texts))
-    ours = matching.frame_text_matching(text, frames, MASK, logit_scale=SCALE)
+    ours = frame_text_matching(text, frames, MASK, logit_scale=SCALE)
     assert float(ours) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
@@ -55,7 +54,7 @@ def test_frame_text_matching_of_one_real_frame_is_its_term() -> None:
     text, frames = draw(2, WIDTH), draw(2, 1, WIDTH, seed=1)
     mask = torch.tensor([[False], [True]])
     positive, rival = (SCALE * cosine(text[n], frames[1, 0]) for n in (1, 0))
-    ours = matching.frame_text_matching(text, frames, mask, logit_scale=SCALE)
+    ours = frame_text_matching(text, frames, mask, logit_scale=SCALE)
     assert float(ours) == pytest.approx(cross_entropy(positive, [rival]), rel=1e-5)
 
 
@@ -115,8 +114,8 @@ def test_frame_adjacency_of_single_frames_is_zero() -> None:
 
 def test_autocast_does_not_reach_the_similarities() -> None:
     text, video = draw(N, WIDTH), draw(N, WIDTH, seed=1)
-    exact = matching.video_text_matching(text, video, logit_scale=100.0)
+    exact = video_text_matching(text, video, logit_scale=100.0)
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
-        inside = matching.video_text_matching(text, video, logit_scale=100.0)
+        inside = video_text_matching(text, video, logit_scale=100.0)
     assert inside.dtype == torch.float32
     assert float(inside) == float(exact)
