@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class Examples:
     """One split: captions, videos, and the video of each caption.
 
     `tags` [N] belong to captions; only CHVTT pre-training has them. `durations` [V] are in seconds, NaN if
-    unknown.
+    unknown. `languages` [N] are positions in `common.languages.LANGUAGES`; None: all are of one language.
     """
 
     video_ids: PackedStrings  # [V] ids of the frame store
@@ -86,9 +87,11 @@ class Examples:
     video_of_caption: NDArray[np.int64]  # [N] position in video_ids
     tags: PackedStrings | None = None
     durations: NDArray[np.float32] | None = None
+    languages: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         assert self.video_of_caption.shape == (len(self.captions),)
+        assert self.languages is None or self.languages.shape == (len(self.captions),)
         assert self.tags is None or len(self.tags) == len(self.captions)
         assert self.durations is None or self.durations.shape == (len(self.video_ids),)
         if len(self.captions):
@@ -119,7 +122,40 @@ class Examples:
             video_of_caption=new_position[self.video_of_caption[kept_captions]].astype(np.int64),
             tags=None if self.tags is None else self.tags.take(kept_captions),
             durations=None if self.durations is None else self.durations[keep],
+            languages=None if self.languages is None else self.languages[kept_captions],
         )
+
+    def in_language(self, language: int) -> Examples:
+        """All videos, with the captions of one language, in the same order."""
+        assert self.languages is not None
+        kept = np.flatnonzero(self.languages == language)
+        return replace(
+            self,
+            captions=self.captions.take(kept),
+            video_of_caption=self.video_of_caption[kept],
+            tags=None if self.tags is None else self.tags.take(kept),
+            languages=self.languages[kept],
+        )
+
+
+def merge_languages(parts: Sequence[Examples]) -> Examples:
+    """The captions of one split in several languages, those of language 0 first. `parts` [language].
+
+    All parts have the same videos in the same order, and tags, or durations, in all of them or in none.
+    """
+    first = parts[0]
+    assert all(list(part.video_ids) == list(first.video_ids) for part in parts[1:])
+    tags = [part.tags for part in parts if part.tags is not None]
+    assert len(tags) in (0, len(parts))
+    sizes = [part.num_captions for part in parts]
+    return Examples(
+        video_ids=first.video_ids,
+        captions=PackedStrings.from_iterable(chain.from_iterable(part.captions for part in parts)),
+        video_of_caption=np.concatenate([part.video_of_caption for part in parts]),
+        tags=PackedStrings.from_iterable(chain.from_iterable(tags)) if tags else None,
+        durations=first.durations,
+        languages=np.repeat(np.arange(len(parts), dtype=np.uint8), sizes),
+    )
 
 
 class ExamplesBuilder:

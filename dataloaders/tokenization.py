@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -27,3 +28,18 @@ class Tokenizer(Protocol):
     def encode(self, text: str, max_words: int) -> Encoded:
         """(ids [W], mask [W], whether the text was truncated); W = `max_words`, mask 1 on real tokens."""
         ...
+
+
+@dataclass(frozen=True)
+class TokenizerPair:
+    """A tokenizer for each language, in the order of `common.languages.LANGUAGES`."""
+
+    tokenizers: tuple[Tokenizer, ...]
+
+
+def tokenizer_of(tokenizer: Tokenizer | TokenizerPair, language: int | None) -> Tokenizer:
+    """The tokenizer of a language. One tokenizer serves all languages that its model knows."""
+    if isinstance(tokenizer, TokenizerPair):
+        assert language is not None, "the texts must say their language"
+        return tokenizer.tokenizers[language]
+    return tokenizer

@@ -31,7 +31,7 @@ from dataloaders.frame_sampling import (
 from dataloaders.frame_store.jpeg import Excess
 from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.token_masking import mask_tokens
-from dataloaders.tokenization import Tokenizer
+from dataloaders.tokenization import Tokenizer, TokenizerPair, tokenizer_of
 from dataloaders.transforms import excess_of_resize, fill_clip
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,8 @@ class VideoTextDataset(Dataset[Sample]):
     turns on CHVTT's pre-training augmentation: crops are made here, and colours too with `colours_here`, else
     the sample has what was drawn for them as `colours` [F, C]. `scaled_decoding`: see `decode_jpeg`, and
     `encoded`: JPEGs in place of `frames` (encoded_frames.py); both for training only. `mlm` adds masked
-    copies of the texts. No tags if `max_tag_words` is None.
+    copies of the texts. No tags if `max_tag_words` is None. Samples of examples with `languages` have the
+    number of theirs as `language`.
 
     The constructor raises `UserError` for `random` sampling of more frames than are stored, and for dynamic
     lengths without durations.
@@ -97,7 +98,7 @@ class VideoTextDataset(Dataset[Sample]):
         self,
         examples: Examples,
         store: FrameReader,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | TokenizerPair,
         *,
         view: str,
         max_words: int,
@@ -145,7 +146,8 @@ class VideoTextDataset(Dataset[Sample]):
         if self.view == "videos":
             return self._clip(index, self._rng(epoch, index)) | _number(index)
         if self.view == "captions":
-            return self._text("text", self.examples.captions[index], self._max_words) | _number(index)
+            text = self._text("text", self.examples.captions[index], self._max_words, self._language(index))
+            return text | self._language_entry(index) | _number(index)
         return self._readable_pair(epoch, index)
 
     @property
@@ -153,18 +155,40 @@ class VideoTextDataset(Dataset[Sample]):
         """Bytes of one sample's frames; the texts are small in comparison."""
         return 0 if self.view == "captions" else self._max_frames * 3 * self._image_size**2
 
-    def inspect_captions(self, limit: int = 10_000) -> CaptionSample:
-        """Tokenize all captions, or `limit` spread evenly, and count what the model will not see."""
-        total = self.examples.num_captions
+    @property
+    def language(self) -> int | None:
+        """The language of the first caption; None where all captions are of one language."""
+        return self._language(0)
+
+    def inspect_captions(self, limit: int = 10_000, *, language: int | None = None) -> CaptionSample:
+        """Tokenize all captions, or `limit` spread evenly, and count what the model will not see.
+
+        With `language`, only the captions of this language.
+        """
+        candidates = np.arange(self.examples.num_captions)
+        if language is not None:
+            assert self.examples.languages is not None
+            candidates = np.flatnonzero(self.examples.languages == language)
+        total = len(candidates)
         chosen = np.unique(np.linspace(0, total, min(limit, total), endpoint=False).astype(np.int64))
         truncated = tokens = unknown = 0
-        for i in chosen:
-            ids, mask, cut = self._tokenizer.encode(self.examples.captions[int(i)], self._max_words)
+        for i in candidates[chosen].tolist():
+            tokenizer = tokenizer_of(self._tokenizer, self._language(i))
+            ids, mask, cut = tokenizer.encode(self.examples.captions[i], self._max_words)
             words = ids[1 : int(mask.sum()) - 1]  # without the start and the end token
             truncated += cut
             tokens += len(words)
-            unknown += int((words == self._tokenizer.unknown_id).sum())
+            unknown += int((words == tokenizer.unknown_id).sum())
         return CaptionSample(len(chosen), truncated, tokens, unknown)
+
+    def _language(self, index: int) -> int | None:
+        """The language of a caption; None where all captions are of one language."""
+        languages = self.examples.languages
+        return None if languages is None else int(languages[index])
+
+    def _language_entry(self, index: int) -> Sample:
+        language = self._language(index)
+        return {} if language is None else {"language": torch.tensor(language)}
 
     def _readable_pair(self, epoch: int, index: int) -> Sample:
         """The pair `index`, or the next one whose video can be read; the first pair follows the last."""
@@ -194,10 +218,12 @@ class VideoTextDataset(Dataset[Sample]):
         rng = self._rng(epoch, index)
         video = int(self.examples.video_of_caption[index])
         sample = self._clip(video, rng) | _number(index) | {"video": torch.tensor(video)}
-        sample |= self._training_text("text", self.examples.captions[index], self._max_words, rng=rng)
+        language = self._language(index)
+        text = partial(self._training_text, language=language, rng=rng)
+        sample |= self._language_entry(index) | text("text", self.examples.captions[index], self._max_words)
         if self._max_tag_words is not None:
             assert self.examples.tags is not None
-            sample |= self._training_text("tag", self.examples.tags[index], self._max_tag_words, rng=rng)
+            sample |= text("tag", self.examples.tags[index], self._max_tag_words)
         return sample
 
     def _clip(self, video: int, rng: np.random.Generator) -> Sample:
@@ -267,21 +293,24 @@ class VideoTextDataset(Dataset[Sample]):
         duration = float(self.examples.durations[video])
         return dynamic_length(duration, self._max_frames, factor=self._duration_factor)
 
-    def _text(self, name: str, text: str, max_words: int) -> Sample:
-        ids, mask, _ = self._tokenizer.encode(text, max_words)
+    def _text(self, name: str, text: str, max_words: int, language: int | None) -> Sample:
+        ids, mask, _ = tokenizer_of(self._tokenizer, language).encode(text, max_words)
         return {f"{name}_ids": torch.from_numpy(ids), f"{name}_mask": torch.from_numpy(mask)}
 
-    def _training_text(self, name: str, text: str, max_words: int, *, rng: np.random.Generator) -> Sample:
-        sample = self._text(name, text, max_words)
+    def _training_text(
+        self, name: str, text: str, max_words: int, *, language: int | None, rng: np.random.Generator
+    ) -> Sample:
+        sample = self._text(name, text, max_words, language)
         if not self._mlm:
             return sample
+        tokenizer = tokenizer_of(self._tokenizer, language)
         masked, labels = mask_tokens(
             sample[f"{name}_ids"].numpy(),
             sample[f"{name}_mask"].numpy(),
             rng=rng,
-            mask_token_id=self._tokenizer.mask_token_id,
-            vocab_size=self._tokenizer.vocab_size,
-            special_ids=self._tokenizer.special_ids,
+            mask_token_id=tokenizer.mask_token_id,
+            vocab_size=tokenizer.vocab_size,
+            special_ids=tokenizer.special_ids,
         )
         return sample | {
             f"{name}_mlm_ids": torch.from_numpy(masked),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from common.languages import LANGUAGES
 from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS, MAX_TOP
 
 MAX_TOP_FRAMES = 1000
@@ -17,6 +18,7 @@ HINTS = {
     "frame": f"give a whole number from 0 to {MAX_FRAME:,}",
     "q": f"give a text of at most {MAX_QUERY_CHARACTERS:,} characters",
     "not": f"give texts of at most {MAX_QUERY_CHARACTERS:,} characters",
+    "language": f"give {' or '.join(LANGUAGES)}",
 }
 
 Top = Annotated[int, Field(ge=1, le=MAX_TOP, description="Number of results")]
@@ -32,6 +34,11 @@ FrameWeight = Annotated[
 TopFrames = Annotated[
     int | None,
     Field(ge=1, le=MAX_TOP_FRAMES, description="Frames of a video that count; by default as in evaluation"),
+]
+
+Language = Annotated[
+    Literal["english", "chinese"] | None,
+    Field(description="Of the texts; a bilingual model otherwise tells it by their letters"),
 ]
 
 
@@ -61,6 +68,7 @@ class Query(Ranking):
     exclude: list[str] = Field(
         default_factory=list, alias="not", description="What it should not show; may be repeated"
     )
+    language: Language = None
 
 
 QUERY_NAMES = tuple(field.alias or name for name, field in Query.model_fields.items())
@@ -119,7 +127,7 @@ class HealthAnswer(BaseModel):
 
     status: str = "ok"
     videos: int
-    language: str = Field(description="Of the model: english or chinese")
+    language: str = Field(description="Of the model: english, chinese or bilingual")
     engine: str = Field(description="The engine that proposes candidates")
     frames: int = Field(description="Frames of a video that the model saw")
     width: int = Field(description="Of the vectors")

@@ -18,7 +18,7 @@ from modules.losses.table import LOSSES
 
 LANGUAGES = {name: spec.languages for name, spec in DATASET_SPECS.items()}
 DATASETS = tuple(LANGUAGES)
-ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt"}  # as published
+ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt", "bilingual": "vatex"}  # as published
 
 
 def _flag(
@@ -65,7 +65,12 @@ class Config:
     dataset: str = _flag(
         "chvtt", "data", "data set to train on and, in fine-tuning, to test on", choices=(*DATASETS, "bird")
     )
-    language: str = _flag("chinese", "data", "language of the captions", choices=("chinese", "english"))
+    language: str = _flag(
+        "chinese",
+        "data",
+        "language of the captions; bilingual: one model for both languages (docs/TRAINING.md)",
+        choices=("chinese", "english", "bilingual"),
+    )
     data_dir: str = _flag(
         "", "data", "folder with one subfolder for each data set (docs/DATA.md) [$HMMC_DATA or 'data']"
     )
@@ -81,7 +86,7 @@ class Config:
     eval_dataset: str | None = _flag(
         None,
         "data",
-        "data set to evaluate on [fine-tuning: --dataset; pre-training: vatex (chinese), msrvtt (english)]",
+        "data set to evaluate on [fine-tuning: --dataset; pre-training: msrvtt (english), else vatex]",
         choices=DATASETS,
         kind=str,
     )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from common.errors import UserError
+from common.languages import BILINGUAL, languages_of
 from dataloaders.datasets.registry import DATASETS
 from engine.command_line import Remark, given_flags, parse_config
 from engine.config import Config
@@ -41,7 +42,7 @@ def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config
     if "pretrained_text" in given and config.language == "english" and config.text_tower != "bert":
         text = (
             f"--pretrained_text {config.pretrained_text} has no effect: --language english uses the text "
-            "encoder of --clip_model; a BERT model is used with --language chinese only"
+            "encoder of --clip_model; a BERT model is for Chinese texts only"
         )
         more = [*more, Remark(text, is_warning=True)]
     return config, [*remarks, *more, *_rate_remarks(config), *_loss_remarks(config)]
@@ -134,13 +135,20 @@ def _check_job(config: Config, *, program: str) -> None:
     )
     for flag, dataset in (("--dataset", config.dataset), ("--eval_dataset", config.test_dataset)):
         languages = DATASETS[dataset].languages
+        hint = f"; a bilingual model can be evaluated there with --language {languages[0]}"
         _require(
-            config.language in languages,
-            f"--language {config.language}: {flag} {dataset} has {' and '.join(languages)} texts only",
+            set(languages_of(config.language)) <= set(languages),
+            f"--language {config.language}: {flag} {dataset} has {' and '.join(languages)} texts only"
+            + (hint if config.language == BILINGUAL and config.do_eval else ""),
         )
     _require(
         not config.do_pretrain or config.head == "hmmc",
         f"--head {config.head}: the losses of pre-training are those of --head hmmc; give it to fine-tuning",
+    )
+    _require(
+        not (config.do_pretrain and config.language == BILINGUAL and config.weight_MLM),
+        f"--weight_MLM {config.weight_MLM:g}: MLM predicts words of one vocabulary, and --language bilingual "
+        "has two; give --weight_MLM 0",
     )
     _require(
         config.pretrain_text == "both" or config.dataset == "chvtt",

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from common.languages import LANGUAGES, languages_of
 from dataloaders.datasets.eval_protocol import apply_protocol
 from dataloaders.datasets.known_splits import describe_split, is_published_test, leaks, name_mismatch
 from dataloaders.datasets.registry import VALIDATION, SplitFiles, read_examples
@@ -18,23 +19,24 @@ from dataloaders.datasets.splits import (
     match_store_ids,
     with_store_durations,
 )
-from dataloaders.examples import Examples
+from dataloaders.examples import Examples, merge_languages
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.loader import EpochSampler
-from dataloaders.tokenization import Tokenizer
+from dataloaders.tokenization import Tokenizer, TokenizerPair
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
 from engine.input_files import eval_dataset_hint, evaluation_files, training_files, training_split
+from engine.inspection import inspect_frames, inspect_texts
 from engine.loaders import batch_per_rank, evaluation_loader, rank_loader
 from engine.logs.run_log import RunLog
+from modules.backbones.backbone import Backbone
 from modules.dual_encoder import DualEncoder
 
 # Tokens of a text by (data set, split), as the published code fixes them. `--max_words` overrides.
 TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test"): 15}
 TAG_WORDS = 25
 DEFAULT_WORDS = 32
-MOST_UNKNOWN = 0.02  # share of tokens; BERT models know nearly all words of their own language
 DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, as published
 
 
@@ -46,7 +48,7 @@ Split = tuple[Examples, FrameStore, MissingVideos]
 class InputSpec:
     """The input format of the model: tokenizer, maximum tokens of a text, side of a frame in pixels."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | TokenizerPair
     context_length: int
     image_size: int
 
@@ -67,15 +69,27 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
+class Queries:
+    """The captions in one language of a split to evaluate: `examples` has all videos of the split."""
+
+    language: str
+    examples: Examples
+    captions: DataLoader
+
+
+@dataclass(frozen=True)
 class EvaluationData:
-    """The videos and captions of a split to evaluate, and the videos that the frame store lacks."""
+    """The videos and captions of a split to evaluate, and the videos that the frame store lacks.
+
+    `examples` has all captions; `queries` has those of each language.
+    """
 
     dataset: str
     examples: Examples
     missing: MissingVideos
     store: FrameStore
     videos: DataLoader
-    captions: DataLoader
+    queries: tuple[Queries, ...]
 
     def counts(self) -> dict[str, Any]:
         """Counts for the result file.
@@ -100,17 +114,24 @@ def input_spec(config: Config, model: DualEncoder) -> InputSpec:
     """
     backbone = model.backbone
     assert backbone is not None, "the model was built by `build_model`"
-    tokenizer: Tokenizer = backbone.tokenizer(config.language)
-    if tokenizer.vocab_size > backbone.vocab_size:
-        raise UserError(
-            f"{backbone.text_name}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, but its text "
-            f"model has {backbone.vocab_size} rows of token embeddings; the two are of different models"
-        )
+    parts = backbone.by_language or {languages_of(config.language)[0]: backbone}
+    tokenizers = tuple(_tokenizer(part, language) for language, part in parts.items())
+    tokenizer = tokenizers[0] if len(tokenizers) == 1 else TokenizerPair(tokenizers)
     return InputSpec(
         tokenizer=tokenizer,
         context_length=backbone.context_length,
         image_size=backbone.preprocessing.size,
     )
+
+
+def _tokenizer(backbone: Backbone, language: str) -> Tokenizer:
+    tokenizer: Tokenizer = backbone.tokenizer(language)
+    if tokenizer.vocab_size > backbone.vocab_size:
+        raise UserError(
+            f"{backbone.text_name}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, but its text "
+            f"model has {backbone.vocab_size} rows of token embeddings; the two are of different models"
+        )
+    return tokenizer
 
 
 def read_training_split(config: Config, world: World, log: RunLog) -> Split:
@@ -206,26 +227,34 @@ def _evaluation_data(
     name: str,
     split: str,
 ) -> EvaluationData:
-    """Two loaders, one of videos and one of captions, so that each video is decoded once.
+    """A loader of videos, so that each is decoded once, and one of the captions of each language.
 
     `split` decides the number of words and frames.
     """
-    examples = apply_protocol(examples, config.protocol)
-    loaders = {}
-    for view in ("videos", "captions"):
-        dataset = _dataset(config, world, examples, store, spec, name=name, split=split, view=view)
-        loaders[view] = evaluation_loader(config, world, dataset)
-    log.info(
-        f"evaluate on {name} {config.language}: {examples.num_videos:,} videos, "
-        f"{examples.num_captions:,} captions; {chance_recall(examples.num_videos)}"
-    )
-    inspect_texts(config, dataset, world, log)
+    parts = [apply_protocol(part, config.protocol) for part in _by_language(examples)]
+    videos = _dataset(config, world, parts[0], store, spec, name=name, split=split, view="videos")
+    video_loader = evaluation_loader(config, world, videos)
+    queries = []
+    for language, part in zip(languages_of(config.language), parts, strict=True):
+        dataset = _dataset(config, world, part, store, spec, name=name, split=split, view="captions")
+        queries.append(Queries(language, part, evaluation_loader(config, world, dataset)))
+        log.info(
+            f"evaluate on {name} {language}: {part.num_videos:,} videos, "
+            f"{part.num_captions:,} captions; {chance_recall(part.num_videos)}"
+        )
+        inspect_texts(config, dataset, world, log)
     inspect_frames(config, dataset, world, log)
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
-    return EvaluationData(
-        name, examples, missing, store, videos=loaders["videos"], captions=loaders["captions"]
-    )
+    whole = parts[0] if len(parts) == 1 else merge_languages(parts)
+    return EvaluationData(name, whole, missing, store, videos=video_loader, queries=tuple(queries))
+
+
+def _by_language(examples: Examples) -> list[Examples]:
+    """The examples of each language, with all videos; the examples themselves if they are of one language."""
+    if examples.languages is None:
+        return [examples]
+    return [examples.in_language(number) for number in range(len(LANGUAGES))]
 
 
 def chance_recall(videos: int) -> str:
@@ -287,34 +316,6 @@ def _present(config: Config, examples: Examples, store: FrameStore) -> tuple[Exa
 def absent_videos(store: FrameStore, missing: MissingVideos) -> str:
     """The error message for videos that the frame store lacks."""
     return f"{store.path}: {missing}; add them, or continue without them (--allow_missing)"
-
-
-def inspect_texts(config: Config, dataset: VideoTextDataset, world: World, log: RunLog) -> None:
-    """Log how many texts are truncated, and warn if the tokenizer does not know their language."""
-    if not world.is_main:
-        return
-    sample = dataset.inspect_captions()
-    log.info(f"{sample.truncated:,} of {sample.captions:,} inspected texts are truncated to --max_words")
-    if sample.unknown_share >= MOST_UNKNOWN:
-        log.warning(
-            f"{sample.unknown_share:.0%} of the tokens of {sample.captions:,} inspected texts are unknown to "
-            f"the tokenizer of --pretrained_text {config.pretrained_text}: the model cannot tell such words "
-            "apart; give a text model for the language of the captions"
-        )
-
-
-def inspect_frames(config: Config, dataset: VideoTextDataset, world: World, log: RunLog) -> None:
-    """Warn if clips have more frames than are stored: the same frame then comes more than once."""
-    if not world.is_main:
-        return
-    stored = dataset.probe_stored_frames()
-    short = stored[stored < config.max_frames]
-    if len(short):
-        log.warning(
-            f"--max_frames {config.max_frames}: {len(short)} of {len(stored)} inspected videos have fewer "
-            f"frames in the store (at most {short.max()}), so frames repeat; give at most {short.max()}, "
-            "or store more (tools/frame2lmdb.py --num_frames)"
-        )
 
 
 def _dataset(

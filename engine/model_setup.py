@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
 from common.errors import UserError
+from common.languages import BILINGUAL, languages_of
 from engine.checkpoint.files import read_state
-from engine.checkpoint.weights import load_state
+from engine.checkpoint.weights import load_state, text_languages
 from engine.config import Config
 from modules.backbones.backbone import Backbone
-from modules.backbones.registry import build_backbone, with_bert
+from modules.backbones.registry import build_backbone, with_bert, with_bert_beside
 from modules.backbones.request import Request
 from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze, nothing_learns
@@ -38,9 +40,15 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
     """The model of this run. Raises `UserError` naming the weights that are absent or do not fit."""
     # A checkpoint holds every encoder weight or is refused, so the pre-trained weights are not needed then.
     pretrained = config.init_model is None
+    to_start = _languages_to_start(config)
     cache_dir = config.cache_dir or None
     backbone = build_backbone(
-        Request(config.clip_model, config.clip_weights, pretrained=pretrained, cache_dir=cache_dir)
+        Request(
+            config.clip_model,
+            config.clip_weights,
+            pretrained=pretrained or "english" in to_start,
+            cache_dir=cache_dir,
+        )
     )
     head = build_head(HeadOptions.of(vars(config)), backbone.embed_dim)
     visual = VideoEncoder(
@@ -53,30 +61,56 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
         preprocessing=backbone.preprocessing,
     )
     if uses_bert(config, backbone):
-        backbone = with_bert(
+        beside = config.language == BILINGUAL and config.text_tower == "auto"
+        backbone = (with_bert_beside if beside else with_bert)(
             backbone,
             config.pretrained_text,
-            pretrained=pretrained,
+            pretrained=pretrained or "chinese" in to_start,
             legacy_special_tokens=config.legacy_special_tokens,
             cache_dir=cache_dir,
+        )
+    unknown = [each for each in languages_of(config.language) if each not in backbone.languages]
+    if unknown:
+        log.warning(
+            f"--language {config.language}: the text encoder of {backbone.text_name} was not trained with "
+            f"{' and '.join(map(str.capitalize, unknown))} texts"
         )
     model = _assemble(config, visual, backbone, head)
     model.backbone = backbone
     if config.init_model is not None:
-        load_checkpoint(config, model, Path(config.init_model).expanduser(), log)
+        load_checkpoint(config, model, Path(config.init_model).expanduser(), log, may_lack=to_start)
+    for language in to_start:
+        flag = "--clip_weights" if language == "english" else "--pretrained_text"
+        log.info(
+            f"{config.init_model}: has no {language.capitalize()} text encoder; it starts from {flag} "
+            f"{getattr(config, flag[2:])}"
+        )
     _prepare_for_training(config, model)
     return model
 
 
-def load_checkpoint(config: Config, model: DualEncoder, path: Path, log: MessageLog) -> None:
-    """Load the file `path` into `model` and log what was loaded.
+def _languages_to_start(config: Config) -> list[str]:
+    """The languages of a bilingual training whose text encoder starts from pre-trained weights, because
+    --init_model is a checkpoint of the other language.
+    """
+    if config.language != BILINGUAL or config.init_model is None or not config.is_training:
+        return []
+    path = Path(config.init_model).expanduser()
+    present = text_languages(read_state(path, verify=False))  # verified when it is loaded
+    return [language for language in languages_of(config.language) if present and language not in present]
+
+
+def load_checkpoint(
+    config: Config, model: DualEncoder, path: Path, log: MessageLog, *, may_lack: Collection[str] = ()
+) -> None:
+    """Load the file `path` into `model` and log what was loaded. `may_lack`: as in `load_state`.
 
     Raises `UserError` where the file does not fit. For evaluation and search it must not hold a temporal
     transformer that the model lacks, unless a flag switches it off.
     """
     # The checksums of a state to resume from are verified where it is chosen.
     state = read_state(path, verify=config.resume is None)
-    report = load_state(model, state, path=str(path))
+    report = load_state(model, state, path=str(path), may_lack=may_lack)
     if not config.is_training and config.use_temp is None and report.without_temporal:
         raise UserError(
             f"checkpoint {path}: has a temporal transformer, which this model lacks: give --use_temp, or "
@@ -100,9 +134,9 @@ def _prepare_for_training(config: Config, model: DualEncoder) -> None:
 
 
 def uses_bert(config: Config, backbone: Backbone) -> bool:
-    """Whether the text encoder is the one of --pretrained_text, not the backbone's own (--text_tower)."""
+    """Whether the text encoder, at least for Chinese, is that of --pretrained_text (--text_tower)."""
     if config.text_tower == "auto":
-        return config.language not in backbone.languages and config.language == "chinese"
+        return "chinese" in set(languages_of(config.language)) - backbone.languages
     return config.text_tower == "bert"
 
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.atomic_files import write_json
 from engine.checkpoint.weights import group_of
+from modules.backbones.bilingual import BilingualTextEncoder
 from modules.dual_encoder import DualEncoder
 from modules.pretrain_model import PretrainModel
 
@@ -79,12 +80,15 @@ def _total(parts: list[Part]) -> Part:
 def _encoder_flops(model: DualEncoder, *, frames: int, words: int) -> dict[str, int]:
     size = int(model.visual_encoder.image_size)  # type: ignore[arg-type]
     clip = torch.zeros(1, frames, 3, size, size)
-    text = torch.ones(1, words, dtype=torch.int64)
+    # A bilingual model encodes one text of each language; half of that is one text.
+    languages = torch.arange(2 if isinstance(model.text_encoder, BilingualTextEncoder) else 1)
+    text = torch.ones(len(languages), words, dtype=torch.int64)
     model.eval()
     image = _count(lambda: model.visual_encoder.visual(clip[0]))  # type: ignore[operator]
     flops = {
         "image tower": image,
-        "text encoder": _count(lambda: model.encode_text(text, torch.ones_like(text))),
+        "text encoder": _count(lambda: model.encode_text(text, torch.ones_like(text), languages))
+        // len(languages),
     }
     temporal = _count(lambda: model.encode_video(clip)) - image
     return flops | ({"temporal transformer": temporal} if temporal else {})
@@ -101,6 +105,7 @@ def _training_batch(model: PretrainModel, *, frames: int, words: int) -> dict[st
         "text_mask": torch.ones_like(ids),
         "text_mlm_ids": ids,
         "text_mlm_labels": labels,
+        "language": torch.zeros(1, dtype=torch.int64),
     }
 
 

@@ -31,9 +31,9 @@ from engine.distributed.precision import settle_precision
 from engine.distributed.sharding import describe_sharding
 from engine.distributed.world import World
 from engine.distributed.wrapping import wrap
-from engine.evaluation.evaluate import build_evaluator, evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.evaluation.folder import evaluate_folder
-from engine.evaluation.query_bank import build_bank
+from engine.evaluation.query_bank import build_banks
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from engine.output_folder import OutputFolder, on_main, save_evaluation_settings
@@ -160,11 +160,10 @@ def _evaluate(
 ) -> None:
     """--do_eval with one checkpoint, or without one: then the initial weights are evaluated."""
     test = build_evaluation_data(config, world, spec, log, read)
-    evaluator = build_evaluator(config, world, test, log)
-    bank = build_bank(config, world, spec) if config.qb_norm else None
+    banks = build_banks(config, world, spec) if config.qb_norm else None
     save_evaluation_settings(config, world)
     evaluation = evaluate(
-        config, model, evaluator, test, log, epoch=None, checkpoint=config.init_model, bank=bank
+        config, world, model, test, log, epoch=None, checkpoint=config.init_model, banks=banks
     )
     report_evaluation(config, evaluation, world, log)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.languages import BILINGUAL, languages_of
 from dataloaders.datasets.files import read_json_object
 from engine.command_line import Remark
 from engine.config import Config
@@ -26,12 +27,12 @@ MODEL = (
 # What an evaluation takes over: also how features and scores are computed.
 FEATURES = (*MODEL, "use_frame_fea", "top_frames", "max_frames", "max_words", "frame_sample_len")
 _PATHS = ("clip_model", "pretrained_text")
-# A setting without effect cannot disagree: (setting, the one that it needs, the value that it needs).
-_NEEDS = (
-    ("pretrained_text", "language", "chinese"),
-    ("legacy_special_tokens", "language", "chinese"),
-    ("temporal_layers", "use_temp", True),
-    ("top_frames", "use_frame_fea", True),
+# A setting without effect cannot disagree: (setting, the one that it needs, the values that it needs).
+_NEEDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
+    ("pretrained_text", "language", ("chinese", BILINGUAL)),
+    ("legacy_special_tokens", "language", ("chinese", BILINGUAL)),
+    ("temporal_layers", "use_temp", (True,)),
+    ("top_frames", "use_frame_fea", (True,)),
 )
 # Values that older versions wrote, and what they are now.
 _OLD_VALUES: dict[str, dict[Any, Any]] = {"compile": {True: "on", False: "off"}}
@@ -161,11 +162,13 @@ def as_flag(name: str, value: Any) -> str:
 
 
 def _has_effect(name: str, config: Config, saved: Settings) -> bool:
-    needed = [(other, value) for setting, other, value in _NEEDS if setting == name]
-    return all(getattr(config, other) == value and saved.get(other) == value for other, value in needed)
+    needed = [(other, values) for setting, other, values in _NEEDS if setting == name]
+    return all(getattr(config, other) in values and saved.get(other) in values for other, values in needed)
 
 
 def _differ(name: str, value: Any, saved: Settings) -> bool:
     if name in _PATHS:  # the same file may be elsewhere on another machine
         return Path(str(value)).name != Path(str(saved[name])).name
+    if name == "language":  # a bilingual model can be read as one of one language, and started from one
+        return not set(languages_of(value)) & set(languages_of(saved[name]))
     return bool((value or None) != (saved[name] or None))

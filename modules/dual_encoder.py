@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from modules.backbones.backbone import Backbone
+from modules.backbones.bilingual import encode_texts
 from modules.heads.head import SimilarityHead
 
 Features = dict[str, Tensor]
@@ -35,14 +36,15 @@ class DualEncoder(nn.Module):
         video_embeds, frame_embeds = self.visual_encoder(frames, frame_mask)
         return video_embeds, frame_embeds
 
-    def encode_text(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Text embeds [B, D] of `ids` [B, W]."""
-        return self.encode_words(ids, mask)[0]
+    def encode_text(self, ids: Tensor, mask: Tensor | None = None, language: Tensor | None = None) -> Tensor:
+        """Text embeds [B, D] of `ids` [B, W]; a bilingual model needs the `language` [B] of each text."""
+        return self.encode_words(ids, mask, language)[0]
 
-    def encode_words(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode_words(
+        self, ids: Tensor, mask: Tensor | None = None, language: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Text embeds [B, D] and word features [B, W, D] of `ids` [B, W], also at padding."""
-        text_embeds, word_embeds = self.text_encoder(ids, mask)
-        return text_embeds, word_embeds
+        return encode_texts(self.text_encoder, ids, mask, language)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Forward pass of a training step; returns what `losses` does."""

@@ -24,12 +24,13 @@ def checkpoint_activations(model: DualEncoder) -> None:
     if visual.use_temp:
         visual.temporal_transformer.grad_checkpointing = True
     text: Any = model.text_encoder
-    if isinstance(text, ChineseTextEncoder):
+    if isinstance(text, ChineseTextEncoder):  # also of a bilingual model, which is both
         bert: Any = text.chinese_encoder
         options = {"use_reentrant": False}
         if hasattr(bert, "activation_checkpointing_enable"):  # its name in transformers 5
             bert.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
         else:
             bert.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-    else:
-        text.transformer.grad_checkpointing = True
+    if hasattr(text, "transformer"):
+        transformer: Any = text.transformer
+        transformer.grad_checkpointing = True

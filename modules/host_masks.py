@@ -17,7 +17,10 @@ from torch import Tensor
 from common.device_copies import on_device
 from modules.gather import world_size
 
-__all__ = ["for_losses", "is_full", "on_device", "on_real_frames", "positions", "select", "without_full_mask"]
+__all__ = [
+    *("for_losses", "is_full", "on_device", "on_real_frames", "positions", "rows_with", "select"),
+    "without_full_mask",
+]
 
 
 def without_full_mask(mask: Tensor | None) -> Tensor | None:
@@ -33,6 +36,11 @@ def is_full(mask: Tensor) -> bool:
 def positions(entry: Tensor, *, empty: int = 0) -> Tensor:
     """Positions in the flattened `entry` of the values that are not `empty`: int64 [N], where `entry` is."""
     return (entry.flatten() != empty).nonzero().squeeze(1)
+
+
+def rows_with(entry: Tensor, value: int) -> Tensor:
+    """The rows of `entry` [B] that are `value`: int64 [N], where `entry` is."""
+    return (entry == value).nonzero().squeeze(1)
 
 
 def for_losses(mask: Tensor | None, device: torch.device) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from modules import host_masks
+from modules.backbones.bilingual import encode_texts
 from modules.dual_encoder import DualEncoder, Features
 from modules.heads.head import HeadOptions, SimilarityHead
 from modules.heads.hmmc import HmmcHead
@@ -104,13 +105,14 @@ class PretrainModel(DualEncoder):
         `text_words` and `tag_words` [M, D], the word features at the masked positions.
 
         Reads `frames`, `text_ids` and `text_mask`, with MLM also `text_mlm_ids` and `text_mlm_labels`; if
-        present `frame_mask`, and the same entries with `tag` in place of `text`.
+        present `frame_mask`, `language`, and the same entries with `tag` in place of `text`.
         """
         video, frames = self.encode_video(batch["frames"], batch.get("frame_mask"))
         features = {"video": video, "frames": frames, **self._encode_texts(self.text_encoder, batch)}
         if self.weights["MLM"]:
             for kind in self._texts_in(batch):
-                _, hidden = self.text_encoder(batch[f"{kind}_mlm_ids"], batch[f"{kind}_mask"])
+                ids, mask = batch[f"{kind}_mlm_ids"], batch[f"{kind}_mask"]
+                _, hidden = encode_texts(self.text_encoder, ids, mask, batch.get("language"))
                 # Only masked positions get logits over the vocabulary: logits of all positions need too much
                 # memory.
                 labels = batch[f"{kind}_mlm_labels"]
@@ -250,8 +252,11 @@ class PretrainModel(DualEncoder):
     def _encode_texts(self, encoder: nn.Module, batch: Mapping[str, Tensor]) -> Features:
         if not self._matches_texts():
             return {}
-        kinds = self._texts_in(batch)
-        return {kind: encoder(batch[f"{kind}_ids"], batch.get(f"{kind}_mask"))[0] for kind in kinds}
+        language = batch.get("language")
+        return {
+            kind: encode_texts(encoder, batch[f"{kind}_ids"], batch.get(f"{kind}_mask"), language)[0]
+            for kind in self._texts_in(batch)
+        }
 
     def _texts_in(self, batch: Mapping[str, Tensor]) -> list[str]:
         return [kind for kind in TEXTS if f"{kind}_ids" in batch]

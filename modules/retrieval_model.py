@@ -75,7 +75,7 @@ class RetrievalModel(DualEncoder):
         From `frames`, `text_ids` and their masks.
         """
         video, frames = self.encode_video(batch["frames"], batch.get("frame_mask"))
-        text, words = self.encode_words(batch["text_ids"], batch.get("text_mask"))
+        text, words = self.encode_words(batch["text_ids"], batch.get("text_mask"), batch.get("language"))
         features = {"video": video, "frames": frames, "text": text}
         return features | {"words": words} if self.head.reads("words") else features
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.languages import languages_of
 from common.visible_text import visible_text
 
 MAX_QUERY_CHARACTERS = 1000
 MAX_TOP = 1000
 MAX_FRAME_WEIGHT = 100.0
 EXCLUDE_WEIGHT = 0.5  # how much of "snow" is subtracted from "dog"
-_LANGUAGES = {"english": "English", "chinese": "Chinese"}
+_LANGUAGES = {"english": "English", "chinese": "Chinese", "bilingual": "English and Chinese"}
 
 
 class QueryError(UserError):
@@ -35,8 +36,8 @@ class CleanText:
 def clean_text(text: str, *, language: str, name: str = "query") -> CleanText:
     """`text` as it is seen (`visible_text`); a remark if it is in another language.
 
-    `language` is the model's, "english" or "chinese"; messages call the text `name`. Raises `QueryError` if
-    `text` is no text, too long or has no visible characters.
+    `language` is the model's, "english", "chinese" or "bilingual"; messages call the text `name`. Raises
+    `QueryError` if `text` is no text, too long or has no visible characters.
     """
     if len(check_text(text, name)) > MAX_QUERY_CHARACTERS:
         raise QueryError(f"the {name} has {len(text):,} characters; give at most {MAX_QUERY_CHARACTERS:,}")
@@ -50,10 +51,11 @@ def _language_remarks(text: str, language: str, *, name: str) -> tuple[str, ...]
     letters = [c for c in text if c.isalpha()]
     if not letters:
         return (f"the {name} has no letters: the results may be poor",)
-    han = sum(unicodedata.name(c, "").startswith("CJK ") for c in letters)
-    latin = sum(unicodedata.name(c, "").startswith("LATIN ") for c in letters)
-    in_language = latin if language == "english" else han
-    if 2 * in_language >= len(letters):
+    counts = {
+        "chinese": sum(unicodedata.name(c, "").startswith("CJK ") for c in letters),
+        "english": sum(unicodedata.name(c, "").startswith("LATIN ") for c in letters),
+    }
+    if 2 * sum(counts[each] for each in languages_of(language)) >= len(letters):
         return ()
     return (f"the model was trained on {_LANGUAGES[language]} texts; the {name} looks like another language",)
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from dataloaders.tokenization import Tokenizer
+from common.languages import LANGUAGES, language_of, languages_of
+from dataloaders.tokenization import Tokenizer, TokenizerPair, tokenizer_of
 from dataloaders.transforms import resize_and_crop
 from engine.config import Config
 from engine.data import DEFAULT_WORDS, TEXT_WORDS, input_spec
@@ -63,7 +64,7 @@ class Retriever:
     def __init__(
         self,
         model: DualEncoder,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | TokenizerPair,
         *,
         config: Config,
         identity: dict[str, Any],
@@ -171,22 +172,40 @@ class Retriever:
 
     # Encoding
 
+    def language_of(self, text: str, language: str | None = None) -> str:
+        """The language in which the model reads `text`: the given one, or that of its letters.
+
+        Raises `QueryError` for a language that the model lacks.
+        """
+        known = languages_of(self.config.language)
+        if language is None:
+            return known[0] if len(known) == 1 else language_of(text)
+        if language not in known:
+            raise QueryError(f"language {language}: the model reads {' and '.join(known)} texts only")
+        return language
+
     @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_text(self, texts: Sequence[str], *, language: str | None = None) -> np.ndarray:
         """[B, D], float32. The texts are encoded as they are; `search` cleans and checks its query first.
 
-        Raises `QueryError` if `texts` is no list of texts.
+        `language`: "english" or "chinese", which a bilingual model otherwise tells by the letters of each
+        text. Raises `QueryError` if `texts` is no list of texts, or for a language that the model lacks.
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise QueryError(f"texts: give a list of texts, not {type(texts).__name__}")
         texts = [check_text(text, "text") for text in texts]
         rows = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            chunk = texts[start : start + _TEXTS_AT_ONCE]
+            numbers = [LANGUAGES.index(self.language_of(text, language)) for text in chunk]
             encoded = [
-                self._tokenizer.encode(t, self._max_words) for t in texts[start : start + _TEXTS_AT_ONCE]
+                tokenizer_of(self._tokenizer, number).encode(text, self._max_words)
+                for number, text in zip(numbers, chunk, strict=True)
             ]
             ids, mask = (torch.from_numpy(np.stack([item[part] for item in encoded])) for part in (0, 1))
-            rows.append(_unit(self.model.encode_text(ids.to(self.device), mask.to(self.device))))
+            language_numbers = torch.tensor(numbers)
+            embeds = self.model.encode_text(ids.to(self.device), mask.to(self.device), language_numbers)
+            rows.append(_unit(embeds))
         return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
 
     @torch.inference_mode()
@@ -227,6 +246,7 @@ class Retriever:
         image: str | os.PathLike[str] | None = None,
         video: str | os.PathLike[str] | None = None,
         exclude: str | Sequence[str] | None = None,
+        language: str | None = None,
         top: int = 10,
         frame_weight: float | None = None,
         top_frames: int | None = None,
@@ -236,11 +256,12 @@ class Retriever:
 
         The score is the cosine with the video plus `frame_weight` x the mean cosine with the `top_frames`
         best frames; the defaults are those of evaluation. `exclude` says what the videos should not show.
-        Raises `QueryError` for an invalid query and `VideoIndexError` for an index of another model.
+        `language` is that of the texts, as in `encode_text`. Raises `QueryError` for an invalid query and
+        `VideoIndexError` for an index of another model.
         """
         check_top(top)
         started = time.perf_counter()
-        query, remarks = self.query_vector(text, image=image, video=video, exclude=exclude)
+        query, remarks = self.query_vector(text, image=image, video=video, exclude=exclude, language=language)
         return self._find(
             index, query, top=top, frame_weight=frame_weight, top_frames=top_frames, candidates=candidates,
             remarks=remarks, started=started,
@@ -278,10 +299,11 @@ class Retriever:
         image: str | os.PathLike[str] | None = None,
         video: str | os.PathLike[str] | None = None,
         exclude: str | Sequence[str] | None = None,
+        language: str | None = None,
     ) -> tuple[np.ndarray, tuple[str, ...]]:
         """The unit vector [D] of a query and remarks for the user. Raises `QueryError`."""
         remarks: list[str] = []
-        wanted = [self._text_vector(text, "query", remarks)] if text is not None else []
+        wanted = [self._text_vector(text, "query", remarks, language)] if text is not None else []
         wanted += [self.encode_image(image)] if image is not None else []
         wanted += [self.encode_video(video).video] if video is not None else []
         if not wanted:
@@ -292,20 +314,22 @@ class Retriever:
         unwanted = [exclude] if isinstance(exclude, str) else list(exclude or ())
         unwanted = [item for item in unwanted if check_text(item, "text to exclude").strip()]
         if unwanted:
-            away = [self._text_vector(item, "text to exclude", remarks) for item in unwanted]
+            away = [self._text_vector(item, "text to exclude", remarks, language) for item in unwanted]
             query = query - EXCLUDE_WEIGHT * np.mean(away, axis=0)
         return _unit(torch.from_numpy(query)), tuple(dict.fromkeys(remarks))
 
-    def _text_vector(self, text: str, name: str, remarks: list[str]) -> np.ndarray:
+    def _text_vector(self, text: str, name: str, remarks: list[str], language: str | None) -> np.ndarray:
         clean = clean_text(text, language=self.config.language, name=name)
         remarks.extend(clean.remarks)
-        if self._tokenizer.encode(clean.text, self._max_words)[2]:
+        read_as = self.language_of(clean.text, language)
+        tokenizer = tokenizer_of(self._tokenizer, LANGUAGES.index(read_as))
+        if tokenizer.encode(clean.text, self._max_words)[2]:
             many = ", in which a letter of another language counts several times" if clean.remarks else ""
             remarks.append(
                 f"the {name} has more than the {self._max_words - 2} tokens that the model reads{many}; its "
                 "end was left out"
             )
-        return self.encode_text([clean.text])[0]
+        return self.encode_text([clean.text], language=read_as)[0]
 
     def _find(
         self,

@@ -4,6 +4,7 @@
     python tools/search.py index --store STORE [--video_dir FOLDER] --init_model CKPT --out INDEX
     python tools/search.py query INDEX "a man is singing" [--top 10] [--json]
     python tools/search.py query INDEX "a dog" --not snow | --image FILE | --video FILE
+    python tools/search.py query INDEX "一只狗"     with a Chinese or a bilingual model
     python tools/search.py remove INDEX ID... | restore INDEX [ID...] | info INDEX
 
 Indexing again adds what is new or changed, and continues where it was interrupted. The model's settings are
@@ -28,6 +29,7 @@ if __name__ == "__main__":
 
 from common.arguments import ArgumentParser
 from common.errors import UserError, run_program
+from common.languages import BILINGUAL, LANGUAGES
 from search.index_format import ENGINES, FAISS_KINDS, THUMBNAILS, check_new_folder, read_settings
 from search.query import QueryError, check_frame_weight, check_top, check_top_frames
 from search.results import clock
@@ -81,7 +83,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--config", type=Path, help="settings of its run [config.json in its folder]")
     for name in ("clip_model", "pretrained_text", "cache_dir"):
         model.add_argument(f"--{name}")
-    model.add_argument("--language", choices=("english", "chinese"))
+    model.add_argument("--language", choices=(*LANGUAGES, BILINGUAL))
     for name in ("use_temp", "use_frame_fea", "legacy_special_tokens"):
         model.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
     for name in ("top_frames", "temporal_layers", "max_frames", "max_words"):
@@ -93,6 +95,7 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
     add("index", type=Path)
     add("text", nargs="?", help="what the video should show")
     add("--not", dest="exclude", action="append", metavar="TEXT", help="what it should not show")
+    add("--language", choices=LANGUAGES, help="of the texts, for a bilingual model [told by their letters]")
     add("--image", type=Path, metavar="FILE", help="a picture as the query, alone or with the text")
     add("--video", type=Path, metavar="FILE", help="a clip as the query, alone or with the text")
     add("--top", type=int, default=10, help="videos to show (default 10)")
@@ -169,6 +172,7 @@ def _query(arguments: argparse.Namespace) -> int:
             image=arguments.image,
             video=arguments.video,
             exclude=arguments.exclude,
+            language=arguments.language,
             top=arguments.top,
             frame_weight=arguments.frame_weight,
             top_frames=arguments.top_frames,

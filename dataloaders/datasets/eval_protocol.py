@@ -15,12 +15,13 @@ def apply_protocol(examples: Examples, protocol: str) -> Examples:
     - `paragraph`: the captions of a video joined by spaces, in file order; the tokenizer truncates the text
       at --max_words.
 
-    Videos keep their order; those without a caption stay candidates.
+    Videos keep their order; those without a caption stay candidates. The captions are of one language.
     """
     if protocol in ("auto", "several_captions"):
         return examples
     assert protocol in ("one_caption", "paragraph"), protocol
     order = np.argsort(examples.video_of_caption, kind="stable")
+    assert examples.languages is None or (examples.languages == examples.languages[0]).all()
     videos, starts = np.unique(examples.video_of_caption[order], return_index=True)
     groups = np.split(order, starts[1:])
     if protocol == "one_caption":
@@ -32,4 +33,5 @@ def apply_protocol(examples: Examples, protocol: str) -> Examples:
         captions=PackedStrings.from_iterable(texts),
         video_of_caption=videos.astype(np.int64),
         durations=examples.durations,
+        languages=None if examples.languages is None else examples.languages[: len(videos)],
     )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import FileError, UserError
+from common.languages import languages_of
 from dataloaders.datasets import chvtt, msrvtt, vatex
 from dataloaders.datasets.files import csv_columns, read_csv, read_id_list
-from dataloaders.examples import Examples
+from dataloaders.examples import Examples, merge_languages
 
 SPLITS = ("pretrain", "train", "val", "test")
 VALIDATION = "validation"  # see DatasetSpec.validation
@@ -166,14 +167,17 @@ def _require_file(path: Path) -> None:
 def read_examples(dataset: str, split: str, *, language: str, files: SplitFiles) -> Examples:
     """Read one split of one data set.
 
-    Raises `UserError` for an unknown name, for a language that the data set does not have, and for a file
-    that cannot be read or has the wrong form.
+    `language` "bilingual": the captions of both languages, with their `languages`. Raises `UserError` for an
+    unknown name, for a language that the data set does not have, and for a file that cannot be read or has
+    the wrong form.
     """
     spec = _split_spec(dataset, split)
-    languages = DATASETS[dataset].languages
-    if language not in languages:
-        raise UserError(f"--language {language}: {dataset} has captions in {' and '.join(languages)} only")
-    return spec.read(files, language)
+    has = DATASETS[dataset].languages
+    wanted = languages_of(language)
+    if not set(wanted) <= set(has):
+        raise UserError(f"--language {language}: {dataset} has captions in {' and '.join(has)} only")
+    parts = [spec.read(files, each) for each in wanted]
+    return parts[0] if len(parts) == 1 else merge_languages(parts)
 
 
 def _split_spec(dataset: str, split: str) -> SplitSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,11 @@ WORDS = {
         missing_now="该视频的文件现在找不到了。",
     ),
 }
+WORDS["bilingual"] = replace(
+    WORDS["english"],
+    intro="{videos} videos, searched in English or Chinese (用英文或中文搜索)",
+    intro_one="1 video, searched in English or Chinese (用英文或中文搜索)",
+)
 _FOR_SCRIPT = (
     *("lang", "title", "uploading", "remove_file", "upload_failed", "player", "close", "moments"),
     *("cannot_play", "download", "no_answer", "busy", "missing_now"),

@@ -171,6 +171,8 @@ def describe_data(examples: Examples) -> dict[str, Any]:
     digest.update(np.ascontiguousarray(examples.video_of_caption).tobytes())
     if examples.durations is not None:  # --frame_sample_len dynamic uses them
         digest.update(np.ascontiguousarray(examples.durations).tobytes())
+    if examples.languages is not None:
+        digest.update(np.ascontiguousarray(examples.languages).tobytes())
     return {"examples": examples.num_captions, "sha256": digest.hexdigest()}
 
 

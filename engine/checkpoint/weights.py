@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,7 @@ GROUPS = (
 ENCODER_GROUPS = ("image tower", "temporal transformer", "text encoder")
 # The flag that an encoder's layers and shapes come from.
 _FLAGS = {"image tower": "--clip_model", "temporal transformer": "--temporal_layers"}
+_CHINESE = ("chinese_encoder.", "text_proj.")  # of a text encoder; all other names are CLIP's
 _FEW = 4  # fewer weights than a layer of any encoder has
 _FRESH = {
     "momentum encoders": "start as copies of the encoders",
@@ -99,18 +100,23 @@ class LoadReport:
         return any(group_of(name) == "temporal transformer" for name in self.left_out)
 
 
-def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str) -> LoadReport:
+def load_state(
+    model: nn.Module, state: Mapping[str, torch.Tensor], *, path: str, may_lack: Collection[str] = ()
+) -> LoadReport:
     """Copy the tensors of `state` that fit by name and shape into `model`, in the dtype of the model.
 
-    `path` names the file in the report and in errors. Raises `UserError` where an encoder does not fit
-    completely (training would continue from random weights), or where a weight is not finite or not a
-    floating-point number. Any other part (momentum encoders, projector, predictor, masked-word head, queues)
-    that is incomplete keeps its initial values; momentum encoders become copies of the encoders.
+    `path` names the file in the report and in errors. The text encoders of the languages in `may_lack` keep
+    their weights if the file has none; those of a language that the model lacks are left out of a file that
+    has both. Raises `UserError` where an encoder does not fit completely (training would continue from random
+    weights), or where a weight is not finite or not a floating-point number. Any other part (momentum
+    encoders, projector, predictor, masked-word head, queues) that is incomplete keeps its initial values;
+    momentum encoders become copies of the encoders.
     """
     current = model.state_dict()
     state = _with_tied_names(state, current)
+    may_lack = set(may_lack) - text_languages(state)
     report = _compare(state, current, path=path)
-    _refuse_incomplete_encoders(report, state, current)
+    _refuse_incomplete_encoders(report, state, current, may_lack)
     _refuse_bad_numbers(report, state, current)
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)
     _start_momentum_copies(model, report)
@@ -145,8 +151,26 @@ def _compare(state: Mapping[str, torch.Tensor], current: State, *, path: str) ->
 
 
 def _part(name: str) -> str:
-    """The part that `name` loads with: a module of the model, or all queues with their pointer."""
-    return "queue" if name.startswith("queue_") else name.split(".")[0]
+    """The part that `name` loads with: a module of the model, or all queues with their pointer.
+
+    The text encoders of a bilingual model are two parts.
+    """
+    module = "queue" if name.startswith("queue_") else name.split(".")[0]
+    return f"chinese {module}" if _text_language_of(name) == "chinese" else module
+
+
+def _text_language_of(name: str) -> str | None:
+    """The language of the text encoder, or of its momentum copy, that has the weight `name`; else None."""
+    module, _, rest = name.partition(".")
+    if module not in ("text_encoder", "text_encoder_k"):
+        return None
+    return "chinese" if rest.startswith(_CHINESE) else "english"
+
+
+def text_languages(names: Iterable[str]) -> set[str]:
+    """The languages that the text encoders among the names of a state are for."""
+    found = {_text_language_of(name) for name in names if name.startswith("text_encoder.")}
+    return {language for language in found if language}
 
 
 def _may_be_absent(name: str, state: Mapping[str, torch.Tensor]) -> bool:
@@ -155,13 +179,24 @@ def _may_be_absent(name: str, state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _refuse_incomplete_encoders(
-    report: LoadReport, state: Mapping[str, torch.Tensor], current: State
+    report: LoadReport, state: Mapping[str, torch.Tensor], current: State, may_lack: Collection[str]
 ) -> None:
     """Raise where the file lacks weights of the model's encoders, or has more of them."""
-    missing = [name for name in report.missing if group_of(name) in ENCODER_GROUPS]
+    missing = [
+        name
+        for name in report.missing
+        if group_of(name) in ENCODER_GROUPS and _text_language_of(name) not in may_lack
+    ]
     misshapen = [name for name in report.misshapen if group_of(name) in ENCODER_GROUPS]
     used = {group_of(name) for name in report.loaded if group_of(name) in ENCODER_GROUPS}
-    surplus = [name for name in report.left_out if group_of(name) in used]
+    other_language = text_languages(state) - text_languages(current)
+    if not text_languages(state) & text_languages(current):
+        other_language = set()  # nothing of this model's language: then the file does not fit
+    surplus = [
+        name
+        for name in report.left_out
+        if group_of(name) in used and _text_language_of(name) not in other_language
+    ]
     if not missing and not misshapen and not surplus:
         return
     total = sum(group_of(name) in ENCODER_GROUPS for name in current)
@@ -190,28 +225,26 @@ def _hint(
         return ". It has CLIP4Clip's names: tools/convert_checkpoint.py translates them."
     if "visual.proj" in state and "token_embedding.weight" in state:
         return ". These are CLIP's own weights: give them with --clip_weights."
-    there, here = _text_language(state), _text_language(current)
-    if there is not None and there != here:
-        article = {"Chinese": "a", "English": "an"}[there]
-        return f". It holds {article} {there} text encoder: give --language {there.lower()}."
+    there, here = text_languages(state), text_languages(current)
+    if there and not here <= there:
+        (language,) = there
+        only = " only" if here & there else ""
+        article = {"chinese": "a", "english": "an"}[language]
+        return f". It holds {article} {language.capitalize()} text encoder{only}: give --language {language}."
     groups = {group_of(name) for name in missing}
     if groups == {"temporal transformer"} and not any(group_of(name) in groups for name in state):
         return ". It was trained without --use_temp: leave that flag out."
     if not misshapen and not surplus and len(missing) < _FEW:
         return ". All others fit, so the file is incomplete: it must hold these too."
-    by_group = {**_FLAGS, "text encoder": "--pretrained_text" if here == "Chinese" else "--clip_model"}
-    flags = {by_group[group_of(name)] for name in (*missing, *misshapen, *surplus)}
+    flags = {_flag_of(name) for name in (*missing, *misshapen, *surplus)}
     return f". It was trained with another {' or '.join(sorted(flags))}: give the one of its training."
 
 
-def _text_language(names: Iterable[str]) -> str | None:
-    """The language of the text encoder among the names of a state; None if there is none."""
-    for name in names:
-        if name.startswith("text_encoder.chinese_encoder."):
-            return "Chinese"
-        if name.startswith("text_encoder.token_embedding."):
-            return "English"
-    return None
+def _flag_of(name: str) -> str:
+    """The flag that an encoder's weight of this name comes from."""
+    if _text_language_of(name) is None:
+        return _FLAGS[group_of(name)]
+    return "--pretrained_text" if _text_language_of(name) == "chinese" else "--clip_model"
 
 
 def _refuse_bad_numbers(report: LoadReport, state: Mapping[str, torch.Tensor], current: State) -> None:
@@ -240,9 +273,9 @@ def _fits_float32(tensor: torch.Tensor) -> bool:
 
 def _start_momentum_copies(model: nn.Module, report: LoadReport) -> None:
     """Copy the weights just loaded into the key modules that the file lacks, as MoCo starts."""
-    for key_name in {_part(name) for name in report.fresh if group_of(name) == "momentum encoders"}:
-        query = getattr(model, key_name.removesuffix("_k"))
-        getattr(model, key_name).load_state_dict(query.state_dict())
+    current = model.state_dict()
+    fresh = [name for name in report.fresh if group_of(name) == "momentum encoders"]
+    model.load_state_dict({name: current[name.replace("_k.", ".", 1)] for name in fresh}, strict=False)
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -20,7 +20,7 @@ from engine.distributed.environment import Place
 Batch = dict[str, torch.Tensor]
 # The model and the trainer look into these to decide shapes and messages. On a GPU each look would stop the
 # CPU until the GPU has done all its work.
-READ_ON_CPU = ("frame_mask", "index", "replaced", "colours")
+READ_ON_CPU = ("frame_mask", "index", "replaced", "colours", "language")
 LABELS = "_mlm_labels"  # so are all entries with this ending
 
 

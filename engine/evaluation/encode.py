@@ -56,11 +56,14 @@ class Evaluator:
         return head.to(self.world.device).eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def encode(self, model: DualEncoder) -> Features:
+    def encode(self, model: DualEncoder, *, videos_of: Features | None = None) -> Features:
         """Features of the split, on every rank. Each video and each caption is encoded once.
 
-        All methods leave the model in the mode, training or evaluation, that it was in.
+        `videos_of`: features whose videos are taken, so that only captions are encoded. All methods leave the
+        model in the mode, training or evaluation, that it was in.
         """
+        if videos_of is not None:
+            return replace(videos_of, **self.encode_texts(model, self.captions, "encoding captions"))
         videos, frames, masks = [], [], []
         with_frames = model.head.reads("frames")
         empty_passes = self._empty_passes(model, self.videos)
@@ -98,7 +101,8 @@ class Evaluator:
         with _evaluating(model):
             for batch in self._batches(texts, what):
                 with self._autocast():
-                    text, word = model.encode_words(batch["text_ids"], batch["text_mask"])
+                    ids, mask = batch["text_ids"], batch["text_mask"]
+                    text, word = model.encode_words(ids, mask, *_language_in(batch))
                 encoded.append(text.float())
                 if with_words:
                     mask = batch["text_mask"].bool()
@@ -106,7 +110,7 @@ class Evaluator:
                     masks.append(mask.to(torch.uint8))
             for _ in range(empty_passes):
                 with self._autocast():
-                    model.encode_words(self._zeros(1, 1).long())
+                    model.encode_words(self._zeros(1, 1).long(), None, *_language_of(texts))
         width = _width(model)
         result = {"text": self._gather(encoded, (0, width))}
         if with_words:
@@ -197,6 +201,17 @@ def _longest(masks: list[torch.Tensor], *, whole: bool) -> int:
         real = mask.any(dim=0).nonzero()
         lengths.append(mask.shape[1] if whole else int(real[-1]) + 1 if len(real) else 1)
     return max(lengths)
+
+
+def _language_in(batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The languages [B] of a batch, if it says them."""
+    return [batch["language"]] if "language" in batch else []
+
+
+def _language_of(texts: DataLoader) -> list[torch.Tensor]:
+    """The language [1] of all texts of a loader, if its batches say it."""
+    number: int | None = getattr(texts.dataset, "language", None)
+    return [] if number is None else [torch.tensor([number])]
 
 
 def _width(model: DualEncoder) -> int:

@@ -12,11 +12,10 @@ from pathlib import Path
 from common.errors import UserError, one_line
 from engine.checkpoint.files import CHECKPOINT, epoch_of, list_checkpoints, read_state
 from engine.config import Config
-from engine.data import build_evaluation_data, input_spec, read_evaluation_split
+from engine.data import EvaluationData, build_evaluation_data, input_spec, read_evaluation_split
 from engine.distributed.world import World
-from engine.evaluation.encode import Evaluator
-from engine.evaluation.evaluate import build_evaluator, evaluate
-from engine.evaluation.query_bank import build_bank
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.query_bank import build_banks
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model, load_checkpoint
 from engine.output_folder import save_evaluation_settings
@@ -40,7 +39,7 @@ class CheckpointFolder:
         self.results: dict[Path, Mapping[str, float]] = {}
         self.bad: dict[Path, str] = {}
         self._model: DualEncoder | None = None
-        self._evaluator: Evaluator | None = None
+        self._data: EvaluationData | None = None
 
     def evaluate(self, path: Path) -> bool:
         """Evaluate one checkpoint. Collective.
@@ -85,26 +84,25 @@ class CheckpointFolder:
 
     def _evaluate(self, path: Path) -> None:
         assert self._model is not None
-        if self._evaluator is None:
+        if self._data is None:
             spec = input_spec(self.config, self._model)
             read = read_evaluation_split(self.config, self.world, self.log, split=self.split)
             self._data = build_evaluation_data(self.config, self.world, spec, self.log, read)
-            self._evaluator = build_evaluator(self.config, self.world, self._data, self.log)
-            self._bank = build_bank(self.config, self.world, spec) if self.config.qb_norm else None
+            self._banks = build_banks(self.config, self.world, spec) if self.config.qb_norm else None
             save_evaluation_settings(self.config, self.world)
         self.log.info(f"evaluating {path}")
         evaluation = evaluate(
             self.config,
+            self.world,
             self._model,
-            self._evaluator,
             self._data,
             self.log,
             epoch=epoch_of(path),
             checkpoint=str(path),
             split=self.split,
-            bank=self._bank,
+            banks=self._banks,
         )
-        self.results[path] = evaluation.metrics.values
+        self.results[path] = evaluation.values
 
 
 def evaluate_folder(config: Config, world: World, log: RunLog) -> int:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from common.languages import LANGUAGES, languages_of
 from dataloaders.datasets.registry import read_examples
 from dataloaders.examples import Examples
 from dataloaders.frame_store.jpeg import Excess
@@ -20,7 +21,12 @@ from engine.input_files import bank_files
 from engine.loaders import evaluation_loader
 
 
-def build_bank(config: Config, world: World, spec: InputSpec) -> DataLoader:
+def build_banks(config: Config, world: World, spec: InputSpec) -> dict[str, DataLoader]:
+    """The bank of each language of the run, as `build_bank`."""
+    return {language: build_bank(config, world, spec, language) for language in languages_of(config.language)}
+
+
+def build_bank(config: Config, world: World, spec: InputSpec, language: str) -> DataLoader:
     """The loader of this rank's part of the bank: --qb_bank captions, drawn with --seed, or all if it is 0.
 
     Raises `UserError` if there are no training captions.
@@ -29,6 +35,8 @@ def build_bank(config: Config, world: World, spec: InputSpec) -> DataLoader:
     files = bank_files(config)
     try:
         examples = read_examples(name, "train", language=config.language, files=files)
+        if examples.languages is not None:
+            examples = examples.in_language(LANGUAGES.index(language))
     except UserError as error:
         raise UserError(f"--qb_norm: needs training captions ({error})") from None
     if not examples.num_captions:
@@ -54,6 +62,7 @@ def sample_captions(examples: Examples, count: int, *, seed: int) -> Examples:
         video_ids=examples.video_ids,
         captions=examples.captions.take(drawn),
         video_of_caption=examples.video_of_caption[drawn],
+        languages=None if examples.languages is None else examples.languages[drawn],
     )
 
 

@@ -1,4 +1,5 @@
-"""report.html: one page without network and JavaScript. page.html has the HTML, this file the values.
+"""report.html: one page without network and JavaScript. page.html has the HTML, this file the values;
+bilingual.html is the page that stands before those of two languages.
 
 Captions and ids come from outside: autoescape is on, and control characters become a visible mark.
 """
@@ -74,7 +75,7 @@ def page(report: Report, plots: Plots, thumbnails: Thumbnails) -> str:
     """The page as HTML."""
     findings = report["findings"]
     lang = LANGUAGES.get(report.get("language", ""), "und")
-    return _page_template().render(
+    return _template("page.html").render(
         title=" · ".join(str(report[key]) for key in ("dataset", "split", "language") if report.get(key)),
         sections=SECTIONS,
         report=report,
@@ -97,6 +98,30 @@ def page(report: Report, plots: Plots, thumbnails: Thumbnails) -> str:
     )
 
 
+def bilingual_page(report: Report, languages: Sequence[str]) -> str:
+    """The page with the figures of both languages as HTML, with links to the report of each."""
+    rows = {
+        direction: [
+            *(
+                _metric_row(report, f"{language}/{direction}", language.capitalize())
+                for language in languages
+            ),
+            _metric_row(report, direction, "mean of both"),
+        ]
+        for direction in DIRECTIONS
+    }
+    return _template("bilingual.html").render(
+        title=" · ".join(str(report[key]) for key in ("dataset", "split", "language") if report.get(key)),
+        report=report,
+        languages=languages,
+        model=_model(report),
+        selected_on=SELECTED_ON.get(str(report.get("selected_on"))),
+        columns=COLUMNS,
+        directions=DIRECTIONS,
+        metric_rows=rows,
+    )
+
+
 def number(value: float | None, digits: int = 1) -> str:
     """A figure, or a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}"
@@ -112,7 +137,7 @@ def shorten(caption: str) -> str:
     return caption if len(caption) <= MAX_CHARACTERS else caption[:MAX_CHARACTERS] + "…"
 
 
-def _page_template() -> Any:
+def _template(name: str) -> Any:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -123,7 +148,7 @@ def _page_template() -> Any:
         keep_trailing_newline=True,
     )
     environment.filters |= {"number": number, "plural": plural, "shorten": shorten}
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def _safe_text(value: Any) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from engine.report.findings import (
     worst_captions,
     worst_videos,
 )
-from engine.report.page import Plots, page
+from engine.report.page import Plots, bilingual_page, page
 from engine.report.plots import (
     draw_curves,
     draw_heat_map,
@@ -44,6 +46,16 @@ from engine.report.thumbnails import Thumbnails
 
 FORMAT = 1
 EQUAL_TEXTS = 10  # texts that several videos share, in the report
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a report needs of the captions of one language; the names are those of `write_report`."""
+
+    result: Mapping[str, Any]
+    rankings: Rankings
+    examples: Examples
+    tiles: Tiles
 
 
 def write_report(
@@ -62,23 +74,55 @@ def write_report(
     to `folder`, which then replaces an older report. The same input gives the same bytes. Call it on one rank
     only. Raises `FileError`.
     """
-    report, plots = make_report(result, rankings, examples, tiles)
-    html = page(report, plots, Thumbnails(store))
+    with _replacing(folder) as temporary:
+        _write_files(temporary, Part(result, rankings, examples, tiles), Thumbnails(store))
+    return folder / "report.html"
+
+
+def write_bilingual_report(
+    folder: Path, *, result: Mapping[str, Any], parts: Mapping[str, Part], store: FrameStore | None = None
+) -> Path:
+    """Write the figures of both languages, and a complete report of each to a folder of its name.
+
+    `result` is the line of metrics.jsonl, with the figures of both languages; `parts` are by language. The
+    rest is as in `write_report`.
+    """
+    report = {"format": FORMAT, **result, "reports": {name: f"{name}/report.json" for name in parts}}
+    with _replacing(folder) as temporary:
+        _write_texts(temporary, report, bilingual_page(report, list(parts)))
+        for language, part in parts.items():
+            (temporary / language).mkdir()
+            _write_files(temporary / language, part, Thumbnails(store))
+    return folder / "report.html"
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder, which replaces `folder` at the end."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with file_errors(folder, "the report cannot be written"):
             temporary.mkdir(parents=True)
-            text = json.dumps(report, ensure_ascii=False, indent=1, default=str) + "\n"
-            (temporary / "report.json").write_text(text, encoding="utf-8", errors=ESCAPED)
-            (temporary / "report.html").write_text(html, encoding="utf-8", errors=ESCAPED)
-            write_queries(temporary / QUERIES, rankings, examples)
-            for name, (light, _) in plots.items():
-                (temporary / f"{name}.png").write_bytes(light)
+            yield temporary
             _replace_folder(folder, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder / "report.html"
+
+
+def _write_files(folder: Path, part: Part, thumbnails: Thumbnails) -> None:
+    report, plots = make_report(part.result, part.rankings, part.examples, part.tiles)
+    _write_texts(folder, report, page(report, plots, thumbnails))
+    write_queries(folder / QUERIES, part.rankings, part.examples)
+    for name, (light, _) in plots.items():
+        (folder / f"{name}.png").write_bytes(light)
+
+
+def _write_texts(folder: Path, report: Mapping[str, Any], html: str) -> None:
+    """Write report.json and report.html."""
+    text = json.dumps(report, ensure_ascii=False, indent=1, default=str) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8", errors=ESCAPED)
+    (folder / "report.html").write_text(html, encoding="utf-8", errors=ESCAPED)
 
 
 def make_report(

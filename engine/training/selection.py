@@ -33,8 +33,8 @@ from engine.data import (
     report_leaks,
 )
 from engine.distributed.world import World
-from engine.evaluation.evaluate import build_evaluator, evaluate
-from engine.evaluation.query_bank import build_bank
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.query_bank import build_banks
 from engine.input_files import eval_dataset_hint, evaluation_files
 from engine.logs.metrics_jsonl import Result
 from engine.logs.run_log import RunLog
@@ -86,7 +86,7 @@ class Selection:
         if self._test is None:
             choose_on = None if self._choose_on is None else self._choose_on.examples
             check_test_list(config, world, train.dataset.examples, choose_on, log)
-        self._bank = build_bank(config, world, spec) if config.qb_norm else None
+        self._banks = build_banks(config, world, spec) if config.qb_norm else None
         log.info(f"the checkpoint to report: {describe(config.select_on)} (--select_on {config.select_on})")
 
     @property
@@ -100,8 +100,8 @@ class Selection:
         assert data is not None
         evaluation = evaluate(
             self.config,
+            self.world,
             model,
-            build_evaluator(self.config, self.world, data, self.log),
             data,
             self.log,
             epoch=epoch,
@@ -109,24 +109,24 @@ class Selection:
             split=self.config.select_on,
             final=False,
         )
-        return dict(evaluation.metrics.values)
+        return dict(evaluation.values)
 
     def report(self, model: DualEncoder, *, epoch: int, checkpoint: Path) -> Result:
         """Read the test list and evaluate the chosen epoch on it. Collective."""
         test = self._read_test()
         evaluation = evaluate(
             self.config,
+            self.world,
             model,
-            build_evaluator(self.config, self.world, test, self.log),
             test,
             self.log,
             epoch=epoch,
             checkpoint=str(checkpoint),
-            bank=self._bank,
+            banks=self._banks,
             chosen={"selected_on": self.config.select_on, "selected_epoch": epoch},
         )
         report_evaluation(self.config, evaluation, self.world, self.log)
-        return dict(evaluation.metrics.values)
+        return dict(evaluation.values)
 
     def _list_to_choose_on(self) -> EvaluationData | None:
         config, world, log = self.config, self.world, self.log

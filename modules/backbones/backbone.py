@@ -7,8 +7,8 @@ Shapes: N frames, B texts, W words, D joint width, S pixels a side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -56,6 +56,8 @@ class Backbone:
     sigmoid loss, is added to the scaled similarities. `context_length` is the most tokens of a text;
     where `reads_padding`, padding is part of a text and every text must have that many. `frame_position_std`
     is the size of the temporal transformer's initial frame positions that suits the image features.
+    `by_language`: of two text towers side by side (`with_bert_beside`), what each would be alone, in the
+    order of `common.languages.LANGUAGES`; else empty.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Backbone:
     logit_scale: float = MAX_LOGIT_SCALE
     logit_bias: float | None = None
     frame_position_std: float = 0.02
+    by_language: Mapping[str, Backbone] = field(default_factory=dict)
 
     @property
     def fixed_logit_scale(self) -> float:

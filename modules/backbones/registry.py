@@ -7,10 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from common.errors import UserError
+from common.languages import LANGUAGES
 from modules.backbones.backbone import Backbone
+from modules.backbones.bilingual import BilingualTextEncoder
 from modules.backbones.open_clip_models import build_open_clip
 from modules.backbones.request import Request
-from modules.backbones.text_encoder import ChineseTextEncoder
+from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.backbones.tokenizers import ChineseTokenizer
 
 
@@ -65,6 +68,41 @@ def with_bert(
         vocab_size=text.vocab_size,
         context_length=text.context_length,
         languages=frozenset({"chinese"}),
+    )
+
+
+def with_bert_beside(
+    backbone: Backbone,
+    name_or_folder: str,
+    *,
+    pretrained: bool = True,
+    legacy_special_tokens: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Backbone:
+    """`backbone` with its own text tower for English and a BERT-class encoder for Chinese texts.
+
+    Raises `UserError` as `with_bert` does, and for a text tower that is not CLIP's.
+    """
+    if not isinstance(backbone.text, ClipTextEncoder):
+        raise UserError(
+            f"--language bilingual: the text tower of {backbone.text_name} cannot stand beside a Chinese "
+            "one; choose a model with a text tower like CLIP's, or one for both languages"
+        )
+    chinese = with_bert(
+        backbone,
+        name_or_folder,
+        pretrained=pretrained,
+        legacy_special_tokens=legacy_special_tokens,
+        cache_dir=cache_dir,
+    )
+    assert isinstance(chinese.text, ChineseTextEncoder)
+    return dataclasses.replace(
+        backbone,
+        text_name=f"{backbone.text_name} {chinese.text_name}",
+        text=BilingualTextEncoder(backbone.text, chinese.text),
+        context_length=min(backbone.context_length, chinese.context_length),
+        languages=frozenset(LANGUAGES),
+        by_language=dict(zip(LANGUAGES, (backbone, chinese), strict=True)),
     )
 
 

@@ -38,7 +38,7 @@ class ClipTextEncoder(nn.Module):
     cls_emb: nn.Parameter | None
 
     def __init__(self, clip: nn.Module) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # not super(): a bilingual encoder has a second base
         tower: Any = clip
         self.positional_embedding: nn.Parameter = tower.positional_embedding
         self.text_projection: nn.Parameter | nn.Linear | None = tower.text_projection
@@ -156,9 +156,7 @@ class ChineseTextEncoder(nn.Module):
         self.embed_dim = embed_dim
         self.vocab_size = int(config.vocab_size)
         self.context_length = int(config.max_position_embeddings)
-        name_parts(
-            self, embeddings=("chinese_encoder.embeddings",), layers=("chinese_encoder.encoder.layer.*",)
-        )
+        name_bert_parts(self)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Text embeds [B, D] and word features [B, W, D] of `ids` [B, W]; `mask` [B, W] is 1 on tokens."""
@@ -190,6 +188,13 @@ class ChineseTextEncoder(nn.Module):
             and getattr(encoder.config, "_attn_implementation", None) == "sdpa"
             and not getattr(encoder.config, "is_decoder", False)
         )
+
+
+def name_bert_parts(encoder: nn.Module) -> None:
+    """Name the embeddings and layers of the BERT model in `encoder.chinese_encoder`."""
+    name_parts(
+        encoder, embeddings=("chinese_encoder.embeddings",), layers=("chinese_encoder.encoder.layer.*",)
+    )
 
 
 def _checked_length(ids: Tensor, positions: int) -> int:

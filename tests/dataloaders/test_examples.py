@@ -3,7 +3,8 @@ import pickle
 import numpy as np
 import pytest
 
-from dataloaders.examples import Examples, ExamplesBuilder, PackedStrings
+from dataloaders.examples import Examples, ExamplesBuilder, PackedStrings, merge_languages
+from tests.dataloaders.toy import toy_examples
 
 STRINGS = ["", "null", "一个人", "a b", "😀", "naïve", "", "nul\0char"]
 
@@ -68,3 +69,19 @@ def test_a_caption_without_a_video_is_a_broken_invariant() -> None:
     one = PackedStrings.from_iterable(["x"])
     with pytest.raises(AssertionError):
         Examples(one, one, np.array([1]))
+
+
+def test_the_captions_of_two_languages_become_one_split() -> None:
+    english, chinese = toy_examples(videos=3, captions_each=2, tags=True), toy_examples(videos=3, tags=True)
+    both = merge_languages([english, chinese])
+    assert both.num_videos == 3 and both.num_captions == 9
+    assert both.languages is not None and both.languages.tolist() == [0] * 6 + [1] * 3
+    assert both.video_id_of(7) == "v1" and both.captions[7] == chinese.captions[1]
+    for number, part in enumerate((english, chinese)):
+        again = both.in_language(number)
+        assert list(again.captions) == list(part.captions) and again.tags is not None
+        assert again.video_of_caption.tolist() == part.video_of_caption.tolist()
+        assert list(again.tags) == list(part.tags or ())
+        assert again.languages is not None and set(again.languages.tolist()) == {number}
+    kept = both.keep_videos(np.array([True, False, True]))
+    assert kept.languages is not None and kept.languages.tolist() == [0] * 4 + [1] * 2

@@ -8,9 +8,10 @@ import torch
 from common.errors import UserError
 from dataloaders.augmentation import COLOUR_WIDTH
 from dataloaders.colour_augmentation import augment_colours
-from dataloaders.examples import Examples, ExamplesBuilder
+from dataloaders.examples import Examples, ExamplesBuilder, merge_languages
 from dataloaders.frame_store.jpeg import Excess
 from dataloaders.frame_store.reader import FrameStoreError
+from dataloaders.tokenization import TokenizerPair
 from dataloaders.video_text import MAX_UNREADABLE, VideoTextDataset
 from tests.dataloaders.toy import ListStore, WordTokenizer, toy_examples
 
@@ -267,3 +268,31 @@ class NoiseStore:
 
     def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes]:
         raise AssertionError(video_id)
+
+
+class ChineseTokenizer(WordTokenizer):
+    """Other ids than those of its base."""
+
+    unknown_id = 995
+    start_token_id = 990
+
+    def encode(self, text: str, max_words: int) -> Any:
+        ids, mask, cut = super().encode(text, max_words)
+        ids[0] = self.start_token_id
+        return ids, mask, cut
+
+
+def test_each_text_of_two_languages_has_the_tokens_of_its_own() -> None:
+    part = toy_examples(videos=2, captions_each=2, tags=True)
+    examples = merge_languages([part, part])
+    store = ListStore(dict.fromkeys(examples.video_ids, 30))
+    settings: dict[str, Any] = {"max_words": W, "max_frames": F, "image_size": S, "max_tag_words": W}
+    pair = TokenizerPair((WordTokenizer(), ChineseTokenizer()))
+    for view in ("pairs", "captions"):
+        data = VideoTextDataset(examples, store, pair, view=view, **settings)
+        for index, start in ((3, 998), (4, 990)):
+            sample = data[(5, index)]
+            assert int(sample["language"]) == index // 4 and int(sample["text_ids"][0]) == start
+            assert view == "captions" or int(sample["tag_ids"][0]) == start
+    assert data.inspect_captions(language=1).captions == 4 and data.inspect_captions().captions == 8
+    assert "language" not in dataset(part)[0]

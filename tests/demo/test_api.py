@@ -197,7 +197,7 @@ def test_the_documentation_names_every_route_and_error(client: TestClient) -> No
     assert "422" not in json.dumps(schema) and "ValidationError" not in json.dumps(schema)
     posted = schema["paths"]["/search"]["post"]
     fields = posted["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
-    assert set(fields) == {"q", "not", "top", "frame_weight", "top_frames", "image", "video"}
+    assert set(fields) == {"q", "not", "language", "top", "frame_weight", "top_frames", "image", "video"}
     assert {"400", "413", "415", "429", "503"} <= set(posted["responses"])
     assert client.get("/docs").status_code == 404
 

@@ -40,6 +40,7 @@ MODELS: dict[str, Callable[[Path], DualEncoder]] = {
     "fine-tuning": lambda folder: tiny.retrieval_model(),
     "pre-training": lambda folder: tiny.pretrain_model(),
     "Chinese": chinese,
+    "bilingual": lambda folder: tiny.bilingual_model(),
 }
 
 
@@ -72,7 +73,7 @@ def test_same_gradients_and_less_is_kept(kind: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)  # transformers' sign that a name is deprecated
         checkpoint_activations(saving)
-    batch = tiny.batch(4, padded=True, tags=kind == "pre-training")
+    batch = tiny.batch(4, padded=True, tags=kind == "pre-training") | {"language": torch.tensor([0, 1, 1, 0])}
     size, expected = kept_bytes_and_gradients(plain, batch)
     smaller, gradients = kept_bytes_and_gradients(saving, batch)
     assert set(gradients) == set(expected)

@@ -26,7 +26,7 @@ from tests.device import DEVICE
 from tests.modules import tiny
 from tests.modules.test_grad_checkpointing import chinese
 
-ON_HOST = ("frame_mask", "text_mlm_labels", "tag_mlm_labels", "index", "replaced")
+ON_HOST = ("frame_mask", "text_mlm_labels", "tag_mlm_labels", "index", "replaced", "language")
 # The size of their result, or the result itself, is not known before the device has computed it.
 WAITING = (
     *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "argwhere", "masked_select", "bincount"),
@@ -131,13 +131,15 @@ MODELS: dict[str, Callable[[Path], DualEncoder]] = {
     "pre-training": pretraining,
     "in-batch negatives": in_batch_negatives,
     "Chinese": chinese,
+    "bilingual": lambda folder: tiny.bilingual_model(),
+    "bilingual pre-training": lambda folder: tiny.bilingual_pretrain_model(),
 }
 
 
 def clips(*, padded: bool) -> dict[str, Tensor]:
     batch = tiny.batch(4, padded=padded, tags=True)
     batch["text_mask"][:, -2:] = 0
-    return batch | {"video": torch.tensor([3, 1, 3, 2])}
+    return batch | {"video": torch.tensor([3, 1, 3, 2]), "language": torch.tensor([0, 1, 1, 0])}
 
 
 @pytest.mark.parametrize("padded", [True, False])

@@ -32,10 +32,17 @@ PRETRAINING: dict[str, dict[str, Any]] = {
     "pretrain all": {},
     "pretrain without duplicates": {"in_batch_negatives": True, "mask_duplicates": True},
 }
-CASES = [*RETRIEVAL, *PRETRAINING]
+BILINGUAL: dict[str, Any] = {
+    "finetune bilingual": tiny.bilingual_model,
+    "pretrain bilingual": tiny.bilingual_pretrain_model,
+}
+CASES = [*RETRIEVAL, *PRETRAINING, *BILINGUAL]
 
 
 def make_model(case: str) -> nn.Module:
+    if case in BILINGUAL:
+        bilingual: nn.Module = BILINGUAL[case]()
+        return bilingual.double()
     options: dict[str, Any] = dict({**RETRIEVAL, **PRETRAINING}[case])
     if "loss" in options:
         options["loss"] = make_loss(options["loss"], hard_negatives=options.pop("hard_negatives", 0.0))
@@ -45,10 +52,13 @@ def make_model(case: str) -> nn.Module:
 
 
 def clips(seed: int) -> dict[str, Tensor]:
-    """Clips 0 and 2 have one video, clips 1 and 3 one caption; the clips of a pair are on different ranks."""
+    """Clips 0 and 2 have one video, clips 1 and 3 one caption; the clips of a pair are on different ranks.
+
+    The first rank has texts of both languages, the second of one.
+    """
     batch = tiny.batch(CLIPS, padded=True, tags=True, seed=seed)
     batch["text_ids"][3] = batch["text_ids"][1]
-    return batch | {"video": torch.tensor([5, 1, 5, 2])}
+    return batch | {"video": torch.tensor([5, 1, 5, 2]), "language": torch.tensor([1, 0, 0, 0])}
 
 
 def two_steps(model: nn.Module, rank: int, ranks: int) -> dict[str, Any]:

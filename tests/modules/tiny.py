@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.bilingual import BilingualTextEncoder
 from modules.backbones.clip_towers import build_clip, clip_embed_dim
-from modules.backbones.text_encoder import ClipTextEncoder
+from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.video_encoder import VideoEncoder
@@ -28,6 +30,32 @@ def encoders(*, use_temp: bool = True) -> tuple[VideoEncoder, ClipTextEncoder]:
         clip.visual, embed_dim=width, use_temp=use_temp, temporal_layers=1, temporal_heads=2
     )
     return visual.to(DEVICE), ClipTextEncoder(clip).to(DEVICE)
+
+
+def bilingual_encoders(*, dropout: float = 0.0) -> tuple[VideoEncoder, BilingualTextEncoder]:
+    from transformers import BertConfig
+
+    visual, english = encoders()
+    small: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small |= {"intermediate_size": 32, "vocab_size": VOCAB, "max_position_embeddings": 16}
+    small |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    with tempfile.TemporaryDirectory() as folder:
+        BertConfig(**small).save_pretrained(folder)
+        chinese = ChineseTextEncoder(folder, embed_dim=visual.embed_dim, pretrained=False)
+    return visual, BilingualTextEncoder(english, chinese).to(DEVICE)
+
+
+def bilingual_model(**options: Any) -> RetrievalModel:
+    return RetrievalModel(
+        *bilingual_encoders(), **{"use_frame_fea": True, "logit_scale": 5.0, **options}
+    ).train()
+
+
+def bilingual_pretrain_model(**options: Any) -> PretrainModel:
+    options = {"queue_size": 6, "projector_width": 24, "max_frames": FRAMES, "use_frame_fea": True, **options}
+    model = PretrainModel(*bilingual_encoders(), **{"weight_MLM": 0.0, **options}).to(DEVICE)
+    change_momentum_encoders(model)
+    return model.train()
 
 
 def pretrain_model(**options: Any) -> PretrainModel:

@@ -73,6 +73,18 @@ def test_every_line_of_the_table_reads_its_default_files(
     assert (examples.tags is not None) == (dataset == "chvtt" and split == "pretrain")
 
 
+def test_bilingual_reads_the_captions_of_both_languages(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    for dataset in ("vatex", "chvtt"):
+        files = default_files(tmp_path, dataset, "test")
+        examples = read_examples(dataset, "test", language="bilingual", files=files)
+        assert list(examples.captions) == ["english", "chinese"] and examples.num_videos == 1
+        assert examples.languages is not None and examples.languages.tolist() == [0, 1]
+    files = default_files(tmp_path, "msrvtt", "test")
+    with pytest.raises(UserError, match="--language bilingual: msrvtt has captions in english only"):
+        read_examples("msrvtt", "test", language="bilingual", files=files)
+
+
 def test_the_validation_list_is_never_the_test_list(tmp_path: Path) -> None:
     write_all(tmp_path)
     files = default_files(tmp_path, "vatex", VALIDATION)

@@ -1,0 +1,52 @@
+"""Whether texts and frames fit the model, by a sample of them, before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from common.languages import LANGUAGES
+from dataloaders.video_text import VideoTextDataset
+from engine.config import Config
+from engine.distributed.world import World
+from engine.logs.run_log import RunLog
+
+MOST_UNKNOWN = 0.02  # share of tokens; BERT models know nearly all words of their own language
+
+
+def inspect_texts(config: Config, dataset: VideoTextDataset, world: World, log: RunLog) -> None:
+    """Log how many texts are truncated, and warn if the tokenizer does not know their language."""
+    if not world.is_main:
+        return
+    languages = dataset.examples.languages
+    numbers: list[Any] = [None] if languages is None else np.unique(languages).tolist()
+    for number in numbers:
+        _inspect_texts(config, dataset, number, log)
+
+
+def _inspect_texts(config: Config, dataset: VideoTextDataset, number: int | None, log: RunLog) -> None:
+    """`inspect_texts` for the captions of one language."""
+    sample = dataset.inspect_captions(language=number)
+    texts = "texts" if number is None else f"{LANGUAGES[number].capitalize()} texts"
+    log.info(f"{sample.truncated:,} of {sample.captions:,} inspected {texts} are truncated to --max_words")
+    if sample.unknown_share >= MOST_UNKNOWN:
+        log.warning(
+            f"{sample.unknown_share:.0%} of the tokens of {sample.captions:,} inspected {texts} are unknown "
+            f"to the tokenizer of --pretrained_text {config.pretrained_text}: the model cannot tell such "
+            "words apart; give a text model for the language of the captions"
+        )
+
+
+def inspect_frames(config: Config, dataset: VideoTextDataset, world: World, log: RunLog) -> None:
+    """Warn if clips have more frames than are stored: the same frame then comes more than once."""
+    if not world.is_main:
+        return
+    stored = dataset.probe_stored_frames()
+    short = stored[stored < config.max_frames]
+    if len(short):
+        log.warning(
+            f"--max_frames {config.max_frames}: {len(short)} of {len(stored)} inspected videos have fewer "
+            f"frames in the store (at most {short.max()}), so frames repeat; give at most {short.max()}, "
+            "or store more (tools/frame2lmdb.py --num_frames)"
+        )
