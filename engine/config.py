@@ -167,8 +167,17 @@ class Config:
     head: str = _flag(
         "hmmc",
         "model",
-        "similarity of texts and videos: video and best frames, or the mean of the frames (CLIP4Clip)",
-        choices=("hmmc", "mean"),
+        "similarity of texts and videos: video and best frames; mean of the frames (CLIP4Clip); words with "
+        "frames (DRL's WTI); frames that the text attends to (X-Pool)",
+        choices=("hmmc", "mean", "wti", "xpool"),
+    )
+    wti_layers: int = _flag(2, "model", "linear layers that weight words and frames in --head wti")
+    xpool_heads: int = _flag(1, "model", "attention heads of --head xpool")
+    head_padding: str = _flag(
+        "left_out",
+        "model",
+        "padding in --head wti and xpool: left out, or as the published code of each counts it",
+        choices=("left_out", "published"),
     )
     temporal_layers: int = _flag(4, "model", "layers of the temporal transformer")
     weight_VTM_finetune: float = _flag(0.85, "model", "weight of VTM in fine-tuning")

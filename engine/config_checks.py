@@ -18,6 +18,7 @@ MAX_POSITIONS = 48  # rows of `frame_position_embeddings`
 AT_LEAST_ONE = (
     *("epochs", "batch_size", "batch_size_val", "gradient_accumulation_steps", "max_frames", "top_frames"),
     *("n_display", "temporal_layers", "projector_layers", "contrast_num_negative", "keep", "max_bad_steps"),
+    *("wti_layers", "xpool_heads"),
 )
 NOT_NEGATIVE = (
     *("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"),

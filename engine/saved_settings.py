@@ -22,10 +22,13 @@ EVALUATION_SETTINGS_FILE = "config.eval.json"  # of evaluations, so that none re
 # What a training takes over: the network, and the tokens that its text encoder knows.
 MODEL = (
     *("clip_model", "pretrained_text", "text_tower", "language", "legacy_special_tokens"),
-    *("use_temp", "temporal_layers", "head"),
+    *("use_temp", "temporal_layers", "head", "wti_layers", "xpool_heads"),
 )
 # What an evaluation takes over: also how features and scores are computed.
-FEATURES = (*MODEL, "use_frame_fea", "top_frames", "max_frames", "max_words", "frame_sample_len")
+FEATURES = (
+    *MODEL,
+    *("use_frame_fea", "top_frames", "max_frames", "max_words", "frame_sample_len", "head_padding"),
+)
 _PATHS = ("clip_model", "pretrained_text")
 # A setting without effect cannot disagree: (setting, the one that it needs, the values that it needs).
 _NEEDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
@@ -33,6 +36,8 @@ _NEEDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("legacy_special_tokens", "language", ("chinese", BILINGUAL)),
     ("temporal_layers", "use_temp", (True,)),
     ("top_frames", "use_frame_fea", (True,)),
+    ("wti_layers", "head", ("wti",)),
+    ("xpool_heads", "head", ("xpool",)),
 )
 # Values that older versions wrote, and what they are now.
 _OLD_VALUES: dict[str, dict[Any, Any]] = {"compile": {True: "on", False: "off"}}

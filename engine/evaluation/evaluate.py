@@ -36,6 +36,7 @@ from modules.heads.head import SimilarityHead
 FEATURE_SETTINGS = (
     *("clip_model", "pretrained_text", "use_temp", "use_frame_fea", "max_frames", "max_words"),
     *("frame_sample_len", "top_frames", "legacy_special_tokens", "precision", "head"),
+    *("wti_layers", "xpool_heads", "head_padding"),
 )
 
 

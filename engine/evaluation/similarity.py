@@ -147,7 +147,6 @@ class ScoreTiles(Tiles):
         numbers = head.numbers_per_pair(
             words=1 if features.words is None else features.words.shape[1],
             frames=1 if features.frames is None else features.frames.shape[1],
-            width=features.video.shape[1],
         )
         super().__init__(size, tile or default_tile(device, numbers=numbers), device=device, dtype=dtype)
         self.features = features

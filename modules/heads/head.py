@@ -30,6 +30,9 @@ class HeadOptions:
     head: str = "hmmc"
     use_frame_fea: bool = False
     top_frames: int = 3
+    wti_layers: int = 2
+    xpool_heads: int = 1
+    head_padding: str = "left_out"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> HeadOptions:
@@ -95,7 +98,7 @@ class SimilarityHead(nn.Module):
         """The similarity [n, v] of prepared texts and videos."""
         raise NotImplementedError
 
-    def numbers_per_pair(self, *, words: int, frames: int, width: int) -> int:
+    def numbers_per_pair(self, *, words: int, frames: int) -> int:
         """The size of the largest tensor of `score`, divided by n x v."""
         return 1
 
@@ -123,21 +126,29 @@ class SimilarityHead(nn.Module):
         return text["text"]
 
 
+def some_real(mask: Tensor | None) -> Tensor | None:
+    """`mask` [n, P], in which rows without anything real are all real: a softmax over nothing is NaN."""
+    return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
+
+
+def lowest(values: Tensor) -> float:
+    """The number that has no weight in a softmax and is never a maximum."""
+    return torch.finfo(values.dtype).min
+
+
 def without_autocast(rows: Rows) -> torch.autocast:
     """A context without autocast on the device of `rows`: similarities need more digits than half
     precision has."""
     return torch.autocast(next(iter(rows.values())).device.type, enabled=False)
 
 
-def in_chunks(
-    score: Callable[[Rows, Rows], Tensor], text: Rows, video: Rows, *, numbers: int, most: int = MOST_NUMBERS
-) -> Tensor:
-    """`score` of all texts, as many at once as keep `numbers` for each pair below `most` in total.
+def in_chunks(score: Callable[[Rows, Rows], Tensor], text: Rows, video: Rows, *, numbers: int) -> Tensor:
+    """`score` of all texts, as many at once as keep `numbers` for each pair below `MOST_NUMBERS` in total.
 
     With gradient, chunks are computed again in the backward pass, so that memory stays bounded there too.
     """
     texts, videos = (len(next(iter(rows.values()))) for rows in (text, video))
-    step = max(1, most // max(1, numbers * videos))
+    step = max(1, MOST_NUMBERS // max(1, numbers * videos))
     if step >= texts:
         return score(text, video)
     parts = []

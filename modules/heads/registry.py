@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from modules.heads.head import HeadOptions, SimilarityHead
 from modules.heads.hmmc import HmmcHead
 from modules.heads.mean import MeanHead
+from modules.heads.wti import WtiHead
+from modules.heads.xpool import XpoolHead
 
 HEADS: dict[str, type[SimilarityHead]] = {
     "hmmc": HmmcHead,
     "mean": MeanHead,
+    "wti": WtiHead,
+    "xpool": XpoolHead,
 }
 STATE_PREFIX = "head."  # of a head's weights in the state of a model
 

@@ -53,6 +53,9 @@ OURS = {
     *(
         "overwrite",
         "head",
+        "wti_layers",
+        "xpool_heads",
+        "head_padding",
         "allow_other_head",
         "no-legacy_special_tokens",
         "wandb",

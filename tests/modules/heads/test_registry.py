@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.heads import head as head_module
 from modules.heads.head import TEXT_KEYS, VIDEO_KEYS, HeadOptions, SimilarityHead
 from modules.heads.registry import HEADS, build_head
+from tests.modules.heads.oracles import ORACLES, TOP_FRAMES, XPOOL_HEADS
 from tests.modules.tiny import draw
 
 TEXTS, WORDS, VIDEOS, FRAMES, WIDTH = 5, 6, 4, 3, 16
@@ -18,8 +20,13 @@ all_heads = pytest.mark.parametrize("name", HEADS)
 
 
 def make(name: str) -> SimilarityHead:
+    """With weights that are all different from those of a new head."""
     torch.manual_seed(0)
-    return build_head(HeadOptions(head=name, use_frame_fea=True, top_frames=2), WIDTH).eval()
+    options = {"top_frames": TOP_FRAMES, "xpool_heads": XPOOL_HEADS, "wti_layers": 3}
+    head = build_head(HeadOptions(head=name, use_frame_fea=True, **options), WIDTH).eval()
+    for number, weight in enumerate(head.parameters()):
+        weight.data += 0.2 * draw(*weight.shape, seed=number)
+    return head
 
 
 def features() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -37,6 +44,43 @@ def test_a_head_reads_known_features_and_scores_every_pair(name: str) -> None:
     assert similarity.shape == (TEXTS, VIDEOS) and similarity.dtype == torch.float32
     assert torch.equal(similarity, head(texts, videos))
     assert torch.allclose(head(texts, videos, scale=10.0), 10 * similarity, atol=1e-5)
+
+
+def test_every_head_has_an_oracle() -> None:
+    assert HEADS.keys() == ORACLES.keys()
+
+
+@all_heads
+def test_the_similarity_is_that_of_the_oracle(name: str) -> None:
+    head = make(name).double()
+    texts, videos = ({n: rows if "mask" in n else rows.double() for n, rows in s.items()} for s in features())
+    with torch.no_grad():
+        similarity = head(texts, videos, scale=3.0)
+    weights = {n: p.detach().numpy() for n, p in head.named_parameters()}
+    for n in range(TEXTS):
+        for v in range(VIDEOS):
+            words = list(texts["words"][n][WORD_MASK[n]].numpy())
+            frames = list(videos["frames"][v][FRAME_MASK[v]].numpy())
+            pair = (texts["text"][n].numpy(), words, videos["video"][v].numpy(), frames)
+            assert float(similarity[n, v]) == pytest.approx(3.0 * ORACLES[name](weights, *pair), abs=1e-12)
+
+
+@all_heads
+def test_chunks_give_the_same_values_and_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for most in (head_module.MOST_NUMBERS, 1, 2 * VIDEOS * WORDS * FRAMES):
+        monkeypatch.setattr(head_module, "MOST_NUMBERS", most)
+        head, (texts, videos) = make(name), features()
+        read = [rows.requires_grad_() for rows in (texts | videos).values() if rows.is_floating_point()]
+        with torch.no_grad():
+            plain = head(texts, videos)
+        similarity = head(texts, videos)
+        (similarity * draw(TEXTS, VIDEOS, seed=4)).sum().backward()
+        tensors = (*read, *head.parameters())
+        found.append([plain, similarity, *(t.grad for t in tensors if t.grad is not None)])
+    for others in found[1:]:
+        for ours, expected in zip(others, found[0], strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 @all_heads
