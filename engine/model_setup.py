@@ -11,7 +11,7 @@ from torch import nn
 from common.errors import UserError
 from common.languages import BILINGUAL, languages_of
 from engine.checkpoint.files import read_state
-from engine.checkpoint.weights import load_state, text_languages
+from engine.checkpoint.weights import HEAD_GROUP, LoadReport, group_of, load_state, text_languages
 from engine.config import Config
 from modules.backbones.backbone import Backbone
 from modules.backbones.registry import build_backbone, with_bert, with_bert_beside
@@ -20,7 +20,7 @@ from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze, nothing_learns
 from modules.grad_checkpointing import checkpoint_activations
 from modules.heads.head import HeadOptions, SimilarityHead
-from modules.heads.registry import build_head
+from modules.heads.registry import build_head, head_of_state
 from modules.logits import logits_for
 from modules.losses.table import make_loss
 from modules.pretrain_model import PretrainModel
@@ -116,10 +116,26 @@ def load_checkpoint(
             f"checkpoint {path}: has a temporal transformer, which this model lacks: give --use_temp, or "
             "--no-use_temp to leave that part out"
         )
+    if not config.is_training and not config.allow_other_head:
+        _refuse_other_head(config.head, report, head_of_state(state))
     for line in report.lines():
         log.info(line)
     for line in report.warnings():
         log.warning(line)
+
+
+def _refuse_other_head(head: str, report: LoadReport, in_file: str | None) -> None:
+    """Raise `UserError` where the weights of the head are not those of the model's head."""
+    differing = (*report.missing, *report.misshapen, *report.left_out)
+    if not any(group_of(name) == HEAD_GROUP for name in differing):
+        return
+    if in_file == head:
+        problem, remedy = f"has a head {head} of other layers", "give the --wti_layers of its training"
+    elif in_file is None:
+        problem, remedy = f"has no weights of --head {head}", "give the --head of its training"
+    else:
+        problem, remedy = f"was trained with --head {in_file}, not {head}", f"give --head {in_file}"
+    raise UserError(f"checkpoint {report.path}: {problem}: {remedy}, or add --allow_other_head")
 
 
 def _prepare_for_training(config: Config, model: DualEncoder) -> None:

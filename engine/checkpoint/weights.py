@@ -15,6 +15,7 @@ from torch import nn
 from common.errors import UserError
 from engine.checkpoint.files import State
 
+HEAD_GROUP = "similarity head"
 # The group of a parameter name, as the loading report calls it: the first prefix that matches.
 GROUPS = (
     ("visual_encoder.visual.", "image tower"),
@@ -28,7 +29,7 @@ GROUPS = (
     ("v_predictor.", "projector and predictor"),
     ("cls.", "masked-word head"),
     ("logits.", "logit scale and bias"),
-    ("head.", "similarity head"),
+    ("head.", HEAD_GROUP),
     ("queue_", "queues"),
 )
 ENCODER_GROUPS = ("image tower", "temporal transformer", "text encoder")
@@ -40,7 +41,7 @@ _FRESH = {
     "momentum encoders": "start as copies of the encoders",
     "projector and predictor": "start from random weights",
     "masked-word head": "starts from random weights",
-    "similarity head": "starts from new weights",
+    HEAD_GROUP: "starts from new weights",
     "queues": "start without keys, as noise",
     "logit scale and bias": "start from the values of the backbone or of --loss",
 }
@@ -91,6 +92,8 @@ class LoadReport:
             lines.append(f"{len(unknown)} tensors left out, their names are unknown{_examples(unknown)}")
         if self.without_temporal:
             lines.append("it was trained with --use_temp, this run is not: video features will differ")
+        if any(group_of(name) == HEAD_GROUP for name in self.left_out):
+            lines.append("it was trained with another --head, whose weights are left out")
         return [f"{self.path}: {line}" for line in lines]
 
     @property
@@ -108,7 +111,7 @@ def load_state(
     `path` names the file in the report and in errors. The text encoders of the languages in `may_lack` keep
     their weights if the file has none; those of a language that the model lacks are left out of a file that
     has both. Raises `UserError` where an encoder does not fit completely (training would continue from random
-    weights), or where a weight is not finite or not a floating-point number. Any other part (momentum
+    weights), or where a weight is not finite or not a floating-point number. Any other part (head, momentum
     encoders, projector, predictor, masked-word head, queues) that is incomplete keeps its initial values;
     momentum encoders become copies of the encoders.
     """

@@ -48,9 +48,9 @@ class Evaluator:
     def head_of(self, model: DualEncoder) -> SimilarityHead:
         """A copy of the head with full weights, in evaluation mode. Collective if they are sharded."""
         if any(map(is_sharded, model.head.parameters())):
+            state = {name: full_tensor(tensor) for name, tensor in model.head.state_dict().items()}
             head = type(model.head)(model.head.options, model.head.width)
-            state = model.head.state_dict()
-            head.load_state_dict({name: full_tensor(tensor) for name, tensor in state.items()})
+            head.load_state_dict(state, assign=True)
         else:
             head = copy.deepcopy(model.head)
         return head.to(self.world.device).eval().requires_grad_(False)

@@ -26,6 +26,10 @@ RETRIEVAL: dict[str, dict[str, Any]] = {
     "finetune sigmoid": {"loss": "sigmoid", "mask_duplicates": True},
     "finetune hard negatives": {"loss": "softmax", "hard_negatives": 0.5, "mask_duplicates": True},
     "finetune scale": {"loss": "softmax", "learn": True},
+    "finetune mean": {"head": "mean"},
+    "finetune wti": {"head": "wti"},
+    "finetune wti sigmoid": {"head": "wti", "loss": "sigmoid"},
+    "finetune xpool": {"head": "xpool", "mask_duplicates": True},
 }
 PRETRAINING: dict[str, dict[str, Any]] = {
     **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},

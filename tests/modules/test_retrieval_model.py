@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from modules.heads.registry import HEADS
+from modules.losses.contrastive import in_batch_cross_entropy
 from modules.retrieval_model import RetrievalModel
 from tests.device import DEVICE
 from tests.modules import tiny
@@ -41,8 +45,22 @@ def test_the_text_encoder_gets_the_mask() -> None:
     assert model.encode(given)["text"].tolist() == [[5.0]] * rows
 
 
-def test_padding_does_not_matter() -> None:
-    model, batch = tiny.retrieval_model(), tiny.batch(padded=True)
+@pytest.mark.parametrize("head", [name for name in HEADS if name != "hmmc"])
+def test_other_heads_have_one_loss_of_their_similarity(head: str) -> None:
+    model, batch = tiny.retrieval_model(head=head, weight_VTM=1.0), tiny.batch(padded=True)
+    batch["text_mask"][1, 4:] = 0
+    losses = model(batch)
+    assert set(losses) == {"loss", "VTM"} and torch.equal(losses["loss"], losses["VTM"])
+    with torch.no_grad():
+        features = model.encode(batch) | {"frame_mask": batch["frame_mask"]}
+        features["word_mask"] = batch["text_mask"].bool()
+        similarity = model.head(features, features, scale=5.0)
+    assert torch.allclose(losses["VTM"], in_batch_cross_entropy(similarity))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_padding_does_not_matter(head: str) -> None:
+    model, batch = tiny.retrieval_model(head=head), tiny.batch(padded=True)
     hidden = ~batch["frame_mask"][:, :, None, None, None]
     changed = {**batch, "frames": torch.where(hidden, 255 - batch["frames"], batch["frames"])}
     assert torch.equal(model(batch)["loss"], model(changed)["loss"])
@@ -58,9 +76,10 @@ def test_padding_does_not_matter() -> None:
         {"use_frame_fea": False},
         {"weight_FTM": 0.0},
         {"weight_VTM": 0.0},
+        *({"head": name, "weight_FTM": 0.0} for name in HEADS),
     ],
 )
-def test_every_trainable_parameter_gets_a_gradient(options: dict[str, float]) -> None:
+def test_every_trainable_parameter_gets_a_gradient(options: dict[str, Any]) -> None:
     model = tiny.retrieval_model(**options)
     losses = model(tiny.batch())
     losses["loss"].backward()

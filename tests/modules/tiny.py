@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from modules.backbones.bilingual import BilingualTextEncoder
 from modules.backbones.clip_towers import build_clip, clip_embed_dim
 from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
+from modules.heads.head import HeadOptions
+from modules.heads.registry import HEADS, build_head
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.video_encoder import VideoEncoder
@@ -22,12 +24,17 @@ FRAMES, WORDS, VOCAB = 4, 7, 99
 NO_LOSS = {"weight_FAM": 0.0, "weight_VTM": 0.0, "weight_FTM": 0.0, "weight_MLM": 0.0}
 
 
-def encoders(*, use_temp: bool = True) -> tuple[VideoEncoder, ClipTextEncoder]:
+def encoders(*, use_temp: bool = True, attended_frames: bool = False) -> tuple[VideoEncoder, ClipTextEncoder]:
     torch.manual_seed(0)
     clip: Any = build_clip(CLIP_CONFIG)
     width = clip_embed_dim(clip)
     visual = VideoEncoder(
-        clip.visual, embed_dim=width, use_temp=use_temp, temporal_layers=1, temporal_heads=2
+        clip.visual,
+        embed_dim=width,
+        use_temp=use_temp,
+        attended_frames=attended_frames,
+        temporal_layers=1,
+        temporal_heads=2,
     )
     return visual.to(DEVICE), ClipTextEncoder(clip).to(DEVICE)
 
@@ -65,8 +72,15 @@ def pretrain_model(**options: Any) -> PretrainModel:
     return model.train()
 
 
-def retrieval_model(**options: Any) -> RetrievalModel:
-    return RetrievalModel(*encoders(), **{"use_frame_fea": True, "logit_scale": 5.0, **options}).train()
+def retrieval_model(*, head: str = "hmmc", **options: Any) -> RetrievalModel:
+    """With the head of that name, without dropout."""
+    options = {"use_frame_fea": True, "logit_scale": 5.0, **options}
+    visual, text = encoders(attended_frames=HEADS[head].attended_frames)
+    built = build_head(HeadOptions(head=head, use_frame_fea=options["use_frame_fea"]), visual.embed_dim)
+    for module in built.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return RetrievalModel(visual, text, head=built.to(DEVICE), **options).train()
 
 
 def change_momentum_encoders(model: PretrainModel) -> None:

@@ -20,7 +20,9 @@ from engine.distributed.wrapping import wrap
 from engine.evaluation.encode import Evaluator
 from engine.evaluation.features import Features
 from engine.logs.run_log import RunLog
+from modules.heads.head import HeadOptions
 from modules.heads.hmmc import hmmc_head
+from modules.heads.registry import build_head
 from tests.device import DEVICE
 from tests.engine.distributed.test_world import variables
 from tests.engine.evaluation.naive_ranking import full_matrix, naive_t2v, naive_v2t
@@ -94,7 +96,7 @@ class Recorder(nn.Module):
 
     def encode_words(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         self._record()
-        return ids[:, :2].double(), ids
+        return ids[:, :2].double(), ids[..., None].double().expand(-1, -1, 2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -167,14 +169,16 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
         return {name: rows[number] for name, rows in self.batch.items()}
 
 
-def encode(world: World, folder: Path, *, videos: int, captions: int, workers: int = 0) -> Features:
-    """The features of a tiny model, sharded over the ranks where there are several."""
+def encode(
+    world: World, folder: Path, *, videos: int, captions: int, workers: int = 0, head: str = "hmmc"
+) -> dict[str, Tensor | None]:
+    """The features of a tiny model, sharded where there are several ranks, and the weights of its head."""
 
     def loader(count: int) -> DataLoader:
         sampler = ShardSampler(count, rank=world.rank, world_size=world.size)
         return build_loader(Rows(count), sampler, batch_size=2, num_workers=workers, persistent=False)
 
-    model = tiny.retrieval_model().double()  # in float32 processors differ by 2e-6
+    model = tiny.retrieval_model(head=head).double()  # in float32 processors differ by 2e-6
     if world.size > 1:
         wrap(model, world, fsdp=True)
     split = Evaluator(
@@ -186,7 +190,8 @@ def encode(world: World, folder: Path, *, videos: int, captions: int, workers: i
         max_frames=tiny.FRAMES,
         logit_scale=100.0,
     )
-    return split.encode(model)
+    features = split.encode(model)
+    return {**vars(features), **{f"head.{n}": t for n, t in split.head_of(model).state_dict().items()}}
 
 
 SHARES = {
@@ -195,23 +200,42 @@ SHARES = {
 }  # on three ranks: 0, 1 and 1 videos; 2, 2 and 3 captions, which are 2 passes
 
 
+SHARDED = ("hmmc", "wti")  # without and with weights and words
+
+
 def encode_sharded(rank: int, port: str, folder: str) -> None:
     torch.set_num_threads(1)
     world = World.from_environment(None, environ=variables(rank, 3, port))
-    features = encode(world, Path(folder), **SHARES)
-    torch.save(vars(features), f"{folder}/rank{rank}.pt")
+    for head in SHARDED:
+        torch.save(encode(world, Path(folder), head=head, **SHARES), f"{folder}/{head}{rank}.pt")
     world.close()
 
 
 def test_sharded_ranks_with_different_shares_give_the_features_of_one_process(tmp_path: Path) -> None:
     """Each rank makes as many passes as the one with the most batches: forward passes are collective."""
     run_ranks(encode_sharded, 3, free_port(), str(tmp_path))
-    expected = vars(encode(World(0, 1, DEVICE), tmp_path, **SHARES))
-    for rank in range(3):
-        ours = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
-        assert ours.keys() == expected.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-9, msg=name)
+    for head in SHARDED:
+        expected = encode(World(0, 1, DEVICE), tmp_path, head=head, **SHARES)
+        for rank in range(3):
+            ours = torch.load(tmp_path / f"{head}{rank}.pt", weights_only=True)
+            assert ours.keys() == expected.keys()
+            for name, value in expected.items():
+                torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_words_are_cut_to_the_longest_text_and_their_padding_is_zero(tmp_path: Path) -> None:
+    texts: Any = [
+        {"text_ids": torch.ones(2, 5), "text_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])},
+        {"text_ids": torch.ones(1, 5), "text_mask": torch.tensor([[1, 1, 0, 0, 0]])},
+    ]
+    model: Any = Recorder()
+    model.head = build_head(HeadOptions(head="wti"), 2)
+    found = evaluator(tmp_path, np.arange(3)).encode_texts(model, texts, "")
+    assert found["word_mask"].tolist() == [[True] * 3, [True, False, False], [True, True, False]]
+    assert found["words"].shape == (3, 3, 2)
+    assert torch.equal(found["words"].any(dim=-1), found["word_mask"])
+    model.head = build_head(HeadOptions(head="wti", head_padding="published"), 2)
+    assert evaluator(tmp_path, np.arange(3)).encode_texts(model, texts, "")["words"].shape == (3, 5, 2)
 
 
 def test_no_worker_outlives_the_encoding(tmp_path: Path) -> None:

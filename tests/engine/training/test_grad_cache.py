@@ -19,8 +19,9 @@ SINGLE = [{**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FT
 
 
 def models(case: int | str) -> tuple[DualEncoder, DualEncoder]:
-    if case == "finetune":
-        return tiny.retrieval_model().double(), tiny.retrieval_model().double()
+    if case in ("finetune", "wti"):
+        head = "hmmc" if case == "finetune" else str(case)
+        return tiny.retrieval_model(head=head).double(), tiny.retrieval_model(head=head).double()
     options: dict[str, Any] = {} if case == "all" else SINGLE[int(case)]
     return tiny.pretrain_model(**options).double(), tiny.pretrain_model(**options).double()
 
@@ -32,10 +33,10 @@ def cached(model: DualEncoder, batch: dict[str, torch.Tensor], chunk: int) -> di
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 8])
-@pytest.mark.parametrize("case", ["finetune", "all", 0, 1, 2, 3])
+@pytest.mark.parametrize("case", ["finetune", "wti", "all", 0, 1, 2, 3])
 def test_the_gradient_is_that_of_the_full_batch(case: int | str, chunk: int) -> None:
     plain, other = models(case)
-    batch = tiny.batch(4, padded=True, tags=case != "finetune")
+    batch = tiny.batch(4, padded=True, tags=case not in ("finetune", "wti"))
     expected = plain(batch)
     (2.0 * expected["loss"]).backward()
     losses = cached(other, batch, chunk)
