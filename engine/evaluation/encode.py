@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from engine.distributed.device import BatchCopier, Pace
@@ -115,8 +116,9 @@ class Evaluator:
         result = {"text": self._gather(encoded, (0, width))}
         if with_words:
             length = max(self.world.gather(_longest(masks, whole=model.head.reads_padding)))
-            result["words"] = self._gather([part[:, :length] for part in words], (0, length, width))
-            masks = [part[:, :length] for part in masks]
+            words = [F.pad(part, (0, 0, 0, length - part.shape[1])) for part in words]  # also cuts
+            masks = [F.pad(part, (0, length - part.shape[1])) for part in masks]
+            result["words"] = self._gather(words, (0, length, width))
             result["word_mask"] = self._gather(masks, (0, length), dtype=torch.uint8).bool()
         return result
 
