@@ -40,7 +40,7 @@ else
     device=cuda base=ViT-B-32-quickgelu larger="ViT-B-16-quickgelu ViT-L-14-quickgelu" clips=128 large_clips=32
     cache=64 scale=1 size=(--steps 20 --warmup 6) few=(--steps 6 --warmup 3) encode=(--clips 4000)
     run=(--batch_size 256 --steps 60) on=on
-    tests=(tests/golden tests/modules tests/engine) loader=(--seconds 15) startup=(--rounds 1)
+    tests=(-n 8 -v --maxfail 15 --tb=short tests/golden tests/modules tests/engine) loader=(--seconds 15) startup=(--rounds 1)
 fi
 
 started=$SECONDS

@@ -9,19 +9,14 @@ Shapes: N sequences, L tokens, D width, H heads.
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 QUICK_GELU_SLOPE = 1.702
-# Up to so many tokens the memory-efficient kernel is the fastest one on GPUs: benchmarks/results/h200.md.
-FEW_TOKENS = 64
-FOR_FEW_TOKENS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class TransformerBlock(nn.Module):
@@ -101,19 +96,11 @@ class SelfAttention(nn.Module):
         mask = None if self.causal or attn_mask is None else attn_mask
         if mask is not None and mask.is_floating_point():
             mask = mask.to(queries.dtype)
-        with _fastest_kernel(queries):
-            attended = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, is_causal=self.causal
-            )
+        attended = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=self.causal
+        )
         output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return output
-
-
-def _fastest_kernel(queries: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Attention of `queries` [N, H, L, D / H]: torch chooses among fewer kernels where it chooses badly."""
-    if queries.is_cuda and queries.shape[-2] <= FEW_TOKENS:
-        return sdpa_kernel(FOR_FEW_TOKENS)
-    return contextlib.nullcontext()
 
 
 class QuickGELU(nn.Module):
