@@ -37,6 +37,7 @@ from engine.logs.run_log import RunLog
 from engine.process.step_status import StepHooks, StepStatus
 from engine.training.optimizer import MOMENTS, build_optimizer, optimizer_state
 from engine.training.trainer import Trainer
+from modules.adapters import add_adapters
 from modules.dual_encoder import DualEncoder
 from modules.logits import logits_for
 from modules.losses.table import make_loss
@@ -49,6 +50,7 @@ FINETUNING = {
     "finetune FTM": {"weight_VTM": 0.0},
     "finetune all": {},
     "finetune sigmoid": {"loss": "sigmoid"},
+    "finetune adapters": {"lora": 2},
 }
 PRETRAINING = {
     **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},
@@ -145,7 +147,10 @@ def make_model(case: str, dtype: torch.dtype) -> DualEncoder:
     if "loss" in options:
         options["loss"] = make_loss(options["loss"])
         options["logits"] = logits_for(options["loss"], scale=1.0)
+    rank = options.pop("lora", 0)
     model = tiny.retrieval_model(**options) if case in FINETUNING else tiny.pretrain_model(**options)
+    if rank:
+        add_adapters(model, rank=rank)
     return model.to(dtype)
 
 

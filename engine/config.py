@@ -220,6 +220,12 @@ class Config:
         "model",
         "parts to freeze, separated by commas: image, text, temporal; PART:N freezes its first N layers",
     )
+    lora: int = _flag(
+        0, "model", "rank of LoRA adapters, which learn in place of the towers' weights (0: off)"
+    )
+    lora_on: str = _flag(
+        "both", "model", "towers that get adapters; both are frozen", choices=("both", "image", "text")
+    )
 
     epochs: int = _flag(20, "optimisation", "passes over the training set")
     batch_size: int = _flag(256, "optimisation", "clips in one optimiser step, over all ranks")

@@ -22,7 +22,7 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     *("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"),
-    *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank", "hard_negatives"),
+    *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank", "hard_negatives", "lora"),
 )
 HIGH_TOWER_RATE = 9.9e-5  # the highest published rate of the image tower is 8e-5
 FREEZABLE = ("image", "text", "temporal")
@@ -53,7 +53,7 @@ def _rate_remarks(config: Config) -> list[Remark]:
     """A warning if the pre-trained image tower is trained at a rate that only new layers bear."""
     rate = config.lr * config.coef_lr
     is_pretrained = config.init_model is not None or config.clip_weights != "none"
-    if not config.is_training or not is_pretrained or rate < HIGH_TOWER_RATE or _is_frozen(config, "image"):
+    if not config.is_training or not is_pretrained or rate < HIGH_TOWER_RATE or _tower_is_frozen(config):
         return []
     text = (
         f"--coef_lr {config.coef_lr:g}: the pre-trained image tower is trained at {rate:.0e} (--lr times "
@@ -68,8 +68,8 @@ def _loss_remarks(config: Config) -> list[Remark]:
     return []
 
 
-def _is_frozen(config: Config, part: str) -> bool:
-    return part in (entry.strip() for entry in config.freeze.split(","))
+def _tower_is_frozen(config: Config) -> bool:
+    return config.lora > 0 or "image" in (entry.strip() for entry in config.freeze.split(","))
 
 
 def check_config(config: Config, *, program: str) -> None:
@@ -197,6 +197,14 @@ def _check_freeze(config: Config) -> None:
             name in FREEZABLE and (not colon or layers.isdecimal()),
             f"--freeze {part}: give PART or PART:LAYERS, where PART is one of {', '.join(FREEZABLE)}",
         )
+        _require(
+            not config.lora or name == "temporal",
+            f"--freeze {part}: --lora freezes the towers already; --lora_on says which get adapters",
+        )
+    _require(
+        not (config.lora and config.do_pretrain),
+        f"--lora {config.lora}: of fine-tuning only, because momentum encoders copy whole encoders",
+    )
 
 
 def _require(condition: bool, message: str) -> None:

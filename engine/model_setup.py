@@ -13,6 +13,7 @@ from common.languages import BILINGUAL, languages_of
 from engine.checkpoint.files import read_state
 from engine.checkpoint.weights import HEAD_GROUP, LoadReport, group_of, load_state, text_languages
 from engine.config import Config
+from modules.adapters import TOWERS, add_adapters
 from modules.backbones.backbone import Backbone
 from modules.backbones.registry import build_backbone, with_bert, with_bert_beside
 from modules.backbones.request import Request
@@ -85,7 +86,7 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
             f"{config.init_model}: has no {language.capitalize()} text encoder; it starts from {flag} "
             f"{getattr(config, flag[2:])}"
         )
-    _prepare_for_training(config, model)
+    _prepare_for_training(config, model, log)
     return model
 
 
@@ -138,11 +139,15 @@ def _refuse_other_head(head: str, report: LoadReport, in_file: str | None) -> No
     raise UserError(f"checkpoint {report.path}: {problem}: {remedy}, or add --allow_other_head")
 
 
-def _prepare_for_training(config: Config, model: DualEncoder) -> None:
-    """Apply --freeze and --grad_checkpointing. Raises `UserError` where the model does not support it."""
+def _prepare_for_training(config: Config, model: DualEncoder, log: MessageLog) -> None:
+    """Apply --freeze, --lora, --grad_checkpointing. Raises `UserError` where the model does not fit them."""
     for entry in filter(None, config.freeze.split(",")):
         part, _, layers = entry.strip().partition(":")
         freeze(model, part, int(layers) if layers else None)
+    if config.lora and config.is_training:
+        towers = TOWERS if config.lora_on == "both" else (config.lora_on,)
+        count = add_adapters(model, rank=config.lora, towers=towers)
+        log.info(f"--lora {config.lora}: {count} adapters on {' and '.join(towers)}; both towers are frozen")
     if config.is_training and nothing_learns(model.parameters()):
         raise UserError(f"--freeze {config.freeze}: leaves nothing to train")
     if config.grad_checkpointing:

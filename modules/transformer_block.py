@@ -42,6 +42,7 @@ class TransformerBlock(nn.Module):
         self.ln_2 = ln_2
         self.mlp = mlp
         self.ls_2 = ls_2 or nn.Identity()
+        self.fused = True
 
     def forward(
         self, tokens: Tensor, keys: None = None, values: None = None, attn_mask: Tensor | None = None
@@ -60,10 +61,18 @@ class TransformerBlock(nn.Module):
         """The type of the weights; open_clip's towers ask for it."""
         return self.attn.in_proj_weight.dtype
 
+    def call_linear_layers(self) -> None:
+        """Compute each product by a call of an nn.Linear from now on, which can be replaced by another one.
+
+        The weights are the same tensors, but those of queries, keys and values get other names: `in_proj.*`.
+        """
+        self.fused = False
+        self.attn = LinearSelfAttention(self.attn)
+
     def _mlp(self, tokens: Tensor) -> Tensor:
         layers: Any = self.mlp
         first, activation, last = layers
-        if not isinstance(activation, QuickGELU):
+        if not (self.fused and isinstance(activation, QuickGELU)):
             result: Tensor = self.mlp(tokens)
             return result
         # x * sigmoid(s x) = silu(s x) / s. The matrix products apply both factors at no cost, which leaves
@@ -89,7 +98,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """[N, L, D] -> [N, L, D]."""
-        packed = F.linear(tokens, self.in_proj_weight, self.in_proj_bias)
+        packed = self._project(tokens)
         queries, keys, values = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in packed.chunk(3, dim=-1)
         )
@@ -101,6 +110,31 @@ class SelfAttention(nn.Module):
         )
         output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return output
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values, one after another: [N, L, D] -> [N, L, 3 D]."""
+        return F.linear(tokens, self.in_proj_weight, self.in_proj_bias)
+
+
+class LinearSelfAttention(SelfAttention):
+    """`SelfAttention` with the same weights in an nn.Linear, `in_proj`, for queries, keys and values."""
+
+    def __init__(self, attention: SelfAttention) -> None:
+        nn.Module.__init__(self)
+        self.num_heads = attention.num_heads
+        self.causal = attention.causal
+        width = attention.in_proj_weight.shape[1]
+        self.in_proj = nn.Linear(width, 3 * width, device="meta")  # without drawing initial weights
+        self.in_proj.weight, self.in_proj.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.out_proj = attention.out_proj
+
+    @property
+    def in_proj_weight(self) -> Tensor:  # type: ignore[override]
+        return self.in_proj.weight
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        packed: Tensor = self.in_proj(tokens)
+        return packed
 
 
 class QuickGELU(nn.Module):

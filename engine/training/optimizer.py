@@ -150,7 +150,9 @@ def _update(tensors: list[list[Tensor]], group: dict[str, Any], *, lr: float) ->
 
 
 def parameter_part(name: str) -> str:
-    """The part whose learning rate a parameter has: 'image tower', 'text encoder', 'rest'."""
+    """The part whose learning rate a parameter has: 'image tower', 'text encoder', 'rest', 'adapters'."""
+    if ".lora_" in name:
+        return "adapters"
     if "visual_encoder.visual." in name:
         return "image tower"
     if "text_encoder." in name:
@@ -161,11 +163,11 @@ def parameter_part(name: str) -> str:
 def parameter_groups(
     model: nn.Module, *, lr: float, text_lr: float, coef_lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in up to six groups: three parts, each with and without weight decay.
+    """Trainable parameters in groups: the parts, each with and without weight decay.
 
     Every group has `name`, `lr` and `weight_decay`. There are no empty groups.
     """
-    rates = {"image tower": lr * coef_lr, "text encoder": text_lr, "rest": lr}
+    rates = {"image tower": lr * coef_lr, "text encoder": text_lr, "rest": lr, "adapters": lr}
     groups: dict[tuple[bool, str], list[nn.Parameter]] = {}
     for decays in (True, False):
         for part in rates:

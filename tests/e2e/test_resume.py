@@ -32,7 +32,7 @@ TRAIN = (
     "8",
     "--gradient_accumulation_steps",
     "2",
-    *("--learn_logit_scale", "--ema", "0.8"),
+    *("--learn_logit_scale", "--ema", "0.8", "--lora", "2"),
 )
 SAVING = ("--epochs", "2", "--save_steps", "2", "--num_thread_reader", "1", "--select_on", "test")
 TIMES = ("clips_per_second", "clips_per_second_per_rank", "waiting", "memory_bytes", "seconds")

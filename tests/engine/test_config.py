@@ -66,7 +66,7 @@ OURS = {
         "compile",
         "fsdp",
     ),
-    *("ema", "loss", "hard_negatives", "learn_logit_scale", "no-learn_logit_scale"),
+    *("ema", "lora", "lora_on", "loss", "hard_negatives", "learn_logit_scale", "no-learn_logit_scale"),
     *("resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
     *("protocol", "select_on", "held_out", "bootstrap", "report", "no-report", "dsl", "dsl_temperature"),
     *("qb_norm", "qb_beta", "qb_bank", "save_features", "save_similarity"),
@@ -189,6 +189,8 @@ def test_flags_without_effect_say_so_once() -> None:
         (["--contrast_num_negative", "0"], "--contrast_num_negative"),
         (["--contrast_temperature", "0"], "--contrast_temperature"),
         (["--weight_FTM_finetune", "-1"], "negative"),
+        (["--lora", "8", "--freeze", "text:2"], "--freeze text:2: --lora freezes the towers already"),
+        (["--lora", "-1"], "--lora -1: must be 0 or more"),
         (["--ema", "1"], "--ema 1: must be 0 or more and less than 1"),
         (["--hard_negatives", "-1"], "--hard_negatives -1.0: must be 0 or more"),
         (["--hard_negatives", "0.5", "--loss", "sigmoid"], "--loss sigmoid does not weight.*--loss softmax"),
@@ -214,7 +216,12 @@ def test_settings_that_cannot_work_name_the_flag(argv: list[str], message: str) 
 
 def test_pretraining_keeps_its_losses() -> None:
     pretrain = ["--do_pretrain", "--output_dir", "out", "--coef_lr", "1e-3"]
-    for flags in (["--loss", "sigmoid"], ["--hard_negatives", "0.5"], ["--learn_logit_scale"]):
+    for flags in (
+        ["--loss", "sigmoid"],
+        ["--hard_negatives", "0.5"],
+        ["--learn_logit_scale"],
+        ["--lora", "8"],
+    ):
         with pytest.raises(UserError, match=f"{' '.join(flags)}: of fine-tuning only"):
             parse(*pretrain, *flags, program="main_pretrain.py")
     _, remarks = parse_and_check(
@@ -261,6 +268,7 @@ def test_top_frames_count_only_where_frames_are_used() -> None:
         (("--coef_lr", "0.8"), False),  # the highest published
         (("--clip_weights", "none"), False),
         (("--freeze", "text,image"), False),
+        (("--lora", "8"), False),
         (("--freeze", "image:6"), True),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -90,19 +92,21 @@ def test_same_numbers_in_float32(setting: Setting, case: str, results_32: Result
     assert difference(ours, expected, *KINDS["weights"], zero=zero) < 3 * rounding
 
 
-def test_a_loss_whose_ranks_score_their_own_texts_only() -> None:
-    """With its learned scale and bias, in float64."""
+def test_a_loss_whose_ranks_score_their_own_texts_only_and_adapters() -> None:
+    """The former with its learned scale and bias; in float64."""
     torch.set_num_threads(1)
-    case = ("finetune sigmoid",)
+    cases = ("finetune sigmoid", "finetune adapters")
     found = train_on_ranks(
-        2, cases=case, settings=TWO_RANKS, steps=STEPS, dtype=torch.float64, start=run_ranks
+        2, cases=cases, settings=TWO_RANKS, steps=STEPS, dtype=torch.float64, start=run_ranks
     )[0]
-    world = World(0, 1, DEVICE)
-    for setting in TWO_RANKS:
-        expected = train(case[0], setting.reference, world, steps=STEPS, dtype=torch.float64)
-        assert {"step 1 logit_bias", "gradient 1 logits.log_scale", "weight logits.bias"} <= set(expected)
+    learned = ("step 1 logit_bias", "gradient 1 logits.log_scale", "weight logits.bias")
+    adapter = "text_encoder.transformer.resblocks.0.mlp.c_fc.lora_B.default.weight"
+    names = dict(zip(cases, (learned, (f"gradient 1 {adapter}", f"weight {adapter}")), strict=True))
+    for case, setting in itertools.product(cases, TWO_RANKS):
+        expected = train(case, setting.reference, World(0, 1, DEVICE), steps=STEPS, dtype=torch.float64)
+        assert set(names[case]) <= set(expected)
         for kinds in KINDS.values():
-            assert difference(found[case[0], setting], expected, *kinds) < TOLERANCE, (setting, kinds)
+            assert difference(found[case, setting], expected, *kinds) < TOLERANCE, (case, setting, kinds)
 
 
 def test_training_changes_the_weights(results: Results) -> None:
