@@ -175,23 +175,7 @@ class _Preparation:
         self._program("tools/make_toy_dataset.py", "--out", self.data, *size, "--only", "vatex", "toy-bert")
 
     def _ready_bert(self) -> None:
-        """A copy of the toy BERT with larger weights and no dropout, which learns from its first steps on.
-
-        The random weights that BERT's pre-training starts from are so small, and dropout is so strong, that
-        all texts get nearly the same features for some hundred steps.
-        """
-        from safetensors.torch import load_file, save_file
-
-        source, target = self.data / "toy-bert", self.data / "toy-bert-ready"
-        shutil.copytree(source, target)
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        write_json(target / "config.json", config)
-        weights = load_file(source / "model.safetensors")
-        for name, weight in weights.items():
-            if weight.ndim == 2 and "embeddings" not in name:
-                weight *= weight.shape[1] ** -0.5 / config["initializer_range"]  # variance 1 / inputs
-        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+        ready_bert(self.data / "toy-bert", self.data / "toy-bert-ready")
 
     def _store(self) -> None:
         self._program(
@@ -309,6 +293,25 @@ class _Preparation:
         if code:
             last_line = next((line for line in reversed(lines) if line), "no output")
             raise UserError(f"{program} ended with {code}: {last_line}")
+
+
+def ready_bert(source: Path, target: Path) -> None:
+    """A copy of the toy BERT with larger weights and no dropout, which learns from its first steps on.
+
+    The random weights that BERT's pre-training starts from are so small, and dropout is so strong, that all
+    texts get nearly the same features for some hundred steps.
+    """
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    write_json(target / "config.json", config)
+    weights = load_file(source / "model.safetensors")
+    for name, weight in weights.items():
+        if weight.ndim == 2 and "embeddings" not in name:
+            weight *= weight.shape[1] ** -0.5 / config["initializer_range"]  # variance 1 / inputs
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
 
 def _file_name(number: int) -> str:

@@ -4,6 +4,7 @@
     collect_results.py --row finetune_msrvtt=runs/a runs/b   two runs of one row: mean and deviation
     collect_results.py --own "no queue=runs/c"               a row of your own, published: n/a
 
+A bilingual run gives --own two rows, one for each language, and --row that of the row's language.
 Without folders only the published tables are printed. Exit code: 0 done, 2 wrong usage or a broken folder.
 """
 
@@ -104,10 +105,14 @@ def collect(args: argparse.Namespace, published: Published) -> Collection:
     _drop_evaluated_twice(collection)
     for row_id, folder in _named(args.row, what="--row ROW=FOLDER"):
         row, run = published.row(row_id), read_run(folder, epoch=args.epoch)
+        run = run.by_language().get(row.language, run)
         check_row(run, row)
         collection.rows.setdefault(row_id, []).append(run)
     for label, folder in _named(args.own, what="--own LABEL=FOLDER"):
-        collection.own_runs.setdefault(label, []).append(read_run(folder, epoch=args.epoch))
+        by_language = read_run(folder, epoch=args.epoch).by_language()
+        for language, run in by_language.items():
+            of_language = f"{label}, {language}" if len(by_language) > 1 else label
+            collection.own_runs.setdefault(of_language, []).append(run)
     _check_tests_agree(collection)
     return collection
 

@@ -150,6 +150,8 @@ def evaluate(
         log.warning(f"evaluated {counts['videos']} of {counts['videos_of_benchmark']} videos: not comparable")
     values, extra = combine(results)
     if len(results) > 1:
+        captions = {item.queries.language: item.queries.examples.num_captions for item in results}
+        counts["captions_by_language"] = captions
         _log_values(f"{data.dataset} mean of both languages", values, log)
     protocol = protocol_of(results[0].queries.examples.video_of_caption, config.protocol)
     result = {**about, **counts, "protocol": protocol, **values, **extra}

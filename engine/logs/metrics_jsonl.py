@@ -44,6 +44,12 @@ def check_result(result: Mapping[str, Any], where: str) -> None:
             raise UserError(f"{where}: {name} is {result[name]!r}, it must be text")
 
 
+def metrics_of_language(result: Mapping[str, Any], language: str) -> dict[str, Any]:
+    """The metrics of one language in a result of a bilingual model, by their usual names."""
+    prefix = f"{language}/"
+    return {name.removeprefix(prefix): value for name, value in result.items() if name.startswith(prefix)}
+
+
 def is_of_training(result: Result) -> bool:
     """Whether a training wrote the result, and not an evaluation in its folder."""
     # Older files do not say it. There an evaluation of one checkpoint has no epoch.

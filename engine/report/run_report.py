@@ -11,6 +11,8 @@ from engine.distributed.world import World
 from engine.evaluation.evaluate import Evaluation, QueryResults, combine
 from engine.logs.run_log import RunLog
 
+_OF_BOTH = ("RSum", "intervals", "post_processing", "captions_by_language")
+
 
 def report_evaluation(config: Config, evaluation: Evaluation, world: World, log: RunLog) -> None:
     """Write the report that `--report` asks for; rank 0 does it."""
@@ -49,10 +51,6 @@ def report_evaluation(config: Config, evaluation: Evaluation, world: World, log:
 def _of_language(result: dict[str, Any], item: QueryResults) -> dict[str, Any]:
     """What `result` would be if only this language had been evaluated."""
     values, extra = combine([item])
-    about = {
-        name: value
-        for name, value in result.items()
-        if "/" not in name and name not in ("RSum", "intervals", "post_processing")
-    }
+    about = {name: value for name, value in result.items() if "/" not in name and name not in _OF_BOTH}
     captions = {"language": item.queries.language, "captions": item.queries.examples.num_captions}
     return {**about, **captions, **values, **extra}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.e2e.conftest import Toy
+from tests.e2e.conftest import SMALL_CLIP, Toy
 from tests.engine.report.inputs import BLANK
 
 FLAGS = ("--dataset", "vatex", "--use_temp", "--use_frame_fea", "--temporal_layers", "1")
@@ -123,6 +123,28 @@ def test_a_resumed_training_equals_an_uninterrupted_one(toy: Toy, tmp_path: Path
         torch.load(checkpoint(tmp_path / name), weights_only=True) for name in ("whole", "resumed")
     )
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_text_tower_that_knows_both_languages_reads_all_texts(
+    toy: Toy, results: Read, tmp_path: Path
+) -> None:
+    clip = tmp_path / "multilingual.json"
+    clip.write_text(json.dumps(SMALL_CLIP | {"languages": ["english", "chinese"]}), encoding="utf-8")
+    flags = (*BOTH, "--clip_model", str(clip))
+    assert toy.run("train", tmp_path / "run", *flags) == 0
+    (found,) = results(tmp_path / "run")
+    state = torch.load(checkpoint(tmp_path / "run"), weights_only=True)
+    assert not any("chinese_encoder" in name for name in state)
+    alone = (*FLAGS, "--language", "chinese", "--init_model", checkpoint(tmp_path / "run"))
+    assert toy.run("eval", tmp_path / "alone", *alone, "--clip_model", str(clip)) == 0
+    (chinese,) = results(tmp_path / "alone")
+    assert chinese["t2v/mAP"] == pytest.approx(found["chinese/t2v/mAP"], abs=1e-9)
+
+
+def test_an_english_text_tower_for_all_texts_is_warned_about(toy: Toy, tmp_path: Path) -> None:
+    assert toy.run("eval", tmp_path, *BOTH, "--text_tower", "clip") == 0
+    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "was not trained with Chinese texts" in log
 
 
 def test_pre_training_and_zero_shot(toy: Toy, results: Read, tmp_path: Path) -> None:

@@ -313,6 +313,26 @@ def test_own_rows_alone_print_no_published_table(tmp_path: Path, capsys: pytest.
     assert "| published |" in both and "| mine |" in both
 
 
+def test_a_bilingual_run_has_a_row_for_each_language(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(
+        tmp_path / "both", "--do_train --dataset vatex --language bilingual", 30.0, dataset="vatex"
+    )
+    (entry,) = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    names = [name for name in entry if "/" in name]
+    for language, value in (("english", 40.0), ("chinese", 20.0)):
+        entry |= {f"{language}/{name}": entry[name] for name in names} | {f"{language}/t2v/R@1": value}
+    entry |= {"captions": 30_000, "captions_by_language": {"english": 15_000, "chinese": 15_000}}
+    (folder / "metrics.jsonl").write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    assert measured(capsys, "--own", f"both={folder}") == {"both, english": 40.0, "both, chinese": 20.0}
+    rows = ("--row", f"finetune_vatex_english={folder}", "--row", f"finetune_vatex_chinese={folder}")
+    assert measured(capsys, *rows) == {"finetune_vatex_english": 40.0, "finetune_vatex_chinese": 20.0}
+    assert "a bilingual model; the published ones have one language" in refused(capsys, folder)
+    with_msrvtt = refused(capsys, "--row", f"finetune_msrvtt={folder}")
+    assert "evaluated on vatex english, the row is msrvtt english" in with_msrvtt
+
+
 def test_latex_and_output_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [write_run(tmp_path / n, f"--do_train {MSRVTT} --seed {n}", 46.0) for n in "12"]
     out = tmp_path / "tables.tex"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.errors import UserError
+from common.languages import BILINGUAL
 from tools.results.published import Published, PublishedRow
 from tools.results.run_folders import Run, Settings, settings_beside
 
@@ -20,6 +21,8 @@ def find_row(run: Run, published: Published) -> PublishedRow:
 
     Raises `UnplacedError` if there is none or if it is not certain.
     """
+    if run.evaluation["language"] == BILINGUAL:
+        raise UnplacedError(f"a bilingual model; the published ones have one language{_GIVE_ROW}")
     table, pretrained = _origin(run.config)
     data = (run.evaluation["dataset"], run.evaluation["language"])
     for row in published.rows.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FileError, UserError
+from common.languages import languages_of
 from dataloaders.datasets.files import read_json_lines, read_json_object
-from engine.logs.metrics_jsonl import check_result, is_of_training
+from engine.logs.metrics_jsonl import check_result, is_of_training, metrics_of_language
 from engine.saved_settings import EVALUATION_SETTINGS_FILE, SETTINGS_FILE, check_settings
 from tools.results.published import COLUMNS, DIRECTIONS
 
@@ -45,6 +47,26 @@ class Run:
         """The output folder of the training of the weights; this folder if that is unknown."""
         is_this_run = self.trained_by is None or self.trained_by is self.config
         return self.folder if is_this_run else Path(self.config["init_model"]).parent
+
+    def by_language(self) -> dict[str, Run]:
+        """The run with the evaluation of each of its languages, as if only that had been evaluated."""
+        languages = languages_of(self.evaluation["language"])
+        if len(languages) == 1:
+            return {languages[0]: self}
+        about = {name: value for name, value in self.evaluation.items() if "/" not in name}
+        captions = self.evaluation.get("captions_by_language", {})
+        return {
+            language: dataclasses.replace(
+                self,
+                evaluation={
+                    **about,
+                    **metrics_of_language(self.evaluation, language),
+                    "language": language,
+                    "captions": captions.get(language),
+                },
+            )
+            for language in languages
+        }
 
     def describe(self) -> str:
         """Folder, seed, epoch and how the epoch was chosen, for a note."""
