@@ -43,6 +43,9 @@ pretrain=(--do_pretrain --dataset chvtt "${model[@]}" --top_frames 3 --frame_sam
     --num_thread_reader 8 --select_on test)
 finetune=(--do_train "${model[@]}" --frame_sample random --epochs 5 --batch_size 256 --batch_size_val 256
     --lr 1e-4 --coef_lr 1e-3 --num_thread_reader 8 --n_display 100 --select_on test)
+# The recipes of other heads: DRL's flags (both towers at 1e-7, the rest at 1e-4), which CLIP4Clip has too.
+drl=(--do_train --max_frames 12 --max_words 32 --epochs 5 --batch_size 128 --batch_size_val 128 --lr 1e-4
+    --coef_lr 1e-3 --text_lr 1e-7 --num_thread_reader 8 --n_display 50)
 evaluate=(--do_eval "${model[@]}" --batch_size_val 256 --num_thread_reader 8)
 
 start_from() {  # start_from SCRIPT EPOCH: INIT_MODEL, else the checkpoint of SCRIPT after EPOCH (from 0)

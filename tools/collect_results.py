@@ -163,6 +163,8 @@ def _content(
     only_own = bool(collection.own_runs) and not collection.rows
     records = [] if only_own else published_records(published, collection.rows)
     notes = [] if only_own else [f"Published: {published.source['figures']}; {published.source['paper']}."]
+    if not only_own:
+        notes += [f"Published, {names}: {source}." for source, names in _other_sources(published).items()]
     if collection.rows or collection.own_runs:
         chosen = (
             _EPOCH_NOTES.get(args.epoch) or f"epoch {int(args.epoch) + 1} (pytorch_model.bin.{args.epoch})"
@@ -173,6 +175,15 @@ def _content(
     for label, runs in collection.own_runs.items():
         notes += [f"{label}: {run.describe()}" for run in runs]
     return [*records, *own_records(collection.own_runs)], [*notes, *collection.notes]
+
+
+def _other_sources(published: Published) -> dict[str, str]:
+    """The sources of rows that are not of the HMMC code, with the rows of each."""
+    rows: dict[str, list[str]] = {}
+    for row in published.rows.values():
+        if row.source:
+            rows.setdefault(published.source[row.source], []).append(row.method)
+    return {source: ", ".join(methods) for source, methods in rows.items()}
 
 
 def _run_notes(row_id: str, runs: Sequence[Run], published: Published) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -19,7 +20,8 @@ from tools.results.published import load_published
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = load_published().rows
 PRETRAINING = ("pretrain_chvtt_chinese", "pretrain_chvtt_english")
-SCRIPTS = (*PRETRAINING, *ROWS)
+RECIPES = tuple(path.stem for path in sorted((ROOT / "scripts").glob("recipe_*.sh")))
+SCRIPTS = (*PRETRAINING, *dict.fromkeys((*ROWS, *RECIPES)))
 PUBLISHED_MODELS = ("msrvtt", "vatex_english", "vatex_chinese")
 VARIABLES = ("NPROC", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "DATA_DIR", "HMMC_DATA")
 VARIABLES += ("OUTPUT_DIR", "INIT_MODEL", "PYTHON")
@@ -79,6 +81,16 @@ def test_each_row_runs_as_published(row_id: str) -> None:
         trained_by = pretraining if zero_shot else config
     known = {**settings(trained_by, row.settings), **settings(config, {"top_frames": 0, "max_frames": 0})}
     assert {name: known[name] for name in row.settings} == dict(row.settings)
+
+
+@pytest.mark.parametrize("script", RECIPES)
+def test_recipes_run_and_say_so_if_they_have_no_published_figures(script: str) -> None:
+    config = parsed(printed_command(script))
+    assert config.do_train and config.init_model is None and config.output_dir == f"ckpts/{script}"
+    assert config.dataset == script.split("_")[1] and config.head in (*script.split("_"), "xpool")
+    # The choice by the test list is only for the published way.
+    assert (config.select_on == "test") == (script in ROWS)
+    assert ("We have not run it" in call(script, "--help").stdout) == (script not in ROWS)
 
 
 def test_pretraining_as_published() -> None:
@@ -202,11 +214,13 @@ def test_help_explains(script: str) -> None:
     assert all(name in shared for name in VARIABLES)
 
 
-@pytest.mark.parametrize("document", ["scripts/README.md", "docs/REPRODUCE.md"])
-def test_documents_name_existing_scripts_and_all_of_them(document: str) -> None:
+@pytest.mark.parametrize(
+    ("document", "scripts"), [("scripts/README.md", SCRIPTS), ("docs/REPRODUCE.md", (*PRETRAINING, *ROWS))]
+)
+def test_documents_name_existing_scripts_and_all_of_them(document: str, scripts: tuple[str, ...]) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    named = set(re.findall(r"\b([a-z_]+)\.sh\b", text))
-    assert named >= {*SCRIPTS, "evaluate_published"}
+    named = set(re.findall(r"\b([a-z0-9_]+)\.sh\b", text))
+    assert named >= {*scripts, "evaluate_published"}
     existing = {path.stem for path in (ROOT / "scripts").rglob("*.sh")}
     assert named <= existing
 
@@ -216,5 +230,5 @@ def test_documents_carry_the_published_figures() -> None:
     for row in ROWS.values():
         for direction in ("t2v", "v2t"):
             figures = [value for name, value in row.figures.items() if name.startswith(direction)]
-            cells = " | ".join(f"{value:.1f}" for value in figures)
+            cells = " | ".join("n/a" if math.isnan(value) else f"{value:.1f}" for value in figures)
             assert f"| {cells} |" in text, (row.id, direction)

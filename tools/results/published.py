@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,10 @@ class PublishedRow:
     language: str
     pretrained: bool
     settings: Mapping[str, Any]  # flags whose published value is known
-    figures: Mapping[str, float]  # by "t2v/R@1" and so on; recalls in percent, ranks from 1
+    figures: Mapping[
+        str, float
+    ]  # by "t2v/R@1" and so on; recalls in percent, ranks from 1; NaN: not published
+    source: str = ""  # an entry of `Published.source`; "": the published HMMC code
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def load_published() -> Published:
 
 def _row(entry: dict[str, Any], settings_of_all: dict[str, Any]) -> PublishedRow:
     figures = {
-        f"{direction}/{column}": value
+        f"{direction}/{column}": math.nan if value is None else value
         for direction in DIRECTIONS
         for column, value in zip(COLUMNS, entry.pop(direction), strict=True)
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tools.results.published import COLUMNS, DIRECTIONS
@@ -49,7 +50,7 @@ def comma_separated(records: Sequence[Record], notes: Sequence[str]) -> str:
         ["table", "direction", "row", *_HEAD, "runs", "seeds", "comparable", *COLUMNS, *deviations]
     )
     for r in records:
-        values = [f"{value:.6g}" for value in r.values]
+        values = ["" if math.isnan(value) else f"{value:.6g}" for value in r.values]
         spread = [f"{value:.6g}" for value in r.deviations] if r.deviations else [""] * len(COLUMNS)
         head = [r.table, r.direction, r.row, r.method, r.test, r.figures]
         comparable = "" if r.comparable is None else "yes" if r.comparable else "no"
@@ -76,7 +77,8 @@ def _rows(records: Iterable[Record]) -> Iterator[list[str]]:
     for record in records:
         first = record.row != row
         row = record.row
-        values = [f"{v:+.1f}" if record.figures == "difference" else f"{v:.1f}" for v in record.values]
+        form = "{:+.1f}" if record.figures == "difference" else "{:.1f}"
+        values = ["n/a" if math.isnan(value) else form.format(value) for value in record.values]
         if record.deviations:
             pairs = zip(values, record.deviations, strict=True)
             values = [f"{value} ± {spread:.1f}" for value, spread in pairs]

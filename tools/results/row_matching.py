@@ -8,7 +8,11 @@ from tools.results.published import Published, PublishedRow
 from tools.results.run_folders import Run, Settings, settings_beside
 
 # Settings that the evaluation must have; all others are those of the training.
-_AT_EVALUATION = ("clip_model", "use_temp", "use_frame_fea", "max_frames", "temporal_layers", "top_frames")
+_AT_EVALUATION = (
+    *("clip_model", "use_temp", "use_frame_fea", "max_frames", "temporal_layers", "top_frames"),
+    *("head", "head_padding", "wti_layers", "xpool_heads"),
+)
+_BEFORE = {"head": "hmmc"}  # what runs did whose config.json is older than the setting
 _GIVE_ROW = "; use --row ROW=FOLDER to place it anyway"
 
 
@@ -25,13 +29,17 @@ def find_row(run: Run, published: Published) -> PublishedRow:
         raise UnplacedError(f"a bilingual model; the published ones have one language{_GIVE_ROW}")
     table, pretrained = _origin(run.config)
     data = (run.evaluation["dataset"], run.evaluation["language"])
-    for row in published.rows.values():
-        if (row.table, row.pretrained, row.dataset, row.language) == (table, pretrained, *data):
-            differences = differing_settings(run, row)
-            if differences:
-                raise UnplacedError(f"not as published for {row.id}: {', '.join(differences)}{_GIVE_ROW}")
-            return row
-    raise UnplacedError(f"no published row has {' '.join(data)}, {table}{', pre-trained' * pretrained}")
+    candidates = [
+        (differing_settings(run, row), row)
+        for row in published.rows.values()
+        if (row.table, row.pretrained, row.dataset, row.language) == (table, pretrained, *data)
+    ]
+    if not candidates:
+        raise UnplacedError(f"no published row has {' '.join(data)}, {table}{', pre-trained' * pretrained}")
+    differences, row = min(candidates, key=lambda candidate: len(candidate[0]))
+    if differences:
+        raise UnplacedError(f"not as published for {row.id}: {', '.join(differences)}{_GIVE_ROW}")
+    return row
 
 
 def check_row(run: Run, row: PublishedRow) -> None:
@@ -49,8 +57,11 @@ def differing_settings(run: Run, row: PublishedRow) -> list[str]:
     differences = []
     for name, value in row.settings.items():
         config = run.config if name in _AT_EVALUATION else run.trained_by
-        if config is not None and name in config and config[name] != value:
-            differences.append(f"{name} {config[name]} (published: {value})")
+        if config is None or name not in {**_BEFORE, **config}:
+            continue
+        ours = {**_BEFORE, **config}[name]
+        if ours != value:
+            differences.append(f"{name} {ours} (published: {value})")
     return differences
 
 

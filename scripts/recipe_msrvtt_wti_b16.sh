@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Fine-tune on MSR-VTT with token-wise interaction and a temporal transformer, ViT-B/16.
+# The rates are those of DRL for ViT-B/16. We have not run it, and know no published figure for these flags.
+source "$(dirname "$0")/common.sh" "$@"
+launch main_task_retrieval.py "${drl[@]}" --dataset msrvtt --language english --clip_model ViT-B-16-quickgelu \
+    --head wti --use_temp --frame_sample uniform_random --mask_duplicates
