@@ -4,8 +4,8 @@ A worker reads the JPEGs of a clip and looks at their headers; the device decode
 frames of a whole batch. An NVIDIA GPU decodes with nvJPEG, whose pixels differ a little from libjpeg-turbo's.
 
 In a batch of B clips: `jpegs` uint8 [bytes], one frame after another; `jpeg_sizes` int64 [B, F, 4], see
-below; `image_size` int64 [B], the side S; with CHVTT's augmentation also `crops` int64 [B, F, 5]. All are on
-the host.
+below; `image_size` int64 [B, 3], a `Resize`; with CHVTT's augmentation also `crops` int64 [B, F, 5]. All are
+on the host.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from common.device_copies import on_device
 from common.errors import UserError
 from dataloaders.augmentation import Augmentation, resize_crop
 from dataloaders.frame_store.jpeg import decode_jpeg, usual_size
-from dataloaders.transforms import middle, resize_centre
+from dataloaders.transforms import FrameSize, Resize, as_resize, fit_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,11 @@ _CHUNK = 128  # pictures that are resized at once: 134 MB of float32 at 341 x 25
 
 
 def encoded_clip(
-    jpegs: Iterable[bytes], *, max_frames: int, image_size: int, augmentation: Augmentation | None = None
+    jpegs: Iterable[bytes],
+    *,
+    max_frames: int,
+    image_size: FrameSize,
+    augmentation: Augmentation | None = None,
 ) -> dict[str, Tensor]:
     """The entries of a sample, from the JPEGs of its frames, at most `max_frames`.
 
@@ -57,7 +61,7 @@ def encoded_clip(
     sample = {
         "jpegs": torch.from_numpy(np.concatenate(parts)),
         "jpeg_sizes": sizes,
-        "image_size": torch.tensor(image_size),
+        "image_size": as_resize(image_size).as_tensor(),
     }
     return sample if augmentation is None else sample | {"crops": crops}
 
@@ -87,7 +91,8 @@ def decode_clips(batch: Mapping[str, Tensor], device: torch.device) -> Tensor:
     A clip with a frame that cannot be decoded is black there, and its `replaced` becomes 1.
     """
     sizes = batch["jpeg_sizes"]
-    count, side = sizes.shape[:2].numel(), int(batch["image_size"][0])
+    resize = Resize.of_tensor(batch["image_size"][0])
+    count, side = sizes.shape[:2].numel(), resize.size
     rows = sizes.flatten(0, 1).tolist()
     real = [number for number, row in enumerate(rows) if row[KIND] != PADDING]
     parts = batch["jpegs"].split([rows[number][BYTES] for number in real])
@@ -106,11 +111,7 @@ def decode_clips(batch: Mapping[str, Tensor], device: torch.device) -> Tensor:
         for start in range(0, len(numbers), _CHUNK):
             part = numbers[start : start + _CHUNK]
             stacked = torch.stack([_present(pictures[number]) for number in part])
-            if boxes is None:
-                down, across = middle(key[0], key[1])
-                fitted = resize_centre(stacked[..., down, across], side)
-            else:
-                fitted = resize_crop(stacked, key[2:], side)
+            fitted = fit_pictures(stacked, resize) if boxes is None else resize_crop(stacked, key[2:], side)
             frames.index_copy_(0, on_device(torch.tensor(part), device), fitted)
     return frames.unflatten(0, sizes.shape[:2])
 

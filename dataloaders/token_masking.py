@@ -19,19 +19,21 @@ def mask_tokens(
     mask_token_id: int,
     vocab_size: int,
     special_ids: Collection[int],
+    special_counts: tuple[int, int] = (1, 1),
     probability: float = 0.15,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(masked ids [W], labels [W]) of one text.
 
-    Each real token between start and end (the first and last position of `mask`) is chosen with
-    `probability`. 80 % of the chosen tokens become `mask_token_id`, 10 % a random id that is not special, and
-    10 % stay. Labels are the original ids of chosen tokens and -100 elsewhere. If no token is chosen, all
-    labels are -100.
+    Each real token between the special ones (`special_counts`: how many stand before and after a text) is
+    chosen with `probability`. 80 % of the chosen tokens become `mask_token_id`, 10 % a random id that is not
+    special, and 10 % stay. Labels are the original ids of chosen tokens and -100 elsewhere. If no token is
+    chosen, all labels are -100.
     """
     length = int(mask.sum())
     assert mask[:length].all(), "real tokens come first"
     inner = np.zeros(len(ids), dtype=bool)
-    inner[1 : max(length - 1, 1)] = True
+    before, after = special_counts
+    inner[before : max(length - after, before)] = True
     # One draw per position for every text: so a decision does not depend on the other ones.
     chosen = inner & (rng.random(len(ids)) < probability)
     action = rng.random(len(ids))

@@ -14,16 +14,19 @@ Encoded = tuple[NDArray[np.int64], NDArray[np.int64], bool]
 class Tokenizer(Protocol):
     """Turns text into token ids, and names its special ids.
 
-    All ids are below `vocab_size`. `unknown_id` stands for text that the vocabulary lacks; None: there is no
-    such text.
+    All ids are below `vocab_size`. `unknown_ids` stand for text that the vocabulary lacks, or for parts of a
+    character. `special_counts`: how many special tokens stand before and after every text. `source` is the
+    flag that it comes from, for messages.
     """
 
+    source: str
     vocab_size: int
-    unknown_id: int | None
+    unknown_ids: tuple[int, ...]
     start_token_id: int
     end_token_id: int
     mask_token_id: int
     special_ids: tuple[int, ...]
+    special_counts: tuple[int, int]
 
     def encode(self, text: str, max_words: int) -> Encoded:
         """(ids [W], mask [W], whether the text was truncated); W = `max_words`, mask 1 on real tokens."""

@@ -1,6 +1,7 @@
 """Stored frames -> square uint8 clips. F frames, S side of the square.
 
-Clips stay uint8; the model's device scales them to 0..1 and applies CLIP's mean and standard deviation.
+Clips stay uint8; the model's device scales them to 0..1 and applies the backbone's mean and standard
+deviation.
 """
 
 from __future__ import annotations
@@ -19,42 +20,88 @@ from torch.nn import functional as F
 from dataloaders.frame_store.jpeg import Excess
 
 MAX_ASPECT = 16
-# Source pixels on either side that a bicubic filter of scale 1 reads.
+MODES = ("shortest", "squash", "longest")
+INTERPOLATIONS = ("bicubic", "bilinear")
+# Source pixels on either side that a bicubic filter of scale 1 reads; a bilinear one reads fewer.
 _BICUBIC_REACH = 2
 
 
-def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
-    """CLIP's preprocessing: resize the shorter side to `size` (bicubic, antialiased), then crop the centre.
+@dataclass(frozen=True)
+class Resize:
+    """How a picture becomes a square of `size` pixels a side, antialiased; the default is CLIP's way.
 
-    Frames of one clip may differ in size. Returns uint8 [F, 3, S, S].
+    `mode`: the "shortest" side to S, then the centre is cropped; both sides to S ("squash"); or the "longest"
+    side to S, with black borders. `interpolation`: "bicubic" or "bilinear".
     """
-    clip = torch.empty(len(frames), 3, size, size, dtype=torch.uint8)
-    fill_clip(clip, frames)
+
+    size: int
+    mode: str = "shortest"
+    interpolation: str = "bicubic"
+
+    def as_tensor(self) -> Tensor:
+        """As numbers int64 [3], for a batch."""
+        return torch.tensor([self.size, MODES.index(self.mode), INTERPOLATIONS.index(self.interpolation)])
+
+    @classmethod
+    def of_tensor(cls, numbers: Tensor) -> Resize:
+        """The inverse of `as_tensor`."""
+        size, mode, interpolation = numbers.tolist()
+        return cls(size, MODES[mode], INTERPOLATIONS[interpolation])
+
+
+FrameSize = int | Resize  # a number means CLIP's way
+
+
+def as_resize(size: FrameSize) -> Resize:
+    return size if isinstance(size, Resize) else Resize(size)
+
+
+def resize_and_crop(frames: Sequence[NDArray[np.uint8]], size: FrameSize) -> Tensor:
+    """The preprocessing of the image tower as `size` says. Returns uint8 [F, 3, S, S].
+
+    Frames of one clip may differ in size.
+    """
+    resize = as_resize(size)
+    clip = torch.empty(len(frames), 3, resize.size, resize.size, dtype=torch.uint8)
+    fill_clip(clip, frames, resize)
     return clip
 
 
-def fill_clip(clip: Tensor, frames: Iterable[NDArray[np.uint8]]) -> None:
-    """`resize_and_crop` of as many frames as `clip` [F, 3, S, S] has, into it."""
+def fill_clip(clip: Tensor, frames: Iterable[NDArray[np.uint8]], resize: Resize | None = None) -> None:
+    """`resize_and_crop` of as many frames as `clip` [F, 3, S, S] has, into it. None: CLIP's way."""
+    resize = resize or Resize(clip.shape[-1])
     for planes, frame in zip(clip.numpy(), frames, strict=True):
-        np.copyto(planes, resize_centre(as_batch(_without_long_ends(frame)), planes.shape[-1])[0].numpy())
+        np.copyto(planes, fit_pictures(as_batch(frame), resize)[0].numpy())
 
 
-def excess_of_resize(size: int) -> Excess:
-    """How many times larger than `size` the shorter side of a picture is."""
-    return lambda height, width: min(height, width) / size
+def excess_of_resize(size: FrameSize) -> Excess:
+    """How many times larger than `size` the side of a picture is that is resized to it.
+
+    Where both are, that is the shorter one.
+    """
+    resize = as_resize(size)
+    side = max if resize.mode == "longest" else min
+    return lambda height, width: side(height, width) / resize.size
 
 
-def _without_long_ends(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The middle of a very long picture: one of 1 x 900,000 pixels would be resized to 135 GB."""
-    down, across = middle(frame.shape[0], frame.shape[1])
-    return frame[down, across]
-
-
-def middle(height: int, width: int) -> tuple[slice, slice]:
-    """The rows and columns of a picture that are used: all, except for the ends of a very long one."""
+def fit_pictures(pictures: Tensor, resize: Resize) -> Tensor:
+    """`resize_and_crop` of pictures of one size, uint8 [n, 3, H, W] on any device: uint8 [n, 3, S, S]."""
+    height, width = pictures.shape[2:]
+    size = resize.size
+    if resize.mode == "squash":
+        return interpolate(pictures, size=(size, size), mode=resize.interpolation)
+    if resize.mode == "longest":
+        inner = [max(1, round(side * size / max(height, width))) for side in (height, width)]
+        fitted = pictures.new_zeros(len(pictures), 3, size, size)
+        top, left = ((size - side) // 2 for side in inner)
+        fitted[..., top : top + inner[0], left : left + inner[1]] = interpolate(
+            pictures, size=inner, mode=resize.interpolation
+        )
+        return fitted
+    # The middle of a very long picture: one of 1 x 900,000 pixels would be resized to 135 GB.
     longest = MAX_ASPECT * min(height, width)
     top, left = (round(max(0, side - longest) / 2) for side in (height, width))
-    return slice(top, top + longest), slice(left, left + longest)
+    return _resize_centre(pictures[..., top : top + longest, left : left + longest], resize)
 
 
 @dataclass(frozen=True)
@@ -94,9 +141,9 @@ def _window(length: int, resized: int, size: int) -> _Window:
     return _Window(start, stop, scale, skip)
 
 
-def resize_centre(pictures: Tensor, size: int) -> Tensor:
-    """`resize_and_crop` of pictures of one size, uint8 [n, 3, H, W] on any device: uint8 [n, 3, S, S]."""
-    shorter = min(pictures.shape[2:])
+def _resize_centre(pictures: Tensor, resize: Resize) -> Tensor:
+    """Pictures [n, 3, H, W] whose shorter side is resized to S, and the centre [n, 3, S, S] of that."""
+    size, shorter = resize.size, min(pictures.shape[2:])
     # Rounded down, as in torchvision.
     down, across = (_window(side, int(size * side / shorter), size) for side in pictures.shape[2:])
     part = pictures[..., down.start : down.stop, across.start : across.stop]
@@ -104,7 +151,7 @@ def resize_centre(pictures: Tensor, size: int) -> Tensor:
         part,
         scale_factor=(down.scale, across.scale),
         recompute_scale_factor=False,
-        mode="bicubic",
+        mode=resize.interpolation,
     )
     return resized[..., down.skip : down.skip + size, across.skip : across.skip + size]
 

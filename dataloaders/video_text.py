@@ -32,7 +32,7 @@ from dataloaders.frame_store.jpeg import Excess
 from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.token_masking import mask_tokens
 from dataloaders.tokenization import Tokenizer, TokenizerPair, tokenizer_of
-from dataloaders.transforms import excess_of_resize, fill_clip
+from dataloaders.transforms import FrameSize, as_resize, excess_of_resize, fill_clip
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class VideoTextDataset(Dataset[Sample]):
         view: str,
         max_words: int,
         max_frames: int,
-        image_size: int,
+        image_size: FrameSize,
         max_tag_words: int | None = None,
         frame_sample: str = "uniform",
         frame_sample_len: str = "fix",
@@ -115,7 +115,8 @@ class VideoTextDataset(Dataset[Sample]):
         mlm: bool = False,
         seed: int = 0,
     ) -> None:
-        assert view in VIEWS and max_frames > 0 and image_size > 0 and seed >= 0
+        self._resize = as_resize(image_size)
+        assert view in VIEWS and max_frames > 0 and self._resize.size > 0 and seed >= 0
         self.examples = examples
         self.view = view
         self._store = store
@@ -123,7 +124,7 @@ class VideoTextDataset(Dataset[Sample]):
         self._max_words = max_words
         self._max_tag_words = max_tag_words if examples.tags is not None else None
         self._max_frames = max_frames
-        self._image_size = image_size
+        self._image_size = self._resize.size
         self._frame_sample = frame_sample if view == "pairs" else "uniform"
         self._dynamic = frame_sample_len == "dynamic" and (view == "pairs" or examples.durations is not None)
         self._duration_factor = duration_factor
@@ -160,6 +161,10 @@ class VideoTextDataset(Dataset[Sample]):
         """The language of the first caption; None where all captions are of one language."""
         return self._language(0)
 
+    def tokenizer_source(self, language: int | None = None) -> str:
+        """The flag that the tokenizer of a language comes from, for messages."""
+        return tokenizer_of(self._tokenizer, language).source
+
     def inspect_captions(self, limit: int = 10_000, *, language: int | None = None) -> CaptionSample:
         """Tokenize all captions, or `limit` spread evenly, and count what the model will not see.
 
@@ -175,10 +180,11 @@ class VideoTextDataset(Dataset[Sample]):
         for i in candidates[chosen].tolist():
             tokenizer = tokenizer_of(self._tokenizer, self._language(i))
             ids, mask, cut = tokenizer.encode(self.examples.captions[i], self._max_words)
-            words = ids[1 : int(mask.sum()) - 1]  # without the start and the end token
+            before, after = tokenizer.special_counts
+            words = ids[before : int(mask.sum()) - after]
             truncated += cut
             tokens += len(words)
-            unknown += int((words == tokenizer.unknown_id).sum())
+            unknown += int(np.isin(words, tokenizer.unknown_ids).sum())
         return CaptionSample(len(chosen), truncated, tokens, unknown)
 
     def _language(self, index: int) -> int | None:
@@ -247,7 +253,7 @@ class VideoTextDataset(Dataset[Sample]):
         sample = {"frames": clip} | mask
         read = partial(self._read_frames, video_id, indices.tolist())
         if self._augment_per is None:
-            fill_clip(clip[:length], read([excess_of_resize(self._image_size)] * length))
+            fill_clip(clip[:length], read([excess_of_resize(self._resize)] * length), self._resize)
             return sample
         drawn = draw_augmentation(length, per=self._augment_per, rng=rng)
         drawn.fill(clip[:length], read([crop.excess(self._image_size) for crop in drawn.crops]))
@@ -266,7 +272,7 @@ class VideoTextDataset(Dataset[Sample]):
             sample = encoded_clip(
                 self._store.read_jpegs(video_id, indices),
                 max_frames=self._max_frames,
-                image_size=self._image_size,
+                image_size=self._resize,
                 augmentation=drawn,
             )
         except UserError as error:
@@ -311,6 +317,7 @@ class VideoTextDataset(Dataset[Sample]):
             mask_token_id=tokenizer.mask_token_id,
             vocab_size=tokenizer.vocab_size,
             special_ids=tokenizer.special_ids,
+            special_counts=tokenizer.special_counts,
         )
         return sample | {
             f"{name}_mlm_ids": torch.from_numpy(masked),

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from dataloaders.transforms import resize_and_crop
+from dataloaders.transforms import FrameSize, resize_and_crop
 from search import Retriever
 from search.clips import Clip, ClipError, clip_of_job, picture_of_file, video_job
 from search.retriever import EncodedVideo
@@ -99,7 +99,7 @@ class ClipDecoder:
         self._pool: WorkerPool[_LimitedJob] | None = None
         self._lock = threading.Lock()
 
-    def decode(self, path: Path, *, frames: int, size: int) -> Clip:
+    def decode(self, path: Path, *, frames: int, size: FrameSize) -> Clip:
         """The clip of a video file. Raises `UploadError`."""
         check_clip(path)
         with self._lock:

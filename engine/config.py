@@ -138,9 +138,22 @@ class Config:
     clip_model: str = _flag(
         "ViT-B-32-quickgelu",
         "model",
-        "open_clip model name, or a JSON file (modules/backbones/model_configs)",
+        "image and text tower: an open_clip name, hf-hub:OWNER/MODEL, a folder of such a model, or a JSON "
+        "file (docs/BACKBONES.md)",
     )
-    clip_weights: str = _flag("openai", "model", "'openai', an open_clip tag, a local file, or 'none'")
+    clip_weights: str = _flag("openai", "model", "'openai' or another open_clip tag, a local file, or 'none'")
+    image_size: int | None = _flag(
+        None,
+        "model",
+        "pixels a side of the frames, if not the model's own: its position embeddings are interpolated",
+        kind=int,
+    )
+    patch_dropout: float = _flag(
+        0.0, "model", "share of the patches of each frame that the image tower leaves out while training"
+    )
+    tokenizer: str = _flag(
+        "", "model", "transformers name or folder of the tokenizer of --clip_model [the model's own]"
+    )
     pretrained_text: str = _flag(
         "hfl/chinese-roberta-wwm-ext",
         "model",

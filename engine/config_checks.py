@@ -95,6 +95,14 @@ def check_config(config: Config, *, program: str) -> None:
         f"--max_words {config.max_words}: must be at least 3, for the start token, a word and the end token",
     )
     _require(
+        config.image_size is None or config.image_size >= 1,
+        f"--image_size {config.image_size}: must be 1 or more",
+    )
+    _require(
+        0 <= config.patch_dropout < 1,
+        f"--patch_dropout {config.patch_dropout}: must be from 0 to less than 1",
+    )
+    _require(
         config.max_frames <= MAX_POSITIONS,
         f"--max_frames {config.max_frames}: must be at most {MAX_POSITIONS}, the positions of the model",
     )

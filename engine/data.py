@@ -23,6 +23,7 @@ from dataloaders.examples import Examples, merge_languages
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.loader import EpochSampler
 from dataloaders.tokenization import Tokenizer, TokenizerPair
+from dataloaders.transforms import FrameSize, Resize
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
@@ -46,11 +47,21 @@ Split = tuple[Examples, FrameStore, MissingVideos]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The input format of the model: tokenizer, maximum tokens of a text, side of a frame in pixels."""
+    """The input format of the model: tokenizer, maximum tokens of a text, how frames are resized.
+
+    `reads_padding`: every text must have `context_length` ids, of which the last ones may be padding.
+    """
 
     tokenizer: Tokenizer | TokenizerPair
     context_length: int
-    image_size: int
+    image_size: FrameSize
+    reads_padding: bool = False
+
+    def words(self, asked: int | None, default: int) -> int:
+        """The ids of a text: those `asked` for by --max_words, else `default` or as many as there can be."""
+        if self.reads_padding:
+            return self.context_length
+        return min(asked or default, self.context_length)
 
 
 @dataclass(frozen=True)
@@ -117,10 +128,12 @@ def input_spec(config: Config, model: DualEncoder) -> InputSpec:
     parts = backbone.by_language or {languages_of(config.language)[0]: backbone}
     tokenizers = tuple(_tokenizer(part, language) for language, part in parts.items())
     tokenizer = tokenizers[0] if len(tokenizers) == 1 else TokenizerPair(tokenizers)
+    preprocessing = backbone.preprocessing
     return InputSpec(
         tokenizer=tokenizer,
         context_length=backbone.context_length,
-        image_size=backbone.preprocessing.size,
+        image_size=Resize(preprocessing.size, preprocessing.resize, preprocessing.interpolation),
+        reads_padding=backbone.reads_padding,
     )
 
 
@@ -329,16 +342,16 @@ def _dataset(
     split: str,
     view: str,
 ) -> VideoTextDataset:
-    words = config.max_words or TEXT_WORDS.get((name, split), DEFAULT_WORDS)
-    if words > spec.context_length:
-        raise UserError(f"--max_words {words}: the text encoder takes at most {spec.context_length} tokens")
+    asked = config.max_words
+    if asked is not None and asked > spec.context_length:
+        raise UserError(f"--max_words {asked}: the text encoder takes at most {spec.context_length} tokens")
     return VideoTextDataset(
         examples,
         store,
         spec.tokenizer,
         view=view,
-        max_words=words,
-        max_tag_words=config.max_words or TAG_WORDS,
+        max_words=spec.words(asked, TEXT_WORDS.get((name, split), DEFAULT_WORDS)),
+        max_tag_words=spec.words(asked, TAG_WORDS),
         max_frames=config.max_frames,
         frame_sample=config.frame_sample if view == "pairs" else "uniform",
         frame_sample_len=config.frame_sample_len,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import UserError
 from common.languages import LANGUAGES
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
@@ -13,10 +14,14 @@ from engine.distributed.world import World
 from engine.logs.run_log import RunLog
 
 MOST_UNKNOWN = 0.02  # share of tokens; BERT models know nearly all words of their own language
+TOO_MANY_UNKNOWN = 0.5
 
 
 def inspect_texts(config: Config, dataset: VideoTextDataset, world: World, log: RunLog) -> None:
-    """Log how many texts are truncated, and warn if the tokenizer does not know their language."""
+    """Log how many texts are truncated, and warn if the tokenizer does not know many of their tokens.
+
+    Raises `UserError` if it does not know half of them: it is for other languages.
+    """
     if not world.is_main:
         return
     languages = dataset.examples.languages
@@ -30,12 +35,17 @@ def _inspect_texts(config: Config, dataset: VideoTextDataset, number: int | None
     sample = dataset.inspect_captions(language=number)
     texts = "texts" if number is None else f"{LANGUAGES[number].capitalize()} texts"
     log.info(f"{sample.truncated:,} of {sample.captions:,} inspected {texts} are truncated to --max_words")
-    if sample.unknown_share >= MOST_UNKNOWN:
-        log.warning(
-            f"{sample.unknown_share:.0%} of the tokens of {sample.captions:,} inspected {texts} are unknown "
-            f"to the tokenizer of --pretrained_text {config.pretrained_text}: the model cannot tell such "
-            "words apart; give a text model for the language of the captions"
-        )
+    if sample.unknown_share < MOST_UNKNOWN:
+        return
+    share = (
+        f"{sample.unknown_share:.0%} of the tokens of {sample.captions:,} inspected {texts} are unknown to "
+        f"the tokenizer of {dataset.tokenizer_source(number)}, or only parts of characters"
+    )
+    if sample.unknown_share >= TOO_MANY_UNKNOWN:
+        raise UserError(f"{share}: it does not cover their language; give a model that does (--text_tower)")
+    log.warning(
+        f"{share}: the model cannot tell such words apart; give a text model for the language of the captions"
+    )
 
 
 def inspect_frames(config: Config, dataset: VideoTextDataset, world: World, log: RunLog) -> None:

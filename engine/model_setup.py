@@ -48,6 +48,9 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
             config.clip_model,
             config.clip_weights,
             pretrained=pretrained or "english" in to_start,
+            tokenizer=config.tokenizer or None,
+            image_size=config.image_size,
+            patch_dropout=config.patch_dropout,
             cache_dir=cache_dir,
         )
     )

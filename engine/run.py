@@ -100,7 +100,7 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest, output: O
         seed_generators(config.seed + 1 + world.rank)  # different dropout on each rank
         spec = world.first_rank_first(lambda: input_spec(config, model))
         if config.do_params:
-            _report_parameters(config, model, world, log)
+            _report_parameters(config, model, spec, world, log)
             return 0
         model.to(world.device)
         if not config.is_training:
@@ -230,13 +230,15 @@ def _announce(config: Config, world: World, fit: Fit, log: RunLog) -> None:
         log.info(f"chance: {LOSS} {chance:.2f}. Training works if it falls below (docs/WATCHING.md)")
 
 
-def _report_parameters(config: Config, model: DualEncoder, world: World, log: RunLog) -> None:
+def _report_parameters(
+    config: Config, model: DualEncoder, spec: InputSpec, world: World, log: RunLog
+) -> None:
     """--do_params: log the table of parameters and write it to OUTPUT_DIR/parameters.json."""
     if not world.is_main:
         return
     split = "pretrain" if config.do_pretrain else "train"
     frames = config.max_frames
-    words = config.max_words or TEXT_WORDS.get((config.dataset, split), DEFAULT_WORDS)
+    words = spec.words(config.max_words, TEXT_WORDS.get((config.dataset, split), DEFAULT_WORDS))
     parts = parts_of(model, frames=frames, words=words)
     for line in parameter_table(parts, frames=frames, words=words):
         log.info(line)

@@ -21,7 +21,8 @@ SETTINGS_FILE = "config.json"
 EVALUATION_SETTINGS_FILE = "config.eval.json"  # of evaluations, so that none replaces the training's file
 # What a training takes over: the network, and the tokens that its text encoder knows.
 MODEL = (
-    *("clip_model", "pretrained_text", "text_tower", "language", "legacy_special_tokens"),
+    *("clip_model", "clip_weights", "image_size", "tokenizer"),
+    *("pretrained_text", "text_tower", "language", "legacy_special_tokens"),
     *("use_temp", "temporal_layers", "head", "wti_layers", "xpool_heads"),
 )
 # What an evaluation takes over: also how features and scores are computed.
@@ -29,7 +30,7 @@ FEATURES = (
     *MODEL,
     *("use_frame_fea", "top_frames", "max_frames", "max_words", "frame_sample_len", "head_padding"),
 )
-_PATHS = ("clip_model", "pretrained_text")
+_PATHS = ("clip_model", "pretrained_text", "tokenizer")
 # A setting without effect cannot disagree: (setting, the one that it needs, the values that it needs).
 _NEEDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("pretrained_text", "language", ("chinese", BILINGUAL)),
@@ -38,6 +39,7 @@ _NEEDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("top_frames", "use_frame_fea", (True,)),
     ("wti_layers", "head", ("wti",)),
     ("xpool_heads", "head", ("xpool",)),
+    ("clip_weights", "init_model", (None,)),  # a checkpoint has all weights; preprocessing follows the flag
 )
 # Values that older versions wrote, and what they are now.
 _OLD_VALUES: dict[str, dict[Any, Any]] = {"compile": {True: "on", False: "off"}}

@@ -5,9 +5,7 @@ Shapes: B clips, F frames, S pixels a side, D joint width, N real frames of all 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from common.errors import UserError
 from modules import host_masks
@@ -71,6 +69,17 @@ class VideoEncoder(nn.Module):
             return video_embeds, frame_embeds
         return video_embeds, attended if mask is None else attended.masked_fill(~mask.unsqueeze(-1), 0.0)
 
+    def train(self, mode: bool = True) -> VideoEncoder:
+        """As of every module, but batch normalisation in the image tower always uses its stored statistics.
+
+        Those of a batch of frames would depend on the rank, on padding and on the chunks of a gradient cache.
+        """
+        super().train(mode)
+        for module in self.visual.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
     def temporal_parameters(self) -> list[nn.Parameter]:
         """Parameters that the frame embeds do not depend on."""
         if not self.use_temp or self.attended_frames:
@@ -108,7 +117,6 @@ class TemporalTransformer(nn.Module):
 
     def __init__(self, width: int, *, layers: int, heads: int) -> None:
         super().__init__()
-        self.grad_checkpointing = False
         self.resblocks = nn.ModuleList(new_block(width, heads=heads, eps=1e-12) for _ in range(layers))
         self._initialize(width, layers)
 
@@ -119,10 +127,7 @@ class TemporalTransformer(nn.Module):
             # A clip without a real frame attends to its padding, because a softmax over nothing is NaN.
             seen = (frame_mask | ~frame_mask.any(dim=1, keepdim=True))[:, None, None, :]
         for block in self.resblocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                frames = checkpoint(block, frames, None, None, seen, use_reentrant=False)
-            else:
-                frames = block(frames, attn_mask=seen)
+            frames = block(frames, attn_mask=seen)
         return frames
 
     def _initialize(self, width: int, layers: int) -> None:

@@ -22,7 +22,7 @@ from common.errors import UserError
 from dataloaders.frame_sampling import sample_frame_indices
 from dataloaders.frame_store.format import FrameStoreError
 from dataloaders.frame_store.reader import FrameStore, decode_jpeg
-from dataloaders.transforms import resize_and_crop
+from dataloaders.transforms import FrameSize, resize_and_crop
 from video.sample import Job, Settings, run_job
 from video.sampling import VideoError, Window
 
@@ -65,7 +65,7 @@ def video_job(path: Path) -> Job:
     return Job(path.name, path, Window(), STORE_SETTINGS)
 
 
-def clip_of_file(path: Path, *, frames: int, size: int) -> Clip:
+def clip_of_file(path: Path, *, frames: int, size: FrameSize) -> Clip:
     """The clip of a video file, decoded in this process. Raises `ClipError`."""
     if not path.is_file():
         raise ClipError("missing", f"no such file: {path}")
@@ -76,14 +76,14 @@ def clip_of_file(path: Path, *, frames: int, size: int) -> Clip:
         raise ClipError(error.reason, f"{path}: {error.message}") from None
 
 
-def clip_of_job(answer: Any, jpegs: Sequence[bytes], *, frames: int, size: int) -> Clip:
+def clip_of_job(answer: Any, jpegs: Sequence[bytes], *, frames: int, size: FrameSize) -> Clip:
     """The clip of the output of `run_job`. Raises `ClipError` if that is a `VideoError`."""
     if isinstance(answer, VideoError):
         raise ClipError(answer.reason, answer.message)
     return _clip(jpegs, answer, frames=frames, size=size)
 
 
-def clip_of_store(store: FrameStore, video_id: str, *, frames: int, size: int) -> Clip:
+def clip_of_store(store: FrameStore, video_id: str, *, frames: int, size: FrameSize) -> Clip:
     """The clip of a stored video. Raises `ClipError`."""
     try:
         count = store.num_frames(video_id)
@@ -146,7 +146,7 @@ def thumbnail(picture: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def _clip(jpegs: Sequence[bytes], record: dict[str, Any], *, frames: int, size: int) -> Clip:
+def _clip(jpegs: Sequence[bytes], record: dict[str, Any], *, frames: int, size: FrameSize) -> Clip:
     chosen = sample_frame_indices(
         len(jpegs), frames, frame_sample="uniform", rng=np.random.default_rng(0)
     ).tolist()

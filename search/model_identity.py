@@ -17,7 +17,8 @@ from engine.config import Config
 from engine.config_checks import check_config
 from engine.evaluation.feature_files import file_digest
 from engine.saved_settings import check_settings, disagreements, read_saved_settings, settings_file, take_over
-from modules.backbones.hub import model_folder
+from modules.backbones.hub import holds_model, model_folder
+from modules.backbones.request import HUB_PREFIX
 
 logger = logging.getLogger(__name__)
 # Settings that change the features of a video or a text.
@@ -25,10 +26,13 @@ _FEATURES_DEPEND_ON = (
     *("clip_model", "language", "use_temp", "temporal_layers", "max_frames", "max_words"),
     "legacy_special_tokens",
 )
+_LEFT_OUT = ("text_tower", "image_size", "tokenizer")  # if they have their default values
 # Settings that searching needs: also those of scores and tokenizers.
 _KEPT = (
     *_FEATURES_DEPEND_ON,
-    *("pretrained_text", "text_tower", "use_frame_fea", "top_frames", "head", "cache_dir", "dataset"),
+    *_LEFT_OUT,
+    "clip_weights",  # preprocessing can depend on it
+    *("pretrained_text", "use_frame_fea", "top_frames", "head", "cache_dir", "dataset"),
 )
 
 
@@ -57,7 +61,7 @@ def model_config(
 def model_of_index(checkpoint: str | os.PathLike[str], settings: dict[str, Any]) -> Config:
     """The settings of the model that made an index: those stored in the index. Raises as `model_config`."""
     clip_model = Path(str(settings.get("clip_model", "")))
-    if clip_model.is_absolute() and clip_model.suffix != ".json":
+    if clip_model.is_absolute() and clip_model.suffix != ".json" and not holds_model(clip_model):
         # Former versions took a name for a path if a file of this name was in the working directory.
         settings = {**settings, "clip_model": clip_model.name}
     result = _config(_existing(checkpoint), settings)
@@ -83,8 +87,9 @@ def identity_of(config: Config) -> dict[str, Any]:
     assert config.init_model is not None
     record: dict[str, Any] = {"checkpoint_sha256": file_digest(Path(config.init_model))}
     record |= {name: getattr(config, name) for name in _FEATURES_DEPEND_ON}
-    if config.text_tower != "auto":  # left out: indexes of former versions must have the same hash
-        record["text_tower"] = config.text_tower
+    for name in _LEFT_OUT:  # so that the hash is that of former versions, which had no such setting
+        if getattr(config, name) != getattr(Config, name):
+            record[name] = getattr(config, name)
     record["use_temp"] = bool(config.use_temp)
     record["clip_model"] = Path(config.clip_model).name  # a JSON file may be elsewhere on another machine
     text = json.dumps(record, sort_keys=True)
@@ -96,10 +101,12 @@ def settings_record(config: Config) -> dict[str, Any]:
     record = {name: getattr(config, name) for name in _KEPT}
     record["use_temp"] = bool(config.use_temp)
     # A path must be valid from any working directory.
-    if is_path(config.clip_model, (".json",)):
+    if not config.clip_model.startswith(HUB_PREFIX) and is_path(config.clip_model, (".json",)):
         record["clip_model"] = _absolute(config.clip_model)
     if model_folder(config.pretrained_text) is not None:
         record["pretrained_text"] = _absolute(config.pretrained_text)
+    if config.tokenizer and model_folder(config.tokenizer) is not None:
+        record["tokenizer"] = _absolute(config.tokenizer)
     return record
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.languages import LANGUAGES, language_of, languages_of
 from dataloaders.tokenization import Tokenizer, TokenizerPair, tokenizer_of
-from dataloaders.transforms import resize_and_crop
+from dataloaders.transforms import FrameSize, resize_and_crop
 from engine.config import Config
 from engine.data import DEFAULT_WORDS, TEXT_WORDS, input_spec
 from engine.distributed.device import default_device
@@ -68,7 +68,7 @@ class Retriever:
         *,
         config: Config,
         identity: dict[str, Any],
-        image_size: int,
+        image_size: FrameSize,
         max_words: int,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -144,14 +144,13 @@ class Retriever:
     def _build(cls, config: Config, device: torch.device | str | None) -> Retriever:
         model = build_model(config, logging.getLogger(__name__))
         spec = input_spec(config, model)
-        words = config.max_words or TEXT_WORDS.get((config.dataset, "test"), DEFAULT_WORDS)
         return cls(
             model,
             spec.tokenizer,
             config=config,
             identity={**identity_of(config), "settings": settings_record(config)},
             image_size=spec.image_size,
-            max_words=min(words, spec.context_length),
+            max_words=spec.words(config.max_words, TEXT_WORDS.get((config.dataset, "test"), DEFAULT_WORDS)),
             device=device or default_device(),
         )
 

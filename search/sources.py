@@ -21,6 +21,7 @@ import numpy as np
 from common.errors import UserError
 from dataloaders.frame_store.format import FrameStoreError
 from dataloaders.frame_store.reader import FrameStore
+from dataloaders.transforms import FrameSize
 from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
 from search.index_format import VideoRecord
 from video.listing import VideoFolder
@@ -60,7 +61,7 @@ class Source(Protocol):
         ...
 
     def clips(
-        self, wanted: Iterable[SourceVideo], *, frames: int, size: int
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize
     ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
         """Each video with its clip or its error, in any order."""
         ...
@@ -136,7 +137,7 @@ class FolderSource:
         return digest.hexdigest()
 
     def clips(
-        self, wanted: Iterable[SourceVideo], *, frames: int, size: int
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize
     ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
         """Decoded by a pool of processes: a file that crashes or hangs its process does not affect the
         others."""
@@ -186,7 +187,7 @@ class StoreSource:
         return digest.hexdigest()
 
     def clips(
-        self, wanted: Iterable[SourceVideo], *, frames: int, size: int
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize
     ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
         for video in wanted:
             try:

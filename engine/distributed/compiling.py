@@ -19,6 +19,7 @@ from engine.distributed.sharding import ENCODERS
 from engine.distributed.world import World
 from modules.backbones.layers import layers_of
 from modules.dual_encoder import DualEncoder
+from modules.grad_checkpointing import Checkpointed
 from modules.pixels import PixelNormalization
 
 BACKEND = "inductor"
@@ -76,7 +77,9 @@ def compile_layers(model: DualEncoder, *, warn: Report, backend: str = BACKEND) 
             layers += [part for part in encoder.modules() if isinstance(part, PixelNormalization)]
     for layer in layers:
         kind = kinds.setdefault(type(layer), _Kind(type(layer), warn=warn, backend=backend))
-        layer.forward = _CompiledForward(layer, kind)
+        compiled = _CompiledForward(layer, kind)
+        kept = vars(layer).get("forward")
+        layer.forward = Checkpointed(compiled) if isinstance(kept, Checkpointed) else compiled
     return len(layers)
 
 

@@ -46,7 +46,7 @@ def build_bank(config: Config, world: World, spec: InputSpec, language: str) -> 
         _NoFrames(),
         spec.tokenizer,
         view="captions",
-        max_words=config.max_words or TEXT_WORDS.get((name, "test"), DEFAULT_WORDS),
+        max_words=spec.words(config.max_words, TEXT_WORDS.get((name, "test"), DEFAULT_WORDS)),
         max_frames=config.max_frames,
         image_size=spec.image_size,
     )

@@ -23,13 +23,14 @@ BOTH = frozenset({"english", "chinese"})
 _MULTILINGUAL = ("siglip2", "i18n", "xlm", "mt5", "nllb", "gemma", "multilingual")
 
 
-def clip_config(name: str) -> dict[str, Any]:
+def clip_config(name: str, given: dict[str, Any] | None = None) -> dict[str, Any]:
     """The architecture of that name, after a check that it is one of an image and a text tower.
 
     `name` is a path to a JSON file in open_clip's form, the name of a file in `model_configs`, or a model
-    that open_clip knows. Raises `UserError` for an unknown name, with near ones.
+    that open_clip knows; `given` is a configuration that is read already. Raises `UserError` for an unknown
+    name, with near ones.
     """
-    config = _read_config(name)
+    config = _read_config(name) if given is None else given
     if "timm_model_name" in config["vision_cfg"]:
         # Without this, timm would download its ImageNet weights.
         config["vision_cfg"]["timm_model_pretrained"] = False

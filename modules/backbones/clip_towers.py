@@ -14,6 +14,7 @@ from torch import nn
 from common.errors import UserError
 from modules.backbones.backbone import MAX_LOGIT_SCALE, tower_size
 from modules.backbones.clip_configs import CONFIG_FOLDER, clip_config, frame_position_std
+from modules.backbones.hf_text import HfTextEncoder
 from modules.backbones.layers import name_parts
 from modules.pixels import replace_patch_convolution
 from modules.transformer_block import replace_blocks
@@ -22,6 +23,7 @@ __all__ = ["CONFIG_FOLDER", "build_clip", "clip_config", "clip_embed_dim", "clip
 __all__ += ["fixed_logit_scale", "frame_position_std"]
 SIGMOID_LOGIT_SCALE = 10.0  # where training with the sigmoid loss starts (Zhai et al. 2023)
 _CLIP_ARGUMENTS = ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_bias")
+_SMALLEST_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 _POOL_TYPES = ("argmax", "eos", "first", "last")
 
 
@@ -34,25 +36,34 @@ def build_clip(name: str) -> nn.Module:
     return build_towers(name, clip_config(name))
 
 
-def build_towers(name: str, config: dict[str, Any]) -> nn.Module:
-    """`build_clip` of a configuration that is read already; `name` is for messages."""
+def build_towers(name: str, config: dict[str, Any], *, cache_dir: str | None = None) -> nn.Module:
+    """`build_clip` of a configuration that is read already; `name` is for messages.
+
+    A text tower that is an encoder of transformers (`hf_model_name`) is a `HfTextEncoder`.
+    """
     from open_clip.model import CLIP, CustomTextCLIP
 
     pool = config["text_cfg"].get("pool_type", "argmax")
     if pool not in _POOL_TYPES:
         choices = ", ".join(_POOL_TYPES)
         raise UserError(f"CLIP model '{name}': pool_type is {pool!r}, it must be one of {choices}")
-    if config["text_cfg"].get("hf_model_name"):
-        raise UserError(f"CLIP model '{name}': its text tower is one of transformers (hf_model_name)")
-    own_text = bool(config.get("custom_text")) or "multimodal_cfg" in config
+    from_transformers = bool(config["text_cfg"].get("hf_model_name"))
+    own_text = from_transformers or bool(config.get("custom_text")) or "multimodal_cfg" in config
     scale = MAX_LOGIT_SCALE if config.get("init_logit_bias") is None else SIGMOID_LOGIT_SCALE
+    arguments = {key: config[key] for key in _CLIP_ARGUMENTS if key in config}
+    if from_transformers:  # open_clip would fetch its configuration
+        arguments["text_cfg"] = _SMALLEST_TEXT
     try:
-        clip: Any = (CustomTextCLIP if own_text else CLIP)(
-            **{key: config[key] for key in _CLIP_ARGUMENTS if key in config},
-            init_logit_scale=math.log(scale),
-        )
+        clip: Any = (CustomTextCLIP if own_text else CLIP)(**arguments, init_logit_scale=math.log(scale))
     except (TypeError, KeyError, RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"CLIP model '{name}': not a configuration in open_clip's form ({error})") from error
+    if from_transformers:
+        clip.text = HfTextEncoder(
+            config["text_cfg"],
+            embed_dim=config["embed_dim"],
+            flag=f"--clip_model {name}",
+            cache_dir=cache_dir,
+        )
     clip.visual.output_tokens = False  # CoCa's decoder would read them
     _replace_slow_parts(clip)
     _name_image_parts(clip.visual)
@@ -71,6 +82,8 @@ def _replace_slow_parts(clip: Any) -> None:
     if hasattr(clip.visual, "transformer"):  # not a ResNet or a tower of timm
         replace_blocks(clip.visual.transformer)
     text = text_tower(clip)
+    if isinstance(text, HfTextEncoder):
+        return
     plain = getattr(text, "cls_emb", None) is None
     replace_blocks(text.transformer, causal=plain and text.attn_mask is not None)
 

@@ -18,6 +18,7 @@ from common.archives import damaged_record
 from common.errors import UserError
 from common.names import is_path
 from modules.backbones.hub import cached_file, is_offline
+from modules.backbones.weight_names import convert_names
 
 # Entries of published files that are not weights.
 _NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
@@ -50,7 +51,7 @@ def load_clip_weights(
         raise UserError(
             f"{weights} weights were trained with QuickGELU, {name} has none; use '{name}-quickgelu'"
         )
-    _fill(clip, state, path=path, name=name)
+    fill_weights(clip, convert_names(state, clip), path=path, name=name)
 
 
 def find_clip_weights(
@@ -133,7 +134,8 @@ def _clean(state: dict[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if key not in _NOT_WEIGHTS}
 
 
-def _fill(clip: nn.Module, state: dict[str, Tensor], *, path: Path, name: str) -> None:
+def fill_weights(clip: nn.Module, state: dict[str, Tensor], *, path: Path, name: str) -> None:
+    """Copy `state`, of the file `path`, into `clip` by name. Raises `UserError` where they differ."""
     expected = clip.state_dict()
     missing = [key for key in expected if key not in state and key not in _OPTIONAL]
     unknown = [key for key in state if key not in expected and key not in _OPTIONAL]
@@ -152,6 +154,12 @@ def _fill(clip: nn.Module, state: dict[str, Tensor], *, path: Path, name: str) -
     with torch.no_grad():
         for key in common:
             expected[key].copy_(state[key].reshape(expected[key].shape))
+
+
+def load_weight_file(clip: nn.Module, path: Path, *, name: str) -> None:
+    """Fill `clip` from a file in open_clip's or transformers' form. Raises `UserError` as `fill_weights`."""
+    state, _ = read_clip_state(path)
+    fill_weights(clip, convert_names(state, clip), path=path, name=name)
 
 
 def _tag_config(name: str, weights: str) -> dict[str, Any]:

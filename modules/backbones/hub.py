@@ -14,7 +14,8 @@ from common.names import is_path
 
 Loaded = TypeVar("Loaded")
 TIMEOUT_S = 10.0
-_CONFIG = "config.json"  # every folder of a model has it
+# Every folder of a model has one of them: of transformers, of open_clip.
+_CONFIGS = ("config.json", "open_clip_config.json")
 
 
 def is_offline() -> bool:
@@ -36,6 +37,22 @@ def cached_file(repository: str, files: Sequence[str], *, cache_dir: str | Path 
     return None
 
 
+def model_file(place: str, file: str, *, cache_dir: str | Path | None, allow_download: bool) -> Path | None:
+    """One file of a model: in a folder, in the cache, or downloaded where allowed. None: not there."""
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return folder / file if (folder / file).is_file() else None
+    cached = cached_file(place, [file], cache_dir=cache_dir)
+    if cached is not None or not allow_download or is_offline() or not _is_repository(place):
+        return cached
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(place, file, cache_dir=cache_dir, etag_timeout=TIMEOUT_S))
+    except Exception:  # the client raises many undocumented kinds; the caller says what to fetch
+        return None
+
+
 def load_local_first(
     load: Callable[[str, bool], Loaded],
     name: str,
@@ -44,9 +61,13 @@ def load_local_first(
     files: Sequence[str],
     cache_dir: str | Path | None,
     allow_download: bool,
+    flag: str = "",
+    remedy_flag: str = "--pretrained_text",
 ) -> Loaded:
-    """Load one part of --pretrained_text, such as its "tokenizer" (`what`), which needs one of `files`.
+    """Load one part of a model, such as its "tokenizer" (`what`), which needs one of `files`.
 
+    `flag` says in messages where the name comes from (empty: --pretrained_text), `remedy_flag` which flag
+    takes a folder.
     `name` is a folder (`model_folder`) or a repository on the hub. `load(place, local)` gets the folder or
     the snapshot in the cache; where that fails and the network is allowed, it gets the repository's name,
     with `local` False.
@@ -63,9 +84,8 @@ def load_local_first(
         except Exception as error:  # transformers and the hub's client raise many undocumented kinds
             failure = error
     reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
-    raise UserError(
-        f"--pretrained_text {name}: its {what} cannot be loaded ({reason}); {_remedy(name, files)}"
-    ) from failure
+    whose = f"{flag}: its {what} {name}" if flag else f"--pretrained_text {name}: its {what}"
+    raise UserError(f"{whose} cannot be loaded ({reason}); {_remedy(name, files, remedy_flag)}") from failure
 
 
 def _places(
@@ -91,19 +111,25 @@ def model_folder(name: str) -> Path | None:
     folder = Path(name).expanduser()
     if not is_path(name) or not folder.is_dir():
         return None
-    return folder if not _is_repository(name) or (folder / _CONFIG).is_file() else None
+    return folder if not _is_repository(name) or holds_model(folder) else None
 
 
-def _remedy(name: str, files: Sequence[str]) -> str:
+def holds_model(folder: Path) -> bool:
+    """Whether a folder has the configuration of a model."""
+    return any((folder / file).is_file() for file in _CONFIGS)
+
+
+def _remedy(name: str, files: Sequence[str], flag: str) -> str:
     if model_folder(name) is not None:
         return f"the folder must hold {' or '.join(files)}"
     if not is_path(name) and Path(name).is_dir():
         return f"for the folder of this name give ./{name}"
     source = f"https://huggingface.co/{name}" if _is_repository(name) else "that model"
-    return (
-        f"fetch vocab.txt, tokenizer_config.json, config.json and the weights of {source} into a folder "
-        "and give it with --pretrained_text FOLDER"
-    )
+    needed = {
+        "--pretrained_text": "vocab.txt, tokenizer_config.json, config.json and the weights",
+        "--tokenizer": "tokenizer.json and tokenizer_config.json",
+    }
+    return f"fetch {needed.get(flag, 'all files')} of {source} into a folder and give it with {flag} FOLDER"
 
 
 def _is_repository(name: str) -> bool:

@@ -11,21 +11,27 @@ from common.errors import UserError
 from common.languages import LANGUAGES
 from modules.backbones.backbone import Backbone
 from modules.backbones.bilingual import BilingualTextEncoder
+from modules.backbones.hf_models import (
+    CHINESE_CLIP,
+    CLIP,
+    METACLIP_2,
+    SIGLIP,
+    build_hf_model,
+    read_hf_config,
+)
 from modules.backbones.open_clip_models import build_open_clip
 from modules.backbones.request import Request
 from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.backbones.tokenizers import ChineseTokenizer
 
-
-def _is_any(request: Request) -> bool:
-    return True
-
-
-# (what the family is called, whether it can build the model of a request, how it builds it); the first that
-# can is asked.
-FAMILIES: tuple[tuple[str, Callable[[Request], bool], Callable[[Request], Backbone]], ...] = (
-    ("open_clip", _is_any, build_open_clip),
-)
+# How a family of models is built. The names of all but the first are those of transformers (`model_type`).
+FAMILIES: dict[str, Callable[[Request], Backbone]] = {
+    "open_clip": build_open_clip,
+    "clip": partial(build_hf_model, kind=CLIP),
+    "chinese_clip": partial(build_hf_model, kind=CHINESE_CLIP),
+    "siglip": partial(build_hf_model, kind=SIGLIP),
+    "metaclip_2": partial(build_hf_model, kind=METACLIP_2),
+}
 
 
 def build_backbone(request: Request) -> Backbone:
@@ -34,8 +40,21 @@ def build_backbone(request: Request) -> Backbone:
     Raises `UserError` for an unknown name (with near ones), for weights that are absent (what to fetch) or of
     another model (counts and first names), and for a model without an image or a text tower.
     """
-    build = next(build for _, accepts, build in FAMILIES if accepts(request))
-    return build(request)
+    request.check_weights()
+    return FAMILIES[family_of(request)](request)
+
+
+def family_of(request: Request) -> str:
+    """The key of `FAMILIES` for a request. Raises `UserError` for a model of another family."""
+    if not request.is_place or request.has_open_clip_config():
+        return "open_clip"
+    family = str(read_hf_config(request).model_type)
+    if family not in FAMILIES:
+        raise UserError(
+            f"{request.flag}: a model of the type '{family}', not an image and a text tower with one joint "
+            f"space; possible are {', '.join(FAMILIES)}"
+        )
+    return family
 
 
 def with_bert(

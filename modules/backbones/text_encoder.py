@@ -71,7 +71,7 @@ class ClipTextEncoder(nn.Module):
 
         `mask` is unused: padding comes after what a token attends to, or it is part of the text.
         """
-        words = _checked_length(ids, self.context_length)
+        words = checked_length(ids, self.context_length)
         if self.reads_padding:
             ids = F.pad(ids, (0, self.context_length - words), value=self.pad_id)
         tokens = self.token_embedding(ids)
@@ -160,8 +160,8 @@ class ChineseTextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Text embeds [B, D] and word features [B, W, D] of `ids` [B, W]; `mask` [B, W] is 1 on tokens."""
-        _checked_length(ids, self.context_length)
-        if mask is not None and self._takes_4d_masks():
+        checked_length(ids, self.context_length)
+        if mask is not None and takes_4d_masks(self.chinese_encoder):
             mask = mask.bool()[:, None, None, :]  # [B, heads, queries, keys]
         outputs = self.chinese_encoder(input_ids=ids, attention_mask=mask)
         hidden = outputs.last_hidden_state
@@ -174,20 +174,20 @@ class ChineseTextEncoder(nn.Module):
         pooler = getattr(self.chinese_encoder, "pooler", None)
         return [] if pooler is None else list(pooler.parameters())
 
-    def _takes_4d_masks(self) -> bool:
-        """Whether the encoder hands a mask [B, 1, 1, W] on to `scaled_dot_product_attention` as it is.
 
-        Of a mask [B, W] transformers asks whether it is full, for which the CPU waits. Versions before 5 have
-        another way, and take masks [B, W] only. Encoders with sliding windows make their masks themselves.
-        """
-        encoder: Any = self.chinese_encoder
-        module = sys.modules[type(encoder).__module__]
-        return (
-            hasattr(module, "create_bidirectional_mask")
-            and not hasattr(module, "create_bidirectional_sliding_window_mask")
-            and getattr(encoder.config, "_attn_implementation", None) == "sdpa"
-            and not getattr(encoder.config, "is_decoder", False)
-        )
+def takes_4d_masks(encoder: Any) -> bool:
+    """Whether an encoder of transformers hands a mask [B, 1, 1, W] on to torch's attention as it is.
+
+    Of a mask [B, W] transformers asks whether it is full, for which the CPU waits. Versions before 5 have
+    another way, and take masks [B, W] only. Encoders with sliding windows make their masks themselves.
+    """
+    module = sys.modules[type(encoder).__module__]
+    return (
+        hasattr(module, "create_bidirectional_mask")
+        and not hasattr(module, "create_bidirectional_sliding_window_mask")
+        and getattr(encoder.config, "_attn_implementation", None) == "sdpa"
+        and not getattr(encoder.config, "is_decoder", False)
+    )
 
 
 def name_bert_parts(encoder: nn.Module) -> None:
@@ -197,7 +197,7 @@ def name_bert_parts(encoder: nn.Module) -> None:
     )
 
 
-def _checked_length(ids: Tensor, positions: int) -> int:
+def checked_length(ids: Tensor, positions: int) -> int:
     """W of `ids` [B, W]. Raises `UserError` where it is above `positions`."""
     words = ids.shape[1]
     if words > positions:

@@ -7,6 +7,8 @@ A caption cannot hold a special token: "[SEP]" or "<end_of_text>" in its text ar
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from modules.backbones.hub import load_local_first
 
 PADDING = 0
 _VOCABULARIES = ("vocab.txt", "tokenizer.json")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 Encoded = tuple[NDArray[np.int64], NDArray[np.int64], bool]
 
 
@@ -27,17 +30,21 @@ class ClipTokenizer:
     ids.
     """
 
+    source = "--clip_model: CLIP's own"
     start_token_id = 49406
     end_token_id = 49407
     # CLIP's vocabulary has no mask token; this rare word takes its place.
     mask_token_id = 49394
     special_ids: tuple[int, ...] = (49406, 49407)
+    special_counts = (1, 1)
     vocab_size = 49408
-    unknown_id: int | None = None  # it knows every byte
 
     def __init__(self) -> None:
         self._bpe = _plain_text_bpe()
         assert self._bpe.vocab_size == self.vocab_size
+        # It knows every byte. A letter of another writing is cut into them.
+        words = ((word.removesuffix("</w>"), number) for word, number in self._bpe.encoder.items())
+        self.unknown_ids = incomplete_characters(words, of_bytes=True)
 
     def encode(self, text: str, max_words: int) -> Encoded:
         return frame_ids(
@@ -64,12 +71,14 @@ class ChineseTokenizer:
         # Data workers are forked after the first use: the library would warn in each and then do the same.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._tokenizer = _load_pretrained(name_or_folder, cache_dir=cache_dir, allow_download=allow_download)
-        self.unknown_id: int | None = self._tokenizer.unk_token_id
+        self.source = f"--pretrained_text {name_or_folder}"
+        self.unknown_ids: tuple[int, ...] = (self._tokenizer.unk_token_id,)
         unknown = self._tokenizer.unk_token_id
         self.start_token_id: int = unknown if legacy_special_tokens else self._tokenizer.cls_token_id
         self.end_token_id: int = unknown if legacy_special_tokens else self._tokenizer.sep_token_id
         self.mask_token_id: int = self._tokenizer.mask_token_id
         self.special_ids: tuple[int, ...] = tuple(sorted(self._tokenizer.all_special_ids))
+        self.special_counts = (1, 1)
         self.vocab_size: int = 1 + max(self._tokenizer.get_vocab().values())
 
     def encode(self, text: str, max_words: int) -> Encoded:
@@ -81,13 +90,58 @@ class ChineseTokenizer:
 
 def frame_ids(tokens: list[int], *, max_words: int, start: int, end: int) -> Encoded:
     """Ids [W]: start, tokens cut to W - 2, end, zeros; mask [W], 1 on tokens; whether tokens were cut off."""
-    assert max_words >= 2, "start and end take two positions"
-    framed = [start, *tokens[: max_words - 2], end]
-    ids = np.full(max_words, PADDING, dtype=np.int64)
+    return frame_tokens(tokens, max_words=max_words, before=[start], after=[end])
+
+
+def frame_tokens(
+    tokens: list[int],
+    *,
+    max_words: int,
+    before: list[int],
+    after: list[int],
+    marked_after: int | None = None,
+    padding: int = PADDING,
+) -> Encoded:
+    """Ids [W]: `before`, tokens cut to the rest, `after`, `padding`; mask [W]; whether tokens were cut off.
+
+    The mask is 1 on tokens, of `after` on the first `marked_after` (None: all).
+    """
+    room = max_words - len(before) - len(after)
+    assert room >= 0, "the special tokens take positions"
+    framed = [*before, *tokens[:room], *after]
+    ids = np.full(max_words, padding, dtype=np.int64)
     ids[: len(framed)] = framed
     mask = np.zeros(max_words, dtype=np.int64)
-    mask[: len(framed)] = 1
-    return ids, mask, len(tokens) > max_words - 2
+    mask[: len(framed) - (0 if marked_after is None else len(after) - marked_after)] = 1
+    return ids, mask, len(tokens) > room
+
+
+def incomplete_characters(vocabulary: Iterable[tuple[str, int]], *, of_bytes: bool) -> tuple[int, ...]:
+    """The ids of a vocabulary that stand for a part of a character.
+
+    Texts in a writing that a vocabulary was not made for consist of them. `of_bytes`: its tokens are written
+    in GPT-2's letters for bytes; otherwise tokens like <0xE4> stand for single bytes.
+    """
+    from open_clip.tokenizer import bytes_to_unicode
+
+    if not of_bytes:
+        return tuple(sorted(number for token, number in vocabulary if _BYTE.fullmatch(token)))
+    byte_of = {letter: number for number, letter in bytes_to_unicode().items()}
+    return tuple(
+        sorted(
+            number
+            for token, number in vocabulary
+            if set(token) <= byte_of.keys() and not _is_text(bytes(byte_of[letter] for letter in token))
+        )
+    )
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _plain_text_bpe() -> Any:

@@ -273,7 +273,7 @@ class NoiseStore:
 class ChineseTokenizer(WordTokenizer):
     """Other ids than those of its base."""
 
-    unknown_id = 995
+    unknown_ids = (995,)
     start_token_id = 990
 
     def encode(self, text: str, max_words: int) -> Any:

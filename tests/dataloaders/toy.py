@@ -22,8 +22,10 @@ REALDATA = Path(__file__).resolve().parents[3] / "shared" / "realdata"
 class WordTokenizer:
     """One id per word, computed from its letters: quick, and equal in every process."""
 
+    source = "--pretrained_text some/words"
     vocab_size = 1000
-    unknown_id: int | None = 996  # the word "?"
+    unknown_ids = (996,)  # the word "?"
+    special_counts = (1, 1)
     start_token_id, end_token_id, mask_token_id = 998, 999, 997
     special_ids = (998, 999)
 

@@ -83,6 +83,7 @@ OURS = {
     "decode_scale",
     "clip_model",
     "clip_weights",
+    *("image_size", "patch_dropout", "tokenizer"),
     "data_dir",
     "eval_annotations",
     "eval_dataset",
