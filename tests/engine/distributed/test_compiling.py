@@ -27,6 +27,8 @@ from engine.training.grad_cache import cached_backward
 from modules.dual_encoder import DualEncoder
 from modules.freezing import freeze
 from modules.grad_checkpointing import checkpoint_activations
+from modules.heads.head import HeadOptions
+from modules.heads.hmmc import HmmcHead
 from modules.retrieval_model import RetrievalModel
 from modules.video_encoder import TemporalTransformer, VideoEncoder
 from tests.device import DEVICE, untouched_tensors
@@ -185,7 +187,9 @@ class Two(DualEncoder):
     def __init__(self) -> None:
         torch.manual_seed(1)
         super().__init__(
-            TemporalTransformer(16, layers=2, heads=2), TemporalTransformer(16, layers=2, heads=2)
+            TemporalTransformer(16, layers=2, heads=2),
+            TemporalTransformer(16, layers=2, heads=2),
+            HmmcHead(HeadOptions(), 16),
         )
 
 
