@@ -43,3 +43,10 @@ class BatchLoss(ABC):
 def lowest(logits: Tensor) -> float:
     """The number that stands for a pair without weight in a softmax."""
     return torch.finfo(logits.dtype).min
+
+
+def mean_of_real(terms: Tensor, real: Tensor | None) -> Tensor:
+    """The mean of `terms`, one for each clip or frame, where `real` of the same shape is True or None."""
+    if real is None:
+        return terms.mean()
+    return terms.masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)

@@ -14,7 +14,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.losses.batch_loss import BatchLoss, lowest
+from modules.losses.batch_loss import BatchLoss, lowest, mean_of_real
 from modules.losses.contrastive import in_batch_cross_entropy
 from modules.numerics import without_autocast
 
@@ -54,7 +54,7 @@ def _at_frames(logits: Tensor, real: Tensor | None) -> Tensor:
     positives = logits.diagonal(dim1=-2, dim2=-1)  # [F, N]
     texts = logits if real is None else logits.masked_fill(~real.unsqueeze(-2), lowest(logits))
     text_to_clip = texts.logsumexp(dim=-1) - positives
-    return _mean(text_to_clip + logits.logsumexp(dim=-2) - positives, real)
+    return mean_of_real(text_to_clip + logits.logsumexp(dim=-2) - positives, real)
 
 
 @without_autocast
@@ -76,11 +76,4 @@ def _weighted(logits: Tensor, excluded: Tensor | None, real: Tensor | None, beta
         negatives = counts.clamp(min=1).to(logits.dtype).log() + harder - weights
         # Without a negative the loss is 0.
         terms.append(F.softplus(negatives.masked_fill(counts == 0, lowest(logits)) - positives))
-    return _mean(terms[0] + terms[1], real)
-
-
-def _mean(terms: Tensor, real: Tensor | None) -> Tensor:
-    """The mean over the terms of real frames."""
-    if real is None:
-        return terms.mean()
-    return terms.masked_fill(~real, 0.0).sum() / real.sum().clamp(min=1)
+    return mean_of_real(terms[0] + terms[1], real)
