@@ -86,7 +86,7 @@ class HitAnswer(BaseModel):
     """A video that was found."""
 
     video_id: str
-    score: float = Field(description="video_score + frame_weight x frame_score")
+    score: float = Field(description="video_score + frame_weight x frame_score; of --head wti, xpool: theirs")
     video_score: float = Field(description="Cosine of the query with the whole video")
     frame_score: float = Field(description="Mean cosine with the top_frames best frames")
     moment: float | None = Field(description="Seconds of the best frame")

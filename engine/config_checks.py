@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from common.errors import UserError
 from common.languages import BILINGUAL, languages_of
@@ -46,7 +46,13 @@ def parse_and_check(argv: Sequence[str] | None, *, program: str) -> tuple[Config
             "encoder of --clip_model; a BERT model is for Chinese texts only"
         )
         more = [*more, Remark(text, is_warning=True)]
-    return config, [*remarks, *more, *_rate_remarks(config), *_loss_remarks(config)]
+    return config, [
+        *remarks,
+        *more,
+        *_rate_remarks(config),
+        *_loss_remarks(config),
+        *_head_remarks(config, given),
+    ]
 
 
 def _rate_remarks(config: Config) -> list[Remark]:
@@ -66,6 +72,18 @@ def _loss_remarks(config: Config) -> list[Remark]:
     if config.loss == "sigmoid" and config.learn_logit_scale:
         return [Remark("--learn_logit_scale has no effect: --loss sigmoid always learns scale and bias")]
     return []
+
+
+def _head_remarks(config: Config, given: Collection[str]) -> list[Remark]:
+    """Flags of HMMC's head, given together with another one."""
+    names = ("use_frame_fea", "top_frames", "weight_VTM_finetune", "weight_FTM_finetune")
+    if config.head == "hmmc":
+        return []
+    return [
+        Remark(f"--{name} has no effect: it is for --head hmmc, not {config.head}")
+        for name in names
+        if name in given
+    ]
 
 
 def _tower_is_frozen(config: Config) -> bool:

@@ -107,7 +107,11 @@ class VideoIndex:
             numbers = self.catalog.snapshot()
             try:
                 features = map_features(
-                    self.folder, numbers, width=self.settings.width, frames=self.settings.frames
+                    self.folder,
+                    numbers,
+                    width=self.settings.width,
+                    frames=self.settings.frames,
+                    lengths=self.settings.lengths,
                 )
             except VideoIndexError:
                 if self.catalog.meta("generation") == numbers.get("generation", 0):
@@ -186,20 +190,24 @@ class VideoIndex:
         }
 
 
-def map_features(folder: Path, numbers: dict[str, int], *, width: int, frames: int) -> FeatureRows:
+def map_features(
+    folder: Path, numbers: dict[str, int], *, width: int, frames: int, lengths: bool = False
+) -> FeatureRows:
     """The features of the committed rows. Raises `VideoIndexError` if a file is absent or too short."""
     rows = numbers.get("rows", 0)
     if not rows:
         return FeatureRows.empty(width, frames)
     arrays = []
-    shapes = ((rows, width), (rows, frames, width))
-    for path, shape in zip(feature_paths(folder, numbers.get("generation", 0)), shapes, strict=True):
+    shapes: list[tuple[int, ...]] = [(rows, width), (rows, frames, width)]
+    shapes += [(rows, frames)] if lengths else []
+    paths = feature_paths(folder, numbers.get("generation", 0), lengths=lengths)
+    for path, shape in zip(paths, shapes, strict=True):
         try:
             # "c": nothing is written to the file. Torch warns of arrays that are not writable.
             arrays.append(np.memmap(path, dtype=DTYPE, mode="c", shape=shape))
         except (OSError, ValueError):  # numpy raises ValueError for a file that is too short
             raise VideoIndexError(f"{path}: absent or cut off; make the index again") from None
-    return FeatureRows(arrays[0], arrays[1])
+    return FeatureRows(*arrays)
 
 
 def differing(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

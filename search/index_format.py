@@ -75,7 +75,10 @@ class VideoRecord:
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """The contents of index.json: the model (the record of `search.model_identity`), D, F and the choices."""
+    """The contents of index.json: the model (the record of `search.model_identity`), D, F and the choices.
+
+    `lengths`: the lengths of the frames' features are stored too, because the model's head reads them.
+    """
 
     model: dict[str, Any]
     width: int
@@ -84,10 +87,14 @@ class IndexSettings:
     engine: str = "faiss"
     engine_options: dict[str, Any] | None = None
     format: int = FORMAT
+    lengths: bool = False
 
     def save(self, folder: Path) -> None:
         """Write index.json atomically and force it to disk."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
+        values = asdict(self)
+        if not self.lengths:  # older versions do not know it
+            del values["lengths"]
+        text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
         write_text(folder / SETTINGS_FILE, text, durable=True)
 
 
@@ -121,9 +128,10 @@ def read_settings(folder: Path) -> IndexSettings:
     return settings
 
 
-def feature_paths(folder: Path, generation: int) -> tuple[Path, Path]:
-    """The files of video embeds [rows, D] and frame embeds [rows, F, D]."""
-    return folder / f"videos-{generation}.f16", folder / f"frames-{generation}.f16"
+def feature_paths(folder: Path, generation: int, *, lengths: bool = False) -> tuple[Path, ...]:
+    """The files of video embeds [rows, D], frame embeds [rows, F, D] and, if asked, lengths [rows, F]."""
+    names = ("videos", "frames", *(["lengths"] if lengths else []))
+    return tuple(folder / f"{name}-{generation}.f16" for name in names)
 
 
 def check_new_folder(folder: Path) -> None:

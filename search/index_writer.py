@@ -39,12 +39,16 @@ _COPY = 4096  # rows copied at once
 
 @dataclass(frozen=True)
 class Entry:
-    """One video to add: its record, `video` [D] and `frames` [F, D] of length 1, thumbnails by frame."""
+    """One video to add: its record, `video` [D] and `frames` [F, D] of length 1, thumbnails by frame.
+
+    `lengths` [F]: the lengths of the frames' features, for an index that stores them.
+    """
 
     record: VideoRecord
     video: np.ndarray
     frames: np.ndarray
     thumbnails: Sequence[tuple[int, bytes]] = ()
+    lengths: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class IndexWriter:
             numbers = self.catalog.snapshot()
             self.rows, self.generation = numbers.get("rows", 0), numbers.get("generation", 0)
             self._remove_stale_files()
-            self._files = _open_for_appending(self.folder, self.generation)
+            self._files = _open_for_appending(self._paths(self.generation))
             self._cut_tails()
         except BaseException:
             self._lock.release()
@@ -98,7 +102,16 @@ class IndexWriter:
     def features(self) -> FeatureRows:
         """All committed rows, mapped."""
         numbers = {"rows": self.rows, "generation": self.generation}
-        return map_features(self.folder, numbers, width=self.settings.width, frames=self.settings.frames)
+        return map_features(
+            self.folder,
+            numbers,
+            width=self.settings.width,
+            frames=self.settings.frames,
+            lengths=self.settings.lengths,
+        )
+
+    def _paths(self, generation: int) -> tuple[Path, ...]:
+        return feature_paths(self.folder, generation, lengths=self.settings.lengths)
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Add videos, all or none; they replace videos with the same ids."""
@@ -107,7 +120,14 @@ class IndexWriter:
         video = np.stack([entry.video for entry in entries])
         frames = np.stack([entry.frames for entry in entries])
         thumbnails = [entry.thumbnails for entry in entries]
-        self.add_arrays([entry.record for entry in entries], video, frames, thumbnails)
+        lengths = [entry.lengths for entry in entries if entry.lengths is not None]
+        self.add_arrays(
+            [entry.record for entry in entries],
+            video,
+            frames,
+            thumbnails,
+            lengths=np.stack(lengths) if lengths else None,
+        )
 
     def add_arrays(
         self,
@@ -115,12 +135,16 @@ class IndexWriter:
         video: np.ndarray,
         frames: np.ndarray,
         thumbnails: Sequence[Iterable[tuple[int, bytes]]] = (),
+        *,
+        lengths: np.ndarray | None = None,
     ) -> None:
-        """`add` of many at once: `video` [n, D], `frames` [n, F, D]."""
+        """`add` of many at once: `video` [n, D], `frames` [n, F, D], `lengths` [n, F] if they are stored."""
         assert len({record.video_id for record in records}) == len(records)
         assert video.shape == (len(records), self.settings.width)
         assert frames.shape == (len(records), self.settings.frames, self.settings.width)
-        self._append((video, frames))
+        features = FeatureRows(video, frames, lengths)
+        assert (lengths is not None) == self.settings.lengths
+        self._append(features.arrays)
         with self.catalog.transaction():
             self._put(records, thumbnails)
         self.rows += len(records)
@@ -144,7 +168,7 @@ class IndexWriter:
             return
         rows = np.asarray([copy.row for copy in copies])
         held, jpegs = self.features(), [self.catalog.thumbnails(copy.row) for copy in copies]
-        self._append((held.video[rows], held.frames[rows]))
+        self._append([array[rows] for array in held.arrays])
         with self.catalog.transaction():
             self.catalog.remove([copy.replaces for copy in copies if copy.replaces is not None])
             self._put([copy.record for copy in copies], jpegs)
@@ -180,7 +204,7 @@ class IndexWriter:
         """Copy the features of live rows to new files. Readers keep the old files until they close them."""
         live = np.asarray(self.catalog.live_rows(), dtype=np.int64)
         old, generation = self.features(), self.generation + 1
-        for array, path in zip((old.video, old.frames), feature_paths(self.folder, generation), strict=True):
+        for array, path in zip(old.arrays, self._paths(generation), strict=True):
             with file_errors(path, "cannot be written"), open(path, "wb") as file:
                 for start in range(0, len(live), _COPY):
                     array[live[start : start + _COPY]].tofile(file)
@@ -193,7 +217,7 @@ class IndexWriter:
         self.rows, self.generation = len(live), generation
         for opened in self._files:
             opened.close()
-        self._files = _open_for_appending(self.folder, generation)
+        self._files = _open_for_appending(self._paths(generation))
         self._remove_stale_files()
 
     def _bump(self, *, rows: int | None = None) -> None:
@@ -218,22 +242,23 @@ class IndexWriter:
         """Remove everything after the last committed row."""
         width, frames = self.settings.width, self.settings.frames
         itemsize = np.dtype(DTYPE).itemsize
-        for file, numbers in zip(self._files, (width, frames * width), strict=True):
+        sizes = (width, frames * width, *([frames] if self.settings.lengths else []))
+        for file, numbers in zip(self._files, sizes, strict=True):
             length = self.rows * numbers * itemsize
             if os.fstat(file.fileno()).st_size < length:
                 raise VideoIndexError(f"{file.name}: absent or cut off; make the index again")
             os.ftruncate(file.fileno(), length)
 
     def _remove_stale_files(self) -> None:
-        current = set(feature_paths(self.folder, self.generation))
+        current = set(self._paths(self.generation))
         for path in self.folder.glob("*-*.f16"):
             if path not in current:
                 path.unlink(missing_ok=True)
 
 
-def _open_for_appending(folder: Path, generation: int) -> list[io.FileIO]:
+def _open_for_appending(paths: Sequence[Path]) -> list[io.FileIO]:
     # Unbuffered: closing a buffer would try again to write what did not fit on the disk.
-    return [io.FileIO(path, "ab") for path in feature_paths(folder, generation)]
+    return [io.FileIO(path, "ab") for path in paths]
 
 
 def _make_folder(folder: Path, *, create: bool) -> None:
@@ -255,7 +280,7 @@ def _settled(folder: Path, settings: IndexSettings | None) -> IndexSettings:
                 f"{folder}: made by another model: {differing(held.model, settings.model)}; "
                 "give another folder"
             )
-        settings = replace(settings, width=held.width, frames=held.frames)
+        settings = replace(settings, width=held.width, frames=held.frames, lengths=held.lengths)
         if settings == held:
             return held
     settings.save(folder)

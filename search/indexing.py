@@ -92,6 +92,7 @@ def _settings(
         model=retriever.identity,
         width=retriever.width,
         frames=retriever.frames,
+        lengths=not retriever.head.is_of_cosines,
         thumbnails=thumbnails or (held.thumbnails if held else "all"),
         engine=engine,
         engine_options=options,
@@ -194,7 +195,9 @@ class _Run:
         bar.close()
 
     def _add(self, batch: list[tuple[Task, Clip]]) -> None:
-        embeds, frames = self._retriever.encode_clips(torch.stack([clip.frames for _, clip in batch]))
+        clips = torch.stack([clip.frames for _, clip in batch])
+        embeds, frames, lengths = self._retriever.encode_with_lengths(clips)
+        with_lengths = self._writer.settings.lengths
         entries = []
         for place, (task, clip) in enumerate(batch):
             digest = self._changes.digest(task.video)
@@ -203,7 +206,8 @@ class _Run:
             video_id = self._changes.id_for(task)
             record = record_of(self._source, task.video, video_id=video_id, digest=digest, clip=clip)
             jpegs = clip.thumbnails(self._writer.settings.thumbnails)
-            entries.append(Entry(record, embeds[place], frames[place], jpegs))
+            kept = lengths[place] if with_lengths else None
+            entries.append(Entry(record, embeds[place], frames[place], jpegs, kept))
             self._report.updated += task.video_id is not None
             self._report.added += task.video_id is None
         self._writer.add(entries)

@@ -33,9 +33,10 @@ class Hit:
     """One video that was found.
 
     `score` = `video_score` + weight x `frame_score`: the cosine with the video, and the mean cosine with the
-    best frames. `moment` (seconds) and `frame` belong to the best frame; `moments` are all frames that
-    counted, best first. `path` is the file, None for a video of a frame store without files. `missing`: the
-    file no longer exists. `copies` are the ids of exact copies, which have no hit of their own.
+    best frames. Models with `--head wti` or `xpool` have another `score`, that of their head. `moment`
+    (seconds) and `frame` belong to the best frame; `moments` are all frames that counted, best first. `path`
+    is the file, None for a video of a frame store without files. `missing`: the file no longer exists.
+    `copies` are the ids of exact copies, which have no hit of their own.
     """
 
     video_id: str

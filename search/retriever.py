@@ -27,6 +27,7 @@ from engine.data import DEFAULT_WORDS, TEXT_WORDS, input_spec
 from engine.distributed.device import default_device
 from engine.model_setup import build_model
 from modules.dual_encoder import DualEncoder
+from modules.heads.head import SimilarityHead
 from modules.numerics import l2_normalize
 from search.index_folder import VideoIndex
 from search.index_format import VideoIndexError, read_settings
@@ -41,6 +42,7 @@ from search.query import (
     check_top_frames,
     clean_text,
 )
+from search.reranking import HeadScorer
 from search.results import SearchResults
 from search.searching import find
 
@@ -165,9 +167,13 @@ class Retriever:
         return self.config.max_frames
 
     @property
+    def head(self) -> SimilarityHead:
+        return self.model.head
+
+    @property
     def frame_weight(self) -> float:
         """The default weight of the frame score, as in evaluation: 1, or 0 if the head reads no frames."""
-        return float(self.model.head.reads("frames"))
+        return float(self.head.reads("frames"))
 
     # Encoding
 
@@ -193,25 +199,35 @@ class Retriever:
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise QueryError(f"texts: give a list of texts, not {type(texts).__name__}")
         texts = [check_text(text, "text") for text in texts]
-        rows = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            chunk = texts[start : start + _TEXTS_AT_ONCE]
-            numbers = [LANGUAGES.index(self.language_of(text, language)) for text in chunk]
-            encoded = [
-                tokenizer_of(self._tokenizer, number).encode(text, self._max_words)
-                for number, text in zip(numbers, chunk, strict=True)
-            ]
-            ids, mask = (torch.from_numpy(np.stack([item[part] for item in encoded])) for part in (0, 1))
-            language_numbers = torch.tensor(numbers)
-            embeds = self.model.encode_text(ids.to(self.device), mask.to(self.device), language_numbers)
-            rows.append(_unit(embeds))
+        chunks = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
+        rows = [_unit(self.head.pooled_text(self._text_rows(chunk, language))) for chunk in chunks]
         return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+
+    def _text_rows(self, texts: Sequence[str], language: str | None) -> dict[str, Tensor]:
+        """What heads read of texts: `text` [B, D], `words` [B, W, D], `word_mask` [B, W]."""
+        numbers = [LANGUAGES.index(self.language_of(text, language)) for text in texts]
+        encoded = [
+            tokenizer_of(self._tokenizer, number).encode(text, self._max_words)
+            for number, text in zip(numbers, texts, strict=True)
+        ]
+        ids, mask = (
+            torch.from_numpy(np.stack([item[part] for item in encoded])).to(self.device) for part in (0, 1)
+        )
+        text, words = self.model.encode_words(ids, mask, torch.tensor(numbers))
+        return {"text": text.float(), "words": words.float(), "word_mask": mask.bool()}
 
     @torch.inference_mode()
     def encode_clips(self, frames: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Video embeds [B, D] and frame embeds [B, F, D] of uint8 clips [B, F, 3, S, S], float32."""
+        video, each, _ = self.encode_with_lengths(frames)
+        return video, each
+
+    @torch.inference_mode()
+    def encode_with_lengths(self, frames: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`encode_clips`, and the lengths [B, F] of the frame embeds before they were normalised."""
         video, each = self.model.encode_video(frames.to(self.device))
-        return _unit(video), _unit(each)
+        lengths = torch.linalg.vector_norm(each.float(), dim=-1)
+        return _unit(video), _unit(each), lengths.cpu().numpy()
 
     def encode_video(self, path: str | os.PathLike[str]) -> EncodedVideo:
         """Encode a video file. Raises `search.clips.ClipError` (a `UserError`) if it gives no frames."""
@@ -254,16 +270,18 @@ class Retriever:
         """The best `top` videos of `index` for a text, a picture file, a video file, or several of these.
 
         The score is the cosine with the video plus `frame_weight` x the mean cosine with the `top_frames`
-        best frames; the defaults are those of evaluation. `exclude` says what the videos should not show.
+        best frames; the defaults are those of evaluation. Models with another head (WTI, X-Pool) score the
+        best of these with it. `exclude` says what the videos should not show.
         `language` is that of the texts, as in `encode_text`. Raises `QueryError` for an invalid query and
         `VideoIndexError` for an index of another model.
         """
         check_top(top)
         started = time.perf_counter()
         query, remarks = self.query_vector(text, image=image, video=video, exclude=exclude, language=language)
+        alone = text if image is None and video is None and not exclude else None
         return self._find(
             index, query, top=top, frame_weight=frame_weight, top_frames=top_frames, candidates=candidates,
-            remarks=remarks, started=started,
+            remarks=remarks, started=started, text=alone, language=language,
         )  # fmt: skip
 
     def similar(
@@ -341,7 +359,10 @@ class Retriever:
         candidates: int,
         remarks: tuple[str, ...],
         started: float,
+        text: str | None = None,
+        language: str | None = None,
     ) -> SearchResults:
+        """`text`: the query where it is a single text, whose words the head may read."""
         with _opened(index) as opened:
             opened.check_model(self.identity)
             hits = find(
@@ -351,8 +372,16 @@ class Retriever:
                 top_frames=check_top_frames(self.config.top_frames if top_frames is None else top_frames),
                 frame_weight=check_frame_weight(self.frame_weight if frame_weight is None else frame_weight),
                 candidates=candidates,
+                scorer=None if self.head.is_of_cosines else self._scorer(query, text, language),
             )
         return SearchResults(hits, remarks, time.perf_counter() - started)
+
+    @torch.inference_mode()
+    def _scorer(self, query: np.ndarray, text: str | None, language: str | None) -> HeadScorer:
+        if text is None:
+            return HeadScorer.of_vector(self.head, query, self.device)
+        clean = clean_text(text, language=self.config.language, name="query")
+        return HeadScorer(self.head, self._text_rows([clean.text], language))
 
 
 def _opened(index: VideoIndex | str | os.PathLike[str]) -> AbstractContextManager[VideoIndex]:

@@ -16,14 +16,27 @@ VIEWS = ("video", "sum")  # the vectors of a video that engines search: see `Fea
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """`video` [R, D] and `frames` [R, F, D], float16."""
+    """`video` [R, D] and `frames` [R, F, D], float16; for some heads the frames' `lengths` [R, F] before
+    they were normalised.
+    """
 
     video: np.ndarray
     frames: np.ndarray
+    lengths: np.ndarray | None = None
 
     @classmethod
     def empty(cls, width: int, frames: int) -> FeatureRows:
         return cls(np.zeros((0, width), DTYPE), np.zeros((0, frames, width), DTYPE))
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Those that there are, in the order of their files."""
+        return (self.video, self.frames, *([] if self.lengths is None else [self.lengths]))
+
+    def raw_frames(self, rows: np.ndarray) -> np.ndarray:
+        """The frames [n, F, D] of `rows` as the encoder gave them, float32, up to rounding."""
+        assert self.lengths is not None
+        return float32(self.frames[rows]) * float32(self.lengths[rows])[..., None]
 
     @property
     def rows(self) -> int:

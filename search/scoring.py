@@ -7,7 +7,7 @@ the features are stored: its error is bounded, so the best rows and their scores
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ def score_rows(
         part = _score_block(features, rows[start : start + _BLOCK], query, top_frames, frame_weight)
         best = _best(part if best is None else _joined(best, part), top)
     return best if best is not None else _score_block(features, rows, query, top_frames, frame_weight)
+
+
+def with_totals(scores: Scores, totals: np.ndarray, *, top: int) -> Scores:
+    """`scores` with other `totals` [C], by which the best `top` are chosen anew."""
+    return _best(replace(scores, total=totals), top)
 
 
 def best_frames(each_frame: np.ndarray, top_frames: int) -> np.ndarray:

@@ -8,8 +8,9 @@ import numpy as np
 
 from search.index_folder import Snapshot, VideoIndex
 from search.index_format import VideoRecord
+from search.reranking import RERANKED, HeadScorer
 from search.results import Hit, Moment
-from search.scoring import Scores, best_frames, score_rows
+from search.scoring import Scores, best_frames, score_rows, with_totals
 
 _ATTEMPTS = 3
 _MORE = 10  # places for copies
@@ -23,14 +24,16 @@ def find(
     top_frames: int,
     frame_weight: float,
     candidates: int,
+    scorer: HeadScorer | None = None,
 ) -> tuple[Hit, ...]:
     """The best `top` hits of `index` for the unit vector `query` [D]; exact copies are one hit.
 
-    `candidates` rows of each view are scored exactly; more if `top` is large or many rows were removed.
+    `candidates` rows of each view are scored exactly; more if `top` is large or many rows were removed. With
+    a `scorer` the best of them by this score get another one, by which they are ranked.
     """
     for _ in range(_ATTEMPTS):
         snapshot = index.snapshot()
-        hits = _find(index, snapshot, query, top, top_frames, frame_weight, candidates)
+        hits = _find(index, snapshot, query, top, top_frames, frame_weight, candidates, scorer)
         # Search again if another process compacted the index (other rows) or removed videos (fewer hits).
         found = sum(1 + len(hit.copies) for hit in hits)
         enough = len(hits) == top or found >= len(index)
@@ -47,6 +50,7 @@ def _find(
     top_frames: int,
     frame_weight: float,
     candidates: int,
+    scorer: HeadScorer | None,
 ) -> tuple[Hit, ...]:
     # FAISS still returns removed rows: ask for more, at most twice as many.
     wanted = max(candidates, 4 * top)
@@ -55,8 +59,15 @@ def _find(
     best = top + _MORE
     while True:
         scores = score_rows(
-            snapshot.features, rows, query, top=best, top_frames=top_frames, frame_weight=frame_weight
+            snapshot.features,
+            rows,
+            query,
+            top=best if scorer is None else best + RERANKED,
+            top_frames=top_frames,
+            frame_weight=frame_weight,
         )
+        if scorer is not None:
+            scores = with_totals(scores, scorer(snapshot.features, scores.rows), top=best)
         records = index.records_of(scores.rows.tolist())
         groups = _groups(scores, records)
         if len(groups) >= top or len(scores.rows) < best:

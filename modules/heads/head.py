@@ -68,6 +68,9 @@ class SimilarityHead(nn.Module):
     """The children of this module that have weights: a checkpoint is recognised by these names."""
     attended_frames: ClassVar[bool] = True
     """Whether `frames` are those after the temporal transformer, where there is one."""
+    is_of_cosines: ClassVar[bool] = False
+    """Whether the similarity is a sum of cosines of `text` with `video` and `frames`. Search computes such a
+    sum itself, from unit vectors; other heads score the best candidates in a second stage."""
     reads_padding: bool = False
     """Whether padding changes the similarity: then texts keep all their padding."""
     terms: tuple[str, ...] = ("VTM",)

@@ -22,6 +22,7 @@ class HmmcHead(SimilarityHead):
     """
 
     attended_frames = False
+    is_of_cosines = True
 
     def __init__(self, options: HeadOptions, width: int) -> None:
         super().__init__(options, width)

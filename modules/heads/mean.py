@@ -17,6 +17,8 @@ from modules.numerics import l2_normalize
 class MeanHead(SimilarityHead):
     """s cos(text, video). `video` is the mean of the unit vectors, as the video encoder gives it."""
 
+    is_of_cosines = True
+
     def keys(self) -> frozenset[str]:
         return frozenset(("text", "video"))
 
