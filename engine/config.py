@@ -14,6 +14,7 @@ from typing import Any
 
 from common.atomic_files import write_json
 from dataloaders.datasets.registry import DATASETS as DATASET_SPECS
+from modules.heads.registry import HEADS
 from modules.losses.table import LOSSES
 
 LANGUAGES = {name: spec.languages for name, spec in DATASET_SPECS.items()}
@@ -182,7 +183,7 @@ class Config:
         "model",
         "similarity of texts and videos: video and best frames; mean of the frames (CLIP4Clip); words with "
         "frames (DRL's WTI); frames that the text attends to (X-Pool)",
-        choices=("hmmc", "mean", "wti", "xpool"),
+        choices=tuple(HEADS),
     )
     wti_layers: int = _flag(2, "model", "linear layers that weight words and frames in --head wti")
     xpool_heads: int = _flag(1, "model", "attention heads of --head xpool")

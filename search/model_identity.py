@@ -19,7 +19,7 @@ from engine.evaluation.feature_files import file_digest
 from engine.saved_settings import check_settings, disagreements, read_saved_settings, settings_file, take_over
 from modules.backbones.hub import holds_model, model_folder
 from modules.backbones.request import HUB_PREFIX
-from modules.heads.registry import HEADS
+from modules.heads.registry import head_class
 
 logger = logging.getLogger(__name__)
 # Settings that change the features of a video or a text.
@@ -93,7 +93,7 @@ def identity_of(config: Config) -> dict[str, Any]:
         if getattr(config, name) != getattr(Config, name):
             record[name] = getattr(config, name)
     record["use_temp"] = bool(config.use_temp)
-    if not HEADS[config.head].is_of_cosines:  # of the other heads, features are the same
+    if not head_class(config.head).is_of_cosines:  # of the other heads, features are the same
         record |= {name: getattr(config, name) for name in ("head", "head_padding")}
     record["clip_model"] = Path(config.clip_model).name  # a JSON file may be elsewhere on another machine
     text = json.dumps(record, sort_keys=True)

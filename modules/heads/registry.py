@@ -1,30 +1,40 @@
-"""The table of similarity heads: `--head` names one of them."""
+"""The table of similarity heads (`--head`): a new one is one file here and one line in `HEADS`.
+
+Reading the table does not import torch, so `--help` stays quick.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from modules.heads.head import HeadOptions, SimilarityHead
-from modules.heads.hmmc import HmmcHead
-from modules.heads.mean import MeanHead
-from modules.heads.wti import WtiHead
-from modules.heads.xpool import XpoolHead
+if TYPE_CHECKING:
+    from modules.heads.head import HeadOptions, SimilarityHead
 
-HEADS: dict[str, type[SimilarityHead]] = {
-    "hmmc": HmmcHead,
-    "mean": MeanHead,
-    "wti": WtiHead,
-    "xpool": XpoolHead,
+# Name on the command line -> module and class.
+HEADS = {
+    "hmmc": ("modules.heads.hmmc", "HmmcHead"),
+    "mean": ("modules.heads.mean", "MeanHead"),
+    "wti": ("modules.heads.wti", "WtiHead"),
+    "xpool": ("modules.heads.xpool", "XpoolHead"),
 }
 STATE_PREFIX = "head."  # of a head's weights in the state of a model
 
 
+def head_class(name: str) -> type[SimilarityHead]:
+    """The class of the head `name`."""
+    module, kind = HEADS[name]
+    found: type[SimilarityHead] = getattr(importlib.import_module(module), kind)
+    return found
+
+
 def build_head(options: HeadOptions, width: int) -> SimilarityHead:
     """The head `options.head` for features of `width` numbers, with new weights."""
-    return HEADS[options.head](options, width)
+    return head_class(options.head)(options, width)
 
 
 def head_of_state(names: Iterable[str]) -> str | None:
     """The head whose weights are among the `names` of a model's state; None if there are none."""
     children = {name.split(".")[1] for name in names if name.startswith(STATE_PREFIX)}
-    return next((head for head, kind in HEADS.items() if children & set(kind.parts)), None)
+    return next((head for head in HEADS if children & set(head_class(head).parts)), None)

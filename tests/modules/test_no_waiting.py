@@ -128,6 +128,8 @@ MODELS: dict[str, Callable[[Path], DualEncoder]] = {
     "fine-tuning": finetuning,
     "sigmoid": sigmoid,
     "hard negatives": hard_negatives,
+    "WTI": lambda folder: tiny.retrieval_model(head="wti"),
+    "X-Pool": lambda folder: tiny.retrieval_model(head="xpool"),
     "pre-training": pretraining,
     "in-batch negatives": in_batch_negatives,
     "Chinese": chinese,

@@ -13,7 +13,7 @@ from modules.backbones.bilingual import BilingualTextEncoder
 from modules.backbones.clip_towers import build_clip, clip_embed_dim
 from modules.backbones.text_encoder import ChineseTextEncoder, ClipTextEncoder
 from modules.heads.head import HeadOptions
-from modules.heads.registry import HEADS, build_head
+from modules.heads.registry import build_head, head_class
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
 from modules.video_encoder import VideoEncoder
@@ -75,7 +75,7 @@ def pretrain_model(**options: Any) -> PretrainModel:
 def retrieval_model(*, head: str = "hmmc", **options: Any) -> RetrievalModel:
     """With the head of that name, without dropout."""
     options = {"use_frame_fea": True, "logit_scale": 5.0, **options}
-    visual, text = encoders(attended_frames=HEADS[head].attended_frames)
+    visual, text = encoders(attended_frames=head_class(head).attended_frames)
     built = build_head(HeadOptions(head=head, use_frame_fea=options["use_frame_fea"]), visual.embed_dim)
     for module in built.modules():
         if isinstance(module, nn.Dropout):

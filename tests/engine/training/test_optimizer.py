@@ -132,6 +132,7 @@ def test_part_of_each_name() -> None:
     assert parameter_part("visual_encoder.frame_position_embeddings.weight") == "rest"
     assert parameter_part("text_encoder.text_proj.weight") == "text encoder"
     assert parameter_part("cls.bias") == "rest"
+    assert parameter_part("head.text_fc.0.weight") == "rest"
 
 
 def test_state_survives_a_round_trip() -> None:
