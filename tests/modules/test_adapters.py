@@ -15,9 +15,22 @@ from engine.training.optimizer import parameter_groups
 from engine.training.saved_weights import SavedWeights
 from modules import adapters
 from modules.adapters import AdapterNames, add_adapters
+from modules.backbones.backbone import Backbone
+from modules.backbones.registry import build_backbone
+from modules.backbones.request import Request
 from modules.retrieval_model import RetrievalModel
+from modules.video_encoder import VideoEncoder
 from tests.device import DEVICE
 from tests.modules import tiny
+from tests.modules.backbones.architectures import (
+    ENCODERS,
+    HF_MODELS,
+    IMAGES,
+    TEXTS,
+    hf_model,
+    with_encoder,
+    write_config,
+)
 from tests.modules.test_grad_checkpointing import chinese
 
 
@@ -164,3 +177,58 @@ def test_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match="--lora: needs the package peft .*pip install -U peft"):
         add_adapters(model, rank=2)
+
+
+CONVOLUTIONS = ("ResNet", "ConvNeXt", "FastViT")
+KINDS = (*TEXTS, *(kind for kind in IMAGES if kind not in CONVOLUTIONS), *ENCODERS, *HF_MODELS)
+
+
+def backbone_of(kind: str, folder: Path) -> Backbone:
+    """A small backbone of every kind of tower, with random weights."""
+    if kind in HF_MODELS:
+        hf_model(kind).save_pretrained(folder)
+        return build_backbone(Request(str(folder), "openai"))
+    config = with_encoder(folder, kind) if kind in ENCODERS else {**TEXTS, **IMAGES}[kind]
+    return build_backbone(Request(write_config(folder, config)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_tower_learns_through_adapters(kind: str, tmp_path: Path) -> None:
+    """Every adapter has a gradient, and the checkpoint has the names of a model without adapters."""
+    backbone = backbone_of(kind, tmp_path)
+    visual = VideoEncoder(
+        backbone.image,
+        embed_dim=backbone.embed_dim,
+        use_temp=False,
+        preprocessing=backbone.preprocessing,
+    )
+    model = RetrievalModel(visual, backbone.text, use_frame_fea=False).cpu().train()
+    published = {name: value.clone() for name, value in model.state_dict().items()}
+    count = add_adapters(model, rank=2)
+    size, ids = visual.image_size, torch.randint(4, 60, (2, 6), device="cpu")
+    frames = torch.randint(0, 256, (2, 1, 3, size, size), dtype=torch.uint8, device="cpu")
+    batch = {"frames": frames, "text_ids": ids, "text_mask": torch.ones_like(ids)}
+    assert {name: value.shape for name, value in merged(model).items()} == {
+        name: value.shape for name, value in published.items()
+    }
+    assert all(torch.equal(value, published[name]) for name, value in merged(model).items())
+    change(model)
+    model(batch)["loss"].backward()
+    learned = tiny.gradients(model)
+    assert set(learned) == trained(model) and len(learned) == 2 * count
+    assert all(gradient.any() for gradient in learned.values())
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_tower_without_linear_layers_is_named(kind: str, tmp_path: Path) -> None:
+    backbone = backbone_of(kind, tmp_path)
+    visual = VideoEncoder(
+        backbone.image,
+        embed_dim=backbone.embed_dim,
+        use_temp=False,
+        preprocessing=backbone.preprocessing,
+    )
+    model = RetrievalModel(visual, backbone.text, use_frame_fea=False).cpu()
+    with pytest.raises(UserError, match="--lora: the image tower has no linear layers.*--lora_on text"):
+        add_adapters(model, rank=2)
+    assert add_adapters(model, rank=2, towers=("text",)) == 8
