@@ -24,17 +24,18 @@ from common.locks import FileLock, LockedError
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "runs" / "toy_demo"
-LANGUAGES = ("english", "chinese")
+LANGUAGES = ("english", "chinese", "bilingual")
 SEED = 0
 RECIPE = 2  # raise it when the steps change: then older folders are made again
 READY_FILE = "demo.json"
 LOCK_FILE = "writer.lock"
 EXAMPLES = 5
-_CAPTIONS = {"english": "enCap", "chinese": "chCap"}
+_CAPTIONS = {"english": ("enCap",), "chinese": ("chCap",), "bilingual": ("enCap", "chCap")}
 _REMARKS = {
     "english": "A toy model: it knows coloured shapes, such as a red square and then a blue ring.",
     "chinese": "这是一个玩具模型,只认识彩色图形,例如先是一个红色的正方形,然后是一个蓝色的圆环。",
 }
+_REMARKS["bilingual"] = f"{_REMARKS['english']} {_REMARKS['chinese']}"
 _PROGRESS = re.compile(r"epoch \d+/\d+ step .*|text to video.*")  # lines of the training's log
 
 
@@ -59,6 +60,7 @@ class Scale:
 SCALES = {
     "english": Scale("demo", (Stage(4, 2.5e-3, 2.5e-3),)),
     "chinese": Scale("demo_chinese", (Stage(5, 2.5e-3, 4e-4), Stage(3, 1e-3, 4e-4))),
+    "bilingual": Scale("demo_chinese", (Stage(3, 2.5e-3, 4e-4),)),
 }
 
 
@@ -237,8 +239,11 @@ class _Preparation:
 
         names = self._test_names()
         content = json.loads((self.dataset / "vatex_data.json").read_text(encoding="utf-8"))
-        captions = [min(content[name][_CAPTIONS[self.language]], key=len) for name in names]
+        keys = _CAPTIONS[self.language]  # of two languages, every other example is of the second one
         step = max(1, len(names) // EXAMPLES)
+        captions = [
+            min(content[name][keys[number // step % len(keys)]], key=len) for number, name in enumerate(names)
+        ]
         order = sorted(range(len(names)), key=lambda number: (number % step, number))
         found = []
         with VideoIndex(self.folder / "index") as index:

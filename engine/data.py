@@ -125,7 +125,8 @@ def input_spec(config: Config, model: DualEncoder) -> InputSpec:
     """
     backbone = model.backbone
     assert backbone is not None, "the model was built by `build_model`"
-    parts = backbone.by_language or {languages_of(config.language)[0]: backbone}
+    # One tokenizer for both languages may still mark the language of a text.
+    parts = backbone.by_language or dict.fromkeys(languages_of(config.language), backbone)
     tokenizers = tuple(_tokenizer(part, language) for language, part in parts.items())
     tokenizer = tokenizers[0] if len(tokenizers) == 1 else TokenizerPair(tokenizers)
     preprocessing = backbone.preprocessing

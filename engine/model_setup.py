@@ -83,7 +83,7 @@ def build_model(config: Config, log: MessageLog) -> DualEncoder:
     model.backbone = backbone
     if config.init_model is not None:
         load_checkpoint(config, model, Path(config.init_model).expanduser(), log, may_lack=to_start)
-    for language in to_start:
+    for language in to_start if backbone.by_language else ():
         flag = "--clip_weights" if language == "english" else "--pretrained_text"
         log.info(
             f"{config.init_model}: has no {language.capitalize()} text encoder; it starts from {flag} "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,23 +130,41 @@ def test_a_resumed_training_equals_an_uninterrupted_one(toy: Toy, tmp_path: Path
 def test_a_text_tower_that_knows_both_languages_reads_all_texts(
     toy: Toy, results: Read, tmp_path: Path
 ) -> None:
-    clip = tmp_path / "multilingual.json"
+    clip, tokenizer = tmp_path / "multilingual.json", tmp_path / "tokenizer"
     clip.write_text(json.dumps(SMALL_CLIP | {"languages": ["english", "chinese"]}), encoding="utf-8")
-    flags = (*BOTH, "--clip_model", str(clip))
+    write_tokenizer_of_both(tokenizer, toy)
+    model = ("--clip_model", str(clip), "--tokenizer", str(tokenizer))
+    flags = (*BOTH, *model)
     assert toy.run("train", tmp_path / "run", *flags) == 0
     (found,) = results(tmp_path / "run")
     state = torch.load(checkpoint(tmp_path / "run"), weights_only=True)
     assert not any("chinese_encoder" in name for name in state)
     alone = (*FLAGS, "--language", "chinese", "--init_model", checkpoint(tmp_path / "run"))
-    assert toy.run("eval", tmp_path / "alone", *alone, "--clip_model", str(clip)) == 0
+    assert toy.run("eval", tmp_path / "alone", *alone, *model) == 0
     (chinese,) = results(tmp_path / "alone")
     assert chinese["t2v/mAP"] == pytest.approx(found["chinese/t2v/mAP"], abs=1e-9)
+    assert toy.run("train", tmp_path / "more", *flags, "--init_model", checkpoint(tmp_path / "run")) == 0
+    log = (tmp_path / "more" / "log.txt").read_text(encoding="utf-8")
+    assert "starts from --pretrained_text" not in log and "was not trained with" not in log
 
 
-def test_an_english_text_tower_for_all_texts_is_warned_about(toy: Toy, tmp_path: Path) -> None:
-    assert toy.run("eval", tmp_path, *BOTH, "--text_tower", "clip") == 0
-    log = (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert "was not trained with Chinese texts" in log
+def write_tokenizer_of_both(folder: Path, toy: Toy) -> None:
+    """The toy BERT's tokenizer with the English words of the toy captions."""
+    shutil.copytree(toy.data / "toy-bert", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    captions = json.loads((toy.data / "vatex" / "vatex_data.json").read_text(encoding="utf-8"))
+    english = " ".join(text for entry in captions.values() for text in entry["enCap"])
+    known = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    words = sorted(set(re.findall(r"\w+|[^\w\s]", english.lower())) - set(known))
+    (folder / "vocab.txt").write_text("\n".join([*known, *words]) + "\n", encoding="utf-8")
+
+
+def test_an_english_text_tower_for_all_texts_is_refused(
+    toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert toy.run("eval", tmp_path, *BOTH, "--text_tower", "clip") == 2
+    error = capsys.readouterr().err
+    assert "98% of the tokens of 60 inspected Chinese texts are unknown" in error
+    assert "was not trained with Chinese texts" in (tmp_path / "log.txt").read_text(encoding="utf-8")
 
 
 def test_pre_training_and_zero_shot(toy: Toy, results: Read, tmp_path: Path) -> None:
