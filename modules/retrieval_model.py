@@ -18,7 +18,7 @@ from modules.heads.head import TEXT_KEYS, VIDEO_KEYS, HeadOptions, SimilarityHea
 from modules.heads.hmmc import HmmcHead
 from modules.logits import Logits
 from modules.losses.batch_loss import BatchLoss
-from modules.losses.duplicates import find_duplicates, rows_of_this_rank
+from modules.losses.duplicates import find_duplicates, find_other_languages, rows_of_this_rank
 from modules.losses.softmax import SoftmaxLoss
 from modules.numerics import at_least_float32
 
@@ -32,7 +32,8 @@ class RetrievalModel(DualEncoder):
     similarity. Each is `loss` of logits: the similarity times the factor of `logits` (without it the constant
     `logit_scale`). A loss of weight 0 is not computed, and parameters that only it would train are frozen.
     With `mask_duplicates`, clips of the same video or with the same text are not used as each other's
-    negatives.
+    negatives. Neither are clips with texts of different languages: at the start the texts of one language are
+    all nearer to any video than those of the other, and an untrained model would first have to undo that.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class RetrievalModel(DualEncoder):
         features = features | self._masks(batch, features["frames"].device)
         videos = {name: _gathered(features[name]) for name in VIDEO_KEYS if name in read & features.keys()}
         texts = {name: features[name] for name in TEXT_KEYS if name in read & features.keys()}
-        excluded, first = find_duplicates(batch) if self.mask_duplicates else None, 0
+        excluded, first = self._excluded(batch, features["frames"].device), 0
         if self.loss.by_rows:  # this rank scores its own texts with the clips of all ranks
             clips = len(batch["text_ids"])
             first = rank() * clips
@@ -102,6 +103,14 @@ class RetrievalModel(DualEncoder):
             scaled = self.logits.with_bias(term.similarity)
             losses[name] = self.loss(scaled, excluded=excluded, real=term.real, first=first)
         return with_total(losses, self.weights) | self.logits.learned()
+
+    def _excluded(self, batch: Mapping[str, Tensor], device: torch.device) -> Tensor | None:
+        """Pairs [N, N] that are no negatives: duplicates, and pairs with texts of different languages."""
+        masks = [find_other_languages(batch, device)]
+        if self.mask_duplicates:
+            masks.append(find_duplicates(batch))
+        present = [mask for mask in masks if mask is not None]
+        return torch.stack(present).any(dim=0) if present else None
 
     def _masks(self, batch: Mapping[str, Tensor], device: torch.device) -> Features:
         """The masks that the batch has, on the device, under the names of the head."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from common.languages import BILINGUAL
 from engine.config import Config
 from modules.losses.table import make_loss
 
@@ -29,7 +30,9 @@ def chance_loss(config: Config) -> float | None:
         candidates = 1 + config.contrast_num_negative
     else:
         candidates = config.batch_size // config.gradient_accumulation_steps
-    if candidates == 1:
+    if config.language == BILINGUAL and not config.do_pretrain:
+        candidates //= 2  # about half of the clips have texts of the same language
+    if candidates <= 1:
         return None
     return 2.0 * math.log(candidates) if config.do_pretrain else make_loss(config.loss).chance(candidates)
 

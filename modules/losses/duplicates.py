@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from modules import host_masks
 from modules.gather import gather, rank
 
 
@@ -22,6 +23,17 @@ def find_duplicates(batch: Mapping[str, Tensor], *, text: str | None = "text") -
     identities = [gather(batch[name]) for name in ("video", f"{text}_ids") if name in batch]
     assert identities, "the batch has neither the numbers of videos nor the ids of texts"
     return torch.stack([_equal_rows(identity) for identity in identities]).any(dim=0).fill_diagonal_(False)
+
+
+def find_other_languages(batch: Mapping[str, Tensor], device: torch.device) -> Tensor | None:
+    """Bool [N, N] on `device`, equal on all ranks: True where two texts have different languages.
+
+    None if the batch does not say its languages.
+    """
+    if "language" not in batch:
+        return None
+    languages = gather(host_masks.on_device(batch["language"], device))
+    return languages.unsqueeze(1) != languages
 
 
 def rows_of_this_rank(matrix: Tensor, clips: int) -> Tensor:

@@ -19,6 +19,8 @@ from tests.modules.hmmc_terms import video_text_matching
         (Config(batch_size=256), 2 * math.log(256)),
         (Config(batch_size=256, gradient_accumulation_steps=4), 2 * math.log(64)),
         (Config(batch_size=1), None),
+        (Config(batch_size=256, language="bilingual"), 2 * math.log(128)),
+        (Config(batch_size=1, language="bilingual"), None),
         (Config(weight_VTM_finetune=0.0), None),
         (Config(do_pretrain=True, contrast_num_negative=1024), 2 * math.log(1025)),
         (Config(do_pretrain=True, negatives="batch", batch_size=64), 2 * math.log(64)),

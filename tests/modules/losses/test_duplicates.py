@@ -174,3 +174,20 @@ def test_a_batch_needs_videos_or_texts() -> None:
     assert find_duplicates({"text_ids": ids, "tag_ids": ids[:1].expand(3, 2)}).sum() == 2
     with pytest.raises(AssertionError):
         find_duplicates({"text_ids": ids}, text="tag")
+
+
+def test_texts_of_another_language_are_no_negatives() -> None:
+    """The loss is that of the clips of each language by themselves."""
+    model, clips = tiny.bilingual_model().eval(), batch(padded=False)
+    language = torch.tensor([0, 1, 1, 0, 1])
+    features = model.encode(clips | {"language": language})
+    whole = model.losses(features, {}, clips | {"language": language})
+    for name in ("VTM", "FTM"):
+        expected = 0.0
+        for number in (0, 1):
+            rows = language == number
+            part = {key: value[rows] for key, value in clips.items()}
+            of_language = model.losses({key: value[rows] for key, value in features.items()}, {}, part)
+            expected += float(of_language[name]) * int(rows.sum()) / CLIPS
+        assert float(whole[name]) == pytest.approx(expected, rel=1e-5)
+        assert float(whole[name]) < float(model.losses(features, {}, clips)[name]) - 1e-3
