@@ -30,6 +30,7 @@ if __name__ == "__main__":
 from common.arguments import ArgumentParser
 from common.errors import UserError, run_program
 from common.languages import BILINGUAL, LANGUAGES
+from modules.heads.registry import HEADS
 from search.index_format import ENGINES, FAISS_KINDS, THUMBNAILS, check_new_folder, read_settings
 from search.query import QueryError, check_frame_weight, check_top, check_top_frames
 from search.results import clock
@@ -40,7 +41,7 @@ if TYPE_CHECKING:  # flags and paths are checked before torch and transformers a
 
 _PROGRAM = "search.py"
 _MODEL_FLAGS = (
-    *("clip_model", "pretrained_text", "language", "use_temp", "use_frame_fea", "top_frames"),
+    *("clip_model", "pretrained_text", "language", "use_temp", "use_frame_fea", "top_frames", "head"),
     *("temporal_layers", "max_frames", "max_words", "legacy_special_tokens", "cache_dir"),
 )
 
@@ -84,6 +85,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     for name in ("clip_model", "pretrained_text", "cache_dir"):
         model.add_argument(f"--{name}")
     model.add_argument("--language", choices=(*LANGUAGES, BILINGUAL))
+    model.add_argument("--head", choices=tuple(HEADS))
     for name in ("use_temp", "use_frame_fea", "legacy_special_tokens"):
         model.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None)
     for name in ("top_frames", "temporal_layers", "max_frames", "max_words"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.errors import UserError
 from modules.heads.registry import HEADS
 from search import Retriever, VideoIndex, VideoIndexError, index_videos, reranking, searching
 from search.clips import clip_of_file
@@ -109,3 +110,10 @@ def test_an_index_belongs_to_its_head(videos: Path, tmp_path: Path) -> None:
     with VideoIndex(tmp_path / "index") as index, pytest.raises(VideoIndexError, match="head 'wti' there"):
         index.check_model(identity)
     assert Retriever.for_index(tmp_path / "index").config.head == "wti"
+    (tmp_path / "wti" / "config.json").rename(tmp_path / "elsewhere.json")
+    settings = {"language": "english", "use_temp": True, "temporal_layers": 1, "max_frames": 4}
+    settings |= {"clip_model": str(tmp_path / "wti" / "small_clip.json")}
+    checkpoint = tmp_path / "wti" / "pytorch_model.bin.0"
+    with pytest.raises(UserError, match="was trained with --head wti, not hmmc: give --head wti"):
+        Retriever.from_checkpoint(checkpoint, **settings)  # type: ignore[arg-type]
+    assert Retriever.from_checkpoint(checkpoint, head="wti", **settings).head.parts  # type: ignore[arg-type]
