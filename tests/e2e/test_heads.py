@@ -104,6 +104,14 @@ def test_a_training_starts_from_a_checkpoint_of_another_head(
     ).read_text(encoding="utf-8")
 
 
+def test_words_of_both_languages_with_other_losses_and_averaged_weights(toy: Toy, tmp_path: Path) -> None:
+    flags = ("--dataset", "vatex", "--language", "bilingual", "--head", "wti", "--loss", "sigmoid")
+    more = ("--ema", "0.5", "--grad_cache", "2", "--qb_norm", "--frame_sample_len", "dynamic")
+    assert toy.run("train", tmp_path, *flags, *more) == 0
+    found = metrics(tmp_path)
+    assert {"english/t2v/R@1", "chinese/t2v/R@1", "qb_norm_static/t2v/R@1"} <= found.keys()
+
+
 def test_pre_training_keeps_hmmcs_head(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert toy.run("pretrain", tmp_path, *FLAGS, "--head", "wti") == 2
     assert "--head wti: the losses of pre-training are those of --head hmmc" in capsys.readouterr().err

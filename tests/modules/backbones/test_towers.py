@@ -87,6 +87,15 @@ def test_the_text_feature_is_the_word_feature_of_one_token(kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", TEXTS)
+def test_word_features_train_all_but_the_parameters_of_the_pooler(kind: str, tmp_path: Path) -> None:
+    """Heads that only read words freeze those: a parameter without a gradient would stop DDP."""
+    text = build_backbone(Request(write_config(tmp_path, TEXTS[kind]))).text
+    text(*texts(end=2 if kind == "MetaCLIP 2" else END))[1].sum().backward()
+    without = {id(p) for p in text.parameters() if p.grad is None}
+    assert without == {id(p) for p in text.pooler_parameters()}  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("kind", TEXTS)
 @torch.no_grad()
 def test_padding_may_be_left_out_where_it_is_no_part_of_the_text(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
