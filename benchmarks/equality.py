@@ -51,6 +51,7 @@ FINETUNING = {
     "finetune all": {},
     "finetune sigmoid": {"loss": "sigmoid"},
     "finetune adapters": {"lora": 2},
+    "finetune wti": {"head": "wti"},
 }
 PRETRAINING = {
     **{f"pretrain {name}": {**tiny.NO_LOSS, f"weight_{name}": 1.0} for name in ("FAM", "VTM", "FTM", "MLM")},

@@ -92,16 +92,18 @@ def test_same_numbers_in_float32(setting: Setting, case: str, results_32: Result
     assert difference(ours, expected, *KINDS["weights"], zero=zero) < 3 * rounding
 
 
-def test_a_loss_whose_ranks_score_their_own_texts_only_and_adapters() -> None:
-    """The former with its learned scale and bias; in float64."""
+def test_a_loss_whose_ranks_score_their_own_texts_only_and_adapters_and_a_head_with_weights() -> None:
+    """The first with its learned scale and bias; in float64."""
     torch.set_num_threads(1)
-    cases = ("finetune sigmoid", "finetune adapters")
+    cases = ("finetune sigmoid", "finetune adapters", "finetune wti")
     found = train_on_ranks(
         2, cases=cases, settings=TWO_RANKS, steps=STEPS, dtype=torch.float64, start=run_ranks
     )[0]
     learned = ("step 1 logit_bias", "gradient 1 logits.log_scale", "weight logits.bias")
     adapter = "text_encoder.transformer.resblocks.0.mlp.c_fc.lora_B.default.weight"
-    names = dict(zip(cases, (learned, (f"gradient 1 {adapter}", f"weight {adapter}")), strict=True))
+    head = "head.text_fc.0.weight"
+    wanted = (learned, *((f"gradient 1 {name}", f"weight {name}") for name in (adapter, head)))
+    names = dict(zip(cases, wanted, strict=True))
     for case, setting in itertools.product(cases, TWO_RANKS):
         expected = train(case, setting.reference, World(0, 1, DEVICE), steps=STEPS, dtype=torch.float64)
         assert set(names[case]) <= set(expected)
