@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from modules.heads.registry import HEADS
 from tests.e2e.conftest import Toy
 from tools import evaluate_features
 
 FLAGS = ("--dataset", "msrvtt", "--use_temp", "--language", "english")
-OTHERS = ("mean", "wti", "xpool")
+OTHERS = [name for name in HEADS if name != "hmmc"]
 
 
 @pytest.fixture(scope="module")

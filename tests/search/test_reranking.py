@@ -44,7 +44,7 @@ def test_hits_have_the_scores_of_evaluation(head: str, videos: Path, tmp_path: P
     retriever = model(tmp_path, head)
     index_videos(retriever, tmp_path / "index", video_dir=videos, quiet=True)
     with VideoIndex(tmp_path / "index") as index:
-        assert index.settings.lengths == (head in ("wti", "xpool"))
+        assert index.settings.lengths == (not retriever.head.is_of_cosines)
         hits = retriever.search(index, TEXT, top=4).hits
     with torch.no_grad():
         expected = of_evaluation(retriever, videos, retriever._text_rows([TEXT], None))
