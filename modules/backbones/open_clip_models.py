@@ -41,9 +41,7 @@ def build_open_clip(request: Request) -> Backbone:
     image tower has no such size or no patch dropout.
     """
     config = _config(request)
-    if request.patch_dropout:
-        config = {**config, "vision_cfg": {**config["vision_cfg"], "patch_dropout": request.patch_dropout}}
-    clip: Any = build_towers(request.name, config, cache_dir=request.cache_dir)
+    clip: Any = _towers(request, config)
     _load_weights(clip, request)
     if request.image_size is not None and request.image_size != clip_image_size(clip):
         resize_image_tower(clip.visual, request.image_size, flag=request.flag)
@@ -66,6 +64,20 @@ def build_open_clip(request: Request) -> Backbone:
         logit_bias=logit_bias_of(clip),
         frame_position_std=float(config.get("frame_position_std", DEFAULT_POSITION_STD)),
     )
+
+
+def _towers(request: Request, config: dict[str, Any]) -> Any:
+    if not request.patch_dropout:
+        return build_towers(request.name, config, cache_dir=request.cache_dir)
+    vision = {**config["vision_cfg"], "patch_dropout": request.patch_dropout}
+    reason = "it has no patches"
+    try:
+        clip: Any = build_towers(request.name, {**config, "vision_cfg": vision}, cache_dir=request.cache_dir)
+        if any("PatchDropout" in type(module).__name__ for module in clip.visual.modules()):
+            return clip
+    except UserError as error:
+        reason = str(error)
+    raise UserError(f"--patch_dropout: the image tower of {request.flag} cannot leave out patches: {reason}")
 
 
 def _config(request: Request) -> dict[str, Any]:

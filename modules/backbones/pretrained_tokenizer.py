@@ -80,7 +80,11 @@ class PretrainedTokenizer:
         )
 
     def _ids(self, text: str) -> list[int]:
-        # A text cannot hold a special token: "</s>" in it is read letter by letter.
+        # A text cannot hold a special token: "</s>" in it is read letter by letter. SentencePiece's own table
+        # of words has it too, so that telling transformers is not enough.
+        for token in self._tokenizer.all_special_tokens:
+            if token in text and len(token) > 1:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         ids: list[int] = encoded["input_ids"]
         return ids

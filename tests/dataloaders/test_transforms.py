@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from dataloaders.transforms import excess_of_resize, resize_and_crop
+from dataloaders.transforms import INTERPOLATIONS, MODES, Resize, excess_of_resize, resize_and_crop
 
 
 def picture(height: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -74,3 +74,33 @@ def test_only_the_part_that_the_centre_needs_is_resized_and_nothing_changes() ->
 def test_excess_is_that_of_the_shorter_side() -> None:
     assert excess_of_resize(224)(720, 1280) == pytest.approx(720 / 224)
     assert excess_of_resize(224)(900, 448) == 2
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (97, 60), (64, 64)])
+def test_every_way_is_that_of_open_clip(height: int, width: int, mode: str, interpolation: str) -> None:
+    """Compared with PIL's resize, which rounds each of its two passes."""
+    from open_clip.transform import image_transform
+
+    frame = picture(height, width)
+    theirs = image_transform(
+        64, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=mode, interpolation=interpolation
+    )
+    clip = resize_and_crop([frame], Resize(64, mode, interpolation))[0]
+    difference = clip.int() - (theirs(Image.fromarray(frame)) * 255).round().int()
+    assert difference.abs().max() <= 2
+    if mode == "longest" and height != width:
+        assert not clip[..., 0, 0].any() and clip[:, 32, 32].any()
+
+
+def test_a_resize_survives_as_numbers() -> None:
+    for mode in MODES:
+        for interpolation in INTERPOLATIONS:
+            resize = Resize(224, mode, interpolation)
+            assert Resize.of_tensor(resize.as_tensor()) == resize
+
+
+def test_excess_of_borders_is_that_of_the_longer_side() -> None:
+    assert excess_of_resize(Resize(100, "longest"))(200, 400) == 4
+    assert excess_of_resize(Resize(100, "squash"))(200, 400) == 2

@@ -42,7 +42,7 @@ def reference(config: dict[str, Any]) -> Any:
     from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
 
-    values = {key: value for key, value in config.items() if key != "custom_text"}
+    values = {key: value for key, value in config.items() if key not in ("custom_text", "languages")}
     if "multimodal_cfg" in values:
         return CoCa(**values).eval()
     custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
