@@ -1,6 +1,6 @@
 """Is one bilingual model as good as two models of one language?
 
-    python benchmarks/protocol/bilingual.py [--seeds 1 2 3] [--epochs 5] [--folder runs/bilingual]
+    python benchmarks/protocol/bilingual.py [--seeds 1 2 3] [--epochs 3] [--folder runs/bilingual]
 
 Makes toy videos with captions in both languages, in the format of VATEX. For each seed it trains three models
 with the same flags and epochs: English, Chinese and bilingual. An epoch has every caption once, so the
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "bilingual")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="at most 5")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--size", choices=tuple(SIZES), default="default")
     parser.add_argument("--json", type=Path)
     parser.add_argument("flags", nargs="*", help="more flags of the training, after --")
