@@ -75,12 +75,11 @@ def _checked(data: bytes) -> tuple[int, NDArray[np.uint8], tuple[int, int]]:
     return PIXELS, picture.reshape(-1), (picture.shape[0], picture.shape[1])
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate(samples: Sequence[Any]) -> Any:
     """torch's default, but the JPEGs, whose lengths differ, one after another."""
-    jpegs = [sample["jpegs"] for sample in samples if "jpegs" in sample]
+    jpegs = [sample["jpegs"] for sample in samples if isinstance(sample, dict) and "jpegs" in sample]
     if not jpegs:
-        batch: dict[str, Any] = default_collate(list(samples))
-        return batch
+        return default_collate(list(samples))
     rest = [{name: value for name, value in sample.items() if name != "jpegs"} for sample in samples]
     return {**default_collate(rest), "jpegs": torch.cat(jpegs)}
 

@@ -155,7 +155,7 @@ def build_hf_model(request: Request, *, kind: Kind) -> Backbone:
         vocab_size=text.vocab_size,
         context_length=text.context_length,
         languages=languages,
-        logit_scale=math.exp(float(model.logit_scale)),
+        logit_scale=math.exp(model.logit_scale.detach().item()),
         logit_bias=None if bias is None else float(bias),
     )
 

@@ -250,7 +250,7 @@ def test_generated_code_computes_the_same() -> None:
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler")
     # One form is compiled: both layers of one encoder, whose input has a gradient.
-    model = DualEncoder(Two().visual_encoder, nn.Identity()).to(DEVICE)
+    model = DualEncoder(Two().visual_encoder, nn.Identity(), HmmcHead(HeadOptions(), 16)).to(DEVICE)
     frames = torch.randn(3, 4, 16).requires_grad_()
     lines: list[str] = []
     with untouched_tensors():
