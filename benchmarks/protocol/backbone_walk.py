@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from common.atomic_files import write_text
 from engine.checkpoint.weights import load_state
 from modules.backbones.backbone import Backbone
 from modules.backbones.clip_configs import clip_config
@@ -227,7 +228,7 @@ def table(rows: list[Row]) -> list[str]:
         "# Backbones",
         "",
         "Every model that open_clip knows, with random weights, by "
-        "`python benchmarks/protocol/backbone_walk.py` (what it checks stands in its first lines).",
+        "`python benchmarks/protocol/backbone_walk.py` (its first lines say what it checks).",
         f"torch {torch.__version__}, open_clip {open_clip.__version__}, timm {timm.__version__}, "
         f"transformers {transformers.__version__}.",
         "",
@@ -273,7 +274,7 @@ def main() -> None:
         row.seconds = time.perf_counter() - start
         print(f"{row.name}: {row.seconds:.1f} s, {'; '.join(row.problems) or 'ok'}", flush=True)
         rows.append(row)
-    args.out.write_text("\n".join(table(rows)) + "\n", encoding="utf-8")
+    write_text(args.out, "\n".join(table(rows)) + "\n")
     if any(row.problems for row in rows):
         raise SystemExit(1)
 

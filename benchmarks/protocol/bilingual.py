@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.protocol.intervals import STUDENT
 from common.atomic_files import write_json
 from demo.toy_index import ready_bert
 from tools.make_toy_dataset import make_toy_dataset
@@ -37,8 +38,6 @@ SIZES = {
     "default": Sizes(vatex_train=320, vatex_val=4, vatex_test=36, simple=("train", "val", "test")),
     "tiny": Sizes(vatex_train=8, vatex_val=4, vatex_test=6),
 }
-# 97.5% points of Student's t by degrees of freedom: of two means over 2, 3, 4 or 5 seeds each.
-T_975 = {2: 4.303, 4: 2.776, 6: 2.447, 8: 2.306}
 
 
 def make_data(folder: Path, size: str) -> Path:
@@ -109,7 +108,7 @@ def compare(single: Sequence[float], both: Sequence[float]) -> dict[str, float]:
         "bilingual": statistics.mean(both),
         "bilingual_sd": spreads[1],
         "difference": statistics.mean(both) - statistics.mean(single),
-        "half_width": T_975[2 * seeds - 2] * error if seeds > 1 else float("inf"),
+        "half_width": STUDENT[2 * seeds - 2] * error if seeds > 1 else float("inf"),
     }
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import multiprocessing
 import os
 import subprocess
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
     import common.early_interrupt  # noqa: F401  (Ctrl-C during the imports that follow)
 
+from benchmarks.protocol.intervals import half_width
 from common.arguments import ArgumentParser
 from common.atomic_files import write_json, write_text
 from common.errors import UserError, run_program
@@ -48,8 +48,6 @@ RATES = ("--lr", "2.5e-3", "--text_lr", "2.5e-3")
 TENTH = ("--lr", "2.5e-4", "--text_lr", "2.5e-4")
 QUEUE = ("--contrast_num_negative", "512")
 METRICS = ("t2v/R@1", "t2v/R@10")
-# Two-sided 95 % points of Student's t, by degrees of freedom.
-STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 @dataclass(frozen=True)
@@ -295,12 +293,8 @@ def _spread(values: Sequence[float]) -> str:
 
 def _interval(values: Sequence[float]) -> str:
     """Mean and 95 % interval; the mean alone of a single value."""
-    mean, count = _mean(values), len(values)
-    if count < 2:
-        return f"{mean:+.1f}"
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
-    half = STUDENT[min(count - 1, max(STUDENT))] * deviation / math.sqrt(count)
-    return f"{mean:+.1f} ± {half:.1f}"
+    mean = f"{_mean(values):+.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {half_width(values):.1f}"
 
 
 def _mean(values: Sequence[float]) -> float:
