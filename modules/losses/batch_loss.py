@@ -5,14 +5,13 @@ Shapes: N clips of all ranks and their N texts, T texts that one call scores, F 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 
-class BatchLoss(ABC):
+class BatchLoss:
     """A loss of logits: cosines of texts and clips times a factor, plus a bias if there is one.
 
     `by_rows`: the loss is a sum over texts, so each rank scores only its own texts, and no rank holds the
@@ -23,7 +22,6 @@ class BatchLoss(ABC):
     by_rows: ClassVar[bool] = False
     start: ClassVar[tuple[float, float] | None] = None
 
-    @abstractmethod
     def __call__(
         self, logits: Tensor, *, excluded: Tensor | None = None, real: Tensor | None = None, first: int = 0
     ) -> Tensor:
@@ -34,10 +32,11 @@ class BatchLoss(ABC):
         frame f: such a column is neither a positive nor a negative, and the loss is the mean over the others.
         None: all are real.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def chance(self, clips: int) -> float:
         """The loss of `clips` clips and texts for a model that cannot tell them apart."""
+        raise NotImplementedError
 
 
 def lowest(logits: Tensor) -> float:
