@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from modules.backbones.backbone import MAX_LOGIT_SCALE
 from modules.losses.batch_loss import BatchLoss
-
-MOST = 100.0  # CLIP's limit of a learned factor (Radford et al. 2021)
 
 
 class Logits(nn.Module):
@@ -22,11 +21,11 @@ class Logits(nn.Module):
 
     def __init__(
         self,
-        scale: float = MOST,
+        scale: float = MAX_LOGIT_SCALE,
         bias: float | None = None,
         *,
         learned: bool = False,
-        most: float | None = MOST,
+        most: float | None = MAX_LOGIT_SCALE,
     ) -> None:
         super().__init__()
         assert scale > 0 and (learned or bias is None)
@@ -76,6 +75,6 @@ def logits_for(loss: BatchLoss, *, scale: float, bias: float | None = None, lear
     loss's own start. For the others the factor, at most 100, is a constant unless `learn`.
     """
     if loss.start is None:
-        return Logits(min(scale, MOST), learned=learn)
+        return Logits(min(scale, MAX_LOGIT_SCALE), learned=learn)
     start = loss.start if bias is None else (scale, bias)
     return Logits(*start, learned=True, most=None)

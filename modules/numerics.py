@@ -18,6 +18,11 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def lowest(values: Tensor) -> float:
+    """The number that has no weight in a softmax and is never a maximum, in the type of `values`."""
+    return torch.finfo(values.dtype).min
+
+
 def l2_normalize(vectors: Tensor, *, eps: float = SHORTEST) -> Tensor:
     """Vectors of length 1 along the last dimension, in float32 or better.
 

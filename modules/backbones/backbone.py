@@ -16,7 +16,7 @@ from torch import nn
 from modules.backbones.layers import layers_of
 from modules.pixels import PIXEL_MEAN, PIXEL_STD
 
-MAX_LOGIT_SCALE = 100.0
+MAX_LOGIT_SCALE = 100.0  # CLIP's limit of a learned factor (Radford et al. 2021)
 RESIZE_MODES = ("shortest", "squash", "longest")
 INTERPOLATIONS = ("bicubic", "bilinear")
 

@@ -134,11 +134,6 @@ def some_real(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
 
 
-def lowest(values: Tensor) -> float:
-    """The number that has no weight in a softmax and is never a maximum."""
-    return torch.finfo(values.dtype).min
-
-
 def without_autocast(rows: Rows) -> torch.autocast:
     """A context without autocast on the device of `rows`: similarities need more digits than half
     precision has."""

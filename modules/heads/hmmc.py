@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modules.heads.head import HeadOptions, Rows, SimilarityHead, Term
 from modules.heads.head import without_autocast as no_autocast_on
-from modules.numerics import l2_normalize, without_autocast
+from modules.numerics import l2_normalize, lowest, without_autocast
 
 
 class HmmcHead(SimilarityHead):
@@ -133,7 +133,7 @@ def _with_gradient(
         return similarity
     scores = torch.stack([text @ frame.T for frame in frames])  # [F, N, V]
     if mask is not None:
-        scores = scores.masked_fill(~mask.T.unsqueeze(1), torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(~mask.T.unsqueeze(1), lowest(scores))
     best = scores.topk(min(top_frames, len(frames)), dim=0).values
     if mask is None:
         return similarity + best.mean(dim=0)
@@ -151,7 +151,7 @@ def _best_frame_scores(
     for position, frame in enumerate(frames):
         scores = text @ frame.T
         if frame_mask is not None:
-            scores.masked_fill_(~frame_mask[:, position], torch.finfo(scores.dtype).min)
+            scores.masked_fill_(~frame_mask[:, position], lowest(scores))
         for place, held in enumerate(best):
             best[place] = torch.maximum(held, scores, out=spare)
             torch.minimum(held, scores, out=scores)

@@ -17,11 +17,10 @@ from modules.heads.head import (
     Rows,
     SimilarityHead,
     in_chunks,
-    lowest,
     some_real,
     without_autocast,
 )
-from modules.numerics import at_least_float32, l2_normalize
+from modules.numerics import at_least_float32, l2_normalize, lowest
 
 
 class WtiHead(SimilarityHead):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from modules.heads.head import HeadOptions, Rows, SimilarityHead, in_chunks, lowest, some_real
-from modules.numerics import at_least_float32, l2_normalize
+from modules.heads.head import HeadOptions, Rows, SimilarityHead, in_chunks, some_real
+from modules.numerics import at_least_float32, l2_normalize, lowest
 
 DROPOUT = 0.3  # after `fc` in training, as published
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 
@@ -37,11 +36,6 @@ class BatchLoss:
     def chance(self, clips: int) -> float:
         """The loss of `clips` clips and texts for a model that cannot tell them apart."""
         raise NotImplementedError
-
-
-def lowest(logits: Tensor) -> float:
-    """The number that stands for a pair without weight in a softmax."""
-    return torch.finfo(logits.dtype).min
 
 
 def mean_of_real(terms: Tensor, real: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.gather import gather, rank
-from modules.numerics import l2_normalize, without_autocast
+from modules.numerics import l2_normalize, lowest, without_autocast
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def negative_logsumexp(queries: Tensor, negatives: Negatives, *, temperature: fl
     excluded = ~keys.any(dim=0)
     if isinstance(negatives, BatchKeys):
         excluded = excluded | (negatives.excluded if queries.dim() == 2 else negatives.excluded.unsqueeze(1))
-    return logits.masked_fill(excluded, torch.finfo(logits.dtype).min).logsumexp(dim=-1)
+    return logits.masked_fill(excluded, lowest(logits)).logsumexp(dim=-1)
 
 
 @without_autocast

@@ -14,9 +14,9 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.losses.batch_loss import BatchLoss, lowest, mean_of_real
+from modules.losses.batch_loss import BatchLoss, mean_of_real
 from modules.losses.contrastive import in_batch_cross_entropy
-from modules.numerics import without_autocast
+from modules.numerics import lowest, without_autocast
 
 
 class SoftmaxLoss(BatchLoss):
