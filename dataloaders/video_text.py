@@ -268,16 +268,15 @@ class VideoTextDataset(Dataset[Sample]):
         drawn = None
         if self._augment_per is not None:
             drawn = draw_augmentation(len(indices), per=self._augment_per, rng=rng)
+        jpegs = self._store.read_jpegs(video_id, indices)
         try:
             sample = encoded_clip(
-                self._store.read_jpegs(video_id, indices),
+                jpegs,
                 max_frames=self._max_frames,
                 image_size=self._resize,
                 augmentation=drawn,
             )
         except UserError as error:
-            if isinstance(error, FrameStoreError):
-                raise
             raise FrameStoreError(f"video {video_id}: {error}") from None
         return sample if drawn is None else sample | {"colours": self._colours(drawn)}
 

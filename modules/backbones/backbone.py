@@ -76,11 +76,6 @@ class Backbone:
     by_language: Mapping[str, Backbone] = field(default_factory=dict)
 
     @property
-    def fixed_logit_scale(self) -> float:
-        """min(logit scale, 100), the constant of the published losses."""
-        return min(self.logit_scale, MAX_LOGIT_SCALE)
-
-    @property
     def reads_padding(self) -> bool:
         """Whether the text tower was trained with texts of `context_length` ids, padding included."""
         return bool(getattr(self.text, "reads_padding", False))
