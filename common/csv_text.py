@@ -7,7 +7,7 @@ reader would take the rest of the file for one cell.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from common.errors import UserError
@@ -15,9 +15,22 @@ from common.errors import UserError
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon"}
 
 
-def delimiter_of(first_line: str, column: str) -> str | None:
-    """The delimiter with which the first line of a table has a cell `column`; None if there is none."""
-    return next((delimiter for delimiter in DELIMITERS if column in first_cells(first_line, delimiter)), None)
+# The column that a table must have, or whether a header has what is wanted.
+WantedColumn = str | Callable[[list[str]], object]
+
+
+def delimiter_of(first_line: str, column: WantedColumn) -> str | None:
+    """The delimiter with which the first line of a table has the column; None if there is none."""
+    for delimiter in DELIMITERS:
+        cells = first_cells(first_line, delimiter)
+        if column in cells if isinstance(column, str) else column(cells):
+            return delimiter
+    return None
+
+
+def likely_delimiter(first_line: str) -> str:
+    """The delimiter that gives the most cells; a comma if none gives more than one."""
+    return max(DELIMITERS, key=lambda delimiter: len(first_cells(first_line, delimiter)))
 
 
 def first_cells(line: str, delimiter: str = ",") -> list[str]:
@@ -28,15 +41,15 @@ def first_cells(line: str, delimiter: str = ",") -> list[str]:
         return []
 
 
-def read_rows(lines: Iterable[str], name: str, *, column: str) -> Iterator[tuple[str, list[str]]]:
+def read_rows(lines: Iterable[str], name: str, *, column: WantedColumn) -> Iterator[tuple[str, list[str]]]:
     """(place, cells) of every row that is not blank, the header first; `name` is the file, for messages.
 
     `lines` keep their line ends. The place is "line 3", or "lines 3 to 5" of a row with line breaks. The
-    delimiter is that with which the header has `column`, else a comma. Raises `UserError` for text that is no
-    table, and for a row that does not have as many cells as the header.
+    delimiter is that with which the header has `column`, else the likely one. Raises `UserError` for text
+    that is no table, and for a row that does not have as many cells as the header.
     """
     lines, first = _with_first(iter(lines))
-    delimiter = delimiter_of(first, column) or ","
+    delimiter = delimiter_of(first, column) or likely_delimiter(first)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     width = before = 0
     while True:

@@ -24,9 +24,10 @@ from dataloaders.frame_store.reader import FrameStore
 from dataloaders.transforms import FrameSize
 from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
 from search.index_format import VideoRecord
+from video.file_names import HIDDEN, OTHER, UNKNOWN, kind_left_out, rank_of
 from video.listing import VideoFolder
 from video.sample import run_job
-from video.video_files import HIDDEN, OTHER, UNKNOWN, kind_left_out, rank_of, videos_by_content
+from video.video_files import videos_by_content
 from video.worker_pool import Fault, WorkerPool
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BELOW = {
     "common": (),
     "modules": ("common",),
-    "dataloaders": ("common",),
+    "dataloaders": ("video", "common"),
     "video": ("common",),
-    "engine": ("modules", "dataloaders", "common"),
+    "engine": ("modules", "dataloaders", "video", "common"),
     "search": ("engine", "modules", "dataloaders", "video", "common"),
     "demo": ("search", "engine", "modules", "dataloaders", "video", "common"),
     "tools": ("demo", "search", "engine", "modules", "dataloaders", "video", "common"),

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--video_dir", type=Path, required=True, help="folder with the videos; never written to")
     add("--lmdb_path", type=Path, required=True, help="folder of the store")
-    add("--json_path", type=Path, help="videos to store: JSON lines or csv with video_id, or one id a line")
+    add("--json_path", type=Path, help="a table or JSON lines of the videos to store, or one id a line")
     add("--strict", action="store_true", help="end if several videos have one name, instead of taking one")
     add("--num_frames", type=positive, default=30, help="frames a video (CHVTT: 48; default 30)")
     add("--num_workers", type=positive, default=os.cpu_count() or 1, help="processes (default: all cores)")

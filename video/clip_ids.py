@@ -1,11 +1,15 @@
-"""Ids that name a part of a video, as VATEX's: VIDEO_SSSSSS_EEEEEE, the seconds of its start and end."""
+"""Ids that name a part of a video, as VATEX's: VIDEO_SSSSSS_EEEEEE, the seconds of its start and end.
+
+Seconds that are not whole have three decimals: VIDEO_000002.500_000010.000.
+"""
 
 from __future__ import annotations
 
 import re
+from math import inf
 from typing import NamedTuple
 
-_CLIP_ID = re.compile(r"(.+)_(\d{6})_(\d{6})", re.DOTALL)
+_CLIP_ID = re.compile(r"(.+)_(\d{6}(?:\.\d{3})?)_(\d{6}(?:\.\d{3})?)", re.DOTALL)
 _MARGIN = 2.0  # seconds
 
 
@@ -22,6 +26,25 @@ class Part(NamedTuple):
 
     def overlaps(self, other: Part) -> bool:
         return self.source == other.source and min(self.end, other.end) > max(self.start, other.start)
+
+
+def clip_id(video: str, start: float | None = None, end: float | None = None) -> str:
+    """The id of seconds `start` to `end` of a video: `video` itself if that is all of it.
+
+    `start` None is 0; `end` None or infinity is the end of the video, which the id names "end". Times count
+    to the millisecond.
+    """
+    start, end = start or 0.0, inf if end is None else end
+    if start <= 0 and end == inf:
+        return video
+    return f"{video}_{_written(start)}_{'end' if end == inf else _written(end)}"
+
+
+def _written(seconds: float) -> str:
+    milliseconds = round(1000 * seconds)
+    if milliseconds % 1000 == 0:
+        return f"{milliseconds // 1000:06d}"
+    return f"{milliseconds / 1000:010.3f}"
 
 
 def parse_clip_id(video_id: str) -> Part | None:

@@ -8,33 +8,32 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
-from common.csv_text import delimiter_of, first_cells, read_rows
+from common.csv_text import delimiter_of, first_cells, likely_delimiter, read_rows
 from common.errors import UserError, file_errors
 from common.json_text import parse_json
+from common.text_encodings import not_utf8
 from common.unicode_forms import unicode_forms
 from video.clip_ids import parse_clip_id
-from video.sampling import Window
-from video.video_files import (
+from video.clip_table import ID, ClipColumns, NoVideoError, clip_columns
+from video.file_names import (
     HIDDEN,
     OTHER,
     UNKNOWN,
-    describe_left_out,
+    VIDEO_EXTENSIONS,
     kind_left_out,
     rank_of,
     stem_and_extension,
-    videos_by_content,
 )
-
-_ID = "video_id"
+from video.sampling import Window
+from video.video_files import describe_left_out, videos_by_content
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A video to store: its id, the name of its file without extension, and the part of it to take.
+    """A video to store: its id, the name of its file, usually without extension, and the part of it to take.
 
     `problem`: why it cannot be stored, if its line in the list shows that already.
     """
@@ -46,18 +45,19 @@ class Wanted:
 
 
 def read_list(path: Path, *, clip_from_id: bool = False) -> list[Wanted]:
-    """The videos of a list: JSON lines, a JSON array, a table with the column `video_id`, or one id a line.
+    """The videos of a list: JSON lines, a JSON array, a table, or one id a line.
 
-    A table has commas, tabs or semicolons between its cells. Fields `start` and `end` (seconds) select a
-    part. A repeated id is taken once. An entry whose id is empty or no text gets a `problem`; the others stay
-    usable. Raises `UserError` that names file and line if the file is none of these forms, if a line has no
-    field `video_id`, if an id is repeated with another part, or if the list has no id.
+    A table has commas, tabs or semicolons between its cells, and a column `video_id` or, in a file that ends
+    in .csv or .tsv, one that names the video (`video/clip_table.py`). Fields `start` and `end` (seconds)
+    select a part. A repeated id is taken once. An entry whose id is empty or no text gets a `problem`; the
+    others stay usable. Raises `UserError` that names file and line if the file is none of these forms, if a
+    line has no such field, if an id is repeated with another part, or if the list has no id.
     """
     try:
         with file_errors(path):
             text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+        raise not_utf8(path, error) from None
     wanted: dict[str, Wanted] = {}
     unusable: list[Wanted] = []
     for place, row in _rows(path, text):
@@ -65,10 +65,19 @@ def read_list(path: Path, *, clip_from_id: bool = False) -> list[Wanted]:
         if entry.problem:
             unusable.append(entry)
         elif wanted.setdefault(entry.video_id, entry) != entry:
-            raise UserError(f"{path}, {place}: {entry.video_id!r} is repeated with another start or end")
+            raise UserError(f"{path}, {place}: {_repeated(entry, wanted[entry.video_id])}")
     if not wanted:
         raise UserError(f"{path}: has no video id" + (f" ({unusable[0].problem})" if unusable else ""))
     return [*wanted.values(), *unusable]
+
+
+def _repeated(entry: Wanted, before: Wanted) -> str:
+    if entry.window == before.window:
+        return f"the id {entry.video_id!r} is that of two files, {before.file_id} and {entry.file_id}"
+    return (
+        f"{entry.video_id!r} is repeated with another start or end"
+        f" (in a column 'video' instead of '{ID}', each part gets an id of its own)"
+    )
 
 
 class VideoFolder:
@@ -113,7 +122,7 @@ class VideoFolder:
 
     def file_of(self, entry: Wanted) -> tuple[Path | None, bool]:
         """The file of a video, and whether it is named like the part and not like the whole video."""
-        path = self.find(entry.file_id)
+        path = self.find(entry.file_id) or self.find(_without_extension(entry.file_id))
         if path is None and entry.file_id != entry.video_id:
             return self.find(entry.video_id), True
         return path, False
@@ -147,7 +156,7 @@ class VideoFolder:
             videos = folder._videos_named(found) if folder is not None else []
             same_name.update(dict.fromkeys(other for other in videos[1:] if rank_of(other) < UNKNOWN))
             own_name = name.rpartition("/")[2]
-            if own_name not in (found, _name_of(path)):
+            if not {own_name, _without_extension(own_name)} & {found, _name_of(path)}:
                 other_form.append(entry.video_id)
         self.same_name, self.other_form = list(same_name), other_form
 
@@ -206,6 +215,12 @@ def list_folder(
     return [_entry({"video_id": name}, place=str(folder.path), clip_from_id=clip_from_id) for name in names]
 
 
+def _without_extension(file_id: str) -> str:
+    """`file_id` without the extension of a video: the file may have been converted since."""
+    stem, extension = stem_and_extension(file_id)
+    return stem if extension in VIDEO_EXTENSIONS else file_id
+
+
 def _name_of(path: Path) -> str:
     return os.fsencode(path.name).decode("utf-8", "surrogateescape")
 
@@ -234,34 +249,37 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield f"line {number}", _parse_json(line, place=f"{path}, line {number}")
-    elif delimiter_of(first := _first_line(text), _ID) is not None:
-        yield from _table_rows(path, text)
+    elif delimiter_of(first := _first_line(text), ID) is not None:
+        yield from _table_rows(path, text, ID)
     elif path.suffix.lower() in (".csv", ".tsv"):
-        columns = first_cells(first, "\t" if "\t" in first else ",")
-        names = ", ".join(columns)[:100] or "none"
-        raise UserError(f"{path}: must have the column {_ID}; its first line has: {names}")
+        header = first_cells(first, likely_delimiter(first))
+        columns = clip_columns(header)
+        if columns is None:
+            names = ", ".join(header)[:100] or "none"
+            raise UserError(f"{path}: must have a column {ID} or video; its first line has: {names}")
+        yield from _table_rows(path, text, columns.video)
     else:
         for number, line in enumerate(text.split("\n"), start=1):
             if "\t" in line.strip():
                 raise UserError(
                     f"{path}, line {number}: has a tab; a list has one id a line,"
-                    f" or a header with the column {_ID}"
+                    f" or a header with the column {ID}"
                 )
             if line.strip():
-                yield f"line {number}", {_ID: line.strip()}
+                yield f"line {number}", {ID: line.strip()}
 
 
 def _first_line(text: str) -> str:
     return text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
 
 
-def _table_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    rows = read_rows(io.StringIO(text, newline=""), str(path), column=_ID)
+def _table_rows(path: Path, text: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = read_rows(io.StringIO(text, newline=""), str(path), column=column)
     _, header = next(rows)
     for place, cells in rows:
         row: dict[str, Any] = dict(zip(header, cells, strict=True))
-        if "\n" in row[_ID]:
-            raise UserError(f"{path}, {place}: a {_ID} with a line break; is a quote not closed there?")
+        if "\n" in row[column]:
+            raise UserError(f"{path}, {place}: a {column} with a line break; is a quote not closed there?")
         yield place, row
 
 
@@ -273,31 +291,23 @@ def _parse_json(text: str, *, place: str) -> Any:
 
 
 def _entry(row: Any, *, place: str, clip_from_id: bool) -> Wanted:
-    if not isinstance(row, dict) or _ID not in row:
-        fields = f"; it has {', '.join(map(str, row))[:100]}" if isinstance(row, dict) and row else ""
-        raise UserError(f"{place}: no {_ID}, which names the video's file{fields}")
-    video_id = row[_ID]
-    if isinstance(video_id, int) and not isinstance(video_id, bool):
-        video_id = str(video_id)
-    if video_id is None or (isinstance(video_id, str) and not video_id.strip()):
-        return Wanted("", "", problem=f"{place}: its {_ID} is empty")
-    if not isinstance(video_id, str):
-        return Wanted("", "", problem=f"{place}: its {_ID} is no text")
-    window = _window(row, place=place)
-    clip = parse_clip_id(video_id) if clip_from_id else None
-    if clip is None:
-        return Wanted(video_id, video_id, window)
-    return Wanted(video_id, clip.source, _window({"start": clip.start, "end": clip.end}, place=place))
-
-
-def _window(row: dict[str, Any], *, place: str) -> Window:
+    columns = _columns(row, place=place)
     try:
-        start, end = (
-            float(row[name]) if row.get(name) not in (None, "") else None for name in ("start", "end")
-        )
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{place}: start and end must be seconds") from None
-    window = Window(start or 0.0, inf if end is None else end)
-    if not 0 <= window.start < window.end:
-        raise UserError(f"{place}: start {window.start:g} s and end {window.end:g} s leave nothing between")
-    return window
+        clip = columns.clip_of(row, place=place)
+    except NoVideoError as error:
+        return Wanted("", "", problem=str(error))
+    window = Window(clip.start, clip.end)
+    part = parse_clip_id(clip.video_id) if clip_from_id and (columns.is_id or window.is_whole_video) else None
+    if part is None:
+        return Wanted(clip.video_id, clip.file, window)
+    if not part.start < part.end:
+        raise UserError(f"{place}: start {part.start:g} s and end {part.end:g} s leave nothing between")
+    return Wanted(clip.video_id, part.source, Window(part.start, part.end))
+
+
+def _columns(row: Any, *, place: str) -> ClipColumns:
+    columns = clip_columns(row) if isinstance(row, dict) else None
+    if columns is None:
+        fields = f"; it has {', '.join(map(str, row))[:100]}" if isinstance(row, dict) and row else ""
+        raise UserError(f"{place}: no {ID} or video, which names the video's file{fields}")
+    return columns

@@ -18,6 +18,7 @@ from common.csv_text import delimiter_of, read_rows
 from common.errors import FileError, UserError, file_error, file_errors
 from common.json_stream import iter_members
 from common.json_text import parse_fast, parse_json
+from common.text_encodings import not_utf8
 
 FilePath = str | PathLike[str]
 ID_COLUMN = "video_id"  # all tables have it
@@ -36,7 +37,7 @@ def open_text(path: FilePath, *, errors: str = "strict") -> Iterator[TextIO]:
             with file_errors(str(path)):
                 yield file
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+            raise not_utf8(path, error) from None
 
 
 def _open(path: FilePath, errors: str) -> TextIO:

@@ -11,9 +11,10 @@ import pytest
 from common.errors import FileError, UserError, file_errors
 from tests.video.fixtures import write_audio, write_video
 from tools.store.shards import Shard, parse_shard, shard_of_environment
+from video.file_names import OTHER, OTHER_EXTENSIONS, UNKNOWN, VIDEO_EXTENSIONS, rank_of
 from video.listing import VideoFolder, Wanted, list_folder, read_list
 from video.sampling import Window
-from video.video_files import OTHER, OTHER_EXTENSIONS, UNKNOWN, VIDEO_EXTENSIONS, describe_left_out, rank_of
+from video.video_files import describe_left_out
 
 
 def listed(tmp_path: Path, text: str, **options: bool) -> list[Wanted]:
@@ -55,9 +56,9 @@ def test_a_line_separator_within_json_does_not_break_the_line(tmp_path: Path) ->
     ("text", "message"),
     [
         ("", "has no video id"),
-        ('{"video_id": "a"}\n{"id": "b", "t": 1}\n', "line 2: no video_id.*has id, t$"),
+        ('{"video_id": "a"}\n{"id": "b", "t": 1}\n', "line 2: no video_id or video.*has id, t$"),
         ('{"video_id": "a"}\n{oops\n', "line 2: not JSON"),
-        ('{"video_id": "a", "start": "x"}', "line 1: start and end must be seconds"),
+        ('{"video_id": "a", "start": "x"}', "line 1: start 'x': start and end must be seconds"),
         ('{"video_id": "a", "start": 5, "end": 5}', "start 5 s and end 5 s"),
         ('{"video_id": ""}\n', "has no video id .*line 1: its video_id is empty"),
         ('{"video_id": "a", "end": 2}\n{"video_id": "a", "end": 3}', "line 2: 'a' is repeated with another"),
@@ -91,13 +92,15 @@ def test_an_empty_id_costs_itself_alone(text: str, problem: str, tmp_path: Path)
 
 
 def test_a_csv_without_the_column_is_no_list_of_ids(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("key,vid,sentence\nret0,video1,hello\n", encoding="utf-8")
+    (tmp_path / "list.csv").write_text("key,name,sentence\nret0,video1,hello\n", encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"list.csv: .* column video_id; its first line has: key, vid, sentence"
+        ValueError, match=r"list.csv: .* column video_id or video; its first line has: key, name, sentence"
     ):
         read_list(tmp_path / "list.csv")
-    (tmp_path / "list.tsv").write_text("key\tvid\nret0\tvideo1\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"list.tsv: .* column video_id; its first line has: key, vid"):
+    (tmp_path / "list.tsv").write_text("key\tname\nret0\tvideo1\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"list.tsv: .* column video_id or video; its first line has: key, na"
+    ):
         read_list(tmp_path / "list.tsv")
 
 
@@ -121,6 +124,44 @@ def test_parts_of_videos(tmp_path: Path) -> None:
     assert first == Wanted("-OyDO1g74vc_000002_000012", "-OyDO1g74vc", Window(2, 12))
     assert second == Wanted("plain", "plain")
     assert listed(tmp_path, text)[0].file_id == "-OyDO1g74vc_000002_000012"
+
+
+def test_the_table_of_captions_is_a_list_too(tmp_path: Path) -> None:
+    """One file for frame store and training: several captions a video, parts by start and end."""
+    text = (
+        '\ufeffFile;Caption;start;end\ncat.mp4;a cat;;\ncat.mp4;"a cat;\nasleep";;\n'
+        "dog.mov;a dog;1.5;4\ndog.mov;it barks;4;9\nsub/dog;a dog;;\n"
+    )
+    path = tmp_path / "my_data.csv"
+    path.write_text(text, encoding="utf-8")
+    expected = [
+        Wanted("cat", "cat.mp4"),
+        Wanted("dog_000001.500_000004", "dog.mov", Window(1.5, 4)),
+        Wanted("dog_000004_000009", "dog.mov", Window(4, 9)),
+        Wanted("sub/dog", "sub/dog"),
+    ]
+    assert read_list(path) == expected
+    lines = '{"video": "cat.mp4", "caption": "a cat"}\n{"video": "dog.mov", "start": 4, "end": 9}\n'
+    assert listed(tmp_path, lines) == [expected[0], expected[2]]
+    path.write_text("video,caption\ncat.mp4,a\ncat.mov,b\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 3: the id 'cat' is that of two files, cat.mp4 and cat.mov"):
+        read_list(path)
+    path.write_bytes("video,caption\ncat.mp4,一只猫在沙发上睡觉\n".encode("gb18030"))
+    with pytest.raises(UserError, match="my_data.csv: is not UTF-8 .* but GB18030"):
+        read_list(path)
+
+
+def test_a_file_named_in_full_is_that_file_or_the_same_with_another_extension(tmp_path: Path) -> None:
+    for name in ("cat.mp4", "cat.avi", "dog.mkv"):
+        (tmp_path / name).touch()
+    folder = VideoFolder(tmp_path)
+    wanted = [Wanted("cat", "cat.avi"), Wanted("dog_000001_000002", "dog.mp4", Window(1, 2))]
+    assert [folder.file_of(entry) for entry in wanted] == [
+        (tmp_path / "cat.avi", False),
+        (tmp_path / "dog.mkv", False),
+    ]
+    folder.check_names(wanted)
+    assert not folder.other_form
 
 
 def test_a_folder_gives_all_its_videos(tmp_path: Path) -> None:
