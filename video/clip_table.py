@@ -14,7 +14,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from common.errors import UserError
-from video.clip_ids import clip_id
+from video.clip_ids import clip_id, parse_clip_id
 from video.file_names import VIDEO_EXTENSIONS, stem_and_extension
 
 ID = "video_id"
@@ -41,6 +41,12 @@ class Clip(NamedTuple):
     file: str
     start: float = 0.0
     end: float = inf
+
+    @property
+    def source(self) -> str:
+        """The video that this is a part of, by the id or by the name of the file."""
+        part = parse_clip_id(self.video_id)
+        return part.source if part is not None else _without_extension(self.file)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
 
-from common.csv_text import delimiter_of, read_rows
+from common.csv_text import WantedColumn, delimiter_of, read_rows
 from common.errors import FileError, UserError, file_error, file_errors
 from common.json_stream import iter_members
 from common.json_text import parse_fast, parse_json
@@ -153,7 +153,7 @@ def read_lines(path: FilePath) -> list[str]:
 
 def csv_columns(path: FilePath) -> list[str]:
     """The header of a CSV file. Raises `UserError` if the file is empty."""
-    for _, header in _csv_rows(path):
+    for _, header in csv_rows(path):
         return header
     raise UserError(f"{path}: is empty")
 
@@ -164,7 +164,7 @@ def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[str, tupl
     Raises `UserError` if a column is missing, if there are no rows, and for a row that does not have as many
     cells as the header or whose `video_id` is wanted and empty.
     """
-    rows = _csv_rows(path)
+    rows = csv_rows(path)
     header = next((cells for _, cells in rows), None)
     if header is None:
         raise UserError(f"{path}: is empty")
@@ -183,9 +183,10 @@ def read_csv(path: FilePath, columns: Sequence[str]) -> Iterator[tuple[str, tupl
         raise UserError(f"{path}: has a header but no rows")
 
 
-def _csv_rows(path: FilePath) -> Iterator[tuple[str, list[str]]]:
+def csv_rows(path: FilePath, *, column: WantedColumn = ID_COLUMN) -> Iterator[tuple[str, list[str]]]:
+    """("line 3", cells) of every row that is not blank, the header first; see `read_rows`."""
     with open_text(path) as file:
-        yield from read_rows(file, str(path), column=ID_COLUMN)
+        yield from read_rows(file, str(path), column=column)
 
 
 def name_some(ids: Iterable[str], limit: int = 5) -> str:
