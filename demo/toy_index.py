@@ -21,6 +21,7 @@ from typing import Any
 from common.atomic_files import write_json, write_text
 from common.errors import UserError, file_errors
 from common.locks import FileLock, LockedError
+from dataloaders.datasets import vatex
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "runs" / "toy_demo"
@@ -132,7 +133,7 @@ class _Preparation:
         say: Callable[[str], None],
     ) -> None:
         self.data = folder / f"data-{scale.size}"
-        self.dataset = self.data / "vatex"
+        self.dataset = self.data / vatex.SPEC.name
         self.folder = language_folder
         self.language: str = recipe["language"]
         self.recipe = recipe
@@ -174,7 +175,9 @@ class _Preparation:
 
     def _draw(self) -> None:
         size = ("--seed", str(SEED), "--size", self.scale.size)
-        self._program("tools/make_toy_dataset.py", "--out", self.data, *size, "--only", "vatex", "toy-bert")
+        self._program(
+            "tools/make_toy_dataset.py", "--out", self.data, *size, "--only", vatex.SPEC.name, "toy-bert"
+        )
 
     def _ready_bert(self) -> None:
         ready_bert(self.data / "toy-bert", self.data / "toy-bert-ready")
@@ -201,7 +204,14 @@ class _Preparation:
 
     def _train_stage(self, stage: Stage, folder: Path, *more: str | Path) -> None:
         self._program(
-            *("main_task_retrieval.py", "--do_train", "--dataset", "vatex", "--language", self.language),
+            *(
+                "main_task_retrieval.py",
+                "--do_train",
+                "--dataset",
+                vatex.SPEC.name,
+                "--language",
+                self.language,
+            ),
             *("--output_dir", folder, "--data_dir", self.data, "--seed", str(SEED), "--clip_model", "toy"),
             *("--clip_weights", "none", "--pretrained_text", self.data / "toy-bert-ready"),
             *("--use_temp", "--use_frame_fea", "--temporal_layers", "2", "--max_frames", "4"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.arguments import ArgumentParser
+from dataloaders.datasets.registry import dataset_spec
 from engine.config import Config
 
 # The programs and the defaults in which they differ from `Config`.
@@ -76,7 +77,9 @@ def parse_config(argv: Sequence[str] | None, *, program: str) -> tuple[Config, l
     """
     parser = build_parser(program)
     values = vars(parser.parse_args(argv))
-    values["dataset"] = "chvtt" if values["dataset"] == "bird" else values["dataset"]
+    for name in ("dataset", "eval_dataset"):
+        if values[name] is not None:
+            values[name] = dataset_spec(values[name], flag=f"--{name}").name
     values["data_dir"] = values["data_dir"] or os.environ.get("HMMC_DATA", "") or "data"
     remarks = []
     if values["enable_amp"]:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import write_json
-from dataloaders.datasets.registry import DATASETS as DATASET_SPECS
+from dataloaders.datasets.registry import DATASETS, DEFAULT_DATASET, zero_shot_dataset
+from dataloaders.datasets.spec import DEFAULT_WORDS
 from modules.heads.registry import HEADS
 from modules.losses.table import LOSSES
 
-LANGUAGES = {name: spec.languages for name, spec in DATASET_SPECS.items()}
-DATASETS = tuple(LANGUAGES)
-ZERO_SHOT_DATASET = {"chinese": "vatex", "english": "msrvtt", "bilingual": "vatex"}  # as published
+_NAMES = ", ".join(DATASETS)
+_ZERO_SHOT = ", ".join(
+    f"{spec.name} ({' and '.join(spec.zero_shot_for)})" for spec in DATASETS.values() if spec.zero_shot_for
+)
 
 
 def _flag(
@@ -64,7 +66,7 @@ class Config:
     )
 
     dataset: str = _flag(
-        "chvtt", "data", "data set to train on and, in fine-tuning, to test on", choices=(*DATASETS, "bird")
+        DEFAULT_DATASET, "data", f"data set to train on and, in fine-tuning, to test on: {_NAMES}"
     )
     language: str = _flag(
         "chinese",
@@ -87,8 +89,7 @@ class Config:
     eval_dataset: str | None = _flag(
         None,
         "data",
-        "data set to evaluate on [fine-tuning: --dataset; pre-training: msrvtt (english), else vatex]",
-        choices=DATASETS,
+        f"data set to evaluate on [fine-tuning: --dataset; pre-training: {_ZERO_SHOT}]",
         kind=str,
     )
     eval_annotations: str | None = _flag(
@@ -107,7 +108,10 @@ class Config:
     )
     num_thread_reader: int = _flag(1, "data", "loader processes on each rank; 0 reads in the main process")
     max_words: int | None = _flag(
-        None, "data", "tokens in a text [msrvtt, vatex: 32; chvtt: title 45, tag 25, query 15]", kind=int
+        None,
+        "data",
+        f"tokens in a text [defined by the data set (docs/DATA.md); most: {DEFAULT_WORDS}]",
+        kind=int,
     )
     max_frames: int = _flag(12, "data", "frames in a clip; more than are stored repeat")
     frame_sample: str = _flag(
@@ -133,7 +137,10 @@ class Config:
         choices=("cpu", "gpu"),
     )
     augment_per: str = _flag(
-        "frame", "data", "CHVTT's augmentation is drawn per frame or per clip", choices=("frame", "clip")
+        "frame",
+        "data",
+        "the augmentation of pre-training is drawn per frame or per clip",
+        choices=("frame", "clip"),
     )
 
     clip_model: str = _flag(
@@ -170,7 +177,7 @@ class Config:
     legacy_special_tokens: bool = _flag(
         False,
         "model",
-        "mark Chinese texts with CLIP's special tokens, as the published VATEX-Chinese model needs",
+        "mark Chinese texts with CLIP's special tokens, as the published Chinese model needs",
     )
     cache_dir: str = _flag("", "model", "folder for downloaded weights [the caches of the libraries]")
     init_model: str | None = _flag(None, "model", "checkpoint to start from or to evaluate", kind=str)
@@ -216,7 +223,7 @@ class Config:
     pretrain_text: str = _flag(
         "both",
         "model",
-        "texts of CHVTT that pre-training uses",
+        "texts that pre-training uses, where a data set has titles and tags",
         choices=("both", "title", "tag"),
     )
     negatives: str = _flag(
@@ -364,7 +371,7 @@ class Config:
         """The data set that this run evaluates on."""
         if self.eval_dataset:
             return self.eval_dataset
-        return ZERO_SHOT_DATASET[self.language] if self.do_pretrain else self.dataset
+        return zero_shot_dataset(self.language) if self.do_pretrain else self.dataset
 
     @property
     def initial_model(self) -> Path | None:

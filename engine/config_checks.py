@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from common.errors import UserError
 from common.languages import BILINGUAL, languages_of
-from dataloaders.datasets.registry import DATASETS
+from dataloaders.datasets.registry import DATASETS, dataset_spec
 from engine.command_line import Remark, given_flags, parse_config
 from engine.config import Config
 from engine.saved_settings import as_flag, with_checkpoint_settings
@@ -161,7 +161,7 @@ def _check_job(config: Config, *, program: str) -> None:
         "--task retrieval_VT: the published method does not match titles; use --task retrieval",
     )
     for flag, dataset in (("--dataset", config.dataset), ("--eval_dataset", config.test_dataset)):
-        languages = DATASETS[dataset].languages
+        languages = dataset_spec(dataset, flag=flag).languages
         hint = f"; a bilingual model can be evaluated there with --language {languages[0]}"
         _require(
             set(languages_of(config.language)) <= set(languages),
@@ -177,9 +177,10 @@ def _check_job(config: Config, *, program: str) -> None:
         f"--weight_MLM {config.weight_MLM:g}: MLM predicts words of one vocabulary, and --language bilingual "
         "has two; give --weight_MLM 0",
     )
+    with_tags = " and ".join(spec.name for spec in DATASETS.values() if spec.has_tags)
     _require(
-        config.pretrain_text == "both" or config.dataset == "chvtt",
-        f"--pretrain_text {config.pretrain_text}: only chvtt has tags; leave the flag out",
+        config.pretrain_text == "both" or dataset_spec(config.dataset).has_tags,
+        f"--pretrain_text {config.pretrain_text}: only {with_tags} has tags; leave the flag out",
     )
     weights = [getattr(config, f"weight_{name}") for name in ("FAM", "VTM", "FTM", "MLM")]
     _require(

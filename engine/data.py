@@ -11,7 +11,8 @@ from common.errors import UserError
 from common.languages import LANGUAGES, languages_of
 from dataloaders.datasets.eval_protocol import apply_protocol
 from dataloaders.datasets.known_splits import describe_split, is_published_test, leaks, name_mismatch
-from dataloaders.datasets.registry import VALIDATION, SplitFiles, read_examples
+from dataloaders.datasets.registry import dataset_spec, read_examples
+from dataloaders.datasets.spec import VALIDATION, SplitFiles
 from dataloaders.datasets.splits import (
     MissingVideos,
     exclude_missing,
@@ -33,13 +34,6 @@ from engine.loaders import batch_per_rank, evaluation_loader, rank_loader
 from engine.logs.run_log import RunLog
 from modules.backbones.backbone import Backbone
 from modules.dual_encoder import DualEncoder
-
-# Tokens of a text by (data set, split), as the published code fixes them. `--max_words` overrides.
-TEXT_WORDS = {("chvtt", "pretrain"): 45, ("chvtt", "train"): 15, ("chvtt", "test"): 15}
-TAG_WORDS = 25
-DEFAULT_WORDS = 32
-DURATION_FACTOR = {"pretrain": 0.3, "train": 0.5, "test": 0.5}  # frames a second, as published
-
 
 # A split as its files give it: examples, frame store, and the videos that the store lacks.
 Split = tuple[Examples, FrameStore, MissingVideos]
@@ -306,8 +300,7 @@ def _read_split(config: Config, world: World, name: str, split: str, files: Spli
         if mismatch:
             log.warning(mismatch)
     store = FrameStore(files.store)
-    if name == "chvtt":
-        examples = match_store_ids(examples, store)
+    examples = match_store_ids(examples, store, prefix=dataset_spec(name).store_prefix)
     # Only rank 0 checks: a million look-ups from every rank would overload the server of a network disk.
     present, missing = world.broadcast(_present(config, examples, store) if world.is_main else None)
     if missing and not config.allow_missing:
@@ -344,6 +337,7 @@ def _dataset(
     view: str,
 ) -> VideoTextDataset:
     asked = config.max_words
+    made = dataset_spec(name).split(split)
     if asked is not None and asked > spec.context_length:
         raise UserError(f"--max_words {asked}: the text encoder takes at most {spec.context_length} tokens")
     return VideoTextDataset(
@@ -351,14 +345,14 @@ def _dataset(
         store,
         spec.tokenizer,
         view=view,
-        max_words=spec.words(asked, TEXT_WORDS.get((name, split), DEFAULT_WORDS)),
-        max_tag_words=spec.words(asked, TAG_WORDS),
+        max_words=spec.words(asked, made.words),
+        max_tag_words=None if made.tag_words is None else spec.words(asked, made.tag_words),
         max_frames=config.max_frames,
         frame_sample=config.frame_sample if view == "pairs" else "uniform",
         frame_sample_len=config.frame_sample_len,
-        duration_factor=DURATION_FACTOR[split],
+        duration_factor=made.duration_factor,
         image_size=spec.image_size,
-        augment=config.augment_per if name == "chvtt" and split == "pretrain" else None,
+        augment=config.augment_per if made.augments else None,
         # Colours are changed on the device in batches; on a CPU by the workers, of which there are several.
         colours_here=world.device.type == "cpu",
         scaled_decoding=config.decode_scale == "auto",

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
-from dataloaders.datasets.registry import VALIDATION, SplitFiles, default_files, read_test_ids
+from dataloaders.datasets.registry import default_files, read_test_ids
+from dataloaders.datasets.spec import VALIDATION, SplitFiles
 from dataloaders.frame_store.format import find_shards
 from engine.config import Config
 

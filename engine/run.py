@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import FileError, UserError
+from dataloaders.datasets.registry import dataset_spec
 from dataloaders.loader import end_workers
 from engine.checkpoint.random_state import seed_generators
 from engine.checkpoint.resume import Resumed, find_state
 from engine.command_line import Remark
 from engine.config import Config
 from engine.data import (
-    DEFAULT_WORDS,
-    TEXT_WORDS,
     InputSpec,
     Split,
     build_evaluation_data,
@@ -34,6 +33,7 @@ from engine.distributed.wrapping import wrap
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.folder import evaluate_folder
 from engine.evaluation.query_bank import build_banks
+from engine.input_files import training_split
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from engine.output_folder import OutputFolder, on_main, save_evaluation_settings
@@ -236,9 +236,8 @@ def _report_parameters(
     """--do_params: log the table of parameters and write it to OUTPUT_DIR/parameters.json."""
     if not world.is_main:
         return
-    split = "pretrain" if config.do_pretrain else "train"
     frames = config.max_frames
-    words = spec.words(config.max_words, TEXT_WORDS.get((config.dataset, split), DEFAULT_WORDS))
+    words = spec.words(config.max_words, dataset_spec(config.dataset).split(training_split(config)).words)
     parts = parts_of(model, frames=frames, words=words)
     for line in parameter_table(parts, frames=frames, words=words):
         log.info(line)

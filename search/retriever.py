@@ -20,10 +20,11 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.languages import LANGUAGES, language_of, languages_of
+from dataloaders.datasets.registry import dataset_spec
 from dataloaders.tokenization import Tokenizer, TokenizerPair, tokenizer_of
 from dataloaders.transforms import FrameSize, resize_and_crop
 from engine.config import Config
-from engine.data import DEFAULT_WORDS, TEXT_WORDS, input_spec
+from engine.data import input_spec
 from engine.distributed.device import default_device
 from engine.model_setup import build_model
 from modules.dual_encoder import DualEncoder
@@ -154,7 +155,7 @@ class Retriever:
             config=config,
             identity={**identity_of(config), "settings": settings_record(config)},
             image_size=spec.image_size,
-            max_words=spec.words(config.max_words, TEXT_WORDS.get((config.dataset, "test"), DEFAULT_WORDS)),
+            max_words=spec.words(config.max_words, dataset_spec(config.dataset).split("test").words),
             device=device or default_device(),
         )
 

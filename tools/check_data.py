@@ -22,16 +22,15 @@ if __name__ == "__main__":
 from common.arguments import ArgumentParser
 from common.atomic_files import beside, check_target
 from common.errors import UserError, run_program
-from dataloaders.datasets.registry import DATASETS, SPLITS, SplitFiles, default_files, read_examples
+from dataloaders.datasets.registry import DATASETS, dataset_spec, default_files, read_examples
+from dataloaders.datasets.spec import HELD_OUT, SPLITS, TRAINING, SplitFiles
 from dataloaders.datasets.splits import match_store_ids
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError
 from tools.doctor import store_checks, text_checks
-from tools.doctor.clip_overlap import spans_of_ids, spans_of_msrvtt
+from tools.doctor.clip_overlap import spans_of
 from tools.doctor.report import Report
 from video.clip_ids import Part
-
-TRAINING, HELD_OUT = ("pretrain", "train"), ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.json:
         check_target(args.json, "--json")
+    args.dataset = dataset_spec(args.dataset).name
+    if args.eval_dataset:
+        args.eval_dataset = dataset_spec(args.eval_dataset, flag="--eval_dataset").name
     report = check_data(_jobs(args), language=_language(args), sample=args.sample)
     code = report.exit_code(strict=args.strict)
     if args.json:
@@ -112,10 +114,7 @@ def _check_texts(report: Report, job: Job, spans: dict[str, Part], *, language: 
     text_checks.check_split_list(report, split, examples, dataset=job.dataset, files=files)
     if files.annotations.exists():
         text_checks.check_annotation_ids(report, split, files.annotations, dataset=job.dataset)
-        if job.dataset == "msrvtt":
-            spans.update(spans_of_msrvtt(files.annotations))
-    if job.dataset == "vatex":
-        spans.update(spans_of_ids(examples.video_ids))
+    spans.update(spans_of(dataset_spec(job.dataset), files.annotations, examples.video_ids))
     text_checks.check_captions_per_video(report, split, examples, dataset=job.dataset)
     text_checks.check_captions(report, split, examples)
     text_checks.check_overlaps(report, split, examples, spans=spans)
@@ -132,8 +131,7 @@ def _check_store(
         return None
     try:
         store = FrameStore(path)
-        if job.dataset == "chvtt":
-            examples = match_store_ids(examples, store)
+        examples = match_store_ids(examples, store, prefix=dataset_spec(job.dataset).store_prefix)
         return store_checks.check_store(report, job.split, examples, store=store, sample=sample, spans=spans)
     except FrameStoreError as error:
         report.add("problem", job.split, "store", str(error))
@@ -157,11 +155,11 @@ def _check_pairs(
 
 def _language(args: argparse.Namespace) -> str:
     """The flag, else Chinese if the data set has it. All data sets of the run must have the language."""
-    languages = DATASETS[args.dataset].languages
+    languages = dataset_spec(args.dataset).languages
     language: str = args.language or ("chinese" if "chinese" in languages else languages[0])
     for name in (args.dataset, args.eval_dataset or args.dataset):
-        if language not in DATASETS[name].languages:
-            available = " and ".join(DATASETS[name].languages)
+        if language not in dataset_spec(name).languages:
+            available = " and ".join(dataset_spec(name).languages)
             raise UserError(f"--language {language}: {name} has captions in {available} only")
     return language
 
@@ -211,7 +209,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--dataset", choices=tuple(DATASETS), required=True)
+    add("--dataset", required=True, help=", ".join(DATASETS))
     add(
         "--data_dir",
         type=Path,
@@ -220,7 +218,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--language", choices=("chinese", "english"), help="[chinese if the data set has it]")
     add("--splits", nargs="+", choices=SPLITS, help="check only these; they must exist")
-    add("--eval_dataset", choices=tuple(DATASETS), help="use the test split of another data set")
+    add("--eval_dataset", help="use the test split of another data set")
     for side, what in (("train", "training"), ("eval", "test")):
         for field in ("annotations", "list", "store"):
             add(

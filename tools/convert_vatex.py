@@ -27,7 +27,7 @@ from common.atomic_files import check_target, write_text
 from common.errors import UserError, run_program
 from dataloaders.datasets.files import name_some, read_id_list
 from dataloaders.datasets.known_splits import identify
-from dataloaders.datasets.vatex import CAPTION_KEYS, read_entries
+from dataloaders.datasets.vatex import CAPTION_KEYS, SPEC, read_entries
 
 Merged = dict[str, dict[str, list[str]]]
 
@@ -119,7 +119,7 @@ def _coverage(merged: Merged, id_list: Path, *, language: str) -> str:
     text = f"{id_list}: {len(covered_ids):,} of {total:,} videos have {language} captions"
     if other_ids:
         text += f"; not: {name_some(other_ids)}"
-    split_list = identify("vatex", [*covered_ids, *other_ids])
+    split_list = identify(SPEC.name, [*covered_ids, *other_ids])
     return f"{text} [{split_list.name} list]" if split_list else text
 
 

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lmdb_path", type=Path, required=True, help="folder of the store")
     add("--json_path", type=Path, help="a table or JSON lines of the videos to store, or one id a line")
     add("--strict", action="store_true", help="end if several videos have one name, instead of taking one")
-    add("--num_frames", type=positive, default=30, help="frames a video (CHVTT: 48; default 30)")
+    add("--num_frames", type=positive, default=30, help="frames a video (default 30; docs/DATA.md)")
     add("--num_workers", type=positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
     add("--short_side", type=not_negative, default=256, help="pixels; 0 keeps the size (default 256)")
     add("--quality", type=int, default=95, choices=range(1, 101), metavar="1..100", help="JPEG (default 95)")

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,7 @@ if __name__ == "__main__":
 from common.arguments import ArgumentParser
 from common.atomic_files import write_json
 from common.errors import UserError, file_errors, run_program
-from tools.toy.annotations import Clip, DatasetPlan, Sizes, write_chvtt, write_msrvtt, write_vatex
+from tools.toy.annotations import WRITERS, Clip, Sizes
 from tools.toy.bert import write_toy_bert
 from tools.toy.drawing import write_clip
 
@@ -58,11 +58,6 @@ SIZES = {
     # For tools/demo.py --toy. An English model learned faster from many scenes, a Chinese one from few.
     "demo": Sizes(vatex_val=8, vatex_test=36, simple=("val", "test")),
     "demo_chinese": Sizes(vatex_train=320, vatex_val=8, vatex_test=36, simple=("train", "val", "test")),
-}
-WRITERS: dict[str, Callable[..., DatasetPlan]] = {
-    "msrvtt": write_msrvtt,
-    "vatex": write_vatex,
-    "chvtt": write_chvtt,
 }
 PARTS = (*WRITERS, "toy-bert")
 MARKER = "toy.json"

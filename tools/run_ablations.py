@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 from common.arguments import ArgumentParser
 from common.errors import EXIT_USER_ERROR, run_program
+from dataloaders.datasets import chvtt, msrvtt
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def real_command(variant: Variant) -> str:
 
 def toy_flags(variant: Variant, *, data_dir: Path, out: Path, extra: Sequence[str]) -> list[str]:
     """The command line of the variant on the toy data."""
-    dataset = "chvtt" if variant.job == "pretrain" else "msrvtt"
+    dataset = (chvtt if variant.job == "pretrain" else msrvtt).SPEC.name
     base = [flag for flag in ("--use_temp", "--use_frame_fea") if flag not in variant.leaves_out]
     queue = ["--contrast_num_negative", str(TOY_QUEUE), *FOUR_LOSSES] if variant.job == "pretrain" else []
     return [

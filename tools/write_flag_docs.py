@@ -21,6 +21,7 @@ if __name__ == "__main__":
 from common.arguments import ArgumentParser
 from common.atomic_files import write_text
 from common.errors import run_program
+from dataloaders.datasets.registry import DATASETS
 from engine.command_line import PROGRAMS, build_parser
 from engine.config import Config
 
@@ -39,7 +40,7 @@ evaluation as `config.eval.json`.
 - `--batch_size` counts the clips of one optimiser step over all ranks.
 - `--text_lr` is the rate of the text encoder, `--lr` times `--coef_lr` that of the image tower, `--lr`
   that of everything else.
-- `--dataset bird` is another name for `chvtt`.
+{aliases}
 """
 NOTES = {  # a line before the table of a group
     "run": "What a run writes: [RESULTS.md](RESULTS.md).",
@@ -57,7 +58,12 @@ def flag_page() -> str:
     for field in dataclasses.fields(Config):
         groups.setdefault(field.metadata["group"], []).append(field)
     sections = ("\n".join(_section(group, fields)) + "\n" for group, fields in groups.items())
-    return "\n".join([INTRO, *sections])
+    return "\n".join([INTRO.format(aliases=_aliases()), *sections])
+
+
+def _aliases() -> str:
+    names = [(alias, spec.name) for spec in DATASETS.values() for alias in spec.aliases]
+    return "\n".join(f"- `--dataset {alias}` is another name for `{name}`." for alias, name in names)
 
 
 def _section(group: str, fields: Sequence[dataclasses.Field[Any]]) -> Iterator[str]:

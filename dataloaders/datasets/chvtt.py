@@ -9,10 +9,12 @@ end token.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from dataloaders.datasets.files import FilePath, read_json_lines
+from dataloaders.datasets.files import FilePath, read_json_lines, repeated
+from dataloaders.datasets.spec import DatasetSpec, RepeatCheck, SplitSpec
 from dataloaders.examples import Examples, ExamplesBuilder
 
 STORE_PREFIX = "Video"
@@ -98,3 +100,42 @@ def _duration(record: dict[str, Any], where: Place) -> float | None:
     if not (math.isfinite(seconds) and seconds >= 0):
         raise UserError(f"{_named(where)}: 'duration' must be seconds, it is {record['duration']!r}")
     return seconds
+
+
+def _repeated_docids(path: Path) -> list[str]:
+    return repeated(str(record.get("docid")) for _, record in read_json_lines(path))
+
+
+def _queries(query_data: str, *, first_only: bool) -> SplitSpec:
+    return SplitSpec(
+        query_data,
+        None,
+        "query_lmdb",
+        lambda files, language: read_queries(files.annotations, language=language, first_only=first_only),
+        words=15,
+    )
+
+
+_VAL = _queries("query_data_val_bilingual.json", first_only=True)
+
+SPEC = DatasetSpec(
+    name="chvtt",
+    aliases=("bird",),
+    languages=("english", "chinese"),
+    splits={
+        "pretrain": SplitSpec(
+            "videoinfo_bilingual.json",
+            None,
+            "videoinfo_lmdb",
+            lambda files, language: read_pretrain(files.annotations, language=language),
+            words=45,
+            tag_words=25,
+            augments=True,
+            repeats=RepeatCheck(_repeated_docids, "each line adds a title to the same video"),
+        ).for_pretraining(),
+        "train": _queries("query_data_train_bilingual.json", first_only=False),
+        "val": _VAL,
+        "test": _VAL,
+    },
+    store_prefix=STORE_PREFIX,
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -187,6 +188,11 @@ def csv_rows(path: FilePath, *, column: WantedColumn = ID_COLUMN) -> Iterator[tu
     """("line 3", cells) of every row that is not blank, the header first; see `read_rows`."""
     with open_text(path) as file:
         yield from read_rows(file, str(path), column=column)
+
+
+def repeated(ids: Iterable[str]) -> list[str]:
+    """The ids that come more than once, each once."""
+    return [video_id for video_id, count in Counter(ids).items() if count > 1]
 
 
 def name_some(ids: Iterable[str], limit: int = 5) -> str:

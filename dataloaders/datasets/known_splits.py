@@ -14,117 +14,9 @@ from os import PathLike
 from pathlib import Path
 
 from dataloaders.datasets.files import name_some
+from dataloaders.datasets.registry import dataset_spec
+from dataloaders.datasets.spec import KnownList
 from dataloaders.examples import Examples
-
-
-@dataclass(frozen=True)
-class KnownSplit:
-    """A list of videos that papers use. `remark` is what users of the list must know."""
-
-    dataset: str
-    name: str
-    videos: int
-    sha256: str  # list_digest of its ids
-    serves: tuple[str, ...]  # the splits that it may be used for
-    remark: str = ""
-    pairs_sha256: str = ""  # pairs_digest, if the list is published with sentences
-
-
-_TRAINING = ("pretrain", "train")
-_HELD_OUT = ("val", "test")
-
-KNOWN_SPLITS = (
-    KnownSplit(
-        "msrvtt",
-        "JSFusion 1k-A test",
-        1_000,
-        "64462f74c95235d602a0a231e7f2125640ebbf3de0e226fbdd5e64f621c46d83",
-        _HELD_OUT,
-        pairs_sha256="d69752e478073bce2227b78bc9d47a54aabb27644a983d8e3d83af150c40fcad",
-    ),
-    KnownSplit(
-        "msrvtt",
-        "train 9k",
-        9_000,
-        "12e456ceab25905ffc585c4dfdf1d2972f563b63c317effdee7943bc84075ace",
-        _TRAINING,
-        "for the 1k-A test; holds 1,990 videos of the full test",
-    ),
-    KnownSplit(
-        "msrvtt",
-        "train 7k",
-        7_010,
-        "e63825a66cb7194c0502b86c4178dc1dc4b0e84bd47337b563d9f4cd58890596",
-        _TRAINING,
-        "the official training and validation videos together",
-    ),
-    KnownSplit(
-        "msrvtt",
-        "full train",
-        6_513,
-        "3824b98b962a59653d7191fee6b92eef5954374ae97ef284ed9a1f777c7e1825",
-        _TRAINING,
-    ),
-    KnownSplit(
-        "msrvtt",
-        "full val",
-        497,
-        "e58250844311d2323f43865e51e84f42b2862099f0df726d5a0df59f17f97f12",
-        _HELD_OUT,
-    ),
-    KnownSplit(
-        "msrvtt",
-        "full test",
-        2_990,
-        "e033df45731e025a1b7b4731ee3eddc400b6040c93fffd4ab3eb45a551f0526e",
-        _HELD_OUT,
-        "figures on it are not comparable with those on 1k-A",
-    ),
-    KnownSplit(
-        "vatex",
-        "published train",
-        25_991,
-        "b03ec83a23fa56c606fe17b14d1ed90612c3543beb206a3d5db9889d01e452bc",
-        _TRAINING,
-    ),
-    KnownSplit(
-        "vatex",
-        "published val",
-        1_500,
-        "77fde2983497b56959246411452a9c4587c66956449deafd12ab3e678bc85d21",
-        _HELD_OUT,
-    ),
-    KnownSplit(
-        "vatex",
-        "published test",
-        1_500,
-        "efc26b559080d66fa7c8d694e6b3b051378322a051ef35f22c8312c117849d8d",
-        _HELD_OUT,
-        "id for id CLIP2Video's HGR list",
-    ),
-    KnownSplit(
-        "vatex",
-        "random test1k5",
-        1_500,
-        "6ecb94ff2f4ca1a501a5488f551f5e28f3fbb8f7c8aadb04164772854b913556",
-        (),
-        "not the published test list: it shares 724 ids with that and 776 with the published val list, "
-        "so figures are not comparable",
-    ),
-)
-
-# (pattern of a list file's name, number of videos that such a name implies), by data set.
-_SIZES_BY_NAME: dict[str, tuple[tuple[str, int], ...]] = {
-    "msrvtt": (
-        (r"jsfusion", 1_000),
-        (r"\b9k\b", 9_000),
-        (r"\b7k\b", 7_010),
-        (r"train\.full", 6_513),
-        (r"val\.full", 497),
-        (r"test\.full", 2_990),
-    ),
-    "vatex": ((r"test1k5", 1_500),),
-}
 
 
 def list_digest(ids: Iterable[str]) -> str:
@@ -143,7 +35,7 @@ def pairs_digest(examples: Examples) -> str:
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 
-def has_other_sentences(split_list: KnownSplit | None, examples: Examples) -> bool:
+def has_other_sentences(split_list: KnownList | None, examples: Examples) -> bool:
     """Whether the list was published with sentences and `examples` have different ones.
 
     35 of the 1k-A sentences are spelled differently in MSR-VTT's own annotations, and a spreadsheet program
@@ -152,10 +44,10 @@ def has_other_sentences(split_list: KnownSplit | None, examples: Examples) -> bo
     return split_list is not None and split_list.pairs_sha256 not in ("", pairs_digest(examples))
 
 
-def identify(dataset: str, video_ids: Iterable[str]) -> KnownSplit | None:
+def identify(dataset: str, video_ids: Iterable[str]) -> KnownList | None:
     """The published list of exactly these videos, or None."""
     ids = set(video_ids)
-    candidates = [item for item in KNOWN_SPLITS if item.dataset == dataset and item.videos == len(ids)]
+    candidates = [item for item in dataset_spec(dataset).known_lists if item.videos == len(ids)]
     if not candidates:
         return None
     digest = list_digest(ids)
@@ -190,7 +82,7 @@ def describe_split(dataset: str, split: str, examples: Examples) -> str:
 
 
 def _published_lists(dataset: str, split: str) -> str:
-    names = [f"{s.name} {s.videos:,}" for s in KNOWN_SPLITS if s.dataset == dataset and split in s.serves]
+    names = [f"{s.name} {s.videos:,}" for s in dataset_spec(dataset).known_lists if split in s.serves]
     return f" ({', '.join(names)})" if names else ""
 
 
@@ -203,7 +95,7 @@ def name_mismatch(dataset: str, list_file: str | PathLike[str] | None, *, num_vi
     if list_file is None:
         return None
     name = Path(list_file).name.lower()
-    for pattern, expected in _SIZES_BY_NAME.get(dataset, ()):
+    for pattern, expected in dataset_spec(dataset).sizes_by_name:
         if re.search(pattern, name) and expected != num_videos:
             return f"{list_file}: lists {num_videos:,} videos, its name implies {expected:,}"
     return None

@@ -14,7 +14,6 @@ import numpy as np
 
 from common.errors import UserError
 from common.unicode_forms import unicode_forms
-from dataloaders.datasets.chvtt import STORE_PREFIX
 from dataloaders.datasets.files import name_some
 from dataloaders.examples import Examples, PackedStrings
 
@@ -104,19 +103,21 @@ def _stored_seconds(record: dict[str, Any]) -> float:
     return float(duration) if isinstance(duration, int | float) else float("nan")
 
 
-def match_store_ids(examples: Examples, store: VideoIndex) -> Examples:
-    """CHVTT examples with the ids that their store uses.
+def match_store_ids(examples: Examples, store: VideoIndex, *, prefix: str) -> Examples:
+    """Examples with the ids that their store uses: with `prefix`, as the reader gives them, or without it.
 
-    Published stores name a video `Video{docid}`; stores made from a list of bare docids name it `{docid}`.
-    The first 100 ids decide: if the store has none of them with the prefix but some without it, all ids lose
-    the prefix.
+    So CHVTT's published stores name a video `Video{docid}`, and stores made from a list of bare docids
+    `{docid}`. The first 100 ids decide: if the store has none of them with the prefix but some without it,
+    all ids lose the prefix.
     """
+    if not prefix:
+        return examples
     probes = list(islice(examples.video_ids, _PROBES))
     if any(video_id in store for video_id in probes):
         return examples
-    if not any(video_id.removeprefix(STORE_PREFIX) in store for video_id in probes):
+    if not any(video_id.removeprefix(prefix) in store for video_id in probes):
         return examples
-    bare = PackedStrings.from_iterable(video_id.removeprefix(STORE_PREFIX) for video_id in examples.video_ids)
+    bare = PackedStrings.from_iterable(video_id.removeprefix(prefix) for video_id in examples.video_ids)
     return replace(examples, video_ids=bare)
 
 

@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from common.languages import LANGUAGES, languages_of
-from dataloaders.datasets.registry import read_examples
+from dataloaders.datasets.registry import dataset_spec, read_examples
 from dataloaders.examples import Examples
 from dataloaders.frame_store.jpeg import Excess
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
-from engine.data import DEFAULT_WORDS, TEXT_WORDS, InputSpec
+from engine.data import InputSpec
 from engine.distributed.world import World
 from engine.input_files import bank_files
 from engine.loaders import evaluation_loader
@@ -46,7 +46,7 @@ def build_bank(config: Config, world: World, spec: InputSpec, language: str) -> 
         _NoFrames(),
         spec.tokenizer,
         view="captions",
-        max_words=spec.words(config.max_words, TEXT_WORDS.get((name, "test"), DEFAULT_WORDS)),
+        max_words=spec.words(config.max_words, dataset_spec(name).split("test").words),
         max_frames=config.max_frames,
         image_size=spec.image_size,
     )

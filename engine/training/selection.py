@@ -14,7 +14,7 @@ from typing import Any
 from common.atomic_files import write_json
 from common.errors import UserError
 from dataloaders.datasets.files import name_some
-from dataloaders.datasets.registry import read_test_ids
+from dataloaders.datasets.registry import dataset_spec, read_test_ids
 from dataloaders.datasets.splits import MissingVideos
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
@@ -136,7 +136,7 @@ class Selection:
             return build_held_out_data(config, world, self.spec, log, self.train)
         if config.select_on == "val":
             data = build_evaluation_data(config, world, self.spec, log, self._list("val"))
-            _refuse_trained_on(data.examples, self.train.dataset.examples)
+            _refuse_trained_on(config, data.examples, self.train.dataset.examples)
             return data
         return None
 
@@ -194,13 +194,14 @@ def write_best(output_dir: Path, *, epoch: int, value: float, select_on: str) ->
     write_json(output_dir / "best.json", content, durable=True)
 
 
-def _refuse_trained_on(validation: Examples, train: Examples) -> None:
+def _refuse_trained_on(config: Config, validation: Examples, train: Examples) -> None:
     shared = _shared(validation.video_ids, train.video_ids)
     if shared:
+        other_list = dataset_spec(config.dataset).list_without_validation
         raise UserError(
             f"--select_on val: {len(shared):,} of the {validation.num_videos:,} validation videos "
-            f"are trained on ({name_some(shared)}); give a --train_list without them (MSR-VTT: "
-            "MSRVTT_train.full.csv), or use --select_on held_out"
+            f"are trained on ({name_some(shared)}); give a --train_list without them"
+            f"{f' ({other_list})' if other_list else ''}, or use --select_on held_out"
         )
 
 

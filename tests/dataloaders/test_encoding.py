@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, warnings
 from pathlib import Path
-from dataloaders.datasets.registry import SPLITS, default_files, read_examples
+from dataloaders.datasets.registry import default_files, read_examples
+from dataloaders.datasets.spec import SPLITS
 from modules.backbones.tokenizers import ChineseTokenizer, ClipTokenizer
 
 warnings.filterwarnings("error", category=EncodingWarning, module=r"dataloaders\\.")

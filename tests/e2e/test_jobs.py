@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import LANGUAGES
+from dataloaders.datasets.registry import DATASETS
 from tests.e2e.conftest import Toy
 
 Results = Callable[[Path], list[dict[str, Any]]]
 JOBS = [
     (job, dataset, language)
     for job in ("pretrain", "train", "eval")
-    for dataset, languages in LANGUAGES.items()
-    for language in languages
+    for dataset, spec in DATASETS.items()
+    for language in spec.languages
 ]
 
 

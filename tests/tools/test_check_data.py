@@ -342,11 +342,17 @@ def test_nothing_to_check_is_a_usage_error(
     assert message in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("argv", [[], ["--dataset", "msvd"], ["--dataset", "vatex", "--sample", "-1"]])
+@pytest.mark.parametrize("argv", [[], ["--dataset", "vatex", "--sample", "-1"]])
 def test_wrong_flags(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(argv)
     assert stopped.value.code == 2
+
+
+def test_an_unknown_data_set_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, argv in (("--dataset", []), ("--eval_dataset", ["--dataset", "vatex"])):
+        assert main([*argv, flag, "x"]) == 2
+        assert f"error: {flag} x: choose from msrvtt, vatex" in capsys.readouterr().err
 
 
 def test_it_runs_as_a_program(tmp_path: Path) -> None:

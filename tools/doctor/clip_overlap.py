@@ -1,7 +1,7 @@
 """Clips of the same source video, and clips that overlap in time.
 
-Two clips of one source can show the same scene under two ids. VATEX ids have the form SOURCE_SSSSSS_EEEEEE
-(seconds); MSR-VTT's annotations have `url`, `start time` and `end time` of every video.
+Two clips of one source can show the same scene under two ids. The ids of some data sets name the part
+(video/clip_ids.py), the annotations of others have it (`DatasetSpec.read_spans`).
 """
 
 from __future__ import annotations
@@ -9,31 +9,24 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from dataloaders.datasets.files import read_json
+from dataloaders.datasets.spec import DatasetSpec
 from video.clip_ids import Part, parse_clip_id
 
 
+def spans_of(spec: DatasetSpec, annotations: Path, video_ids: Iterable[str]) -> dict[str, Part]:
+    """The spans that the data set tells, by its ids or its annotations (if the file exists)."""
+    if spec.ids_are_parts:
+        return spans_of_ids(video_ids)
+    if not annotations.exists():
+        return {}
+    return {video_id: Part(*span) for video_id, span in spec.read_spans(annotations).items()}
+
+
 def spans_of_ids(video_ids: Iterable[str]) -> dict[str, Part]:
-    """The spans of ids in VATEX's form; other ids are left out."""
+    """The spans of ids that name a part of a video; other ids are left out."""
     clips = ((video_id, parse_clip_id(video_id)) for video_id in video_ids)
     return {video_id: clip for video_id, clip in clips if clip}
-
-
-def spans_of_msrvtt(annotations: Path) -> dict[str, Part]:
-    """The spans of `videos` in MSRVTT_data.json; entries without url or times are left out."""
-    content = read_json(annotations)
-    videos = content.get("videos", []) if isinstance(content, dict) else []
-    entries = ((video, _msrvtt_span(video)) for video in videos if isinstance(video, dict))
-    return {str(video.get("video_id")): span for video, span in entries if span}
-
-
-def _msrvtt_span(video: Mapping[str, Any]) -> Part | None:
-    url, start, end = video.get("url"), video.get("start time"), video.get("end time")
-    if not url or not isinstance(start, int | float) or not isinstance(end, int | float):
-        return None
-    return Part(str(url), float(start), float(end))
 
 
 def overlapping_pairs(spans: Mapping[str, Part], ids: Iterable[str]) -> list[tuple[str, str]]:

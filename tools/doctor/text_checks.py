@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from common.errors import file_errors
 from common.visible_text import invisible_characters, visible_text
-from dataloaders.datasets.files import csv_columns, listed_ids, read_json, read_json_lines
+from dataloaders.datasets.files import csv_columns, listed_ids, repeated
 from dataloaders.datasets.known_splits import (
     describe_split,
     has_other_sentences,
@@ -21,13 +20,12 @@ from dataloaders.datasets.known_splits import (
     name_mismatch,
     normalize_text,
 )
-from dataloaders.datasets.registry import SplitFiles
+from dataloaders.datasets.registry import dataset_spec
+from dataloaders.datasets.spec import SplitFiles
 from dataloaders.examples import Examples
 from tools.doctor.clip_overlap import overlapping_pairs, shared_sources
 from tools.doctor.report import Report
 from video.clip_ids import Part
-
-CAPTIONS_PER_VIDEO = {"msrvtt": 20, "vatex": 10}  # in one language
 
 _NUMBER = re.compile(r"[+-]?\d[\d.,]*(e[+-]?\d+)?%?", re.IGNORECASE)
 _MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "null", "none", "nil", "nat", "undefined", "-", "?"}
@@ -58,17 +56,11 @@ def check_split_list(
 
 def check_annotation_ids(report: Report, split: str, annotations: Path, *, dataset: str) -> None:
     """Report repeated videos in the annotation file, which the reader does not notice."""
-    if dataset == "vatex":
-        repeated, consequence = _repeated_keys(annotations), "the last entry counts"
-    elif dataset == "msrvtt":
-        repeated, consequence = _repeated_videos(annotations), "as two entries of 'videos'"
-    elif split == "pretrain":
-        repeated, consequence = _repeated_docids(annotations), "each line adds a title to the same video"
-    else:
-        return
-    if repeated:
-        message = f"{annotations}: videos that come more than once ({consequence}): {len(repeated):,}"
-        report.add("problem", split, "duplicate-annotation", message, count=len(repeated), some=repeated)
+    check = dataset_spec(dataset).split(split).repeats
+    found = check.find(annotations) if check else []
+    if check and found:
+        message = f"{annotations}: videos that come more than once ({check.meaning}): {len(found):,}"
+        report.add("problem", split, "duplicate-annotation", message, count=len(found), some=found)
 
 
 def check_captions_per_video(report: Report, split: str, examples: Examples, *, dataset: str) -> None:
@@ -76,7 +68,7 @@ def check_captions_per_video(report: Report, split: str, examples: Examples, *, 
     counts = np.bincount(examples.video_of_caption, minlength=examples.num_videos)
     least, most = int(counts.min()), int(counts.max())
     report.fact(split, "captions a video", f"{least:,}" if least == most else f"{least:,} to {most:,}")
-    split_list, usual = identify(dataset, examples.video_ids), CAPTIONS_PER_VIDEO.get(dataset)
+    split_list, usual = identify(dataset, examples.video_ids), dataset_spec(dataset).captions_per_video
     if split_list is None or split_list.pairs_sha256 or usual is None:
         return
     others = [video_id for video_id, count in zip(examples.video_ids, counts, strict=True) if count != usual]
@@ -171,39 +163,13 @@ def check_leaks(
 
 
 def _check_list_file(report: Report, split: str, path: Path) -> None:
-    repeated = _repeated(listed_ids(path))
+    found = repeated(listed_ids(path))
     # A list with sentences may have several of one video.
-    if repeated and "sentence" not in csv_columns(path):
-        message = f"{path}: videos listed more than once: {len(repeated):,}"
-        report.add("warning", split, "duplicate-listed", message, count=len(repeated), some=repeated)
+    if found and "sentence" not in csv_columns(path):
+        message = f"{path}: videos listed more than once: {len(found):,}"
+        report.add("warning", split, "duplicate-listed", message, count=len(found), some=found)
 
 
 def _has_bom(path: Path) -> bool:
     with file_errors(path), open(path, "rb") as file:
         return file.read(3) == _BOM
-
-
-def _repeated(ids: Iterable[str]) -> list[str]:
-    return [video_id for video_id, count in Counter(ids).items() if count > 1]
-
-
-def _repeated_keys(path: Path) -> list[str]:
-    """Repeated keys of the outermost object of a JSON file; a parser silently keeps the last one."""
-    repeated: list[str] = []
-
-    def collect(pairs: list[tuple[str, Any]]) -> bool:
-        # Called for inner objects first, so the result of the outermost object remains.
-        repeated[:] = _repeated(key for key, _ in pairs)
-        return True
-
-    return repeated if read_json(path, object_pairs_hook=collect) is True else []
-
-
-def _repeated_videos(path: Path) -> list[str]:
-    content = read_json(path)
-    videos = content.get("videos", []) if isinstance(content, dict) else []
-    return _repeated(str(video.get("video_id")) for video in videos if isinstance(video, dict))
-
-
-def _repeated_docids(path: Path) -> list[str]:
-    return _repeated(str(record.get("docid")) for _, record in read_json_lines(path))

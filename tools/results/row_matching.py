@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.errors import UserError
 from common.languages import BILINGUAL
+from dataloaders.datasets.registry import DEFAULT_DATASET
 from tools.results.published import Published, PublishedRow
 from tools.results.run_folders import Run, Settings, settings_beside
 
@@ -77,18 +78,18 @@ def size_problem(run: Run, row: PublishedRow, published: Published) -> str | Non
 
 
 def _origin(config: Settings) -> tuple[str, bool]:
-    """(table, pre-trained on CHVTT or not) of the run with this `config`."""
+    """(table, pre-trained as published or not) of the run with this `config`."""
     if config["do_pretrain"]:
-        if config["dataset"] != "chvtt":
+        if config["dataset"] != DEFAULT_DATASET:
             raise UnplacedError(
-                f"pre-trained on {config['dataset']}; the published rows are on chvtt{_GIVE_ROW}"
+                f"pre-trained on {config['dataset']}; the published rows are on {DEFAULT_DATASET}{_GIVE_ROW}"
             )
         return "zero-shot", True
     checkpoint = config["init_model"]
     before = settings_beside(checkpoint)
     if config["do_train"]:
-        if before is not None and not (before["do_pretrain"] and before["dataset"] == "chvtt"):
-            raise UnplacedError(f"{checkpoint} was not pre-trained on chvtt{_GIVE_ROW}")
+        if before is not None and not (before["do_pretrain"] and before["dataset"] == DEFAULT_DATASET):
+            raise UnplacedError(f"{checkpoint} was not pre-trained on {DEFAULT_DATASET}{_GIVE_ROW}")
         return "fine-tune", checkpoint is not None
     if checkpoint is None:
         raise UnplacedError(

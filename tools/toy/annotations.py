@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,13 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     _write_store_list(folder / "query_videos.jsonl", [clip.path.stem for clip in query_clips])
     texts = 4 * len(infos) + 2 * (sizes.chvtt_query_train + sizes.chvtt_query_val + len(query_clips))
     return DatasetPlan(clips + query_clips, texts)
+
+
+WRITERS: dict[str, Callable[..., DatasetPlan]] = {
+    "msrvtt": write_msrvtt,
+    "vatex": write_vatex,
+    "chvtt": write_chvtt,
+}
 
 
 def _scenes(dataset: str, split: str, count: int, *, seed: int, simple: Sequence[str] = ()) -> list[Scene]:

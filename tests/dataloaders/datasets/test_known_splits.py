@@ -5,11 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from dataloaders.datasets import known_splits
 from dataloaders.datasets.files import read_csv
 from dataloaders.datasets.known_splits import (
-    KNOWN_SPLITS,
-    KnownSplit,
     describe_split,
     identify,
     is_published_test,
@@ -18,7 +15,8 @@ from dataloaders.datasets.known_splits import (
     name_mismatch,
     pairs_digest,
 )
-from dataloaders.datasets.registry import DATASETS, SPLITS
+from dataloaders.datasets.registry import DATASETS
+from dataloaders.datasets.spec import SPLITS, KnownList
 from dataloaders.examples import Examples, ExamplesBuilder
 from tests.dataloaders.toy import REALDATA
 
@@ -74,9 +72,10 @@ def test_the_two_test_lists_of_vatex_are_told_apart() -> None:
 
 
 def test_every_entry_names_a_data_set_and_splits() -> None:
-    assert len({known.sha256 for known in KNOWN_SPLITS}) == len(KNOWN_SPLITS) == len(REAL_LISTS)
-    for known in KNOWN_SPLITS:
-        assert known.dataset in DATASETS and set(known.serves) <= set(SPLITS)
+    lists = [known for spec in DATASETS.values() for known in spec.known_lists]
+    assert len({known.sha256 for known in lists}) == len(lists) == len(REAL_LISTS)
+    for known in lists:
+        assert set(known.serves) <= set(SPLITS)
         assert len(known.sha256) == 64 and known.videos > 0
 
 
@@ -95,10 +94,12 @@ def test_results_are_comparable_on_a_published_test_list_alone(monkeypatch: pyte
     whole = of([("v0", "a"), ("v1", "b")])
     digest = list_digest(["v0", "v1"])
     for serves, expected in ((("val", "test"), True), (("train",), False)):
-        known = KnownSplit("msrvtt", "small", 2, digest, serves, pairs_sha256=pairs_digest(whole))
-        monkeypatch.setattr(known_splits, "KNOWN_SPLITS", (known,))
+        known = KnownList("small", 2, digest, serves, pairs_sha256=pairs_digest(whole))
+        spec = replace(DATASETS["msrvtt"], known_lists=(known,))
+        monkeypatch.setitem(DATASETS, "msrvtt", spec)
         assert is_published_test("msrvtt", whole) is expected
-    monkeypatch.setattr(known_splits, "KNOWN_SPLITS", (replace(known, serves=("test",)),))
+    known = replace(known, serves=("test",))
+    monkeypatch.setitem(DATASETS, "msrvtt", replace(spec, known_lists=(known,)))
     assert not is_published_test("msrvtt", of([("v0", "a"), ("v1", "another")]))
     assert not is_published_test("msrvtt", of([("v0", "a"), ("v2", "b")]))
     assert not is_published_test("vatex", whole)

@@ -1,3 +1,5 @@
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,15 +9,16 @@ import pytest
 from common.errors import UserError
 from dataloaders.datasets.registry import (
     DATASETS,
-    SPLITS,
-    VALIDATION,
-    SplitFiles,
+    dataset_spec,
     default_files,
     read_examples,
     read_test_ids,
+    zero_shot_dataset,
 )
+from dataloaders.datasets.spec import SPLITS, VALIDATION, SplitFiles
 from tests.dataloaders.toy import REALDATA, write_json, write_lines
 
+ROOT = Path(__file__).resolve().parents[3]
 CASES = [
     (dataset, split, language)
     for dataset, spec in DATASETS.items()
@@ -51,8 +54,46 @@ def write_all(folder: Path) -> None:
 def test_flags_can_be_checked_without_heavy_imports() -> None:
     code = "import sys, dataloaders.datasets.registry; "
     code += "print({'torch', 'torchvision', 'transformers', 'pandas', 'cv2', 'lmdb'} & set(sys.modules))"
-    root = Path(__file__).resolve().parents[3]
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True) == "set()\n"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "set()\n"
+
+
+def texts_of(path: Path) -> list[str]:
+    """The string literals of a file, docstrings left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    bodies = [node.body[0] for node in ast.walk(tree) if isinstance(node, described) and node.body]
+    docstrings = {id(first.value) for first in bodies if isinstance(first, ast.Expr)}
+    return [string.value for string in strings if id(string) not in docstrings]
+
+
+def test_only_the_files_of_the_data_sets_name_them() -> None:
+    names = [name for spec in DATASETS.values() for name in (spec.name, *spec.aliases)]
+    named = re.compile(rf"\b({'|'.join(names)})\b", re.IGNORECASE)
+    packages = ("common", "modules", "dataloaders", "video", "engine", "search", "demo", "tools")
+    home = (ROOT / "dataloaders" / "datasets", ROOT / "tools" / "toy")  # readers, and writers of toy forms
+    for path in (path for package in packages for path in (ROOT / package).rglob("*.py")):
+        if path.parent not in home:
+            found = [text for text in texts_of(path) if named.search(text)]
+            assert not found, f"{path}: ask its DatasetSpec"
+
+
+def test_names_and_aliases_are_found_and_are_no_one_elses() -> None:
+    names = [name for spec in DATASETS.values() for name in (spec.name, *spec.aliases)]
+    assert len(set(names)) == len(names)
+    assert dataset_spec("bird") is DATASETS["chvtt"]
+    for language, dataset in (("english", "msrvtt"), ("chinese", "vatex"), ("bilingual", "vatex")):
+        assert zero_shot_dataset(language) == dataset  # as published
+        assert [spec.name for spec in DATASETS.values() if language in spec.zero_shot_for] == [dataset]
+
+
+def test_words_and_clip_lengths_are_the_published_ones() -> None:
+    for name, spec in DATASETS.items():
+        for split, part in spec.splits.items():
+            words = 32 if name != "chvtt" else 45 if split == "pretrain" else 15
+            assert part.words == words and part.duration_factor == (0.3 if split == "pretrain" else 0.5)
+            tagged = (name, split) == ("chvtt", "pretrain")
+            assert part.tag_words == (25 if tagged else None) and part.augments == tagged
 
 
 def test_every_data_set_has_every_split() -> None:

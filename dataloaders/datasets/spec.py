@@ -1,0 +1,137 @@
+"""What a data set is to the programs: `DatasetSpec`. The file of each data set ends with its own.
+
+Importing this file is cheap (numpy at most), because flags are checked before torch is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import UserError
+from dataloaders.datasets.files import read_id_list
+from dataloaders.examples import Examples
+
+SPLITS = ("pretrain", "train", "val", "test")
+VALIDATION = "validation"  # see DatasetSpec.validation
+TRAINING, HELD_OUT = ("pretrain", "train"), ("val", "test")
+DEFAULT_WORDS = 32
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Paths of one split's files. `list` is None if the annotations alone define the videos of the split."""
+
+    annotations: Path
+    list: Path | None
+    store: Path
+
+    def required_list(self) -> Path:
+        """`list`. Raises `UserError` if there is none."""
+        if self.list is None:
+            raise UserError(f"{self.annotations}: a file that lists the videos of the split is needed too")
+        return self.list
+
+
+class Span(NamedTuple):
+    """Seconds `start` to `end` of the video `source`, which a clip shows."""
+
+    source: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class RepeatCheck:
+    """How the data doctor finds ids that an annotation file repeats, and what a repeated one means."""
+
+    find: Callable[[Path], list[str]]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """One split: file names in its data set's folder, its reader, and how its samples are made.
+
+    `read` (files, language) -> examples. `words` and `tag_words` are the tokens of a caption and of its tag,
+    None without tags; --max_words replaces both. `duration_factor` is in frames a second, for
+    --frame_sample_len dynamic. `augments`: pre-training changes crops and colours of its frames.
+    """
+
+    annotations: str
+    list: str | None
+    store: str
+    read: Callable[[SplitFiles, str], Examples]
+    words: int = DEFAULT_WORDS
+    tag_words: int | None = None
+    duration_factor: float = 0.5
+    augments: bool = False
+    repeats: RepeatCheck | None = None
+
+    def for_pretraining(self) -> SplitSpec:
+        """The split with the published clip lengths of pre-training."""
+        return replace(self, duration_factor=0.3)
+
+
+@dataclass(frozen=True)
+class KnownList:
+    """A list of videos that papers use. `remark` is what users of the list must know."""
+
+    name: str
+    videos: int
+    sha256: str  # list_digest of its ids
+    serves: tuple[str, ...]  # the splits that it may be used for
+    remark: str = ""
+    pairs_sha256: str = ""  # pairs_digest, if the list is published with sentences
+
+
+def _ids_alone(path: Path) -> tuple[list[str], bool]:
+    return read_id_list(path), False
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """All that is particular to one data set; `name` is that of its folder under --data_dir too.
+
+    - `validation`: the videos that --select_on val chooses a checkpoint with. They are never the test
+      videos; None if the data set has no such list. `list_without_validation`: a training list without them.
+    - `zero_shot_for`: values of --language for which pre-training is evaluated on this data set.
+    - `read_list` (file) -> (video ids of a list, whether it holds their captions too).
+    - `known_lists`, and `sizes_by_name`: (pattern of a list file's name, videos that such a name implies).
+    - `captions_per_video`: of the published lists, in one language; None if it varies.
+    - `store_prefix`: frame stores may name a video with or without it.
+    - `ids_are_parts`: ids end with start and end in seconds (video/clip_ids.py). `read_spans` reads the parts
+      of source videos from an annotation file instead.
+    """
+
+    name: str
+    languages: tuple[str, ...]
+    splits: Mapping[str, SplitSpec]
+    validation: SplitSpec | None = None
+    aliases: tuple[str, ...] = ()
+    zero_shot_for: tuple[str, ...] = ()
+    list_without_validation: str = ""
+    read_list: Callable[[Path], tuple[list[str], bool]] = _ids_alone
+    known_lists: tuple[KnownList, ...] = ()
+    sizes_by_name: tuple[tuple[str, int], ...] = ()
+    captions_per_video: int | None = None
+    store_prefix: str = ""
+    ids_are_parts: bool = False
+    read_spans: Callable[[Path], Mapping[str, Span]] = field(default=lambda _: {})
+
+    def split(self, name: str) -> SplitSpec:
+        """A split of `SPLITS`, or `VALIDATION`. Raises `UserError` if there is no validation list."""
+        if name == VALIDATION:
+            if self.validation is None:
+                raise UserError(
+                    f"--select_on val: {self.name} has no validation list; --select_on held_out needs none"
+                )
+            return self.validation
+        assert name in SPLITS, name
+        return self.splits[name]
+
+    @property
+    def has_tags(self) -> bool:
+        return any(split.tag_words is not None for split in self.splits.values())
