@@ -35,6 +35,7 @@ from demo.schemas import (
 from demo.throttling import WaitingLine
 from demo.uploads import SearchForm, read_form, saved_files
 from search import Retriever, SearchResults, VideoIndex, VideoRecord
+from search.index_format import kind_of
 
 Result = TypeVar("Result")
 VideoId = Annotated[
@@ -198,6 +199,7 @@ class Api:
             hits=[HitAnswer.model_validate(shown) for shown in content["hits"]],
             remarks=content["remarks"],
             seconds=content["seconds"],
+            model=content["model"],
         )
 
     # Videos
@@ -246,6 +248,7 @@ class Api:
             return HealthAnswer(
                 videos=len(self._index),
                 language=config.language,
+                model=kind_of(self._retriever.identity),
                 engine=self._engine,
                 frames=self._retriever.frames,
                 width=self._retriever.width,

@@ -19,7 +19,7 @@ from common.errors import UserError
 from dataloaders.transforms import FrameSize, resize_and_crop
 from search import Retriever
 from search.clips import Clip, ClipError, clip_of_job, picture_of_file, video_job
-from search.retriever import EncodedVideo
+from search.encoder import EncodedVideo
 from video.sample import Job, run_job
 from video.sampling import VideoError
 from video.streams import choose_stream

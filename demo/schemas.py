@@ -107,6 +107,7 @@ class SearchAnswer(BaseModel):
     hits: list[HitAnswer] = Field(description="Best first")
     remarks: list[str] = Field(description="Messages for the user, for example that a text was cut off")
     seconds: float = Field(description="Duration of the search")
+    model: str = Field(description="zero-shot: a published model as it is; trained: a checkpoint")
 
 
 class VideoAnswer(BaseModel):
@@ -128,6 +129,7 @@ class HealthAnswer(BaseModel):
     status: str = "ok"
     videos: int
     language: str = Field(description="Of the model: english, chinese or bilingual")
+    model: str = Field(description="zero-shot: a published model as it is; trained: a checkpoint")
     engine: str = Field(description="The engine that proposes candidates")
     frames: int = Field(description="Frames of a video that the model saw")
     width: int = Field(description="Of the vectors")

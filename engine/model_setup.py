@@ -37,23 +37,30 @@ class MessageLog(Protocol):
     def warning(self, message: str, /) -> None: ...
 
 
-def build_model(config: Config, log: MessageLog) -> DualEncoder:
-    """The model of this run. Raises `UserError` naming the weights that are absent or do not fit."""
+def request_of(config: Config, *, pretrained: bool = True) -> Request:
+    """What `build_backbone` needs to know of a run's settings."""
+    return Request(
+        config.clip_model,
+        config.clip_weights,
+        pretrained=pretrained,
+        tokenizer=config.tokenizer or None,
+        image_size=config.image_size,
+        patch_dropout=config.patch_dropout,
+        cache_dir=config.cache_dir or None,
+    )
+
+
+def build_model(config: Config, log: MessageLog, backbone: Backbone | None = None) -> DualEncoder:
+    """The model of this run, on a `backbone` that is built already or on that of the settings.
+
+    Raises `UserError` naming the weights that are absent or do not fit.
+    """
     # A checkpoint holds every encoder weight or is refused, so the pre-trained weights are not needed then.
     pretrained = config.init_model is None
     to_start = _languages_to_start(config)
     cache_dir = config.cache_dir or None
-    backbone = build_backbone(
-        Request(
-            config.clip_model,
-            config.clip_weights,
-            pretrained=pretrained or "english" in to_start,
-            tokenizer=config.tokenizer or None,
-            image_size=config.image_size,
-            patch_dropout=config.patch_dropout,
-            cache_dir=cache_dir,
-        )
-    )
+    if backbone is None:
+        backbone = build_backbone(request_of(config, pretrained=pretrained or "english" in to_start))
     head = build_head(HeadOptions.of(vars(config)), backbone.embed_dim)
     visual = VideoEncoder(
         backbone.image,

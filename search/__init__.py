@@ -1,8 +1,8 @@
-"""Search any folder of videos with a trained model: by words, by a picture, by a clip.
+"""Search any folder of videos, with a published or a trained model: by words, by a picture, by a clip.
 
     from search import Retriever, VideoIndex, index_videos
 
-    retriever = Retriever.from_checkpoint("ckpts/msrvtt/pytorch_model.bin.4")  # with its config.json
+    retriever = Retriever.from_pretrained()  # a published model; .from_checkpoint(PATH) loads a trained one
     texts = retriever.encode_text(["a man is singing"])        # float32 [1, D], length 1
     clip = retriever.encode_video("my_videos/concert.mp4")     # .video [D], .frames [F, D], .times [F]
     index_videos(retriever, "my_index", video_dir="my_videos") # again later: only what is new or changed

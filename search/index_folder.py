@@ -16,7 +16,7 @@ import numpy as np
 
 from search.catalog import Catalog
 from search.engines import CandidateEngine, open_engine
-from search.index_format import DTYPE, VideoIndexError, VideoRecord, feature_paths, read_settings
+from search.index_format import DTYPE, VideoIndexError, VideoRecord, feature_paths, kind_of, read_settings
 from search.rows import FeatureRows
 
 
@@ -212,7 +212,9 @@ def map_features(
 
 def differing(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """Which settings differ between two models' records, in words."""
-    others = ("hash", "path", "settings")  # of the settings, those that count are listed by themselves
+    if kind_of(theirs) != kind_of(ours):
+        return f"{kind_of(theirs)} {theirs['path']} there, {kind_of(ours)} {ours['path']} here"
+    others = ("hash", "path", "settings", "kind")  # settings that count are listed by themselves
     names = [name for name in ours if name not in others and theirs.get(name) != ours[name]]
     return ", ".join(f"{name} {_short(theirs.get(name))} there, {_short(ours[name])} here" for name in names)
 

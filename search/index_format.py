@@ -8,6 +8,7 @@ the files for users.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,17 @@ DTYPE = "float16"
 ENGINES = ("faiss", "qdrant", "exact")
 FAISS_KINDS = ("auto", "flat", "sq8", "hnsw")
 THUMBNAILS = ("all", "one", "none")
+# The one word that says where a result comes from: a published model as it is, or a checkpoint of training.
+ZERO_SHOT, TRAINED = "zero-shot", "trained"
 
 
 class VideoIndexError(UserError):
     """An index folder cannot be used; the message names it and says what would be right."""
+
+
+def kind_of(model: Mapping[str, Any]) -> str:
+    """`ZERO_SHOT` or `TRAINED`, of the record of a model; those of former versions are all trained."""
+    return str(model.get("kind", TRAINED))
 
 
 def missing_package(package: str) -> UserError:

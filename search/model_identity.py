@@ -20,6 +20,7 @@ from engine.saved_settings import check_settings, disagreements, read_saved_sett
 from modules.backbones.hub import holds_model, model_folder
 from modules.backbones.request import HUB_PREFIX
 from modules.heads.registry import head_class
+from search.index_format import TRAINED
 
 logger = logging.getLogger(__name__)
 # Settings that change the features of a video or a text.
@@ -97,7 +98,8 @@ def identity_of(config: Config) -> dict[str, Any]:
         record |= {name: getattr(config, name) for name in ("head", "head_padding")}
     record["clip_model"] = Path(config.clip_model).name  # a JSON file may be elsewhere on another machine
     text = json.dumps(record, sort_keys=True)
-    return {**record, "hash": hashlib.sha256(text.encode()).hexdigest(), "path": config.init_model}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {**record, "hash": digest, "path": config.init_model, "kind": TRAINED}
 
 
 def settings_record(config: Config) -> dict[str, Any]:

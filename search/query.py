@@ -33,11 +33,12 @@ class CleanText:
     remarks: tuple[str, ...] = ()
 
 
-def clean_text(text: str, *, language: str, name: str = "query") -> CleanText:
+def clean_text(text: str, *, language: str | None, name: str = "query") -> CleanText:
     """`text` as it is seen (`visible_text`); a remark if it is in another language.
 
-    `language` is the model's, "english", "chinese" or "bilingual"; messages call the text `name`. Raises
-    `QueryError` if `text` is no text, too long or has no visible characters.
+    `language` is the model's, "english", "chinese" or "bilingual", None for a model of many languages;
+    messages call the text `name`. Raises `QueryError` if `text` is no text, too long or has no visible
+    characters.
     """
     if len(check_text(text, name)) > MAX_QUERY_CHARACTERS:
         raise QueryError(f"the {name} has {len(text):,} characters; give at most {MAX_QUERY_CHARACTERS:,}")
@@ -47,10 +48,12 @@ def clean_text(text: str, *, language: str, name: str = "query") -> CleanText:
     return CleanText(cleaned, _language_remarks(cleaned, language, name=name))
 
 
-def _language_remarks(text: str, language: str, *, name: str) -> tuple[str, ...]:
+def _language_remarks(text: str, language: str | None, *, name: str) -> tuple[str, ...]:
     letters = [c for c in text if c.isalpha()]
     if not letters:
         return (f"the {name} has no letters: the results may be poor",)
+    if language is None:
+        return ()
     counts = {
         "chinese": sum(unicodedata.name(c, "").startswith("CJK ") for c in letters),
         "english": sum(unicodedata.name(c, "").startswith("LATIN ") for c in letters),

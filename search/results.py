@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from search.index_format import TRAINED
+
 
 def clock(seconds: float, *, tenths: bool) -> str:
     """Seconds as players show them: "1:02:03", with tenths "1:02:03.5"."""
@@ -54,11 +56,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchResults:
-    """Hits, best first; remarks to show to the user; the time of the search in seconds."""
+    """Hits, best first; remarks to show to the user; the time of the search in seconds.
+
+    `model`: "zero-shot" for a published model as it is, "trained" for a checkpoint.
+    """
 
     hits: tuple[Hit, ...]
     remarks: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
+    model: str = TRAINED
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)
@@ -71,4 +77,5 @@ class SearchResults:
         hits = [asdict(hit) for hit in self.hits]
         if not paths:
             hits = [{name: value for name, value in hit.items() if name != "path"} for hit in hits]
-        return {"hits": hits, "remarks": list(self.remarks), "seconds": round(self.seconds, 4)}
+        whole = {"hits": hits, "remarks": list(self.remarks), "seconds": round(self.seconds, 4)}
+        return {**whole, "model": self.model}

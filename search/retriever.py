@@ -1,6 +1,6 @@
-"""`Retriever`: a trained model that encodes texts, videos and pictures, and searches an index with them.
+"""`Retriever`: a model that encodes texts, videos and pictures, and searches an index with them.
 
-B inputs, D joint width, F frames a video, S pixels a side. All vectors have length 1.
+D joint width. All vectors have length 1.
 """
 
 from __future__ import annotations
@@ -10,34 +10,37 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common.errors import UserError
-from common.languages import LANGUAGES, language_of, languages_of
+from common.languages import LANGUAGES
 from dataloaders.datasets.registry import dataset_spec
-from dataloaders.tokenization import Tokenizer, TokenizerPair, tokenizer_of
-from dataloaders.transforms import FrameSize, resize_and_crop
+from dataloaders.tokenization import tokenizer_of
 from engine.config import Config
 from engine.data import input_spec
 from engine.distributed.device import default_device
 from engine.model_setup import build_model
-from modules.dual_encoder import DualEncoder
-from modules.heads.head import SimilarityHead
-from modules.numerics import l2_normalize
+from modules.backbones.backbone import Backbone
+from search.encoder import Encoder, unit
 from search.index_folder import VideoIndex
-from search.index_format import VideoIndexError, read_settings
+from search.index_format import ZERO_SHOT, VideoIndexError, kind_of, read_settings
 from search.model_identity import identity_of, model_config, model_of_index, settings_record
+from search.models.pretrained import (
+    DEFAULT_MODEL,
+    loading_errors,
+    named_model,
+    pretrained_identity,
+    pretrained_of_index,
+    pretrained_settings,
+)
 from search.query import (
     EXCLUDE_WEIGHT,
     QueryError,
     check_frame_weight,
-    check_path,
     check_text,
     check_top,
     check_top_frames,
@@ -48,40 +51,10 @@ from search.results import SearchResults
 from search.searching import find
 
 CANDIDATES = 2400  # rows of each view whose exact score is computed
-_TEXTS_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class EncodedVideo:
-    """`video` [D] and `frames` [F, D], float32; `times` seconds of the frames; `duration` seconds."""
-
-    video: np.ndarray
-    frames: np.ndarray
-    times: tuple[float | None, ...]
-    duration: float | None
-
-
-class Retriever:
-    """A model with its tokenizer, in evaluation mode. Make one by `from_checkpoint` or `for_index`."""
-
-    def __init__(
-        self,
-        model: DualEncoder,
-        tokenizer: Tokenizer | TokenizerPair,
-        *,
-        config: Config,
-        identity: dict[str, Any],
-        image_size: FrameSize,
-        max_words: int,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.device = torch.device(device)
-        self.model = model.eval().to(self.device)
-        self.config = config
-        self.identity = identity
-        self.image_size = image_size
-        self._tokenizer = tokenizer
-        self._max_words = max_words
+class Retriever(Encoder):
+    """A model that searches. Make one by `from_checkpoint`, `from_pretrained` or `for_index`."""
 
     @classmethod
     def from_checkpoint(
@@ -125,134 +98,87 @@ class Retriever:
         return cls._build(model_config(checkpoint, config=config, settings=settings), device)
 
     @classmethod
+    def from_pretrained(
+        cls,
+        model: str = DEFAULT_MODEL,
+        *,
+        max_frames: int | None = None,
+        top_frames: int | None = None,
+        max_words: int | None = None,
+        tokenizer: str | None = None,
+        cache_dir: str | None = None,
+        device: torch.device | str | None = None,
+    ) -> Retriever:
+        """A published image-text model as it is, never trained on videos (zero-shot).
+
+        `model`: an open_clip name with or without a tag or file of weights ("ViT-B-16-SigLIP2:webli"), a
+        repository of the hub ("OWNER/NAME"), or a folder with such a model. A video's vector is the mean of
+        its frames' (meanP, Luo et al. 2021), and its best frames count beside it. Raises `UserError`: unknown
+        names with near ones, absent weights with what to fetch.
+        """
+        given = {
+            "max_frames": max_frames,
+            "top_frames": top_frames,
+            "max_words": max_words,
+            "tokenizer": tokenizer,
+            "cache_dir": cache_dir,
+        }
+        return cls._of_pretrained({**named_model(model), **given}, device)
+
+    @classmethod
     def for_index(
         cls,
         index: VideoIndex | str | os.PathLike[str],
         *,
         checkpoint: str | os.PathLike[str] | None = None,
+        model: str | None = None,
         device: torch.device | str | None = None,
     ) -> Retriever:
-        """The model that made `index`, from the path stored in the index, or from `checkpoint`.
+        """The model that made `index`, from the path or name stored there, or from `checkpoint` or `model`.
 
-        Raises `UserError` if the checkpoint is absent or does not fit the settings of the index.
+        Raises `UserError` if that is absent or does not fit the settings of the index.
         """
         settings = index.settings if isinstance(index, VideoIndex) else read_settings(Path(index))
-        model = dict(settings.model)
-        path = checkpoint if checkpoint is not None else model["path"]
+        held = dict(settings.model)
+        zero_shot = kind_of(held) == ZERO_SHOT
+        if (checkpoint if zero_shot else model) is not None:
+            right = "--model" if zero_shot else "--init_model"
+            raise UserError(f"the index was made by a {kind_of(held)} model: {held['path']}; give {right}")
+        if zero_shot:
+            return cls._of_pretrained(pretrained_of_index(held["settings"], model), device)
+        path = checkpoint if checkpoint is not None else held["path"]
         try:
-            retriever = cls._build(model_of_index(path, model["settings"]), device)
+            retriever = cls._build(model_of_index(path, held["settings"]), device)
         except UserError as error:
             raise UserError(f"{error} (the model of the index; give its path with --init_model)") from None
         return retriever
 
     @classmethod
-    def _build(cls, config: Config, device: torch.device | str | None) -> Retriever:
-        model = build_model(config, logging.getLogger(__name__))
+    def _of_pretrained(cls, settings: dict[str, Any], device: torch.device | str | None) -> Retriever:
+        with loading_errors(settings):
+            config, backbone = pretrained_settings(settings)
+            return cls._build(config, device, backbone)
+
+    @classmethod
+    def _build(
+        cls, config: Config, device: torch.device | str | None, backbone: Backbone | None = None
+    ) -> Retriever:
+        """`backbone`: the published model, where there is no checkpoint."""
+        model = build_model(config, logging.getLogger(__name__), backbone)
         spec = input_spec(config, model)
+        if backbone is None:
+            identity, words = identity_of(config), dataset_spec(config.dataset).split("test").words
+        else:
+            identity, words = pretrained_identity(config, backbone), spec.context_length
         return cls(
             model,
             spec.tokenizer,
             config=config,
-            identity={**identity_of(config), "settings": settings_record(config)},
+            identity={**identity, "settings": settings_record(config)},
             image_size=spec.image_size,
-            max_words=spec.words(config.max_words, dataset_spec(config.dataset).split("test").words),
+            max_words=spec.words(config.max_words, words),
             device=device or default_device(),
         )
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return int(self.model.text_encoder.embed_dim)  # type: ignore[arg-type]
-
-    @property
-    def frames(self) -> int:
-        """F."""
-        return self.config.max_frames
-
-    @property
-    def head(self) -> SimilarityHead:
-        return self.model.head
-
-    @property
-    def frame_weight(self) -> float:
-        """The default weight of the frame score, as in evaluation: 1, or 0 if the head reads no frames."""
-        return float(self.head.reads("frames"))
-
-    # Encoding
-
-    def language_of(self, text: str, language: str | None = None) -> str:
-        """The language in which the model reads `text`: the given one, or that of its letters.
-
-        Raises `QueryError` for a language that the model lacks.
-        """
-        known = languages_of(self.config.language)
-        if language is None:
-            return known[0] if len(known) == 1 else language_of(text)
-        if language not in known:
-            raise QueryError(f"language {language}: the model reads {' and '.join(known)} texts only")
-        return language
-
-    @torch.inference_mode()
-    def encode_text(self, texts: Sequence[str], *, language: str | None = None) -> np.ndarray:
-        """[B, D], float32. The texts are encoded as they are; `search` cleans and checks its query first.
-
-        `language`: "english" or "chinese", which a bilingual model otherwise tells by the letters of each
-        text. Raises `QueryError` if `texts` is no list of texts, or for a language that the model lacks.
-        """
-        if isinstance(texts, str) or not isinstance(texts, Sequence):
-            raise QueryError(f"texts: give a list of texts, not {type(texts).__name__}")
-        texts = [check_text(text, "text") for text in texts]
-        chunks = [texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE)]
-        rows = [_unit(self.head.pooled_text(self._text_rows(chunk, language))) for chunk in chunks]
-        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
-
-    def _text_rows(self, texts: Sequence[str], language: str | None) -> dict[str, Tensor]:
-        """What heads read of texts: `text` [B, D], `words` [B, W, D], `word_mask` [B, W]."""
-        numbers = [LANGUAGES.index(self.language_of(text, language)) for text in texts]
-        encoded = [
-            tokenizer_of(self._tokenizer, number).encode(text, self._max_words)
-            for number, text in zip(numbers, texts, strict=True)
-        ]
-        ids, mask = (
-            torch.from_numpy(np.stack([item[part] for item in encoded])).to(self.device) for part in (0, 1)
-        )
-        text, words = self.model.encode_words(ids, mask, torch.tensor(numbers))
-        return {"text": text.float(), "words": words.float(), "word_mask": mask.bool()}
-
-    @torch.inference_mode()
-    def encode_clips(self, frames: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Video embeds [B, D] and frame embeds [B, F, D] of uint8 clips [B, F, 3, S, S], float32."""
-        video, each, _ = self.encode_with_lengths(frames)
-        return video, each
-
-    @torch.inference_mode()
-    def encode_with_lengths(self, frames: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`encode_clips`, and the lengths [B, F] of the frame embeds before they were normalised."""
-        video, each = self.model.encode_video(frames.to(self.device))
-        lengths = torch.linalg.vector_norm(each.float(), dim=-1)
-        return _unit(video), _unit(each), lengths.cpu().numpy()
-
-    def encode_video(self, path: str | os.PathLike[str]) -> EncodedVideo:
-        """Encode a video file. Raises `search.clips.ClipError` (a `UserError`) if it gives no frames."""
-        from search.clips import clip_of_file  # here: a query in words needs no decoder
-
-        clip = clip_of_file(check_path(path, "video"), frames=self.frames, size=self.image_size)
-        video, frames = self.encode_clips(clip.frames[None])
-        return EncodedVideo(video[0], frames[0], clip.times, clip.duration)
-
-    def encode_image(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """[D] of a picture file. Raises `search.clips.ClipError` (a `UserError`) if it cannot be read."""
-        from search.clips import picture_of_file
-
-        return self.encode_picture(picture_of_file(check_path(path, "image")))
-
-    def encode_picture(self, picture: np.ndarray) -> np.ndarray:
-        """[D] of an RGB picture uint8 [H, W, 3]. Raises `QueryError` if `picture` is none."""
-        if getattr(picture, "dtype", None) != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise QueryError(
-                "picture: give an array of uint8 [height, width, 3], in the order red, green, blue"
-            )
-        return self.encode_clips(resize_and_crop([picture], self.image_size)[None])[1][0, 0]
 
     # Searching
 
@@ -304,13 +230,13 @@ class Retriever:
         check_top(top)
         started = time.perf_counter()
         with _opened(index) as opened:
-            query = _unit(torch.from_numpy(opened.vector(video_id)))
+            query = unit(torch.from_numpy(opened.vector(video_id)))
             results = self._find(
                 opened, query, top=top + 1, frame_weight=frame_weight, top_frames=top_frames,
                 candidates=candidates, remarks=(), started=started,
             )  # fmt: skip
         hits = tuple(hit for hit in results.hits if video_id not in (hit.video_id, *hit.copies))[:top]
-        return SearchResults(hits, results.remarks, results.seconds)
+        return SearchResults(hits, results.remarks, results.seconds, results.model)
 
     def query_vector(
         self,
@@ -336,10 +262,10 @@ class Retriever:
         if unwanted:
             away = [self._text_vector(item, "text to exclude", remarks, language) for item in unwanted]
             query = query - EXCLUDE_WEIGHT * np.mean(away, axis=0)
-        return _unit(torch.from_numpy(query)), tuple(dict.fromkeys(remarks))
+        return unit(torch.from_numpy(query)), tuple(dict.fromkeys(remarks))
 
     def _text_vector(self, text: str, name: str, remarks: list[str], language: str | None) -> np.ndarray:
-        clean = clean_text(text, language=self.config.language, name=name)
+        clean = clean_text(text, language=self.trained_language, name=name)
         remarks.extend(clean.remarks)
         read_as = self.language_of(clean.text, language)
         tokenizer = tokenizer_of(self._tokenizer, LANGUAGES.index(read_as))
@@ -377,13 +303,13 @@ class Retriever:
                 candidates=candidates,
                 scorer=None if self.head.is_of_cosines else self._scorer(query, text, language),
             )
-        return SearchResults(hits, remarks, time.perf_counter() - started)
+        return SearchResults(hits, remarks, time.perf_counter() - started, kind_of(self.identity))
 
     @torch.inference_mode()
     def _scorer(self, query: np.ndarray, text: str | None, language: str | None) -> HeadScorer:
         if text is None:
             return HeadScorer.of_vector(self.head, query, self.device)
-        clean = clean_text(text, language=self.config.language, name="query")
+        clean = clean_text(text, language=self.trained_language, name="query")
         return HeadScorer(self.head, self._text_rows([clean.text], language))
 
 
@@ -392,7 +318,3 @@ def _opened(index: VideoIndex | str | os.PathLike[str]) -> AbstractContextManage
     if not isinstance(index, VideoIndex | str | os.PathLike):
         raise VideoIndexError(f"index: give the folder of an index, not {type(index).__name__}")
     return nullcontext(index) if isinstance(index, VideoIndex) else VideoIndex(index)
-
-
-def _unit(vectors: Tensor) -> np.ndarray:
-    return l2_normalize(vectors.detach().float()).cpu().numpy()

@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="another name of this server",
     )
     add("--init_model", type=Path, help="path of the index's checkpoint, if it was moved")
+    add("--model", metavar="FOLDER", help="folder of the index's published model, if it was moved")
     add("--engine", choices=ENGINES, help="engine that proposes candidates (default: that of the index)")
     add("--url", help="address of the Qdrant server, as http://127.0.0.1:6333")
     _add_limits(parser)
@@ -187,7 +188,7 @@ def _serve(arguments: argparse.Namespace, listening: socket.socket) -> None:
         from demo.app import create_app
         from demo.page.blocks import PageText, mount_page
 
-        retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
+        retriever = Retriever.for_index(index, checkpoint=arguments.init_model, model=arguments.model)
         host, port = listening.getsockname()[:2]
         limits = _limits(arguments, host)
         app = create_app(index, retriever, limits)

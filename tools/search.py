@@ -1,5 +1,7 @@
-"""Search your own videos with a trained model: by words, a picture or a clip.
+"""Search your own videos: by words, a picture or a clip.
 
+    python tools/search.py index --video_dir FOLDER --out INDEX     a published model, no training
+    python tools/search.py index --video_dir FOLDER --model OWNER/NAME --out INDEX
     python tools/search.py index --video_dir FOLDER --init_model CKPT --out INDEX
     python tools/search.py index --store STORE [--video_dir FOLDER] --init_model CKPT --out INDEX
     python tools/search.py query INDEX "a man is singing" [--top 10] [--json]
@@ -31,19 +33,28 @@ from common.arguments import ArgumentParser
 from common.errors import UserError, run_program
 from common.languages import BILINGUAL, LANGUAGES
 from modules.heads.registry import HEADS
-from search.index_format import ENGINES, FAISS_KINDS, THUMBNAILS, check_new_folder, read_settings
+from search.index_format import (
+    ENGINES,
+    FAISS_KINDS,
+    SETTINGS_FILE,
+    THUMBNAILS,
+    check_new_folder,
+    kind_of,
+    read_settings,
+)
 from search.query import QueryError, check_frame_weight, check_top, check_top_frames
 from search.results import clock
 from tools.store.flag_values import positive, seconds
 
 if TYPE_CHECKING:  # flags and paths are checked before torch and transformers are imported
-    from search import Hit, SearchResults
+    from search import Hit, Retriever, SearchResults
 
 _PROGRAM = "search.py"
 _MODEL_FLAGS = (
     *("clip_model", "pretrained_text", "language", "use_temp", "use_frame_fea", "top_frames", "head"),
     *("temporal_layers", "max_frames", "max_words", "legacy_special_tokens", "cache_dir"),
 )
+_PRETRAINED_FLAGS = ("max_frames", "top_frames", "max_words", "tokenizer", "cache_dir")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,7 +91,12 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     add("--index_kind", choices=FAISS_KINDS, help="FAISS index (default auto: flat up to 100,000 videos)")
     _add_engine(parser)
     model = parser.add_argument_group("model", "as the flags of main_task_retrieval.py")
-    model.add_argument("--init_model", type=Path, required=True, help="checkpoint")
+    model.add_argument("--init_model", type=Path, help="checkpoint of a training")
+    published = "published model instead: open_clip name[:tag or file], OWNER/NAME of the hub, or a folder"
+    model.add_argument("--model", metavar="NAME", help=f"{published} [ViT-B-16-SigLIP2]")
+    model.add_argument(
+        "--tokenizer", metavar="FOLDER", help="with --model: its tokenizer, if it is elsewhere"
+    )
     model.add_argument("--config", type=Path, help="settings of its run [config.json in its folder]")
     for name in ("clip_model", "pretrained_text", "cache_dir"):
         model.add_argument(f"--{name}")
@@ -105,6 +121,7 @@ def _add_query(parser: argparse.ArgumentParser) -> None:
     add("--top_frames", type=int, help="frames that count [as in evaluation]")
     add("--json", action="store_true", help="for programs")
     add("--init_model", type=Path, help="path of the index's checkpoint, if it was moved")
+    add("--model", metavar="FOLDER", help="folder of the index's published model, if it was moved")
     _add_engine(parser)
 
 
@@ -128,11 +145,11 @@ def _index(arguments: argparse.Namespace) -> int:
     _check_files(arguments, "init_model", "config")
     check_new_folder(arguments.out)
     _check_source(arguments.video_dir, arguments.store)
-    from search import Retriever, index_videos
+    _check_model_flags(arguments)
+    from search import index_videos
     from tools.store.progress import StopSignals
 
-    settings = {name: getattr(arguments, name) for name in _MODEL_FLAGS}
-    retriever = Retriever.from_checkpoint(arguments.init_model, config=arguments.config, **settings)
+    retriever = _retriever(arguments)
     engine_flags = {"kind": arguments.index_kind, "url": arguments.url}
     options = {name: value for name, value in engine_flags.items() if value is not None}
     with StopSignals() as signals:
@@ -160,6 +177,33 @@ def _index(arguments: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def _check_model_flags(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` for flags of a model that do not fit together."""
+    if arguments.init_model is not None and (arguments.model or arguments.tokenizer):
+        raise UserError("--init_model: a checkpoint; --model and --tokenizer are of a published model")
+    if arguments.init_model is None:
+        names = ("config", *(name for name in _MODEL_FLAGS if name not in _PRETRAINED_FLAGS))
+        given = [name for name in names if getattr(arguments, name) is not None]
+        if given:
+            raise UserError(
+                f"--{given[0]}: is for a checkpoint (--init_model); a published model has its own"
+            )
+
+
+def _retriever(arguments: argparse.Namespace) -> Retriever:
+    """The model of the flags; without any, that of the index, or the default of a new one."""
+    from search import Retriever
+
+    if arguments.init_model is not None:
+        settings = {name: getattr(arguments, name) for name in _MODEL_FLAGS}
+        return Retriever.from_checkpoint(arguments.init_model, config=arguments.config, **settings)
+    settings = {name: getattr(arguments, name) for name in _PRETRAINED_FLAGS}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if arguments.model is None and not given and (arguments.out / SETTINGS_FILE).exists():
+        return Retriever.for_index(arguments.out)
+    return Retriever.from_pretrained(*filter(None, [arguments.model]), **given)
+
+
 def _query(arguments: argparse.Namespace) -> int:
     _check_query(arguments)
     read_settings(arguments.index)
@@ -167,7 +211,7 @@ def _query(arguments: argparse.Namespace) -> int:
     from search import Retriever, VideoIndex
 
     with VideoIndex(arguments.index, engine=arguments.engine, url=arguments.url) as index:
-        retriever = Retriever.for_index(index, checkpoint=arguments.init_model)
+        retriever = Retriever.for_index(index, checkpoint=arguments.init_model, model=arguments.model)
         results = retriever.search(
             index,
             arguments.text,
@@ -280,7 +324,8 @@ def _info(arguments: argparse.Namespace) -> int:
         f"{arguments.index}{taken_out}\n{sources}"
         f"{info['frames']} frames a video, width {info['width']}, thumbnails {info['thumbnails']}, "
         f"engine {info['engine']}, {info['removed_rows']} empty rows\n"
-        f"model {model['path']} ({model['language']}, {model['clip_model']}, hash {model['hash'][:12]})"
+        f"{kind_of(model)} model {model['path']} ({model['language']}, {model['clip_model']}, "
+        f"hash {model['hash'][:12]})"
     )
     return 0
 

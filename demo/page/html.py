@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from demo.page.words import Words, script_words
 from search import Hit, SearchResults
+from search.index_format import ZERO_SHOT
 from search.results import clock
 
 _SHORT_SECONDS = 10
@@ -41,6 +42,7 @@ def results_html(results: SearchResults, words: Words, *, title: str, videos: in
     count = (words.count_one if videos == 1 else words.count).format(
         shown=len(cards), videos=f"{videos:,}", seconds=f"{results.seconds:.2f}"
     )
+    count += f", {words.zero_shot if results.model == ZERO_SHOT else words.trained}"
     shown = title if len(title) <= _TITLE_CHARACTERS else title[: _TITLE_CHARACTERS - 3] + "..."
     return _render(
         "results.html",

@@ -52,6 +52,8 @@ class Words:
     no_answer: str
     busy: str
     missing_now: str
+    zero_shot: str
+    trained: str
 
 
 WORDS = {
@@ -99,6 +101,8 @@ WORDS = {
         no_answer="The server does not answer. Is the program still running?",
         busy="The server is busy. Try again in a moment.",
         missing_now="The file of this video is missing now.",
+        zero_shot="zero-shot",
+        trained="trained",
     ),
     "chinese": Words(
         lang="zh-CN",
@@ -144,6 +148,8 @@ WORDS = {
         no_answer="服务器没有响应。程序是否仍在运行?",
         busy="服务器繁忙,请稍后再试。",
         missing_now="该视频的文件现在找不到了。",
+        zero_shot="零样本",
+        trained="已训练",
     ),
 }
 WORDS["bilingual"] = replace(

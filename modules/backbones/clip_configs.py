@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,18 @@ def _read_config(name: str) -> dict[str, Any]:
         config: dict[str, Any] = open_clip.get_model_config(name)
         return config
     configured = sorted(file.stem for file in CONFIG_FOLDER.glob("*.json"))
-    near = difflib.get_close_matches(name, configured + architectures, n=5, cutoff=0.4)
+    near = near_names(name, configured + architectures)
     raise UserError(
         f"CLIP model '{name}' is unknown; it can be a JSON file, one of {', '.join(configured)}, "
         f"or an open_clip name{': ' + ', '.join(near) if near else ''}"
     )
+
+
+def near_names(name: str, known: Sequence[str]) -> list[str]:
+    """At most five of `known` that are like `name`, whatever the case of their letters; best first."""
+    folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=5, cutoff=0.4)
+    return [folded[each] for each in near]
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

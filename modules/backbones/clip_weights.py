@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.archives import damaged_record
 from common.errors import UserError
 from common.names import is_path
-from modules.backbones.hub import cached_file, is_offline
+from modules.backbones.hub import MissingFiles, cached_file, is_offline
 from modules.backbones.weight_names import convert_names
 
 # Entries of published files that are not weights.
@@ -215,7 +215,7 @@ def _download(
     target = _url_target(config, cache_dir)
     if target is not None:
         sources.append(f"{config['url']} (to be saved as {target})")
-    raise UserError(
+    raise MissingFiles(
         f"CLIP weights '{weights}' of {name} are not in the cache and cannot be downloaded here: fetch "
         f"{' or '.join(sources)} and give the file with --clip_weights FILE"
     ) from failure

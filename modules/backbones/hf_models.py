@@ -156,7 +156,7 @@ def build_hf_model(request: Request, *, kind: Kind) -> Backbone:
         context_length=text.context_length,
         languages=languages,
         logit_scale=math.exp(model.logit_scale.detach().item()),
-        logit_bias=None if bias is None else float(bias),
+        logit_bias=None if bias is None else bias.detach().item(),
     )
 
 

@@ -18,6 +18,10 @@ TIMEOUT_S = 10.0
 _CONFIGS = ("config.json", "open_clip_config.json")
 
 
+class MissingFiles(UserError):
+    """Files of a model are neither here nor to be had; the message says what to fetch."""
+
+
 def is_offline() -> bool:
     """Whether the environment forbids the network, by HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE."""
     from huggingface_hub import constants
@@ -71,7 +75,7 @@ def load_local_first(
     `name` is a folder (`model_folder`) or a repository on the hub. `load(place, local)` gets the folder or
     the snapshot in the cache; where that fails and the network is allowed, it gets the repository's name,
     with `local` False.
-    Raises `UserError` that says what to fetch where all fail. A `UserError` of `load` passes.
+    Raises `MissingFiles` that says what to fetch where all fail. A `UserError` of `load` passes.
     """
     allowed = allow_download and not is_offline()
     missing = "not found on the hub" if allowed else "the network is not to be used"
@@ -85,7 +89,9 @@ def load_local_first(
             failure = error
     reason = (str(failure).strip() or type(failure).__name__).splitlines()[0]
     whose = f"{flag}: its {what} {name}" if flag else f"--pretrained_text {name}: its {what}"
-    raise UserError(f"{whose} cannot be loaded ({reason}); {_remedy(name, files, remedy_flag)}") from failure
+    raise MissingFiles(
+        f"{whose} cannot be loaded ({reason}); {_remedy(name, files, remedy_flag)}"
+    ) from failure
 
 
 def _places(

@@ -22,9 +22,9 @@ from modules.backbones.clip_towers import (
     logit_scale_of,
     text_tower,
 )
-from modules.backbones.clip_weights import load_clip_weights, load_weight_file
+from modules.backbones.clip_weights import find_clip_weights, load_clip_weights, load_weight_file
 from modules.backbones.hf_text import HfTextEncoder
-from modules.backbones.hub import model_file
+from modules.backbones.hub import MissingFiles, model_file
 from modules.backbones.image_size import resize_image_tower
 from modules.backbones.pretrained_tokenizer import FILES, PretrainedTokenizer
 from modules.backbones.request import OPEN_CLIP_FILE, Request
@@ -41,8 +41,9 @@ def build_open_clip(request: Request) -> Backbone:
     image tower has no such size or no patch dropout.
     """
     config = _config(request)
+    path = _weights_path(request)  # first: making large towers takes seconds
     clip: Any = _towers(request, config)
-    _load_weights(clip, request)
+    _load_weights(clip, request, path)
     if request.image_size is not None and request.image_size != clip_image_size(clip):
         resize_image_tower(clip.visual, request.image_size, flag=request.flag)
     tower = text_tower(clip)
@@ -88,10 +89,30 @@ def _config(request: Request) -> dict[str, Any]:
     return clip_config(request.name, read_config_file(path))
 
 
-def _load_weights(clip: Any, request: Request) -> None:
-    if not request.pretrained:
-        return
+def _weights_path(request: Request) -> Path | None:
+    """The file of the weights; None: random ones. Raises `MissingFiles` that says what to fetch."""
+    if not request.pretrained or request.weights == "none":
+        return None
     if not request.has_own_weights:
+        return find_clip_weights(
+            request.weights,
+            name=request.name,
+            cache_dir=request.cache_dir,
+            allow_download=request.allow_download,
+        )
+    path = next((found for file in _WEIGHT_FILES if (found := _file_of(request, file)) is not None), None)
+    if path is None:
+        raise MissingFiles(
+            f"{request.flag}: has no {' or '.join(_WEIGHT_FILES)}, in that folder or on the hub; fetch it "
+            f"from https://huggingface.co/{request.place}, or start from random ones: --clip_weights none"
+        )
+    return path
+
+
+def _load_weights(clip: Any, request: Request, path: Path | None) -> None:
+    if path is not None and request.has_own_weights:
+        load_weight_file(clip, path, name=request.name)
+    elif path is not None:
         load_clip_weights(
             clip,
             request.weights,
@@ -99,14 +120,6 @@ def _load_weights(clip: Any, request: Request) -> None:
             cache_dir=request.cache_dir,
             allow_download=request.allow_download,
         )
-        return
-    path = next((found for file in _WEIGHT_FILES if (found := _file_of(request, file)) is not None), None)
-    if path is None:
-        raise UserError(
-            f"{request.flag}: has no {' or '.join(_WEIGHT_FILES)}, in that folder or on the hub; fetch it "
-            f"from https://huggingface.co/{request.place}, or start from random ones: --clip_weights none"
-        )
-    load_weight_file(clip, path, name=request.name)
 
 
 def _file_of(request: Request, file: str) -> Path | None:

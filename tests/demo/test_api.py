@@ -26,7 +26,7 @@ def test_a_search_answers_with_hits_and_addresses(client: TestClient, served: Se
     answer = client.get("/search", params={"q": "a red picture", "top": 3, "not": ["snow", "rain"]})
     assert answer.status_code == 200
     found = answer.json()
-    assert set(found) == {"hits", "remarks", "seconds"} and len(found["hits"]) == 3
+    assert set(found) == {"hits", "remarks", "seconds", "model"} and len(found["hits"]) == 3
     assert str(served.folder) not in answer.text
     scores = [hit["score"] for hit in found["hits"]]
     assert scores == sorted(scores, reverse=True)
@@ -79,6 +79,7 @@ def test_health(client: TestClient, served: Served) -> None:
         "engine": "exact",
         "frames": 4,
         "width": 64,
+        "model": "trained",
         "frame_weight": 1.0,
         "top_frames": 2,
     }

@@ -110,7 +110,7 @@ def test_a_moment_that_is_not_known_plays_from_the_start() -> None:
 def test_results_tell_their_number_and_remarks() -> None:
     found = SearchResults((hit(), hit("b.mp4")), ("the <b>query</b> is odd",), 0.123)
     page = Tags(results_html(found, ENGLISH, title="<i>dog</i>", videos=1200))
-    assert {"<i>dog</i>", "2 of 1,200 videos, 0.12 s", "The <b>query</b> is odd"} <= set(page.texts)
+    assert {"<i>dog</i>", "2 of 1,200 videos, 0.12 s, trained", "The <b>query</b> is odd"} <= set(page.texts)
     assert [tag for tag, _ in page.tags].count("li") == 2
 
 
@@ -180,3 +180,17 @@ def test_words_cannot_end_the_script() -> None:
     words = dataclasses.replace(ENGLISH, busy="</script><b>")
     html = script_html("run();", words, {"top": 12})
     assert html.count("</script>") == 1 and "run();" in html and '"top": 12' in html
+
+
+@pytest.mark.parametrize(
+    ("language", "model", "word"),
+    [
+        ("english", "trained", "trained"),
+        ("bilingual", "zero-shot", "zero-shot"),
+        ("chinese", "zero-shot", "零样本"),
+    ],
+)
+def test_the_heading_says_which_model_the_results_are_from(language: str, model: str, word: str) -> None:
+    page = Tags(results_html(SearchResults((hit(),), model=model), WORDS[language], title="a", videos=3))
+    (count,) = [text for text in page.texts if "0.00" in text]
+    assert count.endswith(f", {word}")

@@ -1,0 +1,1 @@
+"""Models that search: published ones as they are."""
