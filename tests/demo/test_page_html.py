@@ -162,7 +162,7 @@ def test_a_chinese_page_has_no_english_words() -> None:
         assert name == "lang" or not re.search("[A-Za-z]", re.sub(r"{\w+}", "", translated)), name
     found = SearchResults((hit("a.mp4"), hit("b.mp4", missing=True)), (), 0.123)
     shown = Tags(results_html(found, CHINESE, title="狗", videos=1200))
-    assert {"相似", "文件缺失", "1,200 个视频中的 2 个,0.12 秒"} <= set(shown.texts)
+    assert {"相似", "文件缺失", "1,200 个视频中的 2 个,0.12 秒, 已训练"} <= set(shown.texts)
     assert shown.first("data-play")["aria-label"] == "从 1:01 开始播放 a.mp4"
 
 
