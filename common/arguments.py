@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from common.commands import as_called
 from common.errors import EXIT_USER_ERROR
 
 _UNKNOWN = "unrecognized arguments: "
@@ -14,8 +15,14 @@ _UNKNOWN = "unrecognized arguments: "
 class ArgumentParser(argparse.ArgumentParser):
     """Prints no usage with an error: that of the two main programs has 68 lines, and the error comes last."""
 
+    def __init__(self, prog: str | None = None, **settings: Any) -> None:
+        super().__init__(prog and as_called(prog), **settings)
+
+    def format_help(self) -> str:
+        return as_called(super().format_help())
+
     def error(self, message: str) -> NoReturn:
-        text = " ".join(message.split()) + self._suggestion(message)
+        text = as_called(" ".join(message.split())) + self._suggestion(message)
         self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {text} (--help lists the flags)\n")
 
     def _suggestion(self, message: str) -> str:

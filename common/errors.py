@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common.commands import as_called
 from common.terminal import outliving_its_terminal
 
 EXIT_STOPPED = 1  # all input was right, but the work could not be finished
@@ -93,8 +94,9 @@ def run_program(name: str, body: Callable[[], int]) -> int:
     output closed it, as `head` does, no error is reported. All other exceptions pass: they are bugs.
     Characters that the terminal's encoding does not have are printed as escapes.
     """
+    name = as_called(name)
     _prepare_streams()
-    early = sys.modules.get("common.early_interrupt")
+    early = sys.modules.get(f"{__package__}.early_interrupt")
     if early is not None:
         early.restore()
     try:
@@ -131,7 +133,7 @@ def _report(name: str, error: UserError) -> int:
         sys.stdout.flush()
     except OSError:  # its disk is full, or its reader is gone
         _give_up_stdout()
-    print(f"{name}: error: {one_line(error)}", file=sys.stderr)
+    print(f"{name}: error: {as_called(one_line(error))}", file=sys.stderr)
     return error.exit_code
 
 

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import write_json, write_text
+from common.commands import process_of
 from common.errors import UserError, file_errors
 from common.locks import FileLock, LockedError
 from dataloaders.datasets import vatex
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "runs" / "toy_demo"
+FOLDER = Path("runs") / "toy_demo"
 LANGUAGES = ("english", "chinese", "bilingual")
 SEED = 0
 RECIPE = 2  # raise it when the steps change: then older folders are made again
@@ -92,6 +91,7 @@ def prepare(
     Raises `UserError` that names the program that failed, or says that another process prepares the folder.
     """
     scale = scale or SCALES[language]
+    folder = folder.absolute()  # it lies in the index: its videos are found from any folder
     language_folder = folder / language
     recipe = {"recipe": RECIPE, "seed": SEED, "language": language, **asdict(scale)}
     recipe = json.loads(json.dumps(recipe))  # as it is read from the file: lists instead of tuples
@@ -277,7 +277,7 @@ class _Preparation:
 
     def _program(self, program: str, *arguments: str | Path) -> None:
         """Run a program of the project and show its progress. Raises `UserError` with its last line."""
-        command = [sys.executable, str(ROOT / program), *map(str, arguments)]
+        command = [*process_of(program), *map(str, arguments)]
         # Threads that spin while they wait slow down everything else on a small machine.
         environment = {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         process = subprocess.Popen(
@@ -288,7 +288,6 @@ class _Preparation:
             encoding="utf-8",
             errors="replace",
             env={**os.environ, **environment},
-            cwd=ROOT,
         )
         assert process.stdout is not None
         lines: list[str] = []  # the last five

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from common.commands import as_called
 from common.errors import UserError, refusal, run_program
 from engine.config_checks import parse_and_check
 from engine.distributed.environment import is_one_of_several, place_of
@@ -65,10 +66,10 @@ def _program(name: str, argv: Sequence[str] | None, stop: StopRequest) -> int:
             from engine.run import run
         return run(config, remarks, stop=stop)
     except StoppedBySignal as stopped:
-        print(f"{name}: {stopped}", file=sys.stderr)
+        print(f"{as_called(name)}: {stopped}", file=sys.stderr)
         return stopped.exit_code
     except TrainingStopped as error:
-        print(f"{name}: stopped: {error}", file=sys.stderr)
+        print(f"{as_called(name)}: stopped: {error}", file=sys.stderr)
         return 1
     except UserError as error:
         message = _without_worker_traceback(error)
@@ -83,7 +84,7 @@ def _program(name: str, argv: Sequence[str] | None, stop: StopRequest) -> int:
         if explanation is None:
             traceback.print_exc()
         else:
-            print(f"{name}: {explanation}", file=sys.stderr)
+            print(f"{as_called(name)}: {explanation}", file=sys.stderr)
         return 1
 
 

@@ -204,6 +204,7 @@ def _sample(text: str) -> int | None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
+        prog="check_data.py",
         description=(__doc__ or "").splitlines()[0],
         epilog=(__doc__ or "").splitlines()[-1],
         allow_abbrev=False,

@@ -124,7 +124,7 @@ def _coverage(merged: Merged, id_list: Path, *, language: str) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(prog="convert_vatex.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="release files, or merged ones")
     parser.add_argument(
         "--out", type=Path, help="vatex_data.json to write; without it only counts are printed"

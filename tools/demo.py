@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     toy = parser.add_argument_group("toy demo")
     toy.add_argument("--toy", action="store_true", help="make toy videos, a toy model and their index first")
     toy.add_argument("--language", choices=LANGUAGES, help="language of the toy model (default english)")
-    toy.add_argument("--out", type=Path, help="folder of the toy demo (default runs/toy_demo here)")
+    toy.add_argument("--out", type=Path, help="folder of the toy demo (default runs/toy_demo)")
     return parser
 
 

@@ -130,7 +130,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(prog="make_toy_dataset.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to make; must be empty or not exist"
     )

@@ -117,7 +117,10 @@ def _with_queue(flags: Sequence[str], queue: int) -> list[str]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="run_ablations.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--data_dir", type=Path, default=Path("toy"), help="toy data with its frame stores")
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="a folder of runs")

@@ -14,8 +14,8 @@ from typing import Any
 from common.csv_text import delimiter_of, first_cells, likely_delimiter, read_rows
 from common.errors import UserError, file_errors
 from common.json_text import parse_json
+from common.names import unicode_forms
 from common.text_encodings import not_utf8
-from common.unicode_forms import unicode_forms
 from video.clip_ids import parse_clip_id
 from video.clip_table import ID, ClipColumns, NoVideoError, clip_columns
 from video.file_names import (

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from common.errors import UserError
-from common.unicode_forms import unicode_forms
+from common.names import unicode_forms
 from dataloaders.datasets.files import name_some
 from dataloaders.examples import Examples, PackedStrings
 

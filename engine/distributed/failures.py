@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from common.commands import NAMESPACE
 from common.errors import one_line
 from engine.process.errors import LOST_RANK, NO_ANSWER, EndedRank, explain, program_name
 
@@ -161,7 +162,8 @@ class Failures:
 def _describe(error: BaseException) -> str:
     """One line: the message, with the name of the exception where it is a bug."""
     text = one_line(error)
-    known = not isinstance(error, Exception) or type(error).__module__.split(".")[0] in ("common", "engine")
+    ours = type(error).__module__.startswith((f"{NAMESPACE}common.", f"{NAMESPACE}engine."))
+    known = ours or not isinstance(error, Exception)
     return text if known and text else f"{type(error).__name__}: {text}"
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from common.atomic_files import ESCAPED, write_text
+from common.commands import NAMESPACE
 from common.errors import file_error, file_errors
 from engine.command_line import Remark
 from engine.logs.steps_jsonl import StepRecords
@@ -78,7 +79,7 @@ class RunLog:
     def _loggers(self) -> list[logging.Logger]:
         """The run's logger, and those of packages that log without a `RunLog`, for instance on unreadable
         clips."""
-        return [self._logger, *(logging.getLogger(name) for name in ("dataloaders", "modules"))]
+        return [self._logger, *(logging.getLogger(NAMESPACE + name) for name in ("dataloaders", "modules"))]
 
     def info(self, message: str) -> None:
         if self.active:

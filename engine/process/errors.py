@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from common import commands
+
 LOST_RANK = "stopped: another rank ended"
 NO_ANSWER = "stopped: another rank did not answer in time; it hangs, or its machine is down"
 _CLOSED = (
@@ -43,7 +45,7 @@ MORE_MEMORY = "lower --num_thread_reader, or give the container more shared memo
 
 def program_name() -> str:
     """The name of this program, for messages of threads and libraries that are not told it."""
-    return Path(sys.argv[0]).name
+    return f"hmmc {commands.running}" if commands.running else Path(sys.argv[0]).name
 
 
 def explain(error: Exception) -> str | None:

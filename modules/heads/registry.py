@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modules.heads.head import HeadOptions, SimilarityHead
 
-# Name on the command line -> module and class.
+# Name on the command line -> module of this package, and class.
 HEADS = {
-    "hmmc": ("modules.heads.hmmc", "HmmcHead"),
-    "mean": ("modules.heads.mean", "MeanHead"),
-    "wti": ("modules.heads.wti", "WtiHead"),
-    "xpool": ("modules.heads.xpool", "XpoolHead"),
+    "hmmc": ("hmmc", "HmmcHead"),
+    "mean": ("mean", "MeanHead"),
+    "wti": ("wti", "WtiHead"),
+    "xpool": ("xpool", "XpoolHead"),
 }
 STATE_PREFIX = "head."  # of a head's weights in the state of a model
 
@@ -25,7 +25,7 @@ STATE_PREFIX = "head."  # of a head's weights in the state of a model
 def head_class(name: str) -> type[SimilarityHead]:
     """The class of the head `name`."""
     module, kind = HEADS[name]
-    found: type[SimilarityHead] = getattr(importlib.import_module(module), kind)
+    found: type[SimilarityHead] = getattr(importlib.import_module(f"{__package__}.{module}"), kind)
     return found
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modules.losses.batch_loss import BatchLoss
 
-# Name on the command line -> module and class.
+# Name on the command line -> module of this package, and class.
 LOSSES = {
-    "softmax": ("modules.losses.softmax", "SoftmaxLoss"),
-    "sigmoid": ("modules.losses.sigmoid", "SigmoidLoss"),
+    "softmax": ("softmax", "SoftmaxLoss"),
+    "sigmoid": ("sigmoid", "SigmoidLoss"),
 }
 WEIGHT_NEGATIVES = ("softmax",)  # those that know --hard_negatives
 
@@ -23,5 +23,5 @@ WEIGHT_NEGATIVES = ("softmax",)  # those that know --hard_negatives
 def make_loss(name: str, *, hard_negatives: float = 0.0) -> BatchLoss:
     """The loss of that name; above 0 `hard_negatives` is only for those in `WEIGHT_NEGATIVES`."""
     module, kind = LOSSES[name]
-    make: Callable[..., BatchLoss] = getattr(importlib.import_module(module), kind)
+    make: Callable[..., BatchLoss] = getattr(importlib.import_module(f"{__package__}.{module}"), kind)
     return make(**({"hard_negatives": hard_negatives} if name in WEIGHT_NEGATIVES else {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ def test_a_toy_demo_is_made_from_nothing_and_found_again(
 ) -> None:
     lines: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(toy_index.sys, "executable", fast_python())
+        patch.setattr(sys, "executable", fast_python())
         demo = prepare(tmp_path / "demo", "chinese", scale=SMALL, say=lines.append)
     steps = [line.split("s: ")[1] for line in lines if line.startswith("toy demo")]
     assert steps == [

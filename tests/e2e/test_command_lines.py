@@ -60,7 +60,8 @@ def launch(
     The launcher starts its ranks with the Python `ranks_by`, by default the one that it is started with.
     """
     program, *flags = shlex.split(command)
-    argv = [*launcher, str(ROOT / program), *flags, *toy.flags, "--output_dir", str(output), *more]
+    program = str(ROOT / program) if program.endswith(".py") else program
+    argv = [*launcher, program, *flags, *toy.flags, "--output_dir", str(output), *more]
     # A plain C locale: files are UTF-8 wherever they are read and written (FR-28).
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     python = ranks_by or launcher[0]
@@ -119,7 +120,7 @@ def test_the_three_published_commands(toy: Toy, tmp_path: Path) -> None:
 def test_two_ranks_give_the_losses_and_figures_of_one(toy: Toy, tmp_path: Path) -> None:
     flags = ("--dataset", "msrvtt", "--language", "english", "--use_temp", "--use_frame_fea")
     assert toy.run("train", tmp_path / "one", *flags) == 0
-    program = "main_task_retrieval.py --do_train"
+    program = "-m hmmc train"  # as the installed package is started
     # The environment alone, as `--use_env` sets it.
     launcher = [sys.executable, "-m", "torch.distributed.launch", "--use_env", "--nproc_per_node=2"]
     launch(
