@@ -19,7 +19,7 @@ from dataloaders.augmentation import Augmentation, draw_augmentation, no_colours
 from dataloaders.colour_augmentation import augment_colours
 from dataloaders.encoded_frames import encoded_clip
 from dataloaders.frame_sampling import TooFewFramesError, dynamic_length, sample_frame_indices
-from dataloaders.frame_store.format import FrameStoreError
+from dataloaders.frame_source import FramesError
 from dataloaders.frame_store.jpeg import Excess
 from dataloaders.token_masking import mask_tokens
 from dataloaders.tokenization import Tokenizer, TokenizerPair, tokenizer_of
@@ -29,7 +29,7 @@ Sample = dict[str, Any]
 
 
 class Video(Protocol):
-    """The stored frames of one video. `name` is for messages."""
+    """The frames of one video. `name` is for messages."""
 
     name: str
 
@@ -95,7 +95,7 @@ class SampleMaker:
     def clip(self, video: Video, duration: float | None, rng: np.random.Generator) -> Sample:
         """`frames` [F, 3, S, S] and `frame_mask` [F] of one video, perhaps with `colours` [F, C].
 
-        `duration` in seconds is needed for dynamic lengths. Raises `FrameStoreError` for frames that cannot
+        `duration` in seconds is needed for dynamic lengths. Raises `FramesError` for frames that cannot
         be read and `TooFewFramesError` for a video with fewer frames than a random clip.
         """
         stored = video.num_frames()
@@ -151,7 +151,7 @@ class SampleMaker:
                 augmentation=drawn,
             )
         except UserError as error:
-            raise FrameStoreError(f"video {video.name}: {error}") from None
+            raise FramesError(f"video {video.name}: {error}") from None
         return sample if drawn is None else sample | {"colours": self._colours(drawn)}
 
     def _colours(self, drawn: Augmentation) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch.utils.data import Dataset
 from common.errors import UserError
 from dataloaders.examples import Examples
 from dataloaders.frame_sampling import FRAME_SAMPLES, TooFewFramesError, sample_frame_indices
-from dataloaders.frame_store.format import FrameStoreError
+from dataloaders.frame_source import FrameReader, FramesError
 from dataloaders.frame_store.jpeg import Excess
 from dataloaders.samples import Sample, SampleMaker, sample_rng
 from dataloaders.tokenization import Tokenizer, TokenizerPair, tokenizer_of
@@ -51,20 +50,8 @@ class CaptionSample:
         return self.unknown / max(1, self.tokens)
 
 
-class FrameReader(Protocol):
-    """The methods of a frame store that the Dataset uses."""
-
-    def num_frames(self, video_id: str) -> int: ...
-
-    def iter_frames(
-        self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
-    ) -> Iterable[NDArray[np.uint8]]: ...
-
-    def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes]: ...
-
-
 class _StoredVideo:
-    """One video of a frame store."""
+    """One video of a frame store or of another source."""
 
     def __init__(self, store: FrameReader, video_id: str) -> None:
         self._store = store
@@ -73,9 +60,8 @@ class _StoredVideo:
     def num_frames(self) -> int:
         stored = self._store.num_frames(self.name)
         if stored == 0:
-            raise FrameStoreError(
-                f"video {self.name} is not in the frame store {getattr(self._store, 'path', '')}"
-            )
+            kind = getattr(self._store, "kind", "frame store")
+            raise FramesError(f"video {self.name} is not in the {kind} {getattr(self._store, 'path', '')}")
         return stored
 
     def iter_frames(
@@ -88,12 +74,12 @@ class _StoredVideo:
 
 
 class VideoTextDataset(Dataset[Sample]):
-    """Samples of `examples` with frames from `store`.
+    """Samples of `examples` with frames from `store`: a frame store or another source (frame_source.py).
 
     - `pairs`, for training: each caption with a clip of its video. An unreadable video is replaced by the
       next example of another video; the sample's `replaced` is 1 then.
     - `videos` and `captions`, for evaluation: each once. Frames are sampled uniformly, nothing is augmented
-      or masked, and an unreadable video raises `FrameStoreError`.
+      or masked, and an unreadable video raises `FramesError`.
 
     Read as `ds[i]` or `ds[(epoch, i)]`; all randomness depends on (seed, epoch, i) only. `frame_sample_len`
     "dynamic": in evaluation, a data set without durations has clips of F frames. The settings of clips and
@@ -215,7 +201,7 @@ class VideoTextDataset(Dataset[Sample]):
                 continue
             try:
                 return self._pair(epoch, candidate) | {"replaced": torch.tensor(int(step > 0))}
-            except (FrameStoreError, TooFewFramesError) as error:
+            except (FramesError, TooFewFramesError) as error:
                 unreadable.add(video)
                 last_error = error
                 self._report(self.examples.video_ids[video], error)

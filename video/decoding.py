@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -28,11 +28,13 @@ from video.pictures import Encode, Encoded, display_matrix, rotation_of
 from video.sampling import (
     EncodeFrame,
     Frame,
+    Numbers,
     Range,
     Sample,
     TimedFrames,
     VideoError,
     Window,
+    chosen_of,
     positions_within,
     sample_in_order,
 )
@@ -50,11 +52,20 @@ class _UnexpectedFrames(Exception):
 
 
 def sample_with_pyav(
-    path: Path, *, wanted: int, encode: Encode, window: Window, slack: float = 0.0, own_file: bool = False
+    path: Path,
+    *,
+    wanted: int,
+    encode: Encode,
+    window: Window,
+    slack: float = 0.0,
+    own_file: bool = False,
+    only: Numbers = None,
 ) -> Sample:
     """`wanted` frames of the video. `slack`: see `move_to_cheap`. Raises `VideoError` if nothing decodes.
 
-    `own_file`: the file may hold the part of `window` alone, see `Window.within`.
+    `own_file`: the file may hold the part of `window` alone, see `Window.within`. `only`: the numbers of the
+    frames whose pictures to make. All wanted frames are decoded in any case: whether they come out as the
+    packets promise decides which frames are taken.
     """
     container, stream = open_video(path)
     with container:
@@ -66,12 +77,19 @@ def sample_with_pyav(
         span: Span | None
         try:
             sample, span = _sample_by_index(
-                container, stream, table, wanted=wanted, encode=upright, positions=guess, slack=slack
+                container,
+                stream,
+                table,
+                wanted=wanted,
+                encode=upright,
+                positions=guess,
+                slack=slack,
+                only=only,
             )
         except (_UnexpectedFrames, av.FFmpegError):
             upright = _Upright(encode, stream)
             frames = _FramesInOrder(path)
-            sample = _sample_all(frames, wanted=wanted, encode=upright, window=window, guess=guess)
+            sample = _sample_all(frames, wanted=wanted, encode=upright, window=window, guess=guess, only=only)
             span = frames.span(table)
         sample.window = window
         upright.describe(sample)
@@ -165,11 +183,9 @@ class _Upright:
 # In order
 
 
-def _sample_all(
-    frames: _FramesInOrder, *, wanted: int, encode: EncodeFrame, window: Window, guess: Range | None
-) -> Sample:
+def _sample_all(frames: _FramesInOrder, **options: Any) -> Sample:
     try:
-        sample = sample_in_order(frames, wanted=wanted, encode=encode, window=window, guess=guess)
+        sample = sample_in_order(frames, **options)
     except VideoError as error:
         raise frames.explain(error) from None
     sample.damaged = frames.damaged
@@ -263,6 +279,7 @@ def _sample_by_index(
     encode: EncodeFrame,
     positions: Range | None,
     slack: float,
+    only: Numbers,
 ) -> tuple[Sample, Span]:
     if not table.trusted or positions is None or positions[0] >= positions[1]:
         raise _UnexpectedFrames
@@ -272,11 +289,13 @@ def _sample_by_index(
     needed = sum(table.count_between(start, max(group)) for start, group in groups.items())
     if stream.codec_context.name != "h264" and needed > (1 - _WORTH_SEEKING) * table.packets:
         raise _UnexpectedFrames
+    shown = [table.times[index] for index in chosen_of(indices, only)]
     pictures: dict[int, Encoded] = {}
     for start, group in groups.items():
         for frame in _decode_group(container, stream, start=start, group=group):
-            pictures[cast(int, frame.pts)] = encode(frame)
-    chosen = [pictures[table.times[index]] for index in indices]
+            if (pts := cast(int, frame.pts)) in shown:
+                pictures[pts] = encode(frame)
+    chosen = [pictures[pts] for pts in shown]
     sample = Sample(indices, chosen, frames=positions[1] - positions[0], by_index=True)
     sample.moved = max(abs(taken - planned) for taken, planned in zip(indices, even, strict=True))
     first, unit = table.times[0], cast(Fraction, stream.time_base)

@@ -11,20 +11,27 @@ from pathlib import Path
 import cv2
 
 from video.pictures import Encode
-from video.sampling import Sample, TimedFrames, VideoError, Window, sample_in_order
+from video.sampling import Numbers, Sample, TimedFrames, VideoError, Window, sample_in_order
 
 
 def sample_with_opencv(
-    path: Path, *, wanted: int, encode: Encode, window: Window, own_file: bool = False
+    path: Path,
+    *,
+    wanted: int,
+    encode: Encode,
+    window: Window,
+    own_file: bool = False,
+    only: Numbers = None,
 ) -> Sample:
     """`wanted` frames of the video, decoded in order. Raises `VideoError` if nothing decodes.
 
-    `own_file`: the file may hold the part of `window` alone, see `Window.within`.
+    `own_file`: the file may hold the part of `window` alone, see `Window.within`. `only`: the numbers of the
+    frames whose pictures to make.
     """
     frames = _FramesInOrder(path)
     if own_file:
         window = window.within(frames.length())
-    sample = sample_in_order(frames, wanted=wanted, encode=encode, window=window, guess=None)
+    sample = sample_in_order(frames, wanted=wanted, encode=encode, window=window, guess=None, only=only)
     sample.decoder = f"OpenCV {cv2.__version__}"
     sample.codec, sample.fps, sample.rotation = frames.codec, frames.fps, frames.rotation
     sample.window = window

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 
 import av
 import cv2
+from av.container import InputContainer
 
 from video.decoding import sample_with_pyav
+from video.frame_times import duration_of
 from video.opencv_decoder import sample_with_opencv
 from video.pictures import PictureEncoder
 from video.sampling import Sample, VideoError, Window
@@ -53,7 +55,8 @@ class Settings:
 class Job:
     """A video to decode: its id, its file and the part of it.
 
-    `own_file`: the file is named like the part, so it may hold the part alone.
+    `own_file`: the file is named like the part, so it may hold the part alone. `only`: the numbers (0 to
+    n - 1) of the frames whose pictures to make; None: all.
     """
 
     video_id: str
@@ -61,10 +64,11 @@ class Job:
     window: Window
     settings: Settings
     own_file: bool = False
+    only: tuple[int, ...] | None = None
 
 
 def run_job(job: Job) -> Output:
-    """(manifest record, JPEGs) of a video, or (`VideoError`, [])."""
+    """(manifest record, JPEGs) of a video, or (`VideoError`, []). With `only`, both are of those frames."""
     _prepare_process()
     try:
         sample = _sample(job)
@@ -82,11 +86,40 @@ def probe(path: Path) -> Output:
         return error, []
     with container:
         codec = codec_of(stream)
-        for packet in islice(container.demux(stream), _PROBE_PACKETS):
-            with suppress(av.FFmpegError):
-                if stream.codec_context.decode(packet):
-                    return codec, []
+        if _first_frame_decodes(container, stream):
+            return codec, []
     return f"{codec} that gives no frame here", []
+
+
+def try_job(job: Job) -> Output:
+    """("", []) if the video looks decodable, else (`VideoError`, []): much faster than `run_job`.
+
+    The file is opened, and frames are decoded until the first one comes out. If none does, or the wanted part
+    is behind the end that the header gives, the job itself decides.
+    """
+    _prepare_process()
+    try:
+        container, stream = open_video(job.path)
+    except VideoError:
+        return _verdict(job)
+    with container:
+        length = duration_of(container, stream)
+        if _first_frame_decodes(container, stream) and (length is None or job.window.start < length):
+            return "", []
+    return _verdict(job)
+
+
+def _verdict(job: Job) -> Output:
+    outcome, _ = run_job(replace(job, only=(0,)))
+    return (outcome if isinstance(outcome, VideoError) else ""), []
+
+
+def _first_frame_decodes(container: InputContainer, stream: av.VideoStream) -> bool:
+    for packet in islice(container.demux(stream), _PROBE_PACKETS):
+        with suppress(av.FFmpegError):
+            if stream.codec_context.decode(packet):
+                return True
+    return False
 
 
 @lru_cache(maxsize=1)
@@ -108,6 +141,7 @@ def _sample(job: Job) -> Sample:
         "encode": _encoder(job.settings),
         "window": job.window,
         "own_file": job.own_file,
+        "only": job.only,
     }
     try:
         return sample_with_pyav(job.path, slack=job.settings.slack, **options)

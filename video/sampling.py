@@ -6,7 +6,7 @@ display order from 0. Times are seconds from the first frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -23,6 +23,8 @@ EncodeFrame = Callable[[Any], Encoded]
 TimedFrames = Iterator[tuple["float | None", "Frame"]]
 # Positions first <= p < last.
 Range = tuple[int, int]
+# Some of the n wanted frames, by number from 0; None: all.
+Numbers: TypeAlias = "Sequence[int] | None"
 
 
 class VideoError(Exception):
@@ -71,10 +73,10 @@ class Window:
 class Sample:
     """The n frames taken from a video.
 
-    `indices`: their positions in the whole file. `frames`: N. `decoder`: program and version. `by_index`:
-    only the needed frames were decoded. `moved`: the largest distance of a frame from its even position, in
-    frames. `rotation`: degrees clockwise that were applied. `damaged`: packets that did not decode. `fps`,
-    `duration` (seconds): the values of the header.
+    `indices`: their positions in the whole file. `pictures`: of all n frames, or of those that `only` named.
+    `frames`: N. `decoder`: program and version. `by_index`: only the needed frames were decoded. `moved`: the
+    largest distance of a frame from its even position, in frames. `rotation`: degrees clockwise that were
+    applied. `damaged`: packets that did not decode. `fps`, `duration` (seconds): the values of the header.
 
     `times`: seconds of the frames (None: not known), from the start of the file as players count. `end`: when
     the last frame of the file that decodes ends, in the same seconds; None if the file was not read so far.
@@ -135,33 +137,46 @@ def sample_in_order(
     encode: EncodeFrame,
     window: Window,
     guess: Range | None,
+    only: Numbers = None,
 ) -> Sample:
     """`wanted` frames, by decoding all frames in order; each call of `frames()` starts at the first frame.
 
     `guess` is the expected range of the window's frames. If it is wrong or None, a second pass takes the
-    pictures by the true count. Raises `VideoError` if nothing decodes.
+    pictures by the true count. `only`: the numbers (0 to `wanted` - 1) of the frames whose pictures to make;
+    None: all. Raises `VideoError` if nothing decodes.
     """
-    seen = _one_pass(frames(), positions=_positions(guess, wanted), encode=encode, window=window)
+    seen = _one_pass(frames(), guess, wanted=wanted, only=only, encode=encode, window=window)
     if seen.range[0] >= seen.range[1]:
         raise VideoError("no frames", _why_none(seen.range, window))
     if seen.range != guess:
-        again = _one_pass(frames(), positions=_positions(seen.range, wanted), encode=encode, window=window)
+        again = _one_pass(frames(), seen.range, wanted=wanted, only=only, encode=encode, window=window)
         if again.range != seen.range:
             raise VideoError("no frames", "decoding it twice gives different numbers of frames")
         seen = again
     indices = positions_within(seen.range, wanted)
-    sample = Sample(
-        indices, [seen.pictures[index] for index in indices], frames=seen.range[1] - seen.range[0]
-    )
+    pictures = [seen.pictures[index] for index in chosen_of(indices, only)]
+    sample = Sample(indices, pictures, frames=seen.range[1] - seen.range[0])
     sample.times = [seen.times[index] for index in indices]
     return sample
 
 
-def _positions(guess: Range | None, wanted: int) -> set[int]:
-    return set(positions_within(guess, wanted)) if guess is not None and guess[0] < guess[1] else set()
+def chosen_of(items: Sequence[int], only: Numbers) -> list[int]:
+    """The items with the numbers `only`; all if it is None."""
+    return list(items) if only is None else [items[number] for number in only]
 
 
-def _one_pass(frames: TimedFrames, *, positions: set[int], encode: EncodeFrame, window: Window) -> _Pass:
+def _one_pass(
+    frames: TimedFrames,
+    guess: Range | None,
+    *,
+    wanted: int,
+    only: Numbers,
+    encode: EncodeFrame,
+    window: Window,
+) -> _Pass:
+    usable = guess is not None and guess[0] < guess[1]
+    indices = positions_within(guess, wanted) if usable and guess is not None else []
+    positions, shown = set(indices), set(chosen_of(indices, only)) if indices else set()
     first, count = 0, 0
     seen = _Pass((0, 0))
     for count, (time, frame) in enumerate(frames, start=1):
@@ -173,7 +188,9 @@ def _one_pass(frames: TimedFrames, *, positions: set[int], encode: EncodeFrame, 
                 return seen
             first += time < window.start
         if count - 1 in positions:
-            seen.pictures[count - 1], seen.times[count - 1] = encode(frame), time
+            seen.times[count - 1] = time
+        if count - 1 in shown:
+            seen.pictures[count - 1] = encode(frame)
     seen.range = (first, count)
     return seen
 

@@ -27,7 +27,7 @@ Task = TypeVar("Task")
 # The result of a task: anything small that can be pickled, and large raw buffers.
 Output = tuple[Any, Sequence[bytes]]
 
-_START_LIMIT = 120.0  # seconds that a worker may take to import what it needs
+START_LIMIT = 120.0  # seconds that a worker may take to import what it needs
 _CHECK_EVERY = 0.5  # seconds between two checks of the deadlines and of `stop`
 
 
@@ -135,14 +135,14 @@ class _Worker:
 
     def __init__(self, context: Any, function: Callable[[Any], Output], *, timeout: float) -> None:
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        with _signals_blocked():
+        self._process = context.Process(target=_work, args=(theirs, function), daemon=True)
+        with signals_blocked():
             self._process.start()
         theirs.close()  # so that the pipe closes when the worker ends
         self._timeout = timeout
         self._ready = False
         self.attempt: _Attempt[Any] | None = None
-        self.deadline = time.monotonic() + _START_LIMIT
+        self.deadline = time.monotonic() + START_LIMIT
 
     @property
     def pid(self) -> int:
@@ -164,7 +164,7 @@ class _Worker:
         try:
             while self._connection.poll():
                 answer = self._connection.recv()
-                if isinstance(answer, _Ready):
+                if isinstance(answer, Ready):
                     self._ready = True
                     self.deadline = time.monotonic() + self._timeout
                     continue
@@ -182,10 +182,7 @@ class _Worker:
 
     def _crashed(self) -> Fault:
         self._process.join(timeout=1)
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            return Fault("crashed", f"its process died of {signal.Signals(-code).name}")
-        return Fault("crashed", f"its process ended with exit code {code}")
+        return describe_exit(self._process.exitcode)
 
     def kill(self) -> None:
         self._process.kill()
@@ -193,8 +190,15 @@ class _Worker:
         self._connection.close()
 
 
+def describe_exit(code: int | None) -> Fault:
+    """The fault of a worker that ended with `code`, below 0 by a signal; None: it is not known."""
+    if code is not None and code < 0:
+        return Fault("crashed", f"its process died of {signal.Signals(-code).name}")
+    return Fault("crashed", f"its process ended with exit code {code}")
+
+
 @contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Processes that start here do not get the signals that ask a program to stop.
 
     Ctrl-C and schedulers send them to every process of a job. The parent decides, and kills its workers. The
@@ -208,7 +212,7 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Ready:
+class Ready:
     """Sent by a worker when it has imported everything."""
 
 
@@ -224,10 +228,15 @@ def _wait(busy: Sequence[_Worker]) -> list[_Worker]:
 # In the worker
 
 
-def _serve(connection: Connection, function: Callable[[Any], Output]) -> None:
+def _work(connection: Connection, function: Callable[[Any], Output]) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    serve(connection, function)
+
+
+def serve(connection: Connection, function: Callable[[Any], Output]) -> None:
+    """Answer each task from `connection` with its result or fault, until the other end closes."""
     try:
-        connection.send(_Ready())
+        connection.send(Ready())
         while True:
             task = connection.recv()
             try:

@@ -38,6 +38,13 @@ class ReadOnlyEnvironment:
             env.set_mapsize(0)
             return env.begin(buffers=True)
 
+    def close(self) -> None:
+        """Close the file in this process. Reading opens it again."""
+        with self._lock:
+            if self._env is not None:
+                self._env.close()
+            self._env = None
+
     def _open(self) -> lmdb.Environment:
         with self._lock:
             if self._env is not None and self._pid == os.getpid():

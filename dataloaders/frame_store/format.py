@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import EXIT_STOPPED, UserError, file_errors
+from dataloaders.frame_source import FramesError
 
 MAX_KEY_BYTES = 511  # LMDB's limit on the length of a key, a compile-time constant
 STATE_KEY = b"\0store"
@@ -30,7 +31,7 @@ _LARGEST_FRAME_NUMBER = 99_999
 _SHARD_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
 
 
-class FrameStoreError(UserError):
+class FrameStoreError(FramesError):
     """A frame store or a frame in it cannot be used. The message names store, video and frame."""
 
 

@@ -48,6 +48,8 @@ class FrameStore:
     if it is none of these, or if building it did not finish (unless `allow_incomplete`).
     """
 
+    kind = "frame store"
+
     def __init__(self, path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> None:
         self.path = Path(path)
         self._allow_incomplete = allow_incomplete

@@ -15,7 +15,7 @@ import numpy as np
 from common.atomic_files import ESCAPED
 from common.errors import file_errors
 from dataloaders.examples import Examples
-from dataloaders.frame_store.reader import FrameStore
+from dataloaders.frame_source import FrameSource
 from engine.evaluation.equal_captions import equal_caption_groups, ranks_with_equal_captions
 from engine.evaluation.metrics import summarise
 from engine.evaluation.ranking import Rankings
@@ -65,7 +65,7 @@ def write_report(
     rankings: Rankings,
     examples: Examples,
     tiles: Tiles,
-    store: FrameStore | None = None,
+    store: FrameSource | None = None,
 ) -> Path:
     """Write report.json, report.html, queries.jsonl and PNG plots to `folder`; returns the page's path.
 
@@ -80,7 +80,7 @@ def write_report(
 
 
 def write_bilingual_report(
-    folder: Path, *, result: Mapping[str, Any], parts: Mapping[str, Part], store: FrameStore | None = None
+    folder: Path, *, result: Mapping[str, Any], parts: Mapping[str, Part], store: FrameSource | None = None
 ) -> Path:
     """Write the figures of both languages, and a complete report of each to a folder of its name.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+from dataloaders.frame_source import FramesError, FrameSource
 
 FRAMES = 4  # of a video
 SIDE = 160  # pixels of a thumbnail's longer side
@@ -18,33 +18,33 @@ MAX_BYTES = 6_000_000  # of all data URIs together: the page must stay under 10 
 
 @dataclass
 class Thumbnails:
-    """Pictures of the videos of `store`. Without a store (None) no video has pictures."""
+    """Pictures of the videos of `store`. Without a source of frames (None) no video has pictures."""
 
-    store: FrameStore | None
+    store: FrameSource | None
     bytes_used: int = field(default=0, init=False)
 
     def of(self, video_id: str) -> list[str] | str:
         """Data URIs of a few evenly spaced frames ("" for a broken one), or a text: why there are none."""
         if self.store is None:
-            return "no frame store"
+            return "no frames"
         if self.bytes_used > MAX_BYTES:
             return "left out: the page would become too large"
         try:
             count = self.store.num_frames(video_id)
-        except FrameStoreError:
-            return "video is broken in the frame store"
+        except FramesError:
+            return f"video is broken in the {self.store.kind}"
         if not count:
-            return "video is not in the frame store"
+            return f"video is not in the {self.store.kind}"
         chosen = np.unique(np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int))
         shown = [self._frame(self.store, video_id, int(index)) for index in chosen]
         self.bytes_used += sum(map(len, shown))
-        return shown if any(shown) else "frames are broken in the frame store"
+        return shown if any(shown) else f"frames are broken in the {self.store.kind}"
 
     @staticmethod
-    def _frame(store: FrameStore, video_id: str, index: int) -> str:
+    def _frame(store: FrameSource, video_id: str, index: int) -> str:
         try:
             return thumbnail(store.read_frames(video_id, [index])[0])
-        except FrameStoreError:
+        except FramesError:
             return ""
 
 

@@ -9,6 +9,7 @@ from common.errors import UserError
 from dataloaders.augmentation import COLOUR_WIDTH
 from dataloaders.colour_augmentation import augment_colours
 from dataloaders.examples import Examples, ExamplesBuilder, merge_languages
+from dataloaders.frame_source import FramesError
 from dataloaders.frame_store.jpeg import Excess
 from dataloaders.frame_store.reader import FrameStoreError
 from dataloaders.tokenization import TokenizerPair
@@ -187,7 +188,7 @@ def test_evaluation_never_replaces() -> None:
     examples = toy_examples(videos=2)
     data = dataset(examples, ListStore({"v0": 30}), view="videos")
     data[0]
-    with pytest.raises(FrameStoreError, match="video v1 is not in the frame store list-store"):
+    with pytest.raises(FramesError, match="video v1 is not in the frame store list-store"):
         data[1]
     with pytest.raises(FrameStoreError, match="list-store: video v0, frame 0"):
         dataset(examples, ListStore({"v0": 30}, unreadable=["v0"]), view="videos")[0]

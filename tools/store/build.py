@@ -13,6 +13,8 @@ from typing import Any
 from common.errors import UserError, file_errors
 from dataloaders.datasets.files import name_some
 from dataloaders.frame_store.format import DATA_FILE, FrameStoreError, check_video_id, differences
+from dataloaders.frame_store.loose_videos import LooseVideos
+from dataloaders.frame_store.presence import users_of
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.frame_store.writer import FrameStoreWriter, write_metadata
 from tools.store.progress import BuildResult, Report, StopSignals
@@ -60,6 +62,8 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
     """
     folder = VideoFolder(options.video_dir)
     _check_place(options)
+    if users := users_of(options.folder):
+        raise UserError(f"{options.folder}: is the --frame_cache of a run ({users[0]}); wait until it ends")
     wanted = _listed(options, folder, say)
     say(f"{len(wanted)} videos to store in {options.folder}, {options.settings.num_frames} frames each")
     writer = FrameStoreWriter(
@@ -69,6 +73,7 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
         overwrite=options.overwrite,
     )
     try:
+        _add_loose(options, writer, say)
         remarks = Remarks(min_decoded=options.min_decoded)
         todo = [entry for entry in wanted if not _stored(writer, entry, remarks)]
         result = BuildResult(listed=len(wanted), stored_before=len(wanted) - len(todo))
@@ -90,6 +95,13 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
     if options.shard and not result.stopped_by:
         _finish_shards(options.lmdb_path)
     return result
+
+
+def _add_loose(options: BuildOptions, writer: FrameStoreWriter, say: Callable[[str], None]) -> None:
+    """Add what runs with --frame_cache have decoded and not yet put into the store."""
+    merged = LooseVideos(options.folder, options.settings.as_record()).merge_into(writer)
+    if merged.videos:
+        say(f"{merged.videos} videos that runs with --frame_cache have decoded are added")
 
 
 def _listed(options: BuildOptions, folder: VideoFolder, say: Callable[[str], None]) -> list[Wanted]:
