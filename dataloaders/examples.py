@@ -141,10 +141,13 @@ class Examples:
 def merge_languages(parts: Sequence[Examples]) -> Examples:
     """The captions of one split in several languages, those of language 0 first. `parts` [language].
 
-    All parts have the same videos in the same order, and tags, or durations, in all of them or in none.
+    The videos are those of any part, in the order in which they first appear. Tags are in all parts or in
+    none. A duration is that of the first part that knows it.
     """
     first = parts[0]
-    assert all(list(part.video_ids) == list(first.video_ids) for part in parts[1:])
+    if any(list(part.video_ids) != list(first.video_ids) for part in parts[1:]):
+        parts = _with_all_videos(parts)
+        first = parts[0]
     tags = [part.tags for part in parts if part.tags is not None]
     assert len(tags) in (0, len(parts))
     sizes = [part.num_captions for part in parts]
@@ -156,6 +159,31 @@ def merge_languages(parts: Sequence[Examples]) -> Examples:
         durations=first.durations,
         languages=np.repeat(np.arange(len(parts), dtype=np.uint8), sizes),
     )
+
+
+def _with_all_videos(parts: Sequence[Examples]) -> list[Examples]:
+    """The parts, each with the videos of all of them."""
+    positions: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    for part in parts:
+        known = [math.nan] * part.num_videos if part.durations is None else part.durations.tolist()
+        for video_id, duration in zip(part.video_ids, known, strict=True):
+            positions.setdefault(video_id, len(positions))
+            if math.isnan(seconds.get(video_id, math.nan)):
+                seconds[video_id] = duration
+    video_ids = PackedStrings.from_iterable(positions)
+    durations = np.array([seconds[video_id] for video_id in positions], np.float32)
+    return [
+        replace(
+            part,
+            video_ids=video_ids,
+            video_of_caption=np.array([positions[video_id] for video_id in part.video_ids], np.int64)[
+                part.video_of_caption
+            ],
+            durations=None if np.isnan(durations).all() else durations,
+        )
+        for part in parts
+    ]
 
 
 class ExamplesBuilder:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.atomic_files import write_json
-from dataloaders.datasets.registry import DATASETS, DEFAULT_DATASET, zero_shot_dataset
+from dataloaders.datasets.registry import DATASETS, DEFAULT_DATASET, dataset_spec, zero_shot_dataset
 from dataloaders.datasets.spec import DEFAULT_WORDS
 from modules.heads.registry import HEADS
 from modules.losses.table import LOSSES
@@ -66,7 +66,10 @@ class Config:
     )
 
     dataset: str = _flag(
-        DEFAULT_DATASET, "data", f"data set to train on and, in fine-tuning, to test on: {_NAMES}"
+        DEFAULT_DATASET,
+        "data",
+        f"data set to train on and, in fine-tuning, to test on: {_NAMES}, or a table of your own videos and "
+        "captions (docs/YOUR_DATA.md)",
     )
     language: str = _flag(
         "chinese",
@@ -89,7 +92,7 @@ class Config:
     eval_dataset: str | None = _flag(
         None,
         "data",
-        f"data set to evaluate on [fine-tuning: --dataset; pre-training: {_ZERO_SHOT}]",
+        f"data set to evaluate on [fine-tuning and tables: --dataset; pre-training: {_ZERO_SHOT}]",
         kind=str,
     )
     eval_annotations: str | None = _flag(
@@ -371,7 +374,9 @@ class Config:
         """The data set that this run evaluates on."""
         if self.eval_dataset:
             return self.eval_dataset
-        return zero_shot_dataset(self.language) if self.do_pretrain else self.dataset
+        if self.do_pretrain and not dataset_spec(self.dataset).is_table:
+            return zero_shot_dataset(self.language)
+        return self.dataset
 
     @property
     def initial_model(self) -> Path | None:

@@ -10,9 +10,15 @@ from torch.utils.data import DataLoader
 from common.errors import UserError
 from common.languages import LANGUAGES, languages_of
 from dataloaders.datasets.eval_protocol import apply_protocol
-from dataloaders.datasets.known_splits import describe_split, is_published_test, leaks, name_mismatch
+from dataloaders.datasets.known_splits import (
+    describe_split,
+    is_published_test,
+    leaks,
+    list_identity,
+    name_mismatch,
+)
 from dataloaders.datasets.registry import dataset_spec, read_examples
-from dataloaders.datasets.spec import VALIDATION, SplitFiles
+from dataloaders.datasets.spec import TRAINING, VALIDATION, SplitFiles
 from dataloaders.datasets.splits import (
     MissingVideos,
     exclude_missing,
@@ -28,7 +34,13 @@ from dataloaders.transforms import FrameSize, Resize
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
-from engine.input_files import eval_dataset_hint, evaluation_files, training_files, training_split
+from engine.input_files import (
+    eval_dataset_hint,
+    evaluation_files,
+    how_to_store,
+    training_files,
+    training_split,
+)
 from engine.inspection import inspect_frames, inspect_texts
 from engine.loaders import batch_per_rank, evaluation_loader, rank_loader
 from engine.logs.run_log import RunLog
@@ -97,7 +109,7 @@ class EvaluationData:
     queries: tuple[Queries, ...]
 
     def counts(self) -> dict[str, Any]:
-        """Counts for the result file.
+        """Counts for the result file, and which list this is.
 
         `comparable` is False where videos are missing, and True for a published test list with its own
         sentences. For another list nobody can say, so it is left out.
@@ -106,6 +118,7 @@ class EvaluationData:
             "videos": self.examples.num_videos,
             "captions": self.examples.num_captions,
             "videos_of_benchmark": self.missing.total,
+            "list": list_identity(self.dataset, self.examples),
         }
         if self.missing:
             return {**counts, "comparable": False}
@@ -255,7 +268,9 @@ def _evaluation_data(
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
     whole = parts[0] if len(parts) == 1 else merge_languages(parts)
-    return EvaluationData(name, whole, missing, store, videos=video_loader, queries=tuple(queries))
+    return EvaluationData(
+        dataset_spec(name).label, whole, missing, store, videos=video_loader, queries=tuple(queries)
+    )
 
 
 def _by_language(examples: Examples) -> list[Examples]:
@@ -295,6 +310,7 @@ def _read_split(config: Config, world: World, name: str, split: str, files: Spli
     if not examples.num_captions:
         raise UserError(f"{files.annotations}: no captions for the {split} split of {name}")
     if world.is_main:
+        _log_remarks(config, name, split, files, log)
         log.info(describe_split(name, "val" if split == VALIDATION else split, examples))
         mismatch = name_mismatch(name, files.list, num_videos=examples.num_videos)
         if mismatch:
@@ -304,7 +320,7 @@ def _read_split(config: Config, world: World, name: str, split: str, files: Spli
     # Only rank 0 checks: a million look-ups from every rank would overload the server of a network disk.
     present, missing = world.broadcast(_present(config, examples, store) if world.is_main else None)
     if missing and not config.allow_missing:
-        raise UserError(absent_videos(store, missing))
+        raise UserError(absent_videos(store, missing, how_to_store(name, files)))
     if not present.num_videos:
         raise UserError(
             f"{store.path}: holds none of the {missing.total} videos of the {split} split of {name}"
@@ -320,9 +336,21 @@ def _present(config: Config, examples: Examples, store: FrameStore) -> tuple[Exa
     return present, missing
 
 
-def absent_videos(store: FrameStore, missing: MissingVideos) -> str:
-    """The error message for videos that the frame store lacks."""
-    return f"{store.path}: {missing}; add them, or continue without them (--allow_missing)"
+def _log_remarks(config: Config, name: str, split: str, files: SplitFiles, log: RunLog) -> None:
+    """Log what a file says of itself, once if training and test are in the same one."""
+    if config.is_training and split not in TRAINING and not files.whole:
+        return
+    remarks = dataset_spec(name).remarks(files, config.language)
+    for line in remarks.lines:
+        log.info(line)
+    for warning in remarks.warnings:
+        log.warning(warning)
+
+
+def absent_videos(store: FrameStore, missing: MissingVideos, command: str = "") -> str:
+    """The error message for videos that the frame store lacks. `command` adds them."""
+    add = f"add them ({command})" if command else "add them"
+    return f"{store.path}: {missing}; {add}, or continue without them (--allow_missing)"
 
 
 def _dataset(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
-from dataloaders.datasets.registry import default_files, read_test_ids
+from dataloaders.datasets.registry import dataset_spec, default_files, read_test_ids
 from dataloaders.datasets.spec import VALIDATION, SplitFiles
 from dataloaders.frame_store.format import find_shards
 from engine.config import Config
@@ -20,7 +20,8 @@ def training_split(config: Config) -> str:
 def training_files(config: Config) -> SplitFiles:
     """Files of the training set."""
     files = default_files(config.data_dir, config.dataset, training_split(config))
-    return _override(files, config.train_annotations, config.train_list, config.train_store)
+    files = files.with_paths(config.train_annotations, config.train_list, config.train_store)
+    return replace(files, whole=files.annotations != _tested(config, "test").annotations)
 
 
 def evaluation_files(config: Config, split: str) -> SplitFiles:
@@ -28,17 +29,21 @@ def evaluation_files(config: Config, split: str) -> SplitFiles:
 
     Raises `UserError` if the data set has no validation list.
     """
+    return replace(_tested(config, split), whole=training_files(config).whole)
+
+
+def _tested(config: Config, split: str) -> SplitFiles:
     files = default_files(config.data_dir, config.test_dataset, VALIDATION if split == "val" else split)
     list_flag = config.eval_list if split == "test" else None
-    return _override(files, config.eval_annotations, list_flag, config.eval_store)
+    return files.with_paths(config.eval_annotations, list_flag, config.eval_store)
 
 
 def bank_files(config: Config) -> SplitFiles:
     """Files of the querybank: the training captions of the data set to evaluate on."""
     files = default_files(config.data_dir, config.test_dataset, "train")
     if config.test_dataset == config.dataset and not config.do_pretrain:
-        files = _override(files, config.train_annotations, config.train_list, None)
-    return files
+        files = files.with_paths(config.train_annotations, config.train_list, None)
+    return replace(files, whole=training_files(config).whole)
 
 
 def eval_dataset_hint(config: Config) -> str:
@@ -59,21 +64,31 @@ def require_files(config: Config) -> None:
         for path in filter(None, (files.annotations, files.list)):
             if not path.exists():
                 raise UserError(f"{path}: no such file")
-        find_shards(files.store)
+        _require_store(config.dataset, files)
     splits = ["test"] if config.is_training or config.do_eval else []
     if config.is_training and config.select_on == "val":
         splits.append("val")
     for split in splits:
         files = evaluation_files(config, split)
         try:
-            read_test_ids(config.test_dataset, files)
-            find_shards(files.store)
+            name = VALIDATION if split == "val" else split
+            read_test_ids(config.test_dataset, files, language=config.language, split=name)
+            _require_store(config.test_dataset, files)
         except UserError as error:
             raise UserError(f"{error}{eval_dataset_hint(config)}") from None
 
 
-def _override(
-    files: SplitFiles, annotations: str | None, list_path: str | None, store: str | None
-) -> SplitFiles:
-    flags = {"annotations": annotations, "list": list_path, "store": store}
-    return replace(files, **{name: Path(value).expanduser() for name, value in flags.items() if value})
+def how_to_store(dataset: str, files: SplitFiles) -> str:
+    """The command that stores the videos of a table, for a message; nothing for published data sets."""
+    if not dataset_spec(dataset).is_table:
+        return ""
+    paths = f"--json_path {files.annotations} --lmdb_path {files.store}"
+    return f"python tools/frame2lmdb.py --video_dir VIDEOS {paths}"
+
+
+def _require_store(dataset: str, files: SplitFiles) -> None:
+    try:
+        find_shards(files.store)
+    except UserError as error:
+        command = how_to_store(dataset, files)
+        raise UserError(f"{error}: {command}" if command else str(error)) from None

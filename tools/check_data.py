@@ -22,11 +22,14 @@ if __name__ == "__main__":
 from common.arguments import ArgumentParser
 from common.atomic_files import beside, check_target
 from common.errors import UserError, run_program
+from common.languages import BILINGUAL, LANGUAGES, languages_of
 from dataloaders.datasets.registry import DATASETS, dataset_spec, default_files, read_examples
-from dataloaders.datasets.spec import HELD_OUT, SPLITS, TRAINING, SplitFiles
+from dataloaders.datasets.spec import HELD_OUT, SPLITS, TRAINING, DatasetSpec, SplitFiles
 from dataloaders.datasets.splits import match_store_ids
+from dataloaders.datasets.table import read_table
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+from engine.input_files import how_to_store
 from tools.doctor import store_checks, text_checks
 from tools.doctor.clip_overlap import spans_of
 from tools.doctor.report import Report
@@ -105,6 +108,9 @@ def _exists(report: Report, job: Job) -> bool:
 
 def _check_texts(report: Report, job: Job, spans: dict[str, Part], *, language: str) -> Examples:
     split, files = job.split, job.files
+    if split in TRAINING or files.whole:
+        for remark in dataset_spec(job.dataset).remarks(files, language).warnings:
+            report.add("warning", split, "table", remark)
     examples = read_examples(job.dataset, split, language=language, files=files)
     report.fact(split, "videos", examples.num_videos)
     report.fact(split, "captions", f"{examples.num_captions:,} ({language})")
@@ -127,7 +133,9 @@ def _check_store(
     path = job.files.store
     report.fact(job.split, "frame store", str(path))
     if not path.exists() and not job.is_store_required:
-        report.add("note", job.split, "no-store", f"no frame store at {path}, so no video is checked")
+        command = how_to_store(job.dataset, job.files)
+        make = f"; {command} makes it" if command else ""
+        report.add("note", job.split, "no-store", f"no frame store at {path}, so no video is checked{make}")
         return None
     try:
         store = FrameStore(path)
@@ -155,10 +163,16 @@ def _check_pairs(
 
 def _language(args: argparse.Namespace) -> str:
     """The flag, else Chinese if the data set has it. All data sets of the run must have the language."""
-    languages = dataset_spec(args.dataset).languages
+    spec = dataset_spec(args.dataset)
+    languages = spec.languages
+    if spec.is_table and not args.language:
+        files = default_files(args.data_dir, args.dataset, "train")
+        languages = read_table(files.with_paths(args.train_annotations, None, None).annotations).languages()
+        if len(languages) > 1:
+            return BILINGUAL
     language: str = args.language or ("chinese" if "chinese" in languages else languages[0])
     for name in (args.dataset, args.eval_dataset or args.dataset):
-        if language not in dataset_spec(name).languages:
+        if not set(languages_of(language)) <= set(dataset_spec(name).languages):
             available = " and ".join(dataset_spec(name).languages)
             raise UserError(f"--language {language}: {name} has captions in {available} only")
     return language
@@ -168,30 +182,42 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
     """The splits to check, with their files; of splits with the same files, only one."""
     train_name = "pretrain" if args.splits and "train" not in args.splits else "train"
     jobs = []
-    for split in args.splits or _distinct_splits(args.dataset, only_training=bool(args.eval_dataset)):
+    for split in args.splits or _distinct_splits(args):
         dataset = args.eval_dataset if args.eval_dataset and split in HELD_OUT else args.dataset
         side = {train_name: "train", "test": "eval"}.get(split)
-        overrides = {
-            field: Path(value).expanduser()
-            for field in ("annotations", "list", "store")
-            if side and (value := getattr(args, f"{side}_{field}"))
-        }
+        names = ("annotations", "list", "store")
+        flags = {name: getattr(args, f"{side}_{name}") if side else None for name in names}
         files = default_files(args.data_dir, dataset, split)
-        is_required = bool(args.splits) or bool({"annotations", "list"} & overrides.keys())
-        jobs.append(Job(split, dataset, replace(files, **overrides), is_required, "store" in overrides))
-    return jobs
+        files = files.with_paths(flags["annotations"], flags["list"], flags["store"])
+        is_required = bool(args.splits or flags["annotations"] or flags["list"])
+        jobs.append(Job(split, dataset, files, is_required, bool(flags["store"])))
+    several = len({job.files.annotations for job in jobs}) > 1
+    return [replace(job, files=replace(job.files, whole=several)) for job in jobs]
 
 
-def _distinct_splits(dataset: str, *, only_training: bool) -> list[str]:
-    """The splits with different files: MSR-VTT uses its test list for val, its train list for pretrain."""
-    splits = ["pretrain", "train"] if _differ(dataset, "pretrain", "train") else ["train"]
-    if not only_training and _differ(dataset, "val", "test"):
+def _distinct_splits(args: argparse.Namespace) -> list[str]:
+    """The splits with different videos: MSR-VTT uses its test list for val, its train list for pretrain."""
+    spec = dataset_spec(args.dataset)
+    if spec.is_table:
+        return _splits_of_table(args)
+    splits = ["pretrain", "train"] if _differ(spec, "pretrain", "train") else ["train"]
+    if not args.eval_dataset and _differ(spec, "val", "test"):
         splits.append("val")
     return [*splits, "test"]
 
 
-def _differ(dataset: str, first: str, second: str) -> bool:
-    return default_files("", dataset, first) != default_files("", dataset, second)
+def _splits_of_table(args: argparse.Namespace) -> list[str]:
+    """The splits that a table names; without such a column it is training and test."""
+    files = default_files(args.data_dir, args.dataset, "train")
+    path = files.with_paths(args.train_annotations, None, None).annotations
+    found = read_table(path).splits_named() or ("train", "test")
+    other_test = args.eval_dataset or args.eval_annotations
+    return list(dict.fromkeys([*found, *(["test"] if other_test else [])]))
+
+
+def _differ(spec: DatasetSpec, first: str, second: str) -> bool:
+    one, two = spec.split(first), spec.split(second)
+    return (one.annotations, one.list, one.store) != (two.annotations, two.list, two.store)
 
 
 def _sample(text: str) -> int | None:
@@ -210,14 +236,16 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--dataset", required=True, help=", ".join(DATASETS))
+    names = ", ".join(DATASETS)
+    add("--dataset", required=True, help=f"{names}, or a table of your own (docs/YOUR_DATA.md)")
     add(
         "--data_dir",
         type=Path,
         default=Path(os.environ.get("HMMC_DATA") or "data"),
         help="folder with one folder per data set [$HMMC_DATA or 'data']",
     )
-    add("--language", choices=("chinese", "english"), help="[chinese if the data set has it]")
+    languages = (*LANGUAGES, BILINGUAL)
+    add("--language", choices=languages, help="[chinese if the data set has it; of a table: its languages]")
     add("--splits", nargs="+", choices=SPLITS, help="check only these; they must exist")
     add("--eval_dataset", help="use the test split of another data set")
     for side, what in (("train", "training"), ("eval", "test")):

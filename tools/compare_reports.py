@@ -144,6 +144,9 @@ def _report_folder(folder: Path) -> Path:
     """`folder`, or the `report` folder in it."""
     for candidate in (folder, folder / "report"):
         if (candidate / "report.json").is_file():
+            parts = [str(part.parent) for part in sorted(candidate.glob("*/queries.jsonl"))]
+            if parts and not (candidate / "queries.jsonl").exists():
+                raise UserError(f"{folder}: a report of two languages; give {' or '.join(parts)}")
             return candidate
     raise UserError(f"{folder}: no report there (report.json); give a report folder or a run's output folder")
 

@@ -62,6 +62,14 @@ def is_published_test(dataset: str, examples: Examples) -> bool:
     return not has_other_sentences(split_list, examples)
 
 
+def list_identity(dataset: str, examples: Examples) -> str:
+    """The name of the published list that `examples` are, else a hash of its videos and captions."""
+    split_list = identify(dataset, examples.video_ids)
+    if split_list is not None and not has_other_sentences(split_list, examples):
+        return split_list.name
+    return f"sha256:{pairs_digest(examples)[:16]}"
+
+
 def describe_split(dataset: str, split: str, examples: Examples) -> str:
     """One line for the log: which published list the videos of `split` are, or that they are not a published
     list.
@@ -69,6 +77,9 @@ def describe_split(dataset: str, split: str, examples: Examples) -> str:
     `examples` must be the whole split, before missing videos are left out.
     """
     split_list = identify(dataset, examples.video_ids)
+    if split_list is None and dataset_spec(dataset).is_table:
+        counts = f"{examples.num_videos:,} videos, {examples.num_captions:,} captions"
+        return f"{dataset} {split}: {counts}, {list_identity(dataset, examples)}"
     if split_list is None:
         text = f"{dataset} {split}: {examples.num_videos:,} videos, not a published list"
         return text + _published_lists(dataset, split)

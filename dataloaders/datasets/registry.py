@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import FileError, UserError
 from common.languages import languages_of
-from dataloaders.datasets import chvtt, msrvtt, vatex
+from dataloaders.datasets import chvtt, msrvtt, table, vatex
 from dataloaders.datasets.spec import DatasetSpec, SplitFiles
 from dataloaders.examples import Examples, merge_languages
 
@@ -23,12 +23,20 @@ DEFAULT_DATASET = chvtt.SPEC.name  # as published
 
 
 def dataset_spec(name: str, *, flag: str = "--dataset") -> DatasetSpec:
-    """The data set of a name or an alias. Raises `UserError`, which names `flag`, for any other text."""
+    """The data set of a name or an alias, or the table of a path; no file is opened.
+
+    Raises `UserError`, which names `flag`, for any other text.
+    """
     if name in DATASETS:
         return DATASETS[name]
     spec = next((spec for spec in DATASETS.values() if name in spec.aliases), None)
+    if spec is None and name.lower().endswith(table.SUFFIXES):
+        return table.table_spec(name)
     if spec is None:
-        raise UserError(f"{flag} {name}: choose from {', '.join(DATASETS)}")
+        raise UserError(
+            f"{flag} {name}: choose from {', '.join(DATASETS)}, or give a table of your own videos "
+            f"({', '.join(table.SUFFIXES)}; docs/YOUR_DATA.md)"
+        )
     return spec
 
 
@@ -44,7 +52,7 @@ def default_files(data_dir: Path | str, dataset: str, split: str) -> SplitFiles:
     """
     spec = dataset_spec(dataset)
     part = spec.split(split)
-    folder = Path(data_dir) / spec.name
+    folder = Path(data_dir) / spec.name if spec.folder is None else spec.folder
     return SplitFiles(
         annotations=folder / part.annotations,
         list=None if part.list is None else folder / part.list,
@@ -52,14 +60,17 @@ def default_files(data_dir: Path | str, dataset: str, split: str) -> SplitFiles:
     )
 
 
-def read_test_ids(dataset: str, files: SplitFiles) -> list[str] | None:
-    """The video ids of a test list, read without captions; None if ids and captions are in one file.
+def read_test_ids(dataset: str, files: SplitFiles, *, language: str, split: str = "test") -> list[str] | None:
+    """The video ids of a list to evaluate on, read without captions; None if they are in one file.
 
     Raises `UserError` if a file of the split is missing or empty.
     """
     if files.list is None:
         _require_file(files.annotations)
-        return None
+        read_ids = dataset_spec(dataset).split(split).read_ids
+        if read_ids is None:
+            return None
+        return list(dict.fromkeys(id for each in languages_of(language) for id in read_ids(files, each)))
     ids, has_captions = dataset_spec(dataset).read_list(files.list)
     if not has_captions:
         _require_file(files.annotations)

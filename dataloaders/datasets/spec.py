@@ -5,7 +5,7 @@ Importing this file is cheap (numpy at most), because flags are checked before t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +22,24 @@ DEFAULT_WORDS = 32
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Paths of one split's files. `list` is None if the annotations alone define the videos of the split."""
+    """Paths of one split's files. `list` is None if the annotations alone define the videos of the split.
+
+    `whole`: training and test are in different files, so a table without a column `split` is all this split.
+    """
 
     annotations: Path
     list: Path | None
     store: Path
+    whole: bool = False
+
+    def with_paths(self, annotations: str | None, list_path: str | None, store: str | None) -> SplitFiles:
+        """These files, with those that a flag replaces."""
+        return replace(
+            self,
+            annotations=Path(annotations).expanduser() if annotations else self.annotations,
+            list=Path(list_path).expanduser() if list_path else self.list,
+            store=Path(store).expanduser() if store else self.store,
+        )
 
     def required_list(self) -> Path:
         """`list`. Raises `UserError` if there is none."""
@@ -57,7 +70,8 @@ class SplitSpec:
 
     `read` (files, language) -> examples. `words` and `tag_words` are the tokens of a caption and of its tag,
     None without tags; --max_words replaces both. `duration_factor` is in frames a second, for
-    --frame_sample_len dynamic. `augments`: pre-training changes crops and colours of its frames.
+    --frame_sample_len dynamic. `augments`: pre-training changes crops and colours of its frames. `read_ids`
+    (files, language) -> video ids, if they can be read from the annotations before the captions are needed.
     """
 
     annotations: str
@@ -69,6 +83,7 @@ class SplitSpec:
     duration_factor: float = 0.5
     augments: bool = False
     repeats: RepeatCheck | None = None
+    read_ids: Callable[[SplitFiles, str], Sequence[str]] | None = None
 
     def for_pretraining(self) -> SplitSpec:
         """The split with the published clip lengths of pre-training."""
@@ -85,6 +100,18 @@ class KnownList:
     serves: tuple[str, ...]  # the splits that it may be used for
     remark: str = ""
     pairs_sha256: str = ""  # pairs_digest, if the list is published with sentences
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What a data set's file says of itself: lines for the log, and warnings."""
+
+    lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def _no_remarks(files: SplitFiles, language: str) -> Remarks:
+    return Remarks()
 
 
 def _ids_alone(path: Path) -> tuple[list[str], bool]:
@@ -104,6 +131,8 @@ class DatasetSpec:
     - `store_prefix`: frame stores may name a video with or without it.
     - `ids_are_parts`: ids end with start and end in seconds (video/clip_ids.py). `read_spans` reads the parts
       of source videos from an annotation file instead.
+    - `folder`: of its files, if it is not the one under --data_dir: the data set is a table of anybody's.
+    - `remarks` (files, language) -> what to say about its file; raises `UserError` if it lacks a language.
     """
 
     name: str
@@ -120,6 +149,8 @@ class DatasetSpec:
     store_prefix: str = ""
     ids_are_parts: bool = False
     read_spans: Callable[[Path], Mapping[str, Span]] = field(default=lambda _: {})
+    folder: Path | None = None
+    remarks: Callable[[SplitFiles, str], Remarks] = _no_remarks
 
     def split(self, name: str) -> SplitSpec:
         """A split of `SPLITS`, or `VALIDATION`. Raises `UserError` if there is no validation list."""
@@ -131,6 +162,16 @@ class DatasetSpec:
             return self.validation
         assert name in SPLITS, name
         return self.splits[name]
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table of anybody's, which `name` is the path of, and not a published data set."""
+        return self.folder is not None
+
+    @property
+    def label(self) -> str:
+        """The name in results: that of a table says nothing of where it lies."""
+        return Path(self.name).name
 
     @property
     def has_tags(self) -> bool:

@@ -9,7 +9,6 @@ captions.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from array import array
 from collections import Counter, defaultdict
@@ -22,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, file_errors
-from common.languages import LANGUAGES, language_of
+from common.languages import BILINGUAL, LANGUAGES, language_of
 from dataloaders.datasets.files import name_some
-from dataloaders.datasets.table_rows import NONE, SPLITS, Columns, Row, Rows
+from dataloaders.datasets.spec import DatasetSpec, Remarks, SplitFiles, SplitSpec
+from dataloaders.datasets.table_rows import NONE, SPLITS, SUFFIXES, Columns, Row, Rows
 from dataloaders.examples import Examples, PackedStrings, StringPacker
 
+__all__ = ["SUFFIXES", "Table", "read_table", "table_spec"]
 TEST_SHARE, MOST_TEST_VIDEOS = 0.1, 1_000  # without a column `split`
 _INSPECTED = 1_000  # captions whose language is looked at
 
@@ -55,11 +56,14 @@ class Table:
     def has_splits(self) -> bool:
         return self.columns.split is not None
 
-    @property
+    def splits_named(self) -> tuple[str, ...]:
+        """The splits that have rows; none without a column `split`."""
+        return tuple(SPLITS[number] for number in np.unique(self.split) if number != NONE)
+
     def languages(self) -> tuple[str, ...]:
-        """Those of the column `language`; without it any."""
+        """Those of the column `language`; without it the one that most captions seem to be in."""
         if self.columns.language is None:
-            return LANGUAGES
+            return (self._seen_languages().most_common(1)[0][0],)
         return tuple(LANGUAGES[number] for number in np.unique(self.language))
 
     def examples(self, split: str, language: str, *, whole: bool = False) -> Examples:
@@ -84,8 +88,13 @@ class Table:
             durations=None if np.isnan(durations).all() else durations,
         )
 
-    def remarks(self, language: str, *, whole: bool = False) -> tuple[list[str], list[str]]:
-        """(lines for the log, warnings) on how the table was read for a run in `language`."""
+    def remarks(self, language: str, *, whole: bool = False) -> Remarks:
+        """How the table was read for a run in `language`.
+
+        Raises `UserError` if it cannot tell two languages apart.
+        """
+        if language == BILINGUAL and self.columns.language is None:
+            raise UserError(f"--language {language}: {self.path} needs a column language (english, chinese)")
         columns = ", ".join(self.columns.names)
         unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
         lines = [f"{self.path}: {len(self.captions):,} captions; columns {columns}{unused}"]
@@ -107,7 +116,7 @@ class Table:
                 f"{self.path}: {len(shared):,} videos have clips in more than one split "
                 f"({name_some(shared)}); clips of one video look alike, so the test is easier than it seems"
             )
-        return lines, warnings + self._other_language(language)
+        return Remarks(tuple(lines), tuple(warnings + self._other_language(language)))
 
     @cached_property
     def _split_or_draw(self) -> NDArray[np.int8]:
@@ -143,13 +152,16 @@ class Table:
         """A warning if most texts of a table without a column `language` are in another one."""
         if self.columns.language is not None or language not in LANGUAGES:
             return []
-        step = max(1, len(self.captions) // _INSPECTED)
-        found = Counter(language_of(self.captions[n]) for n in range(0, len(self.captions), step))
+        found = self._seen_languages()
         other, count = found.most_common(1)[0]
         if other == language:
             return []
         share = f"{count:,} of {found.total():,} inspected captions"
         return [f"--language {language}: {share} of {self.path} are in {other}; give --language {other}"]
+
+    def _seen_languages(self) -> Counter[str]:
+        step = max(1, len(self.captions) // _INSPECTED)
+        return Counter(language_of(self.captions[n]) for n in range(0, len(self.captions), step))
 
     def _no_rows(self, split: str, language: str | None) -> str:
         if language is not None:
@@ -213,7 +225,7 @@ class _Collected:
                 self._empty.append(row.place)
                 continue
             video = self._video(row)
-            key = json.dumps([video, row.language, caption]).encode()
+            key = f"{video} {row.language} {caption}".encode("utf-8", "surrogatepass")
             digest = hashlib.blake2b(key, digest_size=8).digest()
             if digest in self._seen:
                 self._repeated += 1
@@ -261,3 +273,31 @@ class _Collected:
             before, now = SPLITS[self._split[position]], SPLITS[row.split]
             raise UserError(f"{where}: {clip.video_id!r} is in split {now}, and in {before} further above")
         return position
+
+
+def table_spec(name: str) -> DatasetSpec:
+    """The data set that is the table of this path. The frame store is beside it: my_data_lmdb."""
+    path = Path(name).expanduser()
+    train, val, test = (_split_spec(path, split) for split in SPLITS)
+    return DatasetSpec(
+        name=name,
+        languages=LANGUAGES,
+        splits={"pretrain": train.for_pretraining(), "train": train, "val": val, "test": test},
+        validation=val,
+        ids_are_parts=True,
+        folder=path.parent,
+        remarks=lambda files, language: read_table(files.annotations).remarks(language, whole=files.whole),
+    )
+
+
+def _split_spec(path: Path, split: str) -> SplitSpec:
+    def read(files: SplitFiles, language: str) -> Examples:
+        return read_table(files.annotations).examples(split, language, whole=files.whole)
+
+    return SplitSpec(
+        annotations=path.name,
+        list=None,
+        store=f"{path.stem}_lmdb",
+        read=read,
+        read_ids=lambda files, language: list(read(files, language).video_ids),
+    )

@@ -76,10 +76,19 @@ class Rows:
         return tuple(name for name in self._names if name not in used)
 
     def __iter__(self) -> Iterator[Row]:
+        header: tuple[str, ...] = ()
+        cells: tuple[Any, ...] | None = None
+        clip: Clip | None = None
         for place, row in _rows_of(self.path):
             where = f"{self.path}, {place}"
-            columns = self._columns_of(tuple(row), where)
-            clip = columns.clip.clip_of(row, place=where)
+            if header != tuple(row):
+                header = tuple(row)
+                columns = self._columns_of(header, where)
+                cells = None
+            # Mostly the captions of a clip follow one another.
+            before, cells = cells, tuple([row[name] for name in columns.clip.names])
+            if clip is None or before != cells:
+                clip = columns.clip.clip_of(row, place=where)
             captions = _captions(row, columns.caption, where)
             split = _code(row, columns.split, _SPLIT_OF, SPLITS, where)
             language = _code(row, columns.language, _LANGUAGE_OF, LANGUAGES, where)

@@ -35,7 +35,7 @@ from engine.data import (
 from engine.distributed.world import World
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.query_bank import build_banks
-from engine.input_files import eval_dataset_hint, evaluation_files
+from engine.input_files import eval_dataset_hint, evaluation_files, how_to_store
 from engine.logs.metrics_jsonl import Result
 from engine.logs.run_log import RunLog
 from engine.report.run_report import report_evaluation
@@ -231,13 +231,13 @@ def _require_test_videos(config: Config) -> list[str] | None:
     Raises `UserError` where a file is absent, or videos in the frame store.
     """
     files = evaluation_files(config, "test")
-    ids = read_test_ids(config.test_dataset, files)
+    ids = read_test_ids(config.test_dataset, files, language=config.language)
     store = FrameStore(files.store)
     if ids is None:
         return None
     missing = MissingVideos(tuple(store.missing(ids)), len(ids))
     if missing.count == len(ids) or (missing and not config.allow_missing):
-        raise UserError(absent_videos(store, missing))
+        raise UserError(absent_videos(store, missing, how_to_store(config.test_dataset, files)))
     return ids
 
 
@@ -251,7 +251,8 @@ def _check_test_files(config: Config, train: Examples, choose_on: Examples | Non
         validated = _shared(ids, choose_on.video_ids)
         if validated:
             raise UserError(
-                f"--select_on val: {len(validated):,} of the {len(ids):,} videos in {files.list} are also in "
+                f"--select_on val: {len(validated):,} of the {len(ids):,} videos in "
+                f"{files.list or files.annotations} are also in "
                 f"the validation list ({name_some(validated)}); use --select_on held_out or another test list"
             )
     trained_on = _shared(ids, train.video_ids)

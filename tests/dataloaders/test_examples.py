@@ -71,6 +71,21 @@ def test_a_caption_without_a_video_is_a_broken_invariant() -> None:
         Examples(one, one, np.array([1]))
 
 
+def test_videos_with_captions_in_one_language_only() -> None:
+    def part(*videos: tuple[str, float | None]) -> Examples:
+        builder = ExamplesBuilder()
+        for video_id, duration in videos:
+            builder.add(video_id, f"of {video_id}", duration=duration)
+        return builder.build()
+
+    both = merge_languages([part(("b", None), ("a", None)), part(("a", 2.0), ("c", None))])
+    assert list(both.video_ids) == ["b", "a", "c"]
+    assert [both.video_id_of(number) for number in range(4)] == ["b", "a", "a", "c"]
+    assert [both.captions[number] for number in range(4)] == ["of b", "of a", "of a", "of c"]
+    assert both.durations is not None
+    np.testing.assert_equal(both.durations, np.array([np.nan, 2.0, np.nan], np.float32))
+
+
 def test_the_captions_of_two_languages_become_one_split() -> None:
     english, chinese = toy_examples(videos=3, captions_each=2, tags=True), toy_examples(videos=3, tags=True)
     both = merge_languages([english, chinese])

@@ -140,15 +140,15 @@ def test_the_validation_list_is_never_the_test_list(tmp_path: Path) -> None:
 def test_ids_of_a_test_list_without_its_captions(tmp_path: Path) -> None:
     write_all(tmp_path)
     files = {name: default_files(tmp_path, name, "test") for name in DATASETS}
-    ids = {name: read_test_ids(name, of) for name, of in files.items()}
+    ids = {name: read_test_ids(name, of, language="english") for name, of in files.items()}
     assert ids == {"msrvtt": ["v"], "vatex": ["v"], "chvtt": None}
     files["msrvtt"].annotations.unlink()  # a list of pairs needs none
-    assert read_test_ids("msrvtt", files["msrvtt"]) == ["v"]
+    assert read_test_ids("msrvtt", files["msrvtt"], language="english") == ["v"]
     (tmp_path / "msrvtt/MSRVTT_JSFUSION_test.csv").write_text("video_id\nv\nv\n", "utf-8")
     for name in ("msrvtt", "vatex", "chvtt"):
         files[name].annotations.unlink(missing_ok=True)
         with pytest.raises(UserError, match=f"{files[name].annotations.name}: no such file"):
-            read_test_ids(name, files[name])
+            read_test_ids(name, files[name], language="english")
 
 
 def test_wrong_names_are_one_line(tmp_path: Path) -> None:

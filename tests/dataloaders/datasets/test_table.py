@@ -54,7 +54,7 @@ def test_every_form(name: str, text: str, tmp_path: Path) -> None:
     assert pairs(table.examples("train", "english")) == [("cat", "a cat"), ("cat", ROWS[1][1])]
     assert pairs(table.examples("val", "chinese")) == [("dog", "a dog")]  # no column: as the run says
     assert pairs(table.examples("test", "english")) == [("sub/owl", "an owl")]
-    assert table.unused == () and table.remarks("english")[1] == []
+    assert table.unused == () and table.remarks("english").warnings == ()
 
 
 def test_several_captions_in_one_json_row(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_languages(tmp_path: Path) -> None:
     table = table_of(tmp_path, "video,caption,language,split\n" + text)
     assert pairs(table.examples("train", "english")) == [("a", "a cat")]
     assert pairs(table.examples("train", "chinese")) == [("a", "一只猫"), ("b", "一只狗")]
-    assert table.languages == ("english", "chinese")
+    assert table.languages() == ("english", "chinese")
     message = "no row of split test is in chinese; its rows: english 2, chinese 2"
     with pytest.raises(UserError, match=message):
         table.examples("test", "chinese")
@@ -93,8 +93,8 @@ def test_without_a_split_a_share_is_held_out_by_video(tmp_path: Path) -> None:
     turned = table_of(tmp_path, "\n".join(["video,start,end,caption", *rows[::-1]]), "turned.csv")
     assert set(turned.examples("test", "english").video_ids) == set(test.video_ids)
     assert table.examples("test", "english", whole=True).num_videos == 60
-    assert "6 of its 60 videos are the test" in table.remarks("english")[0][1]
-    assert len(table.remarks("english", whole=True)[0]) == 1
+    assert "6 of its 60 videos are the test" in table.remarks("english").lines[1]
+    assert len(table.remarks("english", whole=True).lines) == 1
     with pytest.raises(
         UserError, match="no row has the split 'val'; its rows: train 54, test 6; --select_on"
     ):
@@ -108,27 +108,28 @@ def test_rows_that_are_left_out_are_counted(tmp_path: Path) -> None:
     text = "video,caption,split,url\na,x,train,1\na,x,train,2\na.mp4,x,train,3\nb, ,train,4\nc,y,test,5\n"
     table = table_of(tmp_path, text)
     assert pairs(table.examples("train", "english")) == [("a", "x")]
-    lines, warnings = table.remarks("english")
-    assert lines == [f"{tmp_path / 'my_data.csv'}: 2 captions; columns video, caption, split; not used: url"]
-    assert warnings == [
-        f"{tmp_path / 'my_data.csv'}: 2 rows repeat another one and are left out",
-        f"{tmp_path / 'my_data.csv'}: 1 rows have no caption and are left out: line 5",
-    ]
+    path = tmp_path / "my_data.csv"
+    remarks = table.remarks("english")
+    assert remarks.lines == (f"{path}: 2 captions; columns video, caption, split; not used: url",)
+    assert remarks.warnings == (
+        f"{path}: 2 rows repeat another one and are left out",
+        f"{path}: 1 rows have no caption and are left out: line 5",
+    )
 
 
 def test_parts_of_one_video_in_two_splits_are_named(tmp_path: Path) -> None:
     text = "video,start,end,caption,split\na.mp4,0,5,x,train\na.mp4,5,9,y,test\nb,0,1,z,test\n"
-    (warning,) = table_of(tmp_path, text).remarks("english")[1]
+    (warning,) = table_of(tmp_path, text).remarks("english").warnings
     assert "1 videos have clips in more than one split (a)" in warning
 
 
 def test_captions_in_another_language_are_told(tmp_path: Path) -> None:
     table = table_of(tmp_path, "video,caption\na,一只猫\nb,一只狗\nc,a cat\n")
-    (warning,) = table.remarks("english")[1]
+    (warning,) = table.remarks("english").warnings
     assert "2 of 3 inspected captions" in warning and warning.endswith(
         "are in chinese; give --language chinese"
     )
-    assert table.remarks("chinese")[1] == []
+    assert table.remarks("chinese").warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""`--dataset my_data.csv`: anybody's videos through the whole programs, in one language and in both."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Toy
+from tests.engine.report.inputs import BLANK
+from tools import check_data, compare_reports
+
+Read = Callable[[Path], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def table(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy VATEX captions as a table; its store is where the programs look for it."""
+    folder = tmp_path_factory.mktemp("own")
+    source = toy.data / "vatex"
+    captions = json.loads((source / "vatex_data.json").read_text(encoding="utf-8"))
+    rows = []
+    for split in ("train", "val", "test"):
+        for name in (source / f"{split}_list.txt").read_text(encoding="utf-8").split():
+            for language, key in (("en", "enCap"), ("zh", "chCap")):
+                rows += [(name, text, language, split) for text in dict.fromkeys(captions[name][key])]
+    path = folder / "my_data.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("video_id", "caption", "language", "split"), *rows])
+    (folder / "my_data_lmdb").symlink_to(source / "vatex_lmdb")
+    return path
+
+
+def test_a_model_of_both_languages_from_a_table(
+    toy: Toy,
+    table: Path,
+    tmp_path: Path,
+    results: Read,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.report.report.png", lambda draw, *, theme: BLANK)  # drawing takes seconds
+    flags = ("--dataset", str(table), "--use_temp", "--temporal_layers", "1", "--report")
+    out = tmp_path / "both"
+    assert toy.run("train", out, *flags, "--language", "bilingual", "--select_on", "val") == 0
+    chosen, tested = results(out)
+    assert (chosen["split"], tested["split"]) == ("val", "test")
+    assert tested["dataset"] == "my_data.csv" and tested["list"].startswith("sha256:")
+    assert {"english/t2v/R@1", "chinese/t2v/R@1"} <= tested.keys()
+    before = tmp_path / "before"
+    assert toy.run("eval", before, *flags, "--language", "bilingual") == 0  # zero-shot, without a checkpoint
+    assert results(before)[0]["list"] == tested["list"]
+    assert compare_reports.main([str(out), str(before)]) == 2
+    part = out / "report" / "chinese"
+    assert f"a report of two languages; give {part} or" in capsys.readouterr().err
+    assert compare_reports.main([str(part), str(before / "report" / "chinese")]) == 0
+    assert "t2v/R@1" in capsys.readouterr().out
+
+
+def test_pretraining_on_a_table_is_tested_on_it(toy: Toy, table: Path, tmp_path: Path, results: Read) -> None:
+    flags = ("--dataset", str(table), "--language", "english", "--weight_FAM", "0", "--weight_MLM", "0")
+    assert toy.run("pretrain", tmp_path / "pre", *flags) == 0
+    assert results(tmp_path / "pre")[-1]["dataset"] == "my_data.csv"
+
+
+def test_the_doctor_reads_every_split_and_language(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_data.main(["--dataset", str(table), "--sample", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "val:" in printed and "(bilingual)" in printed
+
+
+def test_what_stops_a_run_is_said_before_it_starts(
+    toy: Toy, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def error(name: str, text: str, *flags: str) -> str:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        out = tmp_path / f"out_{name}"
+        assert toy.run("train", out, "--dataset", str(path), "--language", "english", *flags) == 2
+        return capsys.readouterr().err
+
+    store = ("--train_store", str(table.parent / "my_data_lmdb"))
+    store += ("--eval_store", store[1])
+    message = error("a.csv", "video,caption\na,x\nb,y\n")
+    assert f"--json_path {tmp_path / 'a.csv'} --lmdb_path {tmp_path / 'a_lmdb'}" in message
+    message = error("b.csv", "video,caption,split\na,x,train\nb,y,val\n", *store)
+    assert "no row has the split 'test'; its rows: train 1, val 1; give some rows" in message
+    assert "needs a column language" in error(
+        "c.csv", "video,caption\na,x\nb,y\n", *store, "--language", "bilingual"
+    )
+    message = error("d.csv", "video,caption\na,x\nb,y\n", *store)
+    assert "1 of 1 videos are absent" in message and "--json_path" in message
