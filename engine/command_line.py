@@ -12,6 +12,7 @@ from typing import Any
 from common.arguments import ArgumentParser
 from dataloaders.datasets.registry import dataset_spec
 from engine.config import Config
+from engine.flags import flags_of
 
 # The programs and the defaults in which they differ from `Config`.
 PROGRAMS: dict[str, dict[str, Any]] = {
@@ -27,7 +28,7 @@ def build_parser(program: str, *, defaults: bool = True) -> argparse.ArgumentPar
     """
     parser = ArgumentParser(prog=program, allow_abbrev=False)
     groups: dict[str, Any] = {}
-    for item in dataclasses.fields(Config):
+    for item in flags_of(Config):
         meta = item.metadata
         if meta["group"] not in groups:
             groups[meta["group"]] = parser.add_argument_group(meta["group"])

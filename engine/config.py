@@ -7,14 +7,14 @@ the flags, `engine/config_checks.py` checks them, and the run saves them to OUTP
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.atomic_files import write_json
 from dataloaders.datasets.registry import DATASETS, DEFAULT_DATASET, dataset_spec, zero_shot_dataset
 from dataloaders.datasets.spec import DEFAULT_WORDS
+from engine.flags import VideoFlags
+from engine.flags import flag as _flag
 from modules.heads.registry import HEADS
 from modules.losses.table import LOSSES
 
@@ -24,24 +24,8 @@ _ZERO_SHOT = ", ".join(
 )
 
 
-def _flag(
-    default: Any,
-    group: str,
-    help: str,
-    *,
-    choices: Sequence[str] | None = None,
-    aliases: Sequence[str] = (),
-    kind: type | None = None,
-    bare: str | None = None,
-) -> Any:
-    """One field of `Config` with its flag's arguments. `kind`: the type of None; `bare`: without a value."""
-    metadata = {"group": group, "help": help, "choices": choices, "aliases": tuple(aliases), "kind": kind}
-    metadata["bare"] = bare
-    return field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True)
-class Config:
+class Config(VideoFlags):
     """All settings of one run. Units: rates per optimiser step, batch sizes over all ranks."""
 
     output_dir: str = _flag("", "run", "folder for checkpoints, log.txt, metrics.jsonl and config.json")
@@ -107,7 +91,9 @@ class Config:
         None, "data", "frame store to evaluate on, instead of the default", kind=str
     )
     allow_missing: bool = _flag(
-        False, "data", "skip videos that the frame store lacks; the evaluation is then not comparable"
+        False,
+        "data",
+        "skip videos that the store or folder lacks; the evaluation is then not comparable",
     )
     num_thread_reader: int = _flag(1, "data", "loader processes on each rank; 0 reads in the main process")
     max_words: int | None = _flag(

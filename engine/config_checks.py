@@ -11,6 +11,7 @@ from common.languages import BILINGUAL, languages_of
 from dataloaders.datasets.registry import DATASETS, dataset_spec
 from engine.command_line import Remark, given_flags, parse_config
 from engine.config import Config
+from engine.flags import VideoFlags
 from engine.saved_settings import as_flag, with_checkpoint_settings
 from modules.losses.table import WEIGHT_NEGATIVES
 
@@ -24,6 +25,7 @@ NOT_NEGATIVE = (
     *("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"),
     *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank", "hard_negatives", "lora"),
 )
+MOST_STORED = 99_999  # frames of a video
 HIGH_TOWER_RATE = 9.9e-5  # the highest published rate of the image tower is 8e-5
 FREEZABLE = ("image", "text", "temporal")
 
@@ -96,6 +98,7 @@ def check_config(config: Config, *, program: str) -> None:
     _check_evaluation(config)
     _check_freeze(config)
     _check_loss(config)
+    _check_videos(config)
     for name in AT_LEAST_ONE:
         value = getattr(config, name)
         _require(value >= 1, f"--{name} {value}: must be at least 1")
@@ -204,6 +207,40 @@ def _check_loss(config: Config) -> None:
         not config.hard_negatives or config.loss in WEIGHT_NEGATIVES,
         f"--hard_negatives {config.hard_negatives:g}: --loss {config.loss} does not weight its negatives; "
         f"leave the flag out, or give --loss {' or '.join(WEIGHT_NEGATIVES)}",
+    )
+
+
+def _check_videos(config: Config) -> None:
+    """Flags of --frames_from videos."""
+    if config.frames_from != "videos":
+        for item in dataclasses.fields(VideoFlags):
+            value = getattr(config, item.name)
+            _require(
+                value == item.default,
+                f"{as_flag(item.name, value)}: is for --frames_from videos; add that, or leave it out",
+            )
+        return
+    evaluates_videos = not config.eval_store
+    _require(
+        bool(config.video_dir or (config.eval_video_dir and not config.is_training)),
+        "--frames_from videos: --video_dir must name the folder with the videos",
+    )
+    for name, other in (("train_store", "video_dir"), ("eval_store", "eval_video_dir")):
+        value = getattr(config, name)
+        _require(
+            not value or (name == "eval_store" and not config.eval_video_dir),
+            f"--{name} {value}: --frames_from videos reads --{other}; leave one of them out",
+        )
+    _require(
+        config.is_training or evaluates_videos,
+        f"--eval_store {config.eval_store}: an evaluation from a store; leave --frames_from videos out",
+    )
+    for name, least, most in (("num_frames", 1, MOST_STORED), ("short_side", 0, 16384), ("quality", 1, 100)):
+        value = getattr(config, name)
+        _require(least <= value <= most, f"--{name} {value}: must be from {least} to {most}")
+    _require(
+        0 < config.video_timeout < math.inf,
+        f"--video_timeout {config.video_timeout:g}: must be above 0 seconds",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -21,19 +22,17 @@ from dataloaders.datasets.registry import dataset_spec, read_examples
 from dataloaders.datasets.spec import TRAINING, VALIDATION, SplitFiles
 from dataloaders.datasets.splits import (
     MissingVideos,
-    exclude_missing,
     hold_out,
-    match_store_ids,
-    with_store_durations,
 )
 from dataloaders.examples import Examples, merge_languages
-from dataloaders.frame_store.reader import FrameStore
+from dataloaders.frame_source import FrameSource
 from dataloaders.loader import EpochSampler
 from dataloaders.tokenization import Tokenizer, TokenizerPair
 from dataloaders.transforms import FrameSize, Resize
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
+from engine.frame_sources import find_videos
 from engine.input_files import (
     eval_dataset_hint,
     evaluation_files,
@@ -47,8 +46,8 @@ from engine.logs.run_log import RunLog
 from modules.backbones.backbone import Backbone
 from modules.dual_encoder import DualEncoder
 
-# A split as its files give it: examples, frame store, and the videos that the store lacks.
-Split = tuple[Examples, FrameStore, MissingVideos]
+# A split as its files give it: examples, where their frames are, and the videos that are missing there.
+Split = tuple[Examples, FrameSource, MissingVideos]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class TrainingData:
     dataset: VideoTextDataset
     sampler: EpochSampler
     loader: DataLoader
-    store: FrameStore
+    store: FrameSource
     held_out: Examples | None = None
 
     def name_of(self, index: int) -> str:
@@ -104,7 +103,7 @@ class EvaluationData:
     dataset: str
     examples: Examples
     missing: MissingVideos
-    store: FrameStore
+    store: FrameSource
     videos: DataLoader
     queries: tuple[Queries, ...]
 
@@ -242,7 +241,7 @@ def _evaluation_data(
     spec: InputSpec,
     log: RunLog,
     examples: Examples,
-    store: FrameStore,
+    store: FrameSource,
     missing: MissingVideos,
     *,
     name: str,
@@ -302,7 +301,7 @@ def report_leaks(train: Examples, test: Examples, log: RunLog) -> None:
 
 
 def _read_split(config: Config, world: World, name: str, split: str, files: SplitFiles, log: RunLog) -> Split:
-    """Read a split: its examples, its frame store, and the videos that the store lacks.
+    """Read a split: its examples, where their frames are, and the videos that are missing there.
 
     Raises `UserError` if videos are missing without `--allow_missing`. With it, the examples leave them out.
     """
@@ -315,25 +314,18 @@ def _read_split(config: Config, world: World, name: str, split: str, files: Spli
         mismatch = name_mismatch(name, files.list, num_videos=examples.num_videos)
         if mismatch:
             log.warning(mismatch)
-    store = FrameStore(files.store)
-    examples = match_store_ids(examples, store, prefix=dataset_spec(name).store_prefix)
-    # Only rank 0 checks: a million look-ups from every rank would overload the server of a network disk.
-    present, missing = world.broadcast(_present(config, examples, store) if world.is_main else None)
+    found = None
+    if world.is_main:
+        prefix, evaluates = dataset_spec(name).store_prefix, split not in TRAINING
+        found = find_videos(config, files, examples, log, prefix=prefix, evaluates=evaluates)
+    present, missing, store = world.broadcast(found)
     if missing and not config.allow_missing:
-        raise UserError(absent_videos(store, missing, how_to_store(name, files)))
+        raise UserError(absent_videos(store.path, missing, how_to_store(name, files)))
     if not present.num_videos:
         raise UserError(
             f"{store.path}: holds none of the {missing.total} videos of the {split} split of {name}"
         )
     return present, store, missing
-
-
-def _present(config: Config, examples: Examples, store: FrameStore) -> tuple[Examples, MissingVideos]:
-    """What the store has of a split, and the missing videos; with durations where they are needed."""
-    present, missing = exclude_missing(examples, store)
-    if config.frame_sample_len == "dynamic":
-        present = with_store_durations(present, store)
-    return present, missing
 
 
 def _log_remarks(config: Config, name: str, split: str, files: SplitFiles, log: RunLog) -> None:
@@ -347,17 +339,17 @@ def _log_remarks(config: Config, name: str, split: str, files: SplitFiles, log: 
         log.warning(warning)
 
 
-def absent_videos(store: FrameStore, missing: MissingVideos, command: str = "") -> str:
-    """The error message for videos that the frame store lacks. `command` adds them."""
+def absent_videos(path: Path, missing: MissingVideos, command: str = "") -> str:
+    """The error message for videos that the store or folder at `path` lacks. `command` adds them."""
     add = f"add them ({command})" if command else "add them"
-    return f"{store.path}: {missing}; {add}, or continue without them (--allow_missing)"
+    return f"{path}: {missing}; {add}, or continue without them (--allow_missing)"
 
 
 def _dataset(
     config: Config,
     world: World,
     examples: Examples,
-    store: FrameStore,
+    store: FrameSource,
     spec: InputSpec,
     *,
     name: str,

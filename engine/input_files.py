@@ -1,4 +1,4 @@
-"""The annotation files, lists and frame stores that a run reads, as its flags say."""
+"""The annotation files, lists, and frame stores or videos that a run reads, as its flags say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def training_files(config: Config) -> SplitFiles:
     """Files of the training set."""
     files = default_files(config.data_dir, config.dataset, training_split(config))
     files = files.with_paths(config.train_annotations, config.train_list, config.train_store)
-    return replace(files, whole=files.annotations != _tested(config, "test").annotations)
+    whole = files.annotations != _tested(config, "test").annotations
+    return replace(files, whole=whole, videos=_folder(config, config.video_dir))
 
 
 def evaluation_files(config: Config, split: str) -> SplitFiles:
@@ -35,7 +36,14 @@ def evaluation_files(config: Config, split: str) -> SplitFiles:
 def _tested(config: Config, split: str) -> SplitFiles:
     files = default_files(config.data_dir, config.test_dataset, VALIDATION if split == "val" else split)
     list_flag = config.eval_list if split == "test" else None
-    return files.with_paths(config.eval_annotations, list_flag, config.eval_store)
+    files = files.with_paths(config.eval_annotations, list_flag, config.eval_store)
+    if config.eval_store:
+        return files
+    return replace(files, videos=_folder(config, config.eval_video_dir or config.video_dir))
+
+
+def _folder(config: Config, path: str | None) -> Path | None:
+    return Path(path).expanduser() if config.frames_from == "videos" and path else None
 
 
 def bank_files(config: Config) -> SplitFiles:
@@ -64,7 +72,7 @@ def require_files(config: Config) -> None:
         for path in filter(None, (files.annotations, files.list)):
             if not path.exists():
                 raise UserError(f"{path}: no such file")
-        _require_store(config.dataset, files)
+        _require_frames(config.dataset, files)
     splits = ["test"] if config.is_training or config.do_eval else []
     if config.is_training and config.select_on == "val":
         splits.append("val")
@@ -73,20 +81,24 @@ def require_files(config: Config) -> None:
         try:
             name = VALIDATION if split == "val" else split
             read_test_ids(config.test_dataset, files, language=config.language, split=name)
-            _require_store(config.test_dataset, files)
+            _require_frames(config.test_dataset, files)
         except UserError as error:
             raise UserError(f"{error}{eval_dataset_hint(config)}") from None
 
 
 def how_to_store(dataset: str, files: SplitFiles) -> str:
     """The command that stores the videos of a table, for a message; nothing for published data sets."""
-    if not dataset_spec(dataset).is_table:
+    if not dataset_spec(dataset).is_table or files.videos is not None:
         return ""
     paths = f"--json_path {files.annotations} --lmdb_path {files.store}"
     return f"python tools/frame2lmdb.py --video_dir VIDEOS {paths}"
 
 
-def _require_store(dataset: str, files: SplitFiles) -> None:
+def _require_frames(dataset: str, files: SplitFiles) -> None:
+    if files.videos is not None:
+        if not files.videos.is_dir():
+            raise UserError(f"{files.videos}: no such folder of videos (--video_dir)")
+        return
     try:
         find_shards(files.store)
     except UserError as error:

@@ -58,5 +58,5 @@ def inspect_frames(config: Config, dataset: VideoTextDataset, world: World, log:
         log.warning(
             f"--max_frames {config.max_frames}: {len(short)} of {len(stored)} inspected videos have fewer "
             f"frames in the store (at most {short.max()}), so frames repeat; give at most {short.max()}, "
-            "or store more (tools/frame2lmdb.py --num_frames)"
+            "or take more of each video (--num_frames, here or in tools/frame2lmdb.py)"
         )

@@ -33,6 +33,7 @@ from engine.distributed.wrapping import wrap
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.folder import evaluate_folder
 from engine.evaluation.query_bank import build_banks
+from engine.frame_sources import frame_cache
 from engine.input_files import training_split
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
@@ -65,7 +66,8 @@ def run(config: Config, remarks: Sequence[Remark] = (), *, stop: StopRequest) ->
             log.info(choice)
             for remark in remarks:
                 log.remark(remark)
-            return _run(config, world, log, stop, output)
+            with frame_cache(config, world, log):
+                return _run(config, world, log, stop, output)
     except (StoppedBySignal, TrainingStopped, EndedRank) as reason:
         if log is not None:
             with contextlib.suppress(FileError):  # on a full disk `reason` is what the user must see

@@ -24,7 +24,7 @@ BELOW = {
 # Rooms of engine from the top down; each imports only what stands after it.
 ENGINE = (
     *("program", "run", "training", "report", "evaluation", "parameters", "model_setup", "data"),
-    *("loaders", "output_folder", "inspection"),
+    *("frame_sources", "loaders", "output_folder", "inspection"),
     *(
         "checkpoint",
         "distributed",
@@ -35,6 +35,7 @@ ENGINE = (
         "saved_settings",
         "command_line",
         "config",
+        "flags",
     ),
 )
 OURS = {*BELOW, "tests", "benchmarks", "main_pretrain", "main_task_retrieval"}

@@ -24,11 +24,13 @@ from common.errors import run_program
 from dataloaders.datasets.registry import DATASETS
 from engine.command_line import PROGRAMS, build_parser
 from engine.config import Config
+from engine.flags import flags_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "FLAGS.md"
 INTRO = """# Flags
 
-Written by `python tools/write_flag_docs.py` from `engine/config.py`. Do not edit this page by hand.
+Written by `python tools/write_flag_docs.py` from `engine/config.py` and `engine/flags.py`. Do not edit this
+page by hand.
 
 All flags of `main_pretrain.py` and `main_task_retrieval.py`; `--help` prints the same. The two programs share
 all flags. Where two defaults are given, the first is that of `main_pretrain.py`. All published flags are
@@ -45,6 +47,7 @@ evaluation as `config.eval.json`.
 NOTES = {  # a line before the table of a group
     "run": "What a run writes: [RESULTS.md](RESULTS.md).",
     "data": "The files of every data set: [DATA.md](DATA.md).",
+    "videos": "Training without a frame store: [DATA.md](DATA.md#without-a-store).",
     "model": "Checkpoints: [CHECKPOINTS.md](CHECKPOINTS.md). Ablations: `bash scripts/ablations.sh`.",
     "optimisation": "Memory, speed, and what changes the numbers: [SCALING.md](SCALING.md).",
     "saving and resuming": "Stop a run and resume it: [TRAINING.md](TRAINING.md).",
@@ -55,7 +58,7 @@ NOTES = {  # a line before the table of a group
 def flag_page() -> str:
     """The whole page: the introduction, then a table for each group."""
     groups: dict[str, list[dataclasses.Field[Any]]] = {}
-    for field in dataclasses.fields(Config):
+    for field in flags_of(Config):
         groups.setdefault(field.metadata["group"], []).append(field)
     sections = ("\n".join(_section(group, fields)) + "\n" for group, fields in groups.items())
     return "\n".join([INTRO.format(aliases=_aliases()), *sections])

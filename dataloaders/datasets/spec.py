@@ -25,12 +25,14 @@ class SplitFiles:
     """Paths of one split's files. `list` is None if the annotations alone define the videos of the split.
 
     `whole`: training and test are in different files, so a table without a column `split` is all this split.
+    `videos`: the folder of video files that frames are decoded from, in place of the store.
     """
 
     annotations: Path
     list: Path | None
     store: Path
     whole: bool = False
+    videos: Path | None = None
 
     def with_paths(self, annotations: str | None, list_path: str | None, store: str | None) -> SplitFiles:
         """These files, with those that a flag replaces."""

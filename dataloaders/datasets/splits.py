@@ -18,6 +18,7 @@ from dataloaders.datasets.files import name_some
 from dataloaders.examples import Examples, PackedStrings
 
 _PROBES = 100
+_SHOWN_FAULTS = 3
 _HELD_OUT_STREAM = 0x4E7D  # keeps this draw independent of others with the same seed
 
 
@@ -39,12 +40,15 @@ class ManifestReader(Protocol):
 class MissingVideos:
     """The videos of a split that are absent from the store.
 
-    `other_form`: how many of them the store has under the same name in another Unicode form.
+    `other_form`: how many of them the store has under the same name in another Unicode form. `kind`: what
+    they are missing from. `faults`: why files of some of them do not decode.
     """
 
     ids: tuple[str, ...]
     total: int
     other_form: int = 0
+    kind: str = "frame store"
+    faults: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.ids)
@@ -54,7 +58,9 @@ class MissingVideos:
         return len(self.ids)
 
     def __str__(self) -> str:
-        text = f"{self.count} of {self.total} videos are absent from the frame store: {name_some(self.ids)}"
+        text = f"{self.count} of {self.total} videos are absent from the {self.kind}: {name_some(self.ids)}"
+        if self.faults:
+            text += f"; {len(self.faults)} of them do not decode ({name_some(self.faults, _SHOWN_FAULTS)})"
         if self.other_form:
             text += (
                 f"; it has {self.other_form} of them with the name in another Unicode form:"
@@ -72,7 +78,8 @@ def exclude_missing(examples: Examples, store: VideoIndex) -> tuple[Examples, Mi
     keep = np.fromiter((video_id not in absent for video_id in examples.video_ids), bool, examples.num_videos)
     missing = tuple(video_id for video_id in examples.video_ids if video_id in absent)
     other_form = sum(has_other_form(video_id, store) for video_id in missing)
-    return examples.keep_videos(keep), MissingVideos(missing, examples.num_videos, other_form)
+    kind = getattr(store, "kind", MissingVideos.kind)
+    return examples.keep_videos(keep), MissingVideos(missing, examples.num_videos, other_form, kind)
 
 
 def has_other_form(video_id: str, store: VideoIndex) -> bool:

@@ -15,9 +15,7 @@ from common.atomic_files import write_json
 from common.errors import UserError
 from dataloaders.datasets.files import name_some
 from dataloaders.datasets.registry import dataset_spec, read_test_ids
-from dataloaders.datasets.splits import MissingVideos
 from dataloaders.examples import Examples
-from dataloaders.frame_store.reader import FrameStore
 from engine.checkpoint.files import checkpoint_path
 from engine.config import Config
 from engine.data import (
@@ -35,6 +33,7 @@ from engine.data import (
 from engine.distributed.world import World
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.query_bank import build_banks
+from engine.frame_sources import missing_of_list, open_frames
 from engine.input_files import eval_dataset_hint, evaluation_files, how_to_store
 from engine.logs.metrics_jsonl import Result
 from engine.logs.run_log import RunLog
@@ -232,12 +231,12 @@ def _require_test_videos(config: Config) -> list[str] | None:
     """
     files = evaluation_files(config, "test")
     ids = read_test_ids(config.test_dataset, files, language=config.language)
-    store = FrameStore(files.store)
     if ids is None:
+        open_frames(config, files)
         return None
-    missing = MissingVideos(tuple(store.missing(ids)), len(ids))
+    missing, path = missing_of_list(config, files, ids)
     if missing.count == len(ids) or (missing and not config.allow_missing):
-        raise UserError(absent_videos(store, missing, how_to_store(config.test_dataset, files)))
+        raise UserError(absent_videos(path, missing, how_to_store(config.test_dataset, files)))
     return ids
 
 

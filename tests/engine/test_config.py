@@ -70,6 +70,8 @@ OURS = {
     *("resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
     *("protocol", "select_on", "held_out", "bootstrap", "report", "no-report", "dsl", "dsl_temperature"),
     *("qb_norm", "qb_beta", "qb_bank", "save_features", "save_similarity"),
+    *("frames_from", "video_dir", "eval_video_dir", "num_frames", "short_side", "quality"),
+    *("clip_from_id", "video_timeout", "frame_cache"),
     "negatives",
     "no-use_frame_fea",
     "no-use_temp",
