@@ -3,9 +3,10 @@
     python benchmarks/protocol/bilingual.py [--seeds 1 2 3] [--epochs 3] [--folder runs/bilingual]
 
 Makes toy videos with captions in both languages, in the format of VATEX. For each seed it trains three models
-with the same flags and epochs: English, Chinese and bilingual. An epoch has every caption once, so the
-bilingual model takes as many steps as the two others together. Prints the figures of each language with their
-spread over the seeds, and the difference with its 95% interval. A run that is finished is not made again.
+with the same flags: English, Chinese and bilingual. An epoch has every caption once, so an epoch of the
+bilingual model has twice as many steps. The single models have `--single_epochs`, by default twice `--epochs`:
+then all three models take equally many steps. Prints the figures of each language with their spread over the
+seeds, and the difference with its 95% interval. A run that is finished is not made again.
 """
 
 from __future__ import annotations
@@ -132,20 +133,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "bilingual")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="at most 5")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="of the bilingual model (default 3)")
+    parser.add_argument("--single_epochs", type=int, help="of each single model (default: twice --epochs)")
     parser.add_argument("--size", choices=tuple(SIZES), default="default")
     parser.add_argument("--json", type=Path)
     parser.add_argument("flags", nargs="*", help="more flags of the training, after --")
     args = parser.parse_args(argv)
     if not 1 <= len(set(args.seeds)) <= 5:
         parser.error("--seeds: give 1 to 5 different seeds")
+    single_epochs = args.single_epochs or 2 * args.epochs
+    epochs = {model: args.epochs if model == "bilingual" else single_epochs for model in MODELS}
     data = make_data(args.folder, args.size)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}  # (model, language) -> metrics of each seed
     seconds: dict[str, float] = dict.fromkeys(MODELS, 0.0)
     for seed in args.seeds:
         for model in MODELS:
-            folder = args.folder / f"{args.size}-{args.epochs}-{model}-{seed}"
-            seconds[model] += train(folder, data, model, seed, args.epochs, args.flags)
+            folder = args.folder / f"{args.size}-{epochs[model]}-{model}-{seed}"
+            seconds[model] += train(folder, data, model, seed, epochs[model], args.flags)
             for language, figures in figures_of(folder, model).items():
                 found.setdefault((model, language), []).append(figures)
                 shown = " ".join(f"{name} {figures[name]:.1f}" for name in METRICS)
@@ -163,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"worse than the single models beyond noise: {worse or 'nothing'}")
     print("; ".join(f"{model} {total / len(args.seeds):.0f} s a run" for model, total in seconds.items()))
     if args.json:
-        write_json(args.json, {"seeds": args.seeds, "epochs": args.epochs, "rows": rows, "seconds": seconds})
+        write_json(args.json, {"seeds": args.seeds, "epochs": epochs, "rows": rows, "seconds": seconds})
     return 0
 
 
