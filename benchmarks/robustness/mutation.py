@@ -153,11 +153,8 @@ def results_of(path: Path) -> dict[str, str]:
     return {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
 
 
-def run(files: Sequence[Path], *, again: Sequence[str], children: int, tests: tuple[str, ...]) -> None:
-    """Run the mutants of `files` that have no result yet, or one of `again`; file by file.
-
-    Only tests whose ids start with one of `tests` are run.
-    """
+def run(files: Sequence[Path], *, again: Sequence[str], children: int) -> None:
+    """Run the mutants of `files` that have no result yet, or one of `again`; file by file."""
     order = {module_of(path): place for place, path in enumerate(files)}
     collect, load = program.collect_source_file_mutation_data, program.collect_or_load_stats
     estimate = program.estimated_worst_case_time
@@ -179,12 +176,11 @@ def run(files: Sequence[Path], *, again: Sequence[str], children: int, tests: tu
         durations = state().duration_by_test
         in_processes = tuple(TESTS_IN_PROCESSES.values())
         tests_of: dict[str, Any] = state().tests_by_mangled_function_name
-        for function, reached_by in list(tests_of.items()):
-            chosen = {test for test in reached_by if not test.startswith(in_processes)}
+        for function, tests in list(tests_of.items()):
+            chosen = {test for test in tests if not test.startswith(in_processes)}
             prefix = TESTS_IN_PROCESSES.get(function.rpartition(".")[0])
             if prefix is not None:
                 chosen |= {test for test in durations if test.startswith(prefix)}
-            chosen = {test for test in chosen if test.startswith(tests)}
             ordered = sorted(chosen, key=durations.__getitem__)
             until = list(itertools.accumulate(durations[test] for test in ordered))
             tests_of[function] = [
@@ -267,7 +263,7 @@ def main() -> None:
     parser.add_argument("--children", type=int, default=1, help="mutants that run at the same time")
     parser.add_argument("--table", action="store_true", help="print the table of results, run nothing")
     parser.add_argument("--survivors", action="store_true", help="print the changes that no test noticed")
-    parser.add_argument("--tests", nargs="+", metavar="FILE", help="run these tests only: a lower bound, quickly")
+    parser.add_argument("--tests", nargs="+", metavar="FILE", help="run only these tests: a lower bound")
     args = parser.parse_args()
     extend_mutmut()
     files = chosen_files(args.modules or ["*"])
@@ -278,7 +274,9 @@ def main() -> None:
                     print(f"# {status}: {name}\n{get_diff_for_mutant(name, path=path)}\n")
     elif not args.table:
         again = [status.replace("_", " ") for status in args.again]
-        run(files, again=again, children=args.children, tests=tuple(args.tests or [""]))
+        if args.tests:
+            config().pytest_add_cli_args_test_selection = args.tests
+        run(files, again=again, children=args.children)
     print("\n".join(table(files)))
 
 
