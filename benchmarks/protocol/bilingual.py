@@ -5,8 +5,8 @@
 Makes toy videos with captions in both languages, in the format of VATEX. For each seed it trains three models
 with the same flags: English, Chinese and bilingual. An epoch has every caption once, so an epoch of the
 bilingual model has twice as many steps. The single models have `--single_epochs`, by default twice
-`--epochs`: then all three models take equally many steps. Prints the figures of each language with their spread over the
-seeds, and the difference with its 95% interval. A run that is finished is not made again.
+`--epochs`: then all three models take equally many steps. Prints the figures of each language with their
+spread over the seeds, and the difference with its 95% interval. A run that is finished is not made again.
 """
 
 from __future__ import annotations
