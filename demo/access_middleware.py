@@ -212,7 +212,7 @@ def _host_name(host: str) -> str:
     """The Host header in lower case without its port."""
     name, colon, port = host.rpartition(":")
     with contextlib.suppress(ValueError):
-        if colon and (not port or int(port) >= 0) and not (host.endswith("]")):
+        if colon and (not port or int(port) >= 0):  # no number: the end of an IPv6 address in brackets
             host = name
     return host.lower()
 

@@ -145,7 +145,6 @@ class _Preparation:
         """Do all steps that are not done yet."""
         self._remove_other_recipe()
         self._step("drawing toy videos", self.data, self._draw)
-        self._step("text encoder", self.data / "toy-bert-ready", self._ready_bert)
         self._step("frame store", self.dataset / "vatex_lmdb", self._store)
         self._step(f"training, {self.language}", self.folder / "model", self._train)
         self._step("index", self.folder / "index", self._index)
@@ -179,9 +178,6 @@ class _Preparation:
             "tools/make_toy_dataset.py", "--out", self.data, *size, "--only", vatex.SPEC.name, "toy-bert"
         )
 
-    def _ready_bert(self) -> None:
-        ready_bert(self.data / "toy-bert", self.data / "toy-bert-ready")
-
     def _store(self) -> None:
         self._program(
             *(
@@ -213,7 +209,7 @@ class _Preparation:
                 self.language,
             ),
             *("--output_dir", folder, "--data_dir", self.data, "--seed", str(SEED), "--clip_model", "toy"),
-            *("--clip_weights", "none", "--pretrained_text", self.data / "toy-bert-ready"),
+            *("--clip_weights", "none", "--pretrained_text", self.data / "toy-bert"),
             *("--use_temp", "--use_frame_fea", "--temporal_layers", "2", "--max_frames", "4"),
             *("--max_words", "24", "--top_frames", "3", "--frame_sample", "uniform_random"),
             *("--lr", str(stage.lr), "--text_lr", str(stage.text_lr), "--epochs", str(stage.epochs)),
@@ -307,25 +303,6 @@ class _Preparation:
         if code:
             last_line = next((line for line in reversed(lines) if line), "no output")
             raise UserError(f"{program} ended with {code}: {last_line}")
-
-
-def ready_bert(source: Path, target: Path) -> None:
-    """A copy of the toy BERT with larger weights and no dropout, which learns from its first steps on.
-
-    The random weights that BERT's pre-training starts from are so small, and dropout is so strong, that all
-    texts get nearly the same features for some hundred steps.
-    """
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(source, target)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    write_json(target / "config.json", config)
-    weights = load_file(source / "model.safetensors")
-    for name, weight in weights.items():
-        if weight.ndim == 2 and "embeddings" not in name:
-            weight *= weight.shape[1] ** -0.5 / config["initializer_range"]  # variance 1 / inputs
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
 
 def _file_name(number: int) -> str:

@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.protocol.intervals import STUDENT
 from common.atomic_files import write_json
-from demo.toy_index import ready_bert
 from tools.make_toy_dataset import make_toy_dataset
 from tools.toy.annotations import Sizes
 
@@ -48,7 +47,6 @@ def make_data(folder: Path, size: str) -> Path:
         return data
     shutil.rmtree(data, ignore_errors=True)
     make_toy_dataset(data, seed=0, sizes=SIZES[size], parts=("vatex", "toy-bert"))
-    ready_bert(data / "toy-bert", data / "toy-bert-ready")
     vatex = data / "vatex"
     run_program(
         *("tools/frame2lmdb.py", "--video_dir", vatex / "videos", "--lmdb_path", vatex / "vatex_lmdb"),
@@ -67,7 +65,7 @@ def train(folder: Path, data: Path, language: str, seed: int, epochs: int, flags
     run_program(
         *("main_task_retrieval.py", "--do_train", "--dataset", "vatex", "--language", language),
         *("--output_dir", folder, "--data_dir", data, "--seed", str(seed), "--clip_model", "toy"),
-        *("--clip_weights", "none", "--pretrained_text", data / "toy-bert-ready", "--temporal_layers", "2"),
+        *("--clip_weights", "none", "--pretrained_text", data / "toy-bert", "--temporal_layers", "2"),
         *("--use_temp", "--use_frame_fea", "--mask_duplicates", "--max_frames", "4", "--max_words", "24"),
         *("--top_frames", "3", "--frame_sample", "uniform_random", "--lr", "2.5e-3", "--text_lr", "4e-4"),
         *("--epochs", str(epochs), "--batch_size", "32", "--batch_size_val", "128"),

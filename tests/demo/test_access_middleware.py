@@ -198,7 +198,7 @@ def test_a_body_has_a_time_and_what_follows_it_has_not() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body"})
 
-    messages = [{"type": "http.request", "more_body": False, "body": b""}, {"type": "http.disconnect"}]
+    messages = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
 
     async def receive() -> Any:
         return messages.pop(0)
@@ -219,8 +219,14 @@ def test_a_body_has_a_time_and_what_follows_it_has_not() -> None:
     asyncio.run(middleware(scope, receive, send))
     assert statuses == [200, 0]
 
-    client = Client(AccessMiddleware(App(), limits=Limits(body_seconds=0.05)), "/page")
-    asyncio.run(client.send([], lambda n: None))
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        async def later() -> Any:
+            await asyncio.sleep(0.3)
+            return await receive()
+
+        await AccessMiddleware(App(), limits=Limits(body_seconds=0.05))(scope, later, send)
+
+    client = ask(late)
     assert error_of(client, 408) == "the request took too long to arrive"
     assert client.headers[b"connection"] == b"close"
 
@@ -291,11 +297,15 @@ def test_searches_and_other_requests_have_rates_of_their_own() -> None:
         assert [ask(middleware, path, address=address).status for path in ("/search", "/page")] == [200, 200]
 
 
-@pytest.mark.parametrize("client", [None, ("1.2.3.4", 0)])
-def test_clients_without_an_address_count_as_one(client: tuple[str, int] | None) -> None:
+def test_this_computer_has_no_rate() -> None:
     middleware = AccessMiddleware(App(), limits=Limits(other_rate=Rate(0.01, 1)))
+    assert [ask(middleware, address="127.0.0.1").status for _ in range(3)] == [200] * 3
 
-    async def status(path: str) -> int:
+
+def test_clients_without_an_address_count_as_one() -> None:
+    middleware = AccessMiddleware(App(), limits=Limits(other_rate=Rate(0.01, 2)))
+
+    async def status(client: tuple[str, int] | None) -> int:
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
@@ -304,17 +314,19 @@ def test_clients_without_an_address_count_as_one(client: tuple[str, int] | None)
         async def receive() -> Any:
             return {"type": "http.request", "body": b"", "more_body": False}
 
-        scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", b"localhost")]}
+        scope = {"type": "http", "method": "GET", "path": "/page", "headers": [(b"host", b"localhost")]}
         await middleware(scope if client is None else scope | {"client": client}, receive, send)
         return int(sent[0]["status"])
 
-    assert [asyncio.run(status(path)) for path in ("/a", "/b")] == [200, 429]
+    clients = (("1.2.3.4", 0), None, ("5.6.7.8", 0), ("5.6.7.8", 1))
+    assert [asyncio.run(status(client)) for client in clients] == [200, 200, 429, 200]
 
 
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        *((b"LOCALHOST:7860", 200), (b"localhost:", 200), (b"[::1]:1", 200), (b"[::1]", 200)),
+        *((b"LOCALHOST:7860", 200), (b"localhost:", 200), (b"localhost:0", 200), (b"", 400)),
+        *((b"[::1]:1", 200), (b"[::1]", 200)),
         *((b"localhost:-1", 400), (b"localhost:1:2", 400), (b"localhost:x", 400), (b"::1", 400)),
     ],
 )
@@ -329,6 +341,27 @@ def test_hosts(host: bytes, status: int) -> None:
     assert client.status == status
     if status == 400:
         assert error_of(client, 400) == f"host {host.decode()!r}: this server does not answer to that name"
+
+
+def test_any_host_if_that_is_meant() -> None:
+    assert ask(App(), limits=Limits(hosts=("*",))).status == 200
+    assert error_of(ask(App(), limits=Limits(hosts=("XX",))), 400).startswith("host 'localhost:7860'")
+
+
+def test_pages_of_other_sites_are_refused() -> None:
+    client = ask(App(), limits=Limits(), headers=((b"origin", b"http://evil.example"),))
+    assert error_of(client, 403) == "requests from pages of other sites are refused"
+    assert client.headers[b"connection"] == b"close"
+
+
+def test_websockets_are_closed() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(AccessMiddleware(App(), limits=Limits())({"type": "websocket"}, _nothing, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
 def test_a_long_host_is_cut() -> None:

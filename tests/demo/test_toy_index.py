@@ -32,7 +32,6 @@ def test_a_toy_demo_is_made_from_nothing_and_found_again(
     steps = [line.split("s: ")[1] for line in lines if line.startswith("toy demo")]
     assert steps == [
         "drawing toy videos",
-        "text encoder",
         "frame store",
         "training, chinese",
         "index",
@@ -67,9 +66,6 @@ class Steps:
             _fill(name, Path(product))
 
         monkeypatch.setattr(toy_index._Preparation, "_program", program)
-        monkeypatch.setattr(
-            toy_index._Preparation, "_ready_bert", lambda self: (self.data / "toy-bert-ready").mkdir()
-        )
         monkeypatch.setattr(search, "VideoIndex", lambda folder: contextlib.nullcontext(folder))
         monkeypatch.setattr(search, "Retriever", _Finder)
 
