@@ -176,30 +176,31 @@ def build_loader(
     dataset: Dataset[dict[str, Any]],
     sampler: Sampler[Any],
     *,
-    batch_size: int,
+    batch_size: int | None,
     num_workers: int,
     pin_memory: bool = False,
     persistent: bool = True,
     multiprocessing_context: str | None = None,
 ) -> Loader:
     """A DataLoader with `batch_size` samples per batch in the sampler's order; a smaller last batch is kept.
+    With None each item of `dataset` is a batch and comes as it is.
 
     Workers use one thread each. `persistent`: they live for all passes over the loader; otherwise each pass
     starts and ends its own. Logs a warning if shared memory looks too small for
     the prefetched batches. Raises `UserError` for a batch size below 1 or a negative number of workers.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch_size: {batch_size} samples per batch on each rank, 1 is needed")
     if num_workers < 0:
         raise UserError(f"--num_thread_reader {num_workers}: must be 0 or more")
     sample_bytes = getattr(dataset, "sample_bytes", 0)
-    warn_if_shared_memory_is_short(sample_bytes, batch_size=batch_size, num_workers=num_workers)
+    warn_if_shared_memory_is_short(sample_bytes, batch_size=batch_size or 1, num_workers=num_workers)
     return Loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=collate if batch_size is not None else _as_it_is,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
         persistent_workers=persistent and num_workers > 0,
@@ -209,6 +210,10 @@ def build_loader(
         # would change dropout in a resumed run.
         generator=torch.Generator(),
     )
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
 
 
 def start_worker(worker: int) -> None:
