@@ -73,6 +73,18 @@ class Config(VideoFlags):
     )
     train_list: str | None = _flag(None, "data", "list of training videos, instead of the default", kind=str)
     train_store: str | None = _flag(None, "data", "frame store to train on, instead of the default", kind=str)
+    shards: str | None = _flag(
+        None, "data", "train on tar shards instead: a/{00..99}.tar, s3://b/x/::c (docs/SHARDS.md)", kind=str
+    )
+    shard_weights: str | None = _flag(
+        None, "data", "factors on the samples of each --shards source in an epoch: 1::0.5 [1]", kind=str
+    )
+    samples_per_epoch: int | None = _flag(None, "data", "samples of --shards without sizes.json", kind=int)
+    shard_readers: int = _flag(
+        0, "data", "shards read at once by all ranks; batches depend on it (0: chosen, and kept by --resume)"
+    )
+    shuffle_buffer: int = _flag(256, "data", "samples among which each reader of --shards shuffles")
+    max_bad_share: float = _flag(0.05, "data", "stop if more of an epoch's --shards samples are unusable")
     eval_dataset: str | None = _flag(
         None,
         "data",

@@ -24,6 +24,7 @@ AT_LEAST_ONE = (
 NOT_NEGATIVE = (
     *("num_thread_reader", "seed", "local_rank", "lr", "text_lr", "coef_lr", "weight_decay"),
     *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank", "hard_negatives", "lora"),
+    *("shard_readers", "shuffle_buffer", "max_bad_share"),
 )
 MOST_STORED = 99_999  # frames of a video
 HIGH_TOWER_RATE = 9.9e-5  # the highest published rate of the image tower is 8e-5
@@ -99,6 +100,7 @@ def check_config(config: Config, *, program: str) -> None:
     _check_freeze(config)
     _check_loss(config)
     _check_videos(config)
+    _check_shards(config)
     for name in AT_LEAST_ONE:
         value = getattr(config, name)
         _require(value >= 1, f"--{name} {value}: must be at least 1")
@@ -242,6 +244,25 @@ def _check_videos(config: Config) -> None:
         0 < config.video_timeout < math.inf,
         f"--video_timeout {config.video_timeout:g}: must be above 0 seconds",
     )
+
+
+def _check_shards(config: Config) -> None:
+    """Flags beside --shards."""
+    if config.shards is None:
+        for name in ("shard_weights", "samples_per_epoch"):
+            value = getattr(config, name)
+            _require(value is None, f"--{name} {value}: is for --shards; give the shards, or leave it out")
+        return
+    for name in ("train_annotations", "train_list", "train_store"):
+        value = getattr(config, name)
+        _require(value is None, f"--{name} {value}: --shards holds texts and frames; leave one of them out")
+    _require(
+        config.select_on != "held_out",
+        "--select_on held_out: needs a list of the training videos, which --shards does not have; give "
+        "another one",
+    )
+    samples = config.samples_per_epoch
+    _require(samples is None or samples >= 1, f"--samples_per_epoch {samples}: must be at least 1")
 
 
 def _check_evaluation(config: Config) -> None:

@@ -30,6 +30,7 @@ from dataloaders.loader import EpochSampler
 from dataloaders.tokenization import Tokenizer, TokenizerPair
 from dataloaders.transforms import FrameSize, Resize
 from dataloaders.video_text import VideoTextDataset
+from engine.checkpoint.resume import describe_data
 from engine.config import Config
 from engine.distributed.world import World
 from engine.frame_sources import find_videos
@@ -69,7 +70,7 @@ class InputSpec:
         return min(asked or default, self.context_length)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingData:
     """The training set and this rank's loader. `held_out`: what --select_on held_out sets aside."""
 
@@ -79,9 +80,18 @@ class TrainingData:
     store: FrameSource
     held_out: Examples | None = None
 
+    @property
+    def examples(self) -> Examples:
+        return self.dataset.examples
+
     def name_of(self, index: int) -> str:
-        """The video id of a training example, for messages."""
-        return self.dataset.examples.video_id_of(index)
+        return self.examples.video_id_of(index)
+
+    def describe(self) -> dict[str, Any]:
+        return describe_data(self.examples)
+
+    def end_epoch(self, world: World, log: RunLog) -> None:
+        pass  # the trainer counts the clips that it got replaced
 
 
 @dataclass(frozen=True)
@@ -356,27 +366,36 @@ def _dataset(
     split: str,
     view: str,
 ) -> VideoTextDataset:
-    asked = config.max_words
-    made = dataset_spec(name).split(split)
-    if asked is not None and asked > spec.context_length:
-        raise UserError(f"--max_words {asked}: the text encoder takes at most {spec.context_length} tokens")
     return VideoTextDataset(
         examples,
         store,
         spec.tokenizer,
         view=view,
-        max_words=spec.words(asked, made.words),
-        max_tag_words=None if made.tag_words is None else spec.words(asked, made.tag_words),
-        max_frames=config.max_frames,
-        frame_sample=config.frame_sample if view == "pairs" else "uniform",
         frame_sample_len=config.frame_sample_len,
-        duration_factor=made.duration_factor,
-        image_size=spec.image_size,
-        augment=config.augment_per if made.augments else None,
-        # Colours are changed on the device in batches; on a CPU by the workers, of which there are several.
-        colours_here=world.device.type == "cpu",
-        scaled_decoding=config.decode_scale == "auto",
-        encoded=config.decode_on == "gpu",
-        mlm=view == "pairs" and split == "pretrain" and config.weight_MLM > 0,
         seed=config.seed,
+        **sample_settings(config, world, spec, name=name, split=split),
     )
+
+
+def sample_settings(
+    config: Config, world: World, spec: InputSpec, *, name: str, split: str
+) -> dict[str, Any]:
+    """The settings of a `SampleMaker` for a split of a data set."""
+    asked = config.max_words
+    made = dataset_spec(name).split(split)
+    if asked is not None and asked > spec.context_length:
+        raise UserError(f"--max_words {asked}: the text encoder takes at most {spec.context_length} tokens")
+    return {
+        "max_words": spec.words(asked, made.words),
+        "max_tag_words": None if made.tag_words is None else spec.words(asked, made.tag_words),
+        "max_frames": config.max_frames,
+        "frame_sample": config.frame_sample,
+        "duration_factor": made.duration_factor,
+        "image_size": spec.image_size,
+        "augment": config.augment_per if made.augments else None,
+        # Colours are changed on the device in batches; on a CPU by the workers, of which there are several.
+        "colours_here": world.device.type == "cpu",
+        "scaled_decoding": config.decode_scale == "auto",
+        "encoded": config.decode_on == "gpu",
+        "mlm": split == "pretrain" and config.weight_MLM > 0,
+    }

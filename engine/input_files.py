@@ -67,7 +67,7 @@ def require_files(config: Config) -> None:
         path = Path(config.init_model).expanduser()
         if not path.exists():
             raise UserError(f"--init_model {config.init_model}: no such file")
-    if config.is_training:
+    if config.is_training and config.shards is None:
         files = training_files(config)
         for path in filter(None, (files.annotations, files.list)):
             if not path.exists():

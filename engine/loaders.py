@@ -1,20 +1,51 @@
-"""The loaders of one rank: how the batches of training and evaluation are divided over the ranks."""
+"""What a rank reads: the training set as training sees it, and how batches are divided over the ranks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
+from dataloaders.examples import Examples
 from dataloaders.loader import ShardSampler, build_loader
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
+from engine.logs.run_log import RunLog
 
 # Frames of one forward pass of evaluation as floats: 37 clips of 12 frames of 224 pixels. The published
 # --batch_size_val of 3500 clips would take 25 GB on one GPU.
 EVALUATION_BYTES = 256 << 20
+
+
+class TrainingInput(Protocol):
+    """What a training needs of its training set, wherever that is read from.
+
+    `sampler` has `set_epoch` and `samples_of` of an `EpochSampler`; `loader` gives this rank's batches.
+    `examples` are None where nobody knows them before they are read.
+    """
+
+    @property
+    def sampler(self) -> Any: ...
+
+    @property
+    def loader(self) -> Any: ...
+
+    @property
+    def examples(self) -> Examples | None: ...
+
+    def name_of(self, index: int) -> str:
+        """The video of a training example, for messages."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Number and hash of the training set, which a resumed run compares."""
+        ...
+
+    def end_epoch(self, world: World, log: RunLog) -> None:
+        """Log what the epoch could not use. Collective."""
+        ...
 
 
 def batch_per_rank(config: Config, world: World, examples: int) -> int:

@@ -35,6 +35,7 @@ from engine.evaluation.folder import evaluate_folder
 from engine.evaluation.query_bank import build_banks
 from engine.frame_sources import frame_cache
 from engine.input_files import training_split
+from engine.loaders import TrainingInput
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model
 from engine.output_folder import OutputFolder, on_main, save_evaluation_settings
@@ -42,6 +43,7 @@ from engine.parameters import parameter_table, parts_of, save_parameters
 from engine.process.errors import EndedRank, StoppedBySignal, TrainingStopped, explain
 from engine.process.signals import EXIT_AGAIN, NOTHING_TRAINED, StopRequest
 from engine.report.run_report import report_evaluation
+from engine.shards import build_shard_data, open_shards
 from engine.training.chance import LOSS, chance_loss
 from engine.training.fit import Fit
 from engine.training.selection import Selection, read_list_to_choose_on
@@ -95,7 +97,9 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest, output: O
             return evaluate_folder(config, world, log)
         resumed = find_state(config, world, log)
         # Data come before weights: a missing file is known at once, weights may take minutes to fetch.
-        train_split = read_training_split(config, world, log) if config.is_training else None
+        sources = open_shards(config, world, log) if config.is_training and config.shards else None
+        from_store = config.is_training and sources is None
+        train_split = read_training_split(config, world, log) if from_store else None
         eval_split = _read_evaluated_list(config, world, log)
         seed_generators(config.seed)  # equal initial weights on all ranks
         model = world.first_rank_first(lambda: build_model(_with_weights_of(resumed, config), log))
@@ -109,8 +113,12 @@ def _run(config: Config, world: World, log: RunLog, stop: StopRequest, output: O
             assert eval_split is not None
             _evaluate(config, model, world, spec, log, eval_split)
             return 0
-        assert train_split is not None
-        train = build_training_data(config, world, spec, log, train_split)
+        train: TrainingInput
+        if sources is not None:
+            train = build_shard_data(config, world, spec, log, sources, resumed)
+        else:
+            assert train_split is not None
+            train = build_training_data(config, world, spec, log, train_split)
         selection = Selection(config, world, log, spec=spec, train=train, read=eval_split)
         over_ranks = wrap(
             model,

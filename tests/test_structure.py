@@ -23,7 +23,7 @@ BELOW = {
 }
 # Rooms of engine from the top down; each imports only what stands after it.
 ENGINE = (
-    *("program", "run", "training", "report", "evaluation", "parameters", "model_setup", "data"),
+    *("program", "run", "training", "report", "evaluation", "parameters", "model_setup", "shards", "data"),
     *("frame_sources", "loaders", "output_folder", "inspection"),
     *(
         "checkpoint",

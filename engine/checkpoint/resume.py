@@ -26,6 +26,7 @@ MAY_DIFFER = frozenset(
     (
         *("output_dir", "overwrite", "resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
         *("n_display", "logdir", "wandb", "local_rank", "num_thread_reader", "batch_size_val", "cache_dir"),
+        *("shards", "samples_per_epoch", "max_bad_share"),
         *("data_dir", "train_annotations", "train_list", "train_store", "allow_missing"),
         *("eval_annotations", "eval_list", "eval_store", "clip_weights", "init_model", "enable_amp"),
         "allow_other_head",

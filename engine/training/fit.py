@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from itertools import filterfalse
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from torch import nn
 
 from engine.checkpoint.files import checkpoint_path, save_state
 from engine.checkpoint.random_state import restore_random_state
-from engine.checkpoint.resume import Resumed, compare_data, describe_data
+from engine.checkpoint.resume import Resumed, compare_data
 from engine.checkpoint.state_writer import HOW_TO_RESUME, SavingHooks, StateWriter
 from engine.checkpoint.states import list_states
 from engine.config import Config
-from engine.data import TrainingData
 from engine.distributed.world import World
+from engine.loaders import TrainingInput
 from engine.logs.metrics_jsonl import Result, drop_results_after, is_final
 from engine.logs.run_log import RunLog
 from engine.process.signals import StopRequest
@@ -42,7 +43,7 @@ class Fit:
         self,
         config: Config,
         model: DualEncoder,
-        train: TrainingData,
+        train: TrainingInput,
         *,
         over_ranks: nn.Module,
         world: World,
@@ -58,7 +59,7 @@ class Fit:
         self.stop = stop
         self.resumed = resumed
         self.output_dir = Path(config.output_dir)
-        self.data = world.broadcast(describe_data(train.dataset.examples) if world.is_main else None)
+        self.data = world.broadcast(train.describe() if world.is_main else None)
         compare_data(self.data, resumed)
         self.weights = SavedWeights(model, ema=config.ema)
         self.steps_per_epoch = steps_per_epoch(
@@ -105,6 +106,7 @@ class Fit:
             start_batch = steps_done * self.config.gradient_accumulation_steps
             self.train.sampler.set_epoch(epoch, start_batch=start_batch)
             self.trainer.train_epoch(epoch, first_step=steps_done)
+            self.train.end_epoch(self.world, self.log)
             self.saving.save(epoch, self.steps_per_epoch)
         with self.weights.as_saved():
             checkpoint = self.weights.checkpoint(keep=self.world.is_main)
@@ -188,7 +190,8 @@ class Fit:
             log_scalars=self.model.log_scalars,
             after_step=self.weights.after_step,
             max_bad_steps=config.max_bad_steps,
-            max_bad_samples=config.max_bad_samples,
+            # Shards have a limit of their own, a share of the epoch.
+            max_bad_samples=config.max_bad_samples if config.shards is None else sys.maxsize,
             hooks=self.saving,
             chance=chance_loss(config),
         )

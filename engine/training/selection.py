@@ -35,6 +35,7 @@ from engine.evaluation.evaluate import evaluate
 from engine.evaluation.query_bank import build_banks
 from engine.frame_sources import missing_of_list, open_frames
 from engine.input_files import eval_dataset_hint, evaluation_files, how_to_store
+from engine.loaders import TrainingInput
 from engine.logs.metrics_jsonl import Result
 from engine.logs.run_log import RunLog
 from engine.report.run_report import report_evaluation
@@ -71,7 +72,7 @@ class Selection:
         log: RunLog,
         *,
         spec: InputSpec,
-        train: TrainingData,
+        train: TrainingInput,
         read: Split | None = None,
     ) -> None:
         self.config = config
@@ -84,7 +85,7 @@ class Selection:
         self._choose_on = self._list_to_choose_on()
         if self._test is None:
             choose_on = None if self._choose_on is None else self._choose_on.examples
-            check_test_list(config, world, train.dataset.examples, choose_on, log)
+            check_test_list(config, world, train.examples, choose_on, log)
         self._banks = build_banks(config, world, spec) if config.qb_norm else None
         log.info(f"the checkpoint to report: {describe(config.select_on)} (--select_on {config.select_on})")
 
@@ -132,10 +133,11 @@ class Selection:
         if config.select_on == "test":
             return self._read_test()
         if config.select_on == "held_out":
+            assert isinstance(self.train, TrainingData)
             return build_held_out_data(config, world, self.spec, log, self.train)
         if config.select_on == "val":
             data = build_evaluation_data(config, world, self.spec, log, self._list("val"))
-            _refuse_trained_on(config, data.examples, self.train.dataset.examples)
+            _refuse_trained_on(config, data.examples, self.train.examples)
             return data
         return None
 
@@ -150,8 +152,9 @@ class Selection:
             self._test = build_evaluation_data(
                 self.config, self.world, self.spec, self.log, self._list("test")
             )
-            if self.world.is_main:
-                report_leaks(self.train.dataset.examples, self._test.examples, self.log)
+            examples = self.train.examples
+            if self.world.is_main and examples is not None:
+                report_leaks(examples, self._test.examples, self.log)
         return self._test
 
 
@@ -193,8 +196,8 @@ def write_best(output_dir: Path, *, epoch: int, value: float, select_on: str) ->
     write_json(output_dir / "best.json", content, durable=True)
 
 
-def _refuse_trained_on(config: Config, validation: Examples, train: Examples) -> None:
-    shared = _shared(validation.video_ids, train.video_ids)
+def _refuse_trained_on(config: Config, validation: Examples, train: Examples | None) -> None:
+    shared = [] if train is None else _shared(validation.video_ids, train.video_ids)
     if shared:
         other_list = dataset_spec(config.dataset).list_without_validation
         raise UserError(
@@ -205,7 +208,7 @@ def _refuse_trained_on(config: Config, validation: Examples, train: Examples) ->
 
 
 def check_test_list(
-    config: Config, world: World, train: Examples, choose_on: Examples | None, log: RunLog
+    config: Config, world: World, train: Examples | None, choose_on: Examples | None, log: RunLog
 ) -> None:
     """Check before the training that the test list can be evaluated after it: files, frame store, videos.
 
@@ -240,7 +243,9 @@ def _require_test_videos(config: Config) -> list[str] | None:
     return ids
 
 
-def _check_test_files(config: Config, train: Examples, choose_on: Examples | None, log: RunLog) -> None:
+def _check_test_files(
+    config: Config, train: Examples | None, choose_on: Examples | None, log: RunLog
+) -> None:
     files = evaluation_files(config, "test")
     ids = _require_test_videos(config)
     if ids is None:
@@ -254,7 +259,7 @@ def _check_test_files(config: Config, train: Examples, choose_on: Examples | Non
                 f"{files.list or files.annotations} are also in "
                 f"the validation list ({name_some(validated)}); use --select_on held_out or another test list"
             )
-    trained_on = _shared(ids, train.video_ids)
+    trained_on = [] if train is None else _shared(ids, train.video_ids)
     if trained_on:
         log.warning(f"test videos that are trained on: {len(trained_on):,} ({name_some(trained_on)})")
 

@@ -67,6 +67,7 @@ OURS = {
         "fsdp",
     ),
     *("ema", "lora", "lora_on", "loss", "hard_negatives", "learn_logit_scale", "no-learn_logit_scale"),
+    *("shards", "shard_weights", "samples_per_epoch", "shard_readers", "shuffle_buffer", "max_bad_share"),
     *("resume", "save_steps", "keep", "max_bad_steps", "max_bad_samples"),
     *("protocol", "select_on", "held_out", "bootstrap", "report", "no-report", "dsl", "dsl_temperature"),
     *("qb_norm", "qb_beta", "qb_bank", "save_features", "save_similarity"),
