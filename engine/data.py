@@ -30,7 +30,6 @@ from dataloaders.loader import EpochSampler
 from dataloaders.tokenization import Tokenizer, TokenizerPair
 from dataloaders.transforms import FrameSize, Resize
 from dataloaders.video_text import VideoTextDataset
-from engine.checkpoint.resume import describe_data
 from engine.config import Config
 from engine.distributed.world import World
 from engine.frame_sources import find_videos
@@ -42,7 +41,7 @@ from engine.input_files import (
     training_split,
 )
 from engine.inspection import inspect_frames, inspect_texts
-from engine.loaders import batch_per_rank, evaluation_loader, rank_loader
+from engine.loaders import TrainingData, batch_per_rank, evaluation_loader, rank_loader
 from engine.logs.run_log import RunLog
 from modules.backbones.backbone import Backbone
 from modules.dual_encoder import DualEncoder
@@ -68,30 +67,6 @@ class InputSpec:
         if self.reads_padding:
             return self.context_length
         return min(asked or default, self.context_length)
-
-
-@dataclass
-class TrainingData:
-    """The training set and this rank's loader. `held_out`: what --select_on held_out sets aside."""
-
-    dataset: VideoTextDataset
-    sampler: EpochSampler
-    loader: DataLoader
-    store: FrameSource
-    held_out: Examples | None = None
-
-    @property
-    def examples(self) -> Examples:
-        return self.dataset.examples
-
-    def name_of(self, index: int) -> str:
-        return self.examples.video_id_of(index)
-
-    def describe(self) -> dict[str, Any]:
-        return describe_data(self.examples)
-
-    def end_epoch(self, world: World, log: RunLog) -> None:
-        pass  # the trainer counts the clips that it got replaced
 
 
 @dataclass(frozen=True)

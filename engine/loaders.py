@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from dataloaders.examples import Examples
-from dataloaders.loader import ShardSampler, build_loader
+from dataloaders.frame_source import FrameSource
+from dataloaders.loader import EpochSampler, ShardSampler, build_loader
 from dataloaders.video_text import VideoTextDataset
+from engine.checkpoint.resume import describe_data
 from engine.config import Config
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
@@ -46,6 +49,30 @@ class TrainingInput(Protocol):
     def end_epoch(self, world: World, log: RunLog) -> None:
         """Log what the epoch could not use. Collective."""
         ...
+
+
+@dataclass
+class TrainingData:
+    """The training set and this rank's loader. `held_out`: what --select_on held_out sets aside."""
+
+    dataset: VideoTextDataset
+    sampler: EpochSampler
+    loader: DataLoader
+    store: FrameSource
+    held_out: Examples | None = None
+
+    @property
+    def examples(self) -> Examples:
+        return self.dataset.examples
+
+    def name_of(self, index: int) -> str:
+        return self.examples.video_id_of(index)
+
+    def describe(self) -> dict[str, Any]:
+        return describe_data(self.examples)
+
+    def end_epoch(self, world: World, log: RunLog) -> None:
+        pass  # the trainer counts the clips that it got replaced
 
 
 def batch_per_rank(config: Config, world: World, examples: int) -> int:

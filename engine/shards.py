@@ -19,12 +19,14 @@ from dataloaders.tar_shards.index import Source, open_sources
 from dataloaders.tar_shards.loader import ShardLoader, describe_faults
 from dataloaders.tar_shards.order import ShardOrder
 from dataloaders.tar_shards.raw_samples import RawSample, read_samples
+from dataloaders.tar_shards.sample_videos import SampleVideos
 from dataloaders.tar_shards.stream import ShardError, ShardStream
 from dataloaders.video_text import VideoTextDataset
 from engine.checkpoint.resume import Resumed
 from engine.config import Config
 from engine.data import InputSpec, sample_settings
 from engine.distributed.world import World
+from engine.frame_sources import frame_settings
 from engine.input_files import training_split
 from engine.inspection import inspect_texts
 from engine.loaders import batch_per_rank
@@ -133,6 +135,7 @@ def build_shard_data(
         TextChoice(config.language, use),
         readers=range(world.rank * each, (world.rank + 1) * each),
         slots=max(workers, 1),
+        videos=SampleVideos(frame_settings(config), timeout=config.video_timeout),
     )
     if world.is_main:
         _inspect(config, spec, settings, order.addresses[0], world, log)

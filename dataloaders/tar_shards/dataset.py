@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from common.errors import UserError
 from common.languages import LANGUAGES, language_of, languages_of
 from dataloaders.encoded_frames import collate
-from dataloaders.frame_store.format import FrameStoreError
-from dataloaders.frame_store.jpeg import Excess, decode_jpeg
-from dataloaders.samples import Sample, SampleMaker, Video, sample_rng
+from dataloaders.samples import Sample, SampleMaker, sample_rng
 from dataloaders.tar_shards.order import ShardOrder
 from dataloaders.tar_shards.raw_samples import BadSampleError, RawSample, Texts
 from dataloaders.tar_shards.reader import Fault, ShardReader
+from dataloaders.tar_shards.sample_videos import SampleVideos
 from dataloaders.tar_shards.stream import Patience
+from video.sample import Settings
 
 # (epoch, batch, slot): slot s of n makes the samples of its share of the rank's readers.
 Ticket = tuple[int, int, int]
@@ -60,31 +57,10 @@ class TextChoice:
         return [text for text in unnamed if language_of(text) == language]
 
 
-class JpegVideo:
-    """The frames of a sample that holds them as JPEGs."""
-
-    def __init__(self, name: str, jpegs: Sequence[bytes]) -> None:
-        self.name = name
-        self._jpegs = jpegs
-
-    def num_frames(self) -> int:
-        return len(self._jpegs)
-
-    def iter_frames(
-        self, indices: Sequence[int], excess: Sequence[Excess] | None = None
-    ) -> Iterable[NDArray[np.uint8]]:
-        for place, index in enumerate(indices):
-            try:
-                yield decode_jpeg(self._jpegs[index], None if excess is None else excess[place])
-            except UserError as error:
-                raise FrameStoreError(f"frame {index}: {error}") from None
-
-    def read_jpegs(self, indices: Sequence[int]) -> list[bytes]:
-        return [self._jpegs[index] for index in indices]
-
-
 class ShardDataset(Dataset[dict[str, Any]]):
     """Parts of the batches of one rank, which reads with `readers`; `slots` processes share the work.
+
+    `videos`: how video files are decoded, by default as for a store with the default settings.
 
     Read as `ds[(epoch, batch, slot)]`: the collated samples of the slot's readers, and `faults`, what they
     could not use. The next batch is the cheap one; any other means to read again from an earlier place.
@@ -98,6 +74,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         *,
         readers: range,
         slots: int,
+        videos: SampleVideos | None = None,
         patience: Patience | None = None,
     ) -> None:
         assert 1 <= slots <= len(readers)
@@ -106,6 +83,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
         self.slots = slots
         self._samples = samples
         self._texts = texts
+        self._videos = videos or SampleVideos(Settings())
         self._patience = patience
         self._open: dict[int, tuple[int, int, list[ShardReader]]] = {}
 
@@ -157,13 +135,7 @@ class ShardDataset(Dataset[dict[str, Any]]):
             raise BadSampleError("has no 'duration', which --frame_sample_len dynamic needs")
         place = {"index": torch.tensor(number), "video": torch.tensor(number)}
         texts = self._samples.training_texts(caption, tag, language=language, rng=rng)
-        return self._samples.clip(_video(raw), duration, rng) | place | texts
+        return self._samples.clip(self._videos.of(raw), duration, rng) | place | texts
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}  # for processes that are not forked
-
-
-def _video(raw: RawSample) -> Video:
-    if raw.frames:
-        return JpegVideo(raw.key, raw.frames)
-    raise BadSampleError("a video")

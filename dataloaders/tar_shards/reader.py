@@ -15,14 +15,14 @@ import numpy as np
 
 from common.errors import UserError
 from dataloaders.frame_sampling import TooFewFramesError
-from dataloaders.frame_store.format import FrameStoreError
+from dataloaders.frame_source import FramesError
 from dataloaders.tar_shards.order import Pieces, ShardOrder
 from dataloaders.tar_shards.raw_samples import BadSample, BadSampleError, RawSample, read_samples
 from dataloaders.tar_shards.stream import Patience, ShardError, ShardStream
 
 T = TypeVar("T")
 # Errors of one sample, whose message names it.
-_OF_A_SAMPLE = (FrameStoreError, TooFewFramesError, BadSampleError)
+_OF_A_SAMPLE = (FramesError, TooFewFramesError, BadSampleError)
 MOST_BROKEN_SHARDS = 3  # that give no sample at all, one after another
 MOST_BAD_SAMPLES = 1000  # in a row
 # A sample; None if it cannot be used; False if it is not there and nobody said that it was.

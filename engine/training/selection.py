@@ -22,7 +22,6 @@ from engine.data import (
     EvaluationData,
     InputSpec,
     Split,
-    TrainingData,
     absent_videos,
     build_evaluation_data,
     build_held_out_data,
@@ -35,7 +34,7 @@ from engine.evaluation.evaluate import evaluate
 from engine.evaluation.query_bank import build_banks
 from engine.frame_sources import missing_of_list, open_frames
 from engine.input_files import eval_dataset_hint, evaluation_files, how_to_store
-from engine.loaders import TrainingInput
+from engine.loaders import TrainingData, TrainingInput
 from engine.logs.metrics_jsonl import Result
 from engine.logs.run_log import RunLog
 from engine.report.run_report import report_evaluation
