@@ -38,6 +38,8 @@ def moved(source: str, name: str) -> str:
     edits: list[tuple[int, int, int, str]] = []  # line, first and last column in bytes, new text
     tree = ast.parse(source)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    # As in f"{NAMESPACE}common.errors".
+    joined = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
 
     def refuse(node: ast.stmt | ast.expr, reason: str) -> SyntaxError:
         return SyntaxError(f"{name}, line {node.lineno}: {reason}")
@@ -56,7 +58,7 @@ def moved(source: str, name: str) -> str:
                     edits.append((alias.lineno, end, end, f" as {alias.name}"))
                 elif alias.asname is None and _root(alias.name) in used:
                     raise refuse(node, f"import {alias.name}: write `from ... import`, or `import ... as`")
-        elif isinstance(node, ast.Constant) and _is_module(node.value):
+        elif isinstance(node, ast.Constant) and id(node) not in joined and _is_module(node.value):
             raise refuse(node, f"{node.value!r}: make the name from __package__ or NAMESPACE")
     for node in tree.body:
         if isinstance(node, ast.Expr) and ast.unparse(node).startswith(

@@ -47,6 +47,7 @@ COMMANDS = {
     "search": Command("tools/search.py", "index videos, and search them"),
     "demo": Command("tools/demo.py", "serve a page and a JSON API that search an index"),
     "frames": Command("tools/frame2lmdb.py", "make, check and show frame stores"),
+    "shards": Command("tools/make_shards.py", "make tar shards from a frame store or videos"),
     "check": Command("tools/check_data.py", "check lists, captions and frame stores"),
     "merge": Command("tools/convert_vatex.py", "merge the annotation files of a release"),
     "convert": Command("tools/convert_checkpoint.py", "translate a checkpoint into the published names"),

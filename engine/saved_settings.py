@@ -30,7 +30,8 @@ FEATURES = (
     *MODEL,
     *("use_frame_fea", "top_frames", "max_frames", "max_words", "frame_sample_len", "head_padding"),
 )
-_PATHS = ("clip_model", "pretrained_text", "tokenizer")
+PATHS = ("clip_model", "pretrained_text", "tokenizer")  # settings that may be a path
+BESIDE = "beside"  # those whose path lies in the folder of the file (models saved for others)
 # A setting without effect cannot disagree: (setting, the one that it needs, the values that it needs).
 _NEEDS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("pretrained_text", "language", ("chinese", BILINGUAL)),
@@ -62,7 +63,21 @@ def read_saved_settings(path: Path) -> Settings | None:
     saved = read_json_object(path)
     if not {"output_dir", "do_train", "language"} <= saved.keys():  # transformers has a config.json too
         return None
-    return check_settings(saved, path)
+    return check_settings(_with_paths(saved, path), path)
+
+
+def _with_paths(saved: Settings, path: Path) -> dict[str, Any]:
+    """`saved` with the paths of files that lie beside `path`."""
+    beside = saved.get(BESIDE) or []
+    listed = beside if isinstance(beside, list) else [beside]
+    wrong = [
+        name for name in listed if name not in PATHS or Path(str(saved.get(name))).name != saved.get(name)
+    ]
+    if wrong:
+        raise UserError(
+            f"{path}: {BESIDE} lists {wrong[0]!r}, which is no setting with a file in this folder"
+        )
+    return {**saved, **{name: str(path.parent.absolute() / saved[name]) for name in listed}}
 
 
 def with_new_values(settings: Settings) -> dict[str, Any]:
@@ -174,7 +189,7 @@ def _has_effect(name: str, config: Config, saved: Settings) -> bool:
 
 
 def _differ(name: str, value: Any, saved: Settings) -> bool:
-    if name in _PATHS:  # the same file may be elsewhere on another machine
+    if name in PATHS:  # the same file may be elsewhere on another machine
         return Path(str(value)).name != Path(str(saved[name])).name
     if name == "language":  # a bilingual model can be read as one of one language, and started from one
         return not set(languages_of(value)) & set(languages_of(saved[name]))

@@ -112,6 +112,12 @@ class Encoder:
 
     def _text_rows(self, texts: Sequence[str], language: str | None) -> dict[str, Tensor]:
         """What heads read of texts: `text` [B, D], `words` [B, W, D], `word_mask` [B, W]."""
+        ids, mask, numbers = self._tokens(texts, language)
+        text, words = self.model.encode_words(ids, mask, torch.tensor(numbers))
+        return {"text": text.float(), "words": words.float(), "word_mask": mask.bool()}
+
+    def _tokens(self, texts: Sequence[str], language: str | None) -> tuple[Tensor, Tensor, list[int]]:
+        """Ids [B, W], mask [B, W] and the number of the language of each text."""
         numbers = [LANGUAGES.index(self.language_of(text, language)) for text in texts]
         encoded = [
             tokenizer_of(self._tokenizer, number).encode(text, self._max_words)
@@ -120,8 +126,7 @@ class Encoder:
         ids, mask = (
             torch.from_numpy(np.stack([item[part] for item in encoded])).to(self.device) for part in (0, 1)
         )
-        text, words = self.model.encode_words(ids, mask, torch.tensor(numbers))
-        return {"text": text.float(), "words": words.float(), "word_mask": mask.bool()}
+        return ids, mask, numbers
 
     @torch.inference_mode()
     def encode_clips(self, frames: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from modules.backbones.hub import holds_model, model_folder
 from modules.backbones.request import HUB_PREFIX
 from modules.heads.registry import head_class
 from search.index_format import TRAINED
+from search.models.saved import find_checkpoint
 
 logger = logging.getLogger(__name__)
 # Settings that change the features of a video or a text.
@@ -73,9 +74,10 @@ def model_of_index(checkpoint: str | os.PathLike[str], settings: dict[str, Any])
 
 
 def _existing(checkpoint: str | os.PathLike[str]) -> Path:
-    path = Path(os.path.expanduser(checkpoint)).absolute()
-    if not path.is_file():
-        raise UserError(f"checkpoint {checkpoint}: no such file")
+    path = find_checkpoint(checkpoint)
+    if path is None:
+        what = "no checkpoint in this folder" if Path(checkpoint).expanduser().is_dir() else "no such file"
+        raise UserError(f"checkpoint {checkpoint}: {what}")
     return path
 
 

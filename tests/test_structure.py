@@ -18,7 +18,7 @@ BELOW = {
     "engine": ("modules", "dataloaders", "video", "common"),
     "search": ("engine", "modules", "dataloaders", "video", "common"),
     "demo": ("search", "engine", "modules", "dataloaders", "video", "common"),
-    "hmmc": ("search", "engine", "common"),
+    "hmmc": ("search", "engine", "dataloaders", "common"),
     "tools": ("demo", "search", "engine", "modules", "dataloaders", "video", "common"),
 }
 # Rooms of engine from the top down; each imports only what stands after it.

@@ -34,6 +34,7 @@ from common.errors import EXIT_INTERRUPTED, UserError, run_program
 from demo.limits import LOOPBACK_HOSTS, Limits, Rate
 from demo.toy_index import FOLDER, LANGUAGES, ToyDemo, prepare
 from search.index_format import ENGINES, missing_package, read_settings
+from search.models.saved import may_be_checkpoint
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -140,7 +141,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--upload_mb {arguments.upload_mb}: is more than --upload_folder_mb")
     if arguments.index:
         read_settings(arguments.index)
-    if arguments.init_model and not arguments.init_model.expanduser().is_file():
+    if arguments.init_model and not may_be_checkpoint(arguments.init_model):
         raise UserError(f"--init_model {arguments.init_model}: no such file")
 
 

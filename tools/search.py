@@ -42,6 +42,7 @@ from search.index_format import (
     kind_of,
     read_settings,
 )
+from search.models.saved import may_be_checkpoint
 from search.query import QueryError, check_frame_weight, check_top, check_top_frames
 from search.results import clock
 from tools.store.flag_values import positive, seconds
@@ -91,7 +92,9 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     add("--index_kind", choices=FAISS_KINDS, help="FAISS index (default auto: flat up to 100,000 videos)")
     _add_engine(parser)
     model = parser.add_argument_group("model", "as the flags of main_task_retrieval.py")
-    model.add_argument("--init_model", type=Path, help="checkpoint of a training")
+    model.add_argument(
+        "--init_model", type=Path, help="checkpoint of a training, or its folder, or OWNER/NAME of the hub"
+    )
     published = "published model instead: open_clip name[:tag or file], OWNER/NAME of the hub, or a folder"
     model.add_argument("--model", metavar="NAME", help=f"{published} [ViT-B-16-SigLIP2]")
     model.add_argument(
@@ -260,7 +263,8 @@ def _check_files(arguments: argparse.Namespace, *flags: str) -> None:
     """Raise `UserError` if a file that a flag names does not exist."""
     for flag in flags:
         path = getattr(arguments, flag)
-        if path is not None and not path.expanduser().is_file():
+        found = may_be_checkpoint if flag == "init_model" else Path.is_file
+        if path is not None and not found(path.expanduser()):
             raise UserError(f"--{flag} {path}: no such file")
 
 

@@ -33,7 +33,7 @@ def cached_file(repository: str, files: Sequence[str], *, cache_dir: str | Path 
     """The first of `files` that an earlier download left in `cache_dir` (None: the hub's own cache)."""
     from huggingface_hub import try_to_load_from_cache
 
-    if _is_repository(repository):
+    if is_repository(repository):
         for file in files:
             cached = try_to_load_from_cache(repository, file, cache_dir=cache_dir)
             if isinstance(cached, str):
@@ -47,7 +47,7 @@ def model_file(place: str, file: str, *, cache_dir: str | Path | None, allow_dow
     if folder.is_dir():
         return folder / file if (folder / file).is_file() else None
     cached = cached_file(place, [file], cache_dir=cache_dir)
-    if cached is not None or not allow_download or is_offline() or not _is_repository(place):
+    if cached is not None or not allow_download or is_offline() or not is_repository(place):
         return cached
     from huggingface_hub import hf_hub_download
 
@@ -105,7 +105,7 @@ def _places(
     cached = cached_file(name, files, cache_dir=cache_dir)
     if cached is not None:
         yield str(cached.parent), True
-    if allow_download and not Path(name).exists() and _is_repository(name) and _is_on_hub(name):
+    if allow_download and not Path(name).exists() and is_repository(name) and _is_on_hub(name):
         yield name, False
 
 
@@ -117,7 +117,7 @@ def model_folder(name: str) -> Path | None:
     folder = Path(name).expanduser()
     if not is_path(name) or not folder.is_dir():
         return None
-    return folder if not _is_repository(name) or holds_model(folder) else None
+    return folder if not is_repository(name) or holds_model(folder) else None
 
 
 def holds_model(folder: Path) -> bool:
@@ -130,7 +130,7 @@ def _remedy(name: str, files: Sequence[str], flag: str) -> str:
         return f"the folder must hold {' or '.join(files)}"
     if not is_path(name) and Path(name).is_dir():
         return f"for the folder of this name give ./{name}"
-    source = f"https://huggingface.co/{name}" if _is_repository(name) else "that model"
+    source = f"https://huggingface.co/{name}" if is_repository(name) else "that model"
     needed = {
         "--pretrained_text": "vocab.txt, tokenizer_config.json, config.json and the weights",
         "--tokenizer": "tokenizer.json and tokenizer_config.json",
@@ -138,7 +138,7 @@ def _remedy(name: str, files: Sequence[str], flag: str) -> str:
     return f"fetch {needed.get(flag, 'all files')} of {source} into a folder and give it with {flag} FOLDER"
 
 
-def _is_repository(name: str) -> bool:
+def is_repository(name: str) -> bool:
     """Whether `name` can be a repository on the hub, and is not a path."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id

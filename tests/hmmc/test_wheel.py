@@ -51,7 +51,8 @@ from hmmc.modules.losses.table import LOSSES, make_loss
 tables = [type(make_loss(name)).__module__ for name in LOSSES] + [head_class(n).__module__ for n in HEADS]
 print(json.dumps(dict(
     found=found, helps=helps, general=general, tables=tables, path_is_the_same=path == sys.path,
-    others=[modules.OTHER, search.OTHER], retriever=hmmc.Retriever.__module__,
+    others=[modules.OTHER, search.OTHER],
+    public=[hmmc.Retriever.__module__, hmmc.load_model.__module__, hmmc.UserError.__module__],
 )))
 """
 
@@ -144,7 +145,7 @@ def test_all_of_it_works_beside_packages_with_the_same_names(site: Path, tmp_pat
     assert {*GRADIO, "hmmc.tools.search", "hmmc.main_pretrain"} <= set(result["found"])
     assert all(result["helps"][name].startswith(f"usage: hmmc {name} ") for name in COMMANDS)
     assert all(name.startswith("hmmc.modules.") for name in result["tables"])
-    assert result["retriever"] == "hmmc.search.retriever"
+    assert result["public"] == ["hmmc.search.retriever", "hmmc.model", "hmmc.common.errors"]
 
 
 def test_programs_run_from_another_folder(site: Path, tmp_path: Path) -> None:
@@ -181,6 +182,7 @@ def test_programs_run_from_another_folder(site: Path, tmp_path: Path) -> None:
         ("import os, demo.api as api\n", "import os, hmmc.demo.api as api\n"),
         ("import common.early_interrupt  # first\n", "import hmmc.common.early_interrupt  # first\n"),
         ("é = 1; from video import listing\n", "é = 1; from hmmc.video import listing\n"),
+        ('NAME = f"{NAMESPACE}common.errors"\n', None),
         ("import torch\nfrom tools2 import a\nfrom . import b\n", None),
         ('text = "from common.errors import UserError, search"\n', None),
         (
