@@ -28,10 +28,12 @@ from dataloaders.datasets.spec import HELD_OUT, SPLITS, TRAINING, DatasetSpec, S
 from dataloaders.datasets.splits import match_store_ids
 from dataloaders.datasets.table import read_table
 from dataloaders.examples import Examples
-from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+from dataloaders.frame_source import FrameSource
+from dataloaders.frame_store.reader import FrameStore
 from engine.input_files import how_to_store
 from tools.doctor import store_checks, text_checks
 from tools.doctor.clip_overlap import spans_of
+from tools.doctor.decoded_videos import videos_to_check
 from tools.doctor.report import Report
 from video.clip_ids import Part
 
@@ -45,6 +47,7 @@ class Job:
     files: SplitFiles
     is_required: bool
     is_store_required: bool
+    clip_from_id: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,20 +133,26 @@ def _check_texts(report: Report, job: Job, spans: dict[str, Part], *, language: 
 def _check_store(
     report: Report, job: Job, examples: Examples, spans: Mapping[str, Part], *, sample: int | None
 ) -> store_checks.DecodedVideos | None:
-    path = job.files.store
-    report.fact(job.split, "frame store", str(path))
-    if not path.exists() and not job.is_store_required:
+    path = job.files.videos or job.files.store
+    report.fact(job.split, "frame store" if job.files.videos is None else "video folder", str(path))
+    if job.files.videos is None and not path.exists() and not job.is_store_required:
         command = how_to_store(job.dataset, job.files)
         make = f"; {command} makes it" if command else ""
         report.add("note", job.split, "no-store", f"no frame store at {path}, so no video is checked{make}")
         return None
     try:
-        store = FrameStore(path)
+        store = _frames(job)
         examples = match_store_ids(examples, store, prefix=dataset_spec(job.dataset).store_prefix)
         return store_checks.check_store(report, job.split, examples, store=store, sample=sample, spans=spans)
-    except FrameStoreError as error:
+    except UserError as error:
         report.add("problem", job.split, "store", str(error))
         return None
+
+
+def _frames(job: Job) -> FrameSource:
+    if job.files.videos is None:
+        return FrameStore(job.files.store)
+    return videos_to_check(job.files.videos, clip_from_id=job.clip_from_id)
 
 
 def _check_pairs(
@@ -189,10 +198,17 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
         flags = {name: getattr(args, f"{side}_{name}") if side else None for name in names}
         files = default_files(args.data_dir, dataset, split)
         files = files.with_paths(flags["annotations"], flags["list"], flags["store"])
+        videos = None if flags["store"] else _video_dir(args, split)
+        files = replace(files, videos=videos)
         is_required = bool(args.splits or flags["annotations"] or flags["list"])
-        jobs.append(Job(split, dataset, files, is_required, bool(flags["store"])))
+        jobs.append(Job(split, dataset, files, is_required, bool(flags["store"]), args.clip_from_id))
     several = len({job.files.annotations for job in jobs}) > 1
     return [replace(job, files=replace(job.files, whole=several)) for job in jobs]
+
+
+def _video_dir(args: argparse.Namespace, split: str) -> Path | None:
+    path: Path | None = args.eval_video_dir if split in HELD_OUT and args.eval_video_dir else args.video_dir
+    return path
 
 
 def _distinct_splits(args: argparse.Namespace) -> list[str]:
@@ -255,6 +271,9 @@ def build_parser() -> argparse.ArgumentParser:
                 metavar="PATH",
                 help=f"{field} of the {what} split, instead of the default",
             )
+    add("--video_dir", type=Path, help="check the videos of this folder, for --frames_from videos")
+    add("--eval_video_dir", type=Path, help="the same for validation and test [--video_dir]")
+    add("--clip_from_id", action="store_true", help="ids VIDEO_SSSSSS_EEEEEE are seconds S to E of VIDEO")
     add(
         "--sample",
         type=_sample,

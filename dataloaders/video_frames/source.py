@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from dataloaders.frame_source import FramesError
 from dataloaders.frame_store.jpeg import Excess, decode_jpeg
-from dataloaders.video_frames.cache import FrameCache
 from dataloaders.video_frames.file_table import FileTable, VideoFile, VideoFinder
 from video.decoder_process import DecoderProcess
 from video.sample import Job, Settings, try_job
@@ -29,6 +28,21 @@ from video.worker_pool import Fault, Output, WorkerPool
 # Faults that cost a reader much time: it asks for such a video once. Others may pass, as of a busy disk.
 _COSTLY = ("timeout", "crashed")
 _OF_ONE_PROCESS = ("_finder", "_decoder", "_failed")
+
+
+class Cache(Protocol):
+    """Where decoded videos are kept: a `FrameCache`."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def __contains__(self, video_id: str) -> bool: ...
+
+    def record(self, video_id: str) -> dict[str, Any] | None: ...
+
+    def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes] | None: ...
+
+    def put(self, video_id: str, jpegs: Sequence[bytes], *, record: dict[str, Any]) -> None: ...
 
 
 class VideoFrames:
@@ -48,7 +62,7 @@ class VideoFrames:
         *,
         timeout: float,
         clip_from_id: bool = False,
-        cache: FrameCache | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.path = path
         self.settings = settings

@@ -1,4 +1,4 @@
-"""The data doctor's checks of a frame store."""
+"""The data doctor's checks of a frame store, or of a folder of videos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from common.errors import UserError
 from dataloaders.datasets.splits import has_other_form
 from dataloaders.examples import Examples
-from dataloaders.frame_store.reader import FrameStore, FrameStoreError, decode_jpeg
+from dataloaders.frame_source import FramesError, FrameSource
+from dataloaders.frame_store.reader import decode_jpeg
 from tools.doctor.report import Report
 from tools.store.remarks import LENGTH, MIN_DECODED, PARTLY, manifest_of, remarks_of
 from video.clip_ids import Part
@@ -29,11 +30,13 @@ def check_store(
     split: str,
     examples: Examples,
     *,
-    store: FrameStore,
+    store: FrameSource,
     sample: int | None,
     spans: Mapping[str, Part] | None = None,
 ) -> DecodedVideos:
     """Check missing videos, frame counts and manifests of the whole split, and decode `sample` videos.
+
+    Of video files (`store` is a folder of them), manifests are those of the decoded ones.
 
     The sample (None: all) is spread evenly over the split and is always the same. `spans`: the parts of
     source videos that the videos are, where an annotation file says it.
@@ -41,11 +44,11 @@ def check_store(
     frames = {video_id: store.num_frames(video_id) for video_id in examples.video_ids}
     _report_counts(report, split, frames, store)
     present = [video_id for video_id, count in frames.items() if count]
-    _report_manifests(report, split, store, present, spans=spans or {})
     chosen = spread(present, sample)
     decoded = DecodedVideos()
     for video_id in chosen:
         _decode(decoded, store, video_id, num_frames=frames[video_id])
+    _report_manifests(report, split, store, present, spans=spans or {})
     report.fact(split, "frames decoded", f"of {len(chosen):,} of {len(present):,} videos")
     _report_pictures(report, split, decoded)
     return decoded
@@ -74,10 +77,10 @@ def spread(items: Sequence[str], number: int | None) -> list[str]:
     return [items[i * len(items) // number] for i in range(number)]
 
 
-def _report_counts(report: Report, split: str, frames: dict[str, int], store: FrameStore) -> None:
+def _report_counts(report: Report, split: str, frames: dict[str, int], store: FrameSource) -> None:
     missing = [video_id for video_id, count in frames.items() if not count]
     if missing:
-        message = f"videos absent from the frame store: {len(missing):,} of {len(frames):,}"
+        message = f"videos absent from the {store.kind}: {len(missing):,} of {len(frames):,}"
         other_form = sum(has_other_form(video_id, store) for video_id in missing)
         if other_form:
             message += f"; {other_form:,} of them are there with the name in another Unicode form"
@@ -94,7 +97,7 @@ def _report_counts(report: Report, split: str, frames: dict[str, int], store: Fr
 
 
 def _report_manifests(
-    report: Report, split: str, store: FrameStore, video_ids: Sequence[str], *, spans: Mapping[str, Part]
+    report: Report, split: str, store: FrameSource, video_ids: Sequence[str], *, spans: Mapping[str, Part]
 ) -> None:
     """Report videos that decode only in part, and untrimmed videos under the ids of their parts."""
     found: dict[str, list[str]] = defaultdict(list)
@@ -111,13 +114,13 @@ def _report_manifests(
             report.add("warning", split, check, f"{what}: {len(some):,}", count=len(some), some=some)
 
 
-def _decode(decoded: DecodedVideos, store: FrameStore, video_id: str, *, num_frames: int) -> None:
+def _decode(decoded: DecodedVideos, store: FrameSource, video_id: str, *, num_frames: int) -> None:
     digest = hashlib.sha256()
     for index in range(num_frames):
         try:
             (jpeg,) = store.read_jpegs(video_id, [index])
             decode_jpeg(jpeg)
-        except FrameStoreError as error:
+        except FramesError as error:
             decoded.broken.setdefault(video_id, str(error).split(": ", 1)[-1])
         except UserError as error:
             decoded.broken.setdefault(video_id, f"video {video_id!r}, frame {index}: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dataloaders.frame_store.reader import FrameStore, FrameStoreError
+from dataloaders.frame_source import FramesError, FrameSource
 from video.clip_ids import Part, is_about, parse_clip_id
 
 MIN_DECODED = 0.9  # the default of --min_decoded
@@ -42,11 +42,11 @@ def remarks_of(
     return remarks
 
 
-def manifest_of(store: FrameStore, video_id: str) -> dict[str, Any]:
+def manifest_of(store: FrameSource, video_id: str) -> dict[str, Any]:
     """The manifest of a video; empty if there is none, or if it is broken: that is a fault of its own."""
     try:
         return store.manifest(video_id) or {}
-    except FrameStoreError:
+    except FramesError:
         return {}
 
 

@@ -1,0 +1,199 @@
+"""How many clips a second and core the loader makes, by where their frames come from.
+
+    python benchmarks/frame_sources.py [--video_dir FOLDER] [--videos N] [--json FILE]
+
+The videos are those of --video_dir, or toy videos. Every round makes each clip once from each source, one
+source after another: 12 frames of 30, of 256 pixels, cropped to 224 pixels in full precision, and its text. A
+figure is the CPU time of this process and of its decoder process; the table has the least, the median and
+the most of the rounds. "first epoch" has an empty cache in every round.
+
+A new source is one function in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.report_json import Report, add_json_flag
+from dataloaders.examples import ExamplesBuilder
+from dataloaders.frame_source import FrameReader
+from dataloaders.frame_store.environment import shared_environment
+from dataloaders.frame_store.reader import FrameStore
+from dataloaders.video_frames.cache import CacheOwner, FrameCache
+from dataloaders.video_frames.source import VideoFrames
+from dataloaders.video_text import VideoTextDataset
+from modules.backbones.tokenizers import ClipTokenizer
+from tools import frame2lmdb
+from tools.make_toy_dataset import SIZES, make_toy_dataset
+from video.listing import VideoFolder
+from video.sample import Settings
+
+FRAMES, SIDE, WORDS = 12, 224, 32
+CAPTION = "a man in a red shirt is cutting vegetables on a wooden board while he talks to the camera"
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Place:
+    """What sources are made of: the videos, their store, and a folder for anything else."""
+
+    videos: Path
+    ids: list[str]
+    store: Path
+    scratch: Path
+    caches: int = 0
+
+
+@dataclass
+class Source:
+    """Gives the clip of video i. `pids`: other processes whose time counts; `close` ends it."""
+
+    clip: Callable[[int], object]
+    pids: Callable[[], list[int]] = field(default=list)
+    close: Callable[[], None] = field(default=lambda: None)
+
+
+def from_store(place: Place) -> Source:
+    return Source(clips_of(FrameStore(place.store), place))
+
+
+def from_videos(place: Place) -> Source:
+    return decoding(VideoFrames(place.videos, Settings(), timeout=60), place)
+
+
+def from_videos_as_many_frames(place: Place) -> Source:
+    """Not the frames of a store of 30: as many are taken of a video as a clip has."""
+    return decoding(VideoFrames(place.videos, Settings(num_frames=FRAMES), timeout=60), place)
+
+
+def from_empty_cache(place: Place) -> Source:
+    place.caches += 1
+    cache = FrameCache(place.scratch / f"cache{place.caches}", Settings().as_record())
+    return decoding(VideoFrames(place.videos, Settings(), timeout=60, cache=cache), place)
+
+
+def from_cached_files(place: Place) -> Source:
+    """The cache of the last `from_empty_cache`, as a second epoch of the same run finds it."""
+    cache = FrameCache(place.scratch / f"cache{place.caches}", Settings().as_record())
+    return decoding(VideoFrames(place.videos, Settings(), timeout=60, cache=cache), place)
+
+
+def from_cached_store(place: Place) -> Source:
+    """The same cache in a later run: its videos are in the store."""
+    path = place.scratch / f"cache{place.caches}"
+    owner = CacheOwner(path, Settings().as_record(), say=lambda _: None)
+    owner.open()
+    owner.close(merge=True)
+    return from_cached_files(place)
+
+
+SOURCES: dict[str, Callable[[Place], Source]] = {
+    "frame store": from_store,
+    "videos": from_videos,
+    f"videos, --num_frames {FRAMES}": from_videos_as_many_frames,
+    "videos with --frame_cache, first epoch": from_empty_cache,
+    "videos with --frame_cache, second epoch": from_cached_files,
+    "videos with --frame_cache, next run": from_cached_store,
+}
+
+
+def decoding(frames: VideoFrames, place: Place) -> Source:
+    def close() -> None:
+        frames.close()
+        if frames.cache is not None:
+            shared_environment(frames.cache.path).close()
+
+    def pids() -> list[int]:
+        return [frames._decoder.pid] if frames._decoder.pid is not None else []
+
+    return Source(clips_of(frames, place), pids, close)
+
+
+def clips_of(frames: FrameReader, place: Place) -> Callable[[int], object]:
+    examples = ExamplesBuilder()
+    for video_id in place.ids:
+        examples.add(video_id, CAPTION)
+    settings = {"max_words": WORDS, "max_frames": FRAMES, "image_size": SIDE}
+    dataset = VideoTextDataset(examples.build(), frames, ClipTokenizer(), view="pairs", **settings)  # type: ignore[arg-type]
+    return dataset.__getitem__
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Of this process and of others that live."""
+    ticks = 0
+    for pid in pids:
+        cells = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        ticks += int(cells[11]) + int(cells[12])
+    return time.process_time() + ticks / TICKS
+
+
+def measure(make: Callable[[Place], Source], place: Place) -> float:
+    """CPU seconds of a clip, without the first one, with which a decoder process starts."""
+    source = make(place)
+    source.clip(0)
+    before = cpu_seconds(source.pids())
+    for index in range(1, len(place.ids)):
+        source.clip(index)
+    taken = cpu_seconds(source.pids()) - before
+    source.close()
+    return taken / (len(place.ids) - 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--video_dir", type=Path, help="videos to read [toy videos]")
+    parser.add_argument("--videos", type=int, default=100, help="at most so many of them")
+    parser.add_argument("--rounds", type=int, default=3)
+    add_json_flag(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    columns = {"ms_per_clip": "CPU ms a clip, median", "least": "clips/s and core, least"}
+    columns |= {"clips_per_second": "median", "most": "most", "of_store": "times the store"}
+    report = Report("frame_sources", settings=vars(args), columns=columns)
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        folder = args.video_dir or scratch / "toy" / "msrvtt" / "videos"
+        if args.video_dir is None:
+            make_toy_dataset(scratch / "toy", sizes=SIZES["small"], parts=("msrvtt",))
+        flags = ("--video_dir", str(folder), "--lmdb_path", str(scratch / "store"))
+        frame2lmdb.main([*flags, "--num_workers", "1"])
+        store = FrameStore(scratch / "store")
+        ids = [video_id for video_id in VideoFolder(folder).list_videos() if video_id in store][: args.videos]
+        place = Place(folder, ids, scratch / "store", scratch)
+        taken: dict[str, list[float]] = {row: [] for row in SOURCES}
+        for _ in range(args.rounds):
+            for row, make in SOURCES.items():
+                taken[row].append(measure(make, place))
+    base = statistics.median(taken["frame store"])
+    for row, seconds in taken.items():
+        middle = statistics.median(seconds)
+        report.add(
+            row,
+            ms_per_clip=middle * 1e3,
+            least=1 / max(seconds),
+            clips_per_second=1 / middle,
+            most=1 / min(seconds),
+            of_store=middle / base,
+        )
+    report.note(f"{len(ids)} videos, {args.rounds} rounds")
+    report.close(args.json)
+
+
+if __name__ == "__main__":
+    main()
