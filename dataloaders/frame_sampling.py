@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,6 +43,17 @@ def sample_frame_indices(
         bounds = np.arange(num_frames + 1) * num_stored // num_frames
         return rng.integers(bounds[:-1], np.maximum(bounds[1:], bounds[:-1] + 1)).astype(np.int64)
     raise UserError(f"--frame_sample {frame_sample}: choose from {', '.join(FRAME_SAMPLES)}")
+
+
+def frames_within(manifest: Mapping[str, Any] | None, stored: int, seconds: float) -> int:
+    """How many of the `stored` frames of a video are in its first `seconds`, at least 1.
+
+    All of them if the manifest does not tell the times of the frames.
+    """
+    times = (manifest or {}).get("times")
+    if not isinstance(times, list) or len(times) != stored:
+        return stored
+    return max(1, sum(time < times[0] + seconds for time in times))
 
 
 def dynamic_length(duration: float, max_frames: int, *, factor: float) -> int:

@@ -27,6 +27,10 @@ class FrameReader(Protocol):
         """n; 0 for a video that is not there."""
         ...
 
+    def manifest(self, video_id: str) -> dict[str, Any] | None:
+        """The manifest record of a video (docs/FRAME_STORE.md); None if nothing is recorded."""
+        ...
+
     def iter_frames(
         self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
     ) -> Iterable[NDArray[np.uint8]]:
@@ -53,10 +57,6 @@ class FrameSource(FrameReader, Protocol):
 
     def missing(self, video_ids: Iterable[str]) -> list[str]:
         """Those of `video_ids` that are not there, in their order, without repetitions."""
-        ...
-
-    def manifest(self, video_id: str) -> dict[str, Any] | None:
-        """The manifest record of a video (docs/FRAME_STORE.md); None if nothing is recorded."""
         ...
 
     def read_frames(self, video_id: str, indices: Sequence[int]) -> list[NDArray[np.uint8]]:

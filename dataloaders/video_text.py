@@ -6,6 +6,7 @@ V videos, N captions, F frames, S side, W words (W' of the tag). Keys and types:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 from dataloaders.examples import Examples
-from dataloaders.frame_sampling import FRAME_SAMPLES, TooFewFramesError, sample_frame_indices
+from dataloaders.frame_sampling import FRAME_SAMPLES, TooFewFramesError, frames_within, sample_frame_indices
 from dataloaders.frame_source import FrameReader, FramesError
 from dataloaders.frame_store.jpeg import Excess
 from dataloaders.samples import Sample, SampleMaker, sample_rng
@@ -51,10 +52,11 @@ class CaptionSample:
 
 
 class _StoredVideo:
-    """One video of a frame store or of another source."""
+    """One video of a frame store or of another source; with `first_seconds` only its frames up to there."""
 
-    def __init__(self, store: FrameReader, video_id: str) -> None:
+    def __init__(self, store: FrameReader, video_id: str, first_seconds: float | None) -> None:
         self._store = store
+        self._first_seconds = first_seconds
         self.name = video_id
 
     def num_frames(self) -> int:
@@ -62,7 +64,9 @@ class _StoredVideo:
         if stored == 0:
             kind = getattr(self._store, "kind", "frame store")
             raise FramesError(f"video {self.name} is not in the {kind} {getattr(self._store, 'path', '')}")
-        return stored
+        if self._first_seconds is None:
+            return stored
+        return frames_within(self._store.manifest(self.name), stored, self._first_seconds)
 
     def iter_frames(
         self, indices: Sequence[int], excess: Sequence[Excess] | None = None
@@ -82,7 +86,8 @@ class VideoTextDataset(Dataset[Sample]):
       or masked, and an unreadable video raises `FramesError`.
 
     Read as `ds[i]` or `ds[(epoch, i)]`; all randomness depends on (seed, epoch, i) only. `frame_sample_len`
-    "dynamic": in evaluation, a data set without durations has clips of F frames. The settings of clips and
+    "dynamic": in evaluation, a data set without durations has clips of F frames. Frames after the
+    `first_seconds` of a video are not used. The settings of clips and
     texts are those of `SampleMaker`; augmentation, `scaled_decoding`, `encoded` and `mlm` are for training
     only. Samples of examples with `languages` have the number of theirs as `language`.
 
@@ -104,6 +109,7 @@ class VideoTextDataset(Dataset[Sample]):
         frame_sample: str = "uniform",
         frame_sample_len: str = "fix",
         duration_factor: float = 0.5,
+        first_seconds: float | None = None,
         augment: str | None = None,
         colours_here: bool = False,
         scaled_decoding: bool = False,
@@ -115,6 +121,7 @@ class VideoTextDataset(Dataset[Sample]):
         self.examples = examples
         self.view = view
         self._store = store
+        self._first_seconds = first_seconds
         trains = view == "pairs"
         self._check_choices(frame_sample, frame_sample_len)
         self._samples = SampleMaker(
@@ -233,8 +240,8 @@ class VideoTextDataset(Dataset[Sample]):
     def _clip(self, video: int, rng: np.random.Generator) -> Sample:
         durations = self.examples.durations
         return self._samples.clip(
-            _StoredVideo(self._store, self.examples.video_ids[video]),
-            None if durations is None else float(durations[video]),
+            _StoredVideo(self._store, self.examples.video_ids[video], self._first_seconds),
+            None if durations is None else min(float(durations[video]), self._first_seconds or math.inf),
             rng,
         )
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.atomic_files import write_json
-from dataloaders.datasets.registry import DATASETS, DEFAULT_DATASET, dataset_spec, zero_shot_dataset
+from dataloaders.datasets.registry import (
+    DATASETS,
+    DEFAULT_DATASET,
+    dataset_spec,
+    describe_choices,
+    zero_shot_dataset,
+)
 from dataloaders.datasets.spec import DEFAULT_WORDS
 from engine.flags import VideoFlags
 from engine.flags import flag as _flag
@@ -63,6 +69,12 @@ class Config(VideoFlags):
     )
     data_dir: str = _flag(
         "", "data", "folder with one subfolder for each data set (docs/DATA.md) [$HMMC_DATA or 'data']"
+    )
+    split: str | None = _flag(
+        None,
+        "data",
+        f"published lists to train and test on, where a data set has several: {describe_choices()}",
+        kind=str,
     )
     train_annotations: str | None = _flag(
         None,
@@ -323,7 +335,7 @@ class Config(VideoFlags):
     protocol: str = _flag(
         "auto",
         "evaluation",
-        "what a query is: one caption, or all captions of a video joined [defined by the data set]",
+        "what a query is: one caption, or all captions of a video joined, also in training [by data set]",
         choices=("auto", "one_caption", "several_captions", "paragraph"),
     )
     select_on: str = _flag(

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from common.errors import UserError
 from common.languages import BILINGUAL, languages_of
-from dataloaders.datasets.registry import DATASETS, dataset_spec
+from dataloaders.datasets.registry import DATASETS, dataset_spec, require_choice
 from engine.command_line import Remark, given_flags, parse_config
 from engine.config import Config
 from engine.flags import VideoFlags
@@ -173,6 +173,7 @@ def _check_job(config: Config, *, program: str) -> None:
             f"--language {config.language}: {flag} {dataset} has {' and '.join(languages)} texts only"
             + (hint if config.language == BILINGUAL and config.do_eval else ""),
         )
+    require_choice(config.split, [config.dataset, config.test_dataset])
     _require(
         not config.do_pretrain or config.head == "hmmc",
         f"--head {config.head}: the losses of pre-training are those of --head hmmc; give it to fine-tuning",

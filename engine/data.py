@@ -9,8 +9,13 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
-from common.languages import LANGUAGES, languages_of
-from dataloaders.datasets.eval_protocol import apply_protocol
+from common.languages import languages_of
+from dataloaders.datasets.eval_protocol import (
+    apply_protocol,
+    name_protocol,
+    split_languages,
+    training_texts,
+)
 from dataloaders.datasets.known_splits import (
     describe_split,
     is_published_test,
@@ -27,8 +32,6 @@ from dataloaders.datasets.splits import (
 from dataloaders.examples import Examples, merge_languages
 from dataloaders.frame_source import FrameSource
 from dataloaders.loader import EpochSampler
-from dataloaders.tokenization import Tokenizer, TokenizerPair
-from dataloaders.transforms import FrameSize, Resize
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.distributed.world import World
@@ -40,33 +43,13 @@ from engine.input_files import (
     training_files,
     training_split,
 )
+from engine.input_spec import InputSpec
 from engine.inspection import inspect_frames, inspect_texts
 from engine.loaders import TrainingData, batch_per_rank, evaluation_loader, rank_loader
 from engine.logs.run_log import RunLog
-from modules.backbones.backbone import Backbone
-from modules.dual_encoder import DualEncoder
 
 # A split as its files give it: examples, where their frames are, and the videos that are missing there.
 Split = tuple[Examples, FrameSource, MissingVideos]
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """The input format of the model: tokenizer, maximum tokens of a text, how frames are resized.
-
-    `reads_padding`: every text must have `context_length` ids, of which the last ones may be padding.
-    """
-
-    tokenizer: Tokenizer | TokenizerPair
-    context_length: int
-    image_size: FrameSize
-    reads_padding: bool = False
-
-    def words(self, asked: int | None, default: int) -> int:
-        """The ids of a text: those `asked` for by --max_words, else `default` or as many as there can be."""
-        if self.reads_padding:
-            return self.context_length
-        return min(asked or default, self.context_length)
 
 
 @dataclass(frozen=True)
@@ -91,12 +74,14 @@ class EvaluationData:
     store: FrameSource
     videos: DataLoader
     queries: tuple[Queries, ...]
+    protocol: str = "auto"
+    as_published: bool = True
 
     def counts(self) -> dict[str, Any]:
         """Counts for the result file, and which list this is.
 
         `comparable` is False where videos are missing, and True for a published test list with its own
-        sentences. For another list nobody can say, so it is left out.
+        sentences and its published protocol. For another list nobody can say, so it is left out.
         """
         counts = {
             "videos": self.examples.num_videos,
@@ -106,37 +91,8 @@ class EvaluationData:
         }
         if self.missing:
             return {**counts, "comparable": False}
-        return {**counts, "comparable": True} if is_published_test(self.dataset, self.examples) else counts
-
-
-def input_spec(config: Config, model: DualEncoder) -> InputSpec:
-    """What `model` takes.
-
-    Raises `UserError` if the tokenizer's files are absent, or if it has ids that the model has no row for.
-    """
-    backbone = model.backbone
-    assert backbone is not None, "the model was built by `build_model`"
-    # One tokenizer for both languages may still mark the language of a text.
-    parts = backbone.by_language or dict.fromkeys(languages_of(config.language), backbone)
-    tokenizers = tuple(_tokenizer(part, language) for language, part in parts.items())
-    tokenizer = tokenizers[0] if len(tokenizers) == 1 else TokenizerPair(tokenizers)
-    preprocessing = backbone.preprocessing
-    return InputSpec(
-        tokenizer=tokenizer,
-        context_length=backbone.context_length,
-        image_size=Resize(preprocessing.size, preprocessing.resize, preprocessing.interpolation),
-        reads_padding=backbone.reads_padding,
-    )
-
-
-def _tokenizer(backbone: Backbone, language: str) -> Tokenizer:
-    tokenizer: Tokenizer = backbone.tokenizer(language)
-    if tokenizer.vocab_size > backbone.vocab_size:
-        raise UserError(
-            f"{backbone.text_name}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, but its text "
-            f"model has {backbone.vocab_size} rows of token embeddings; the two are of different models"
-        )
-    return tokenizer
+        is_known = self.as_published and is_published_test(self.dataset, self.examples)
+        return {**counts, "comparable": True} if is_known else counts
 
 
 def read_training_split(config: Config, world: World, log: RunLog) -> Split:
@@ -159,6 +115,7 @@ def build_training_data(
         log.warning(f"training without {missing}")
     if split == "pretrain":
         examples = _select_texts(examples, config.pretrain_text)
+    examples = training_texts(examples, chosen_protocol(config, config.dataset))
     held_out = None
     if config.select_on == "held_out":
         examples, held_out = hold_out(examples, share=config.held_out, seed=config.seed)
@@ -236,7 +193,10 @@ def _evaluation_data(
 
     `split` decides the number of words and frames.
     """
-    parts = [apply_protocol(part, config.protocol) for part in _by_language(examples)]
+    given = split_languages(examples)
+    published = name_protocol(given[0], dataset_spec(name).protocol)
+    protocol = name_protocol(given[0], chosen_protocol(config, name))
+    parts = [apply_protocol(part, protocol) for part in given]
     videos = _dataset(config, world, parts[0], store, spec, name=name, split=split, view="videos")
     video_loader = evaluation_loader(config, world, videos)
     queries = []
@@ -245,23 +205,29 @@ def _evaluation_data(
         queries.append(Queries(language, part, evaluation_loader(config, world, dataset)))
         log.info(
             f"evaluate on {name} {language}: {part.num_videos:,} videos, "
-            f"{part.num_captions:,} captions; {chance_recall(part.num_videos)}"
+            f"{part.num_captions:,} queries ({protocol}); {chance_recall(part.num_videos)}"
         )
         inspect_texts(config, dataset, world, log)
     inspect_frames(config, dataset, world, log)
     if missing:
         log.warning(f"evaluating without {missing}; not comparable with published figures")
-    whole = parts[0] if len(parts) == 1 else merge_languages(parts)
+    if protocol != published:
+        log.info(f"--protocol {protocol}: papers evaluate {name} with {published}, so figures differ")
     return EvaluationData(
-        dataset_spec(name).label, whole, missing, store, videos=video_loader, queries=tuple(queries)
+        dataset_spec(name).label,
+        parts[0] if len(parts) == 1 else merge_languages(parts),
+        missing,
+        store,
+        videos=video_loader,
+        queries=tuple(queries),
+        protocol=protocol,
+        as_published=protocol == published,
     )
 
 
-def _by_language(examples: Examples) -> list[Examples]:
-    """The examples of each language, with all videos; the examples themselves if they are of one language."""
-    if examples.languages is None:
-        return [examples]
-    return [examples.in_language(number) for number in range(len(LANGUAGES))]
+def chosen_protocol(config: Config, dataset: str) -> str:
+    """What a query on `dataset` is: --protocol, or that of the data set; "auto": each caption as it is."""
+    return dataset_spec(dataset).protocol if config.protocol == "auto" else config.protocol
 
 
 def chance_recall(videos: int) -> str:
@@ -347,6 +313,7 @@ def _dataset(
         spec.tokenizer,
         view=view,
         frame_sample_len=config.frame_sample_len,
+        first_seconds=dataset_spec(name).first_seconds,
         seed=config.seed,
         **sample_settings(config, world, spec, name=name, split=split),
     )

@@ -19,7 +19,7 @@ def training_split(config: Config) -> str:
 
 def training_files(config: Config) -> SplitFiles:
     """Files of the training set."""
-    files = default_files(config.data_dir, config.dataset, training_split(config))
+    files = default_files(config.data_dir, config.dataset, training_split(config), choice=config.split)
     files = files.with_paths(config.train_annotations, config.train_list, config.train_store)
     whole = files.annotations != _tested(config, "test").annotations
     return replace(files, whole=whole, videos=_folder(config, config.video_dir))
@@ -34,7 +34,12 @@ def evaluation_files(config: Config, split: str) -> SplitFiles:
 
 
 def _tested(config: Config, split: str) -> SplitFiles:
-    files = default_files(config.data_dir, config.test_dataset, VALIDATION if split == "val" else split)
+    files = default_files(
+        config.data_dir,
+        config.test_dataset,
+        VALIDATION if split == "val" else split,
+        choice=config.split,
+    )
     list_flag = config.eval_list if split == "test" else None
     files = files.with_paths(config.eval_annotations, list_flag, config.eval_store)
     if config.eval_store:
@@ -48,7 +53,7 @@ def _folder(config: Config, path: str | None) -> Path | None:
 
 def bank_files(config: Config) -> SplitFiles:
     """Files of the querybank: the training captions of the data set to evaluate on."""
-    files = default_files(config.data_dir, config.test_dataset, "train")
+    files = default_files(config.data_dir, config.test_dataset, "train", choice=config.split)
     if config.test_dataset == config.dataset and not config.do_pretrain:
         files = files.with_paths(config.train_annotations, config.train_list, None)
     return replace(files, whole=training_files(config).whole)

@@ -17,11 +17,9 @@ from engine.checkpoint.resume import Resumed, find_state
 from engine.command_line import Remark
 from engine.config import Config
 from engine.data import (
-    InputSpec,
     Split,
     build_evaluation_data,
     build_training_data,
-    input_spec,
     read_evaluation_split,
     read_training_split,
 )
@@ -35,6 +33,7 @@ from engine.evaluation.folder import evaluate_folder
 from engine.evaluation.query_bank import build_banks
 from engine.frame_sources import frame_cache
 from engine.input_files import training_split
+from engine.input_spec import InputSpec, input_spec
 from engine.loaders import TrainingInput
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model

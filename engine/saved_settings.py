@@ -122,8 +122,10 @@ def with_checkpoint_settings(config: Config, given: Collection[str]) -> tuple[Co
     taken = [as_flag(n, getattr(merged, n)) for n in names if getattr(merged, n) != getattr(config, n)]
     if not config.is_training and not {"dataset", "eval_dataset"} & set(given):
         dataset = tested_on(saved)
+        split = config.split if "split" in given else saved.get("split")
         taken += [as_flag("dataset", dataset)] if dataset != merged.dataset else []
-        merged = dataclasses.replace(merged, dataset=dataset)
+        taken += [as_flag("split", split)] if split != merged.split else []
+        merged = dataclasses.replace(merged, dataset=dataset, split=split)
     if taken:
         remarks.append(Remark(f"settings of the checkpoint, from {path}: {' '.join(taken)}"))
     if not saved["do_train"] and not saved.get("do_pretrain"):

@@ -24,10 +24,11 @@ from dataloaders.tar_shards.stream import ShardError, ShardStream
 from dataloaders.video_text import VideoTextDataset
 from engine.checkpoint.resume import Resumed
 from engine.config import Config
-from engine.data import InputSpec, sample_settings
+from engine.data import sample_settings
 from engine.distributed.world import World
 from engine.frame_sources import frame_settings
 from engine.input_files import training_split
+from engine.input_spec import InputSpec
 from engine.inspection import inspect_texts
 from engine.loaders import batch_per_rank
 from engine.logs.run_log import RunLog
@@ -186,6 +187,9 @@ class _NoStore:
 
     def num_frames(self, video_id: str) -> int:
         return 0
+
+    def manifest(self, video_id: str) -> None:
+        return None
 
     def iter_frames(self, *_: Any) -> list[Any]:
         raise AssertionError

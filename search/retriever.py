@@ -21,8 +21,8 @@ from common.languages import LANGUAGES
 from dataloaders.datasets.registry import dataset_spec
 from dataloaders.tokenization import tokenizer_of
 from engine.config import Config
-from engine.data import input_spec
 from engine.distributed.device import default_device
+from engine.input_spec import input_spec
 from engine.model_setup import build_model
 from modules.backbones.backbone import Backbone
 from search.encoder import Encoder, unit

@@ -24,7 +24,7 @@ BELOW = {
 # Rooms of engine from the top down; each imports only what stands after it.
 ENGINE = (
     *("program", "run", "training", "report", "evaluation", "parameters", "model_setup", "shards", "data"),
-    *("frame_sources", "loaders", "output_folder", "inspection"),
+    *("input_spec", "frame_sources", "loaders", "output_folder", "inspection"),
     *(
         "checkpoint",
         "distributed",

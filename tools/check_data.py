@@ -23,8 +23,15 @@ from common.arguments import ArgumentParser
 from common.atomic_files import beside, check_target
 from common.errors import UserError, run_program
 from common.languages import BILINGUAL, LANGUAGES, languages_of
-from dataloaders.datasets.registry import DATASETS, dataset_spec, default_files, read_examples
-from dataloaders.datasets.spec import HELD_OUT, SPLITS, TRAINING, DatasetSpec, SplitFiles
+from dataloaders.datasets.registry import (
+    DATASETS,
+    dataset_spec,
+    default_files,
+    describe_choices,
+    read_examples,
+    require_choice,
+)
+from dataloaders.datasets.spec import HELD_OUT, SPLITS, TRAINING, SplitFiles
 from dataloaders.datasets.splits import match_store_ids
 from dataloaders.datasets.table import read_table
 from dataloaders.examples import Examples
@@ -59,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.json:
         check_target(args.json, "--json")
+    require_choice(args.split, [args.dataset, args.eval_dataset or args.dataset])
     args.dataset = dataset_spec(args.dataset).name
     if args.eval_dataset:
         args.eval_dataset = dataset_spec(args.eval_dataset, flag="--eval_dataset").name
@@ -123,6 +131,7 @@ def _check_texts(report: Report, job: Job, spans: dict[str, Part], *, language: 
     text_checks.check_split_list(report, split, examples, dataset=job.dataset, files=files)
     if files.annotations.exists():
         text_checks.check_annotation_ids(report, split, files.annotations, dataset=job.dataset)
+        text_checks.check_faults(report, split, files, dataset=job.dataset)
     spans.update(spans_of(dataset_spec(job.dataset), files.annotations, examples.video_ids))
     text_checks.check_captions_per_video(report, split, examples, dataset=job.dataset)
     text_checks.check_captions(report, split, examples)
@@ -161,13 +170,14 @@ def _check_pairs(
     decoded: Mapping[str, store_checks.DecodedVideos],
     spans: Mapping[str, Part],
 ) -> None:
-    """Compare every training split with every validation and test split."""
-    for train in (split for split in TRAINING if split in examples):
-        for test in (split for split in HELD_OUT if split in examples):
-            names = (train, test)
-            text_checks.check_leaks(report, examples[train], examples[test], names=names, spans=spans)
-            if train in decoded and test in decoded:
-                store_checks.check_same_pictures(report, decoded[train], decoded[test], names=names)
+    """Compare every training split with validation and test, and these two with each other."""
+    pairs = [(train, test) for train in TRAINING for test in HELD_OUT]
+    for names in [*pairs, HELD_OUT]:
+        first, second = names
+        if first in examples and second in examples:
+            text_checks.check_leaks(report, examples[first], examples[second], names=names, spans=spans)
+        if first in decoded and second in decoded:
+            store_checks.check_same_pictures(report, decoded[first], decoded[second], names=names)
 
 
 def _language(args: argparse.Namespace) -> str:
@@ -196,7 +206,7 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
         side = {train_name: "train", "test": "eval"}.get(split)
         names = ("annotations", "list", "store")
         flags = {name: getattr(args, f"{side}_{name}") if side else None for name in names}
-        files = default_files(args.data_dir, dataset, split)
+        files = default_files(args.data_dir, dataset, split, choice=args.split)
         files = files.with_paths(flags["annotations"], flags["list"], flags["store"])
         videos = None if flags["store"] else _video_dir(args, split)
         files = replace(files, videos=videos)
@@ -213,11 +223,10 @@ def _video_dir(args: argparse.Namespace, split: str) -> Path | None:
 
 def _distinct_splits(args: argparse.Namespace) -> list[str]:
     """The splits with different videos: MSR-VTT uses its test list for val, its train list for pretrain."""
-    spec = dataset_spec(args.dataset)
-    if spec.is_table:
+    if dataset_spec(args.dataset).is_table:
         return _splits_of_table(args)
-    splits = ["pretrain", "train"] if _differ(spec, "pretrain", "train") else ["train"]
-    if not args.eval_dataset and _differ(spec, "val", "test"):
+    splits = ["pretrain", "train"] if _differ(args, "pretrain", "train") else ["train"]
+    if not args.eval_dataset and _differ(args, "val", "test"):
         splits.append("val")
     return [*splits, "test"]
 
@@ -231,9 +240,9 @@ def _splits_of_table(args: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys([*found, *(["test"] if other_test else [])]))
 
 
-def _differ(spec: DatasetSpec, first: str, second: str) -> bool:
-    one, two = spec.split(first), spec.split(second)
-    return (one.annotations, one.list, one.store) != (two.annotations, two.list, two.store)
+def _differ(args: argparse.Namespace, first: str, second: str) -> bool:
+    one, two = (default_files("", args.dataset, split, choice=args.split) for split in (first, second))
+    return one != two
 
 
 def _sample(text: str) -> int | None:
@@ -263,6 +272,7 @@ def build_parser() -> argparse.ArgumentParser:
     languages = (*LANGUAGES, BILINGUAL)
     add("--language", choices=languages, help="[chinese if the data set has it; of a table: its languages]")
     add("--splits", nargs="+", choices=SPLITS, help="check only these; they must exist")
+    add("--split", help=f"published lists, where there are several: {describe_choices()}")
     add("--eval_dataset", help="use the test split of another data set")
     for side, what in (("train", "training"), ("eval", "test")):
         for field in ("annotations", "list", "store"):

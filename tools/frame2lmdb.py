@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--short_side", type=not_negative, default=256, help="pixels; 0 keeps the size (default 256)")
     add("--quality", type=int, default=95, choices=range(1, 101), metavar="1..100", help="JPEG (default 95)")
     add("--slack", type=share_below_half, default=0.0, help=_SLACK_HELP)
+    add("--first_seconds", type=seconds, help="store the first seconds of each video only (docs/DATA.md)")
     add("--clip_from_id", action="store_true", help="ids VIDEO_SSSSSS_EEEEEE are seconds S to E of VIDEO")
     add("--min_decoded", type=share, default=MIN_DECODED, help=_DECODED_HELP)
     add("--timeout", type=seconds, default=300.0, help="seconds a video may take (default 300)")
@@ -98,6 +99,7 @@ def _build(args: argparse.Namespace) -> int:
         strict=args.strict,
         min_decoded=args.min_decoded,
         map_size=args.map_size,
+        first_seconds=args.first_seconds,
     )
     result = build(options, say=_say)
     _say(_summary(result, options))

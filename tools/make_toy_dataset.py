@@ -1,6 +1,7 @@
-"""Make the toy data: videos of moving shapes with captions, in the file formats of MSR-VTT, VATEX and CHVTT.
+"""Make toy data: videos of moving shapes with captions, in the file formats of MSR-VTT, VATEX and CHVTT.
 
     python tools/make_toy_dataset.py --out toy
+    python tools/make_toy_dataset.py --out toy --only msvd didemo activitynet
 
 The same seed gives the same captions and frames. The output folder gets a `toy.json`, which says what was
 made; `--overwrite` replaces only a folder that has one.
@@ -15,7 +16,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -28,9 +29,11 @@ if __name__ == "__main__":
 from common.arguments import ArgumentParser
 from common.atomic_files import write_json
 from common.errors import UserError, file_errors, run_program
-from tools.toy.annotations import WRITERS, Clip, Sizes
+from tools.toy.annotations import WRITERS as PUBLISHED_WRITERS
+from tools.toy.annotations import Clip, DatasetPlan, Sizes
 from tools.toy.bert import write_toy_bert
 from tools.toy.drawing import write_clip
+from tools.toy.field_annotations import FIELD_WRITERS
 
 SIZES = {
     "tiny": Sizes(
@@ -43,6 +46,9 @@ SIZES = {
         chvtt_pretrain=12,
         chvtt_query_train=4,
         chvtt_query_val=4,
+        field_train=6,
+        field_val=3,
+        field_test=5,
     ),
     "small": Sizes(
         msrvtt_train=200,
@@ -59,7 +65,9 @@ SIZES = {
     "demo": Sizes(vatex_val=8, vatex_test=36, simple=("val", "test")),
     "demo_chinese": Sizes(vatex_train=320, vatex_val=8, vatex_test=36, simple=("train", "val", "test")),
 }
-PARTS = (*WRITERS, "toy-bert")
+WRITERS: dict[str, Callable[..., DatasetPlan]] = {**PUBLISHED_WRITERS, **FIELD_WRITERS}
+BERT = "toy-bert"
+PARTS = (*PUBLISHED_WRITERS, BERT)  # made by default
 MARKER = "toy.json"
 _CLIPS_FOR_A_POOL = 150  # from this number on, a pool of processes is faster
 
@@ -92,8 +100,8 @@ def make_toy_dataset(
             summary[name] = {"clips": len(plan.clips), "captions": plan.captions}
         with writing():
             _write_clips(clips, workers=workers)
-            if "toy-bert" in parts:
-                write_toy_bert(unfinished / "toy-bert", seed=seed)
+            if BERT in parts:
+                write_toy_bert(unfinished / BERT, seed=seed)
         write_json(
             unfinished / MARKER,
             {"seed": seed, "sizes": asdict(sizes), "made": summary},
@@ -144,10 +152,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=PARTS,
+        choices=(*WRITERS, BERT),
         default=PARTS,
         metavar="PART",
-        help="only some of " + ", ".join(PARTS),
+        help=f"make these: {', '.join((*WRITERS, BERT))} (default: {' '.join(PARTS)})",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that this tool made before"

@@ -48,6 +48,10 @@ class Window:
         """Whether this is the whole video."""
         return self.start <= 0 and self.end == float("inf")
 
+    def cut_to(self, seconds: float) -> Window:
+        """The first `seconds` of the part."""
+        return Window(self.start, min(self.end, self.start + seconds))
+
     def within(self, length: float | None) -> Window:
         """The part to take from a file that is named like the part: it may hold the part alone.
 

@@ -1,10 +1,11 @@
-"""Evaluation protocols: which captions of a split are queries (docs/EVALUATION.md)."""
+"""Evaluation protocols: which captions of a split are queries (docs/EVALUATION.md), and texts to train on."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dataloaders.examples import Examples, PackedStrings
+from common.languages import LANGUAGES
+from dataloaders.examples import Examples, PackedStrings, merge_languages
 
 
 def apply_protocol(examples: Examples, protocol: str) -> Examples:
@@ -35,3 +36,29 @@ def apply_protocol(examples: Examples, protocol: str) -> Examples:
         durations=examples.durations,
         languages=None if examples.languages is None else examples.languages[: len(videos)],
     )
+
+
+def name_protocol(examples: Examples, protocol: str) -> str:
+    """`protocol`, or in place of "auto" that of the captions as they are."""
+    if protocol != "auto":
+        return protocol
+    counts = np.bincount(examples.video_of_caption)
+    return "several_captions" if len(counts) and counts.max() > 1 else "one_caption"
+
+
+def split_languages(examples: Examples) -> list[Examples]:
+    """The examples of each language, with all videos; the examples themselves if they are of one language."""
+    if examples.languages is None:
+        return [examples]
+    return [examples.in_language(number) for number in range(len(LANGUAGES))]
+
+
+def training_texts(examples: Examples, protocol: str) -> Examples:
+    """What to train on under `protocol`: each caption or, for `paragraph`, all captions of a video joined.
+
+    Captions with tags are never joined.
+    """
+    if protocol != "paragraph" or examples.tags is not None:
+        return examples
+    parts = [apply_protocol(part, protocol) for part in split_languages(examples)]
+    return parts[0] if len(parts) == 1 else merge_languages(parts)

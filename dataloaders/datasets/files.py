@@ -195,6 +195,18 @@ def repeated(ids: Iterable[str]) -> list[str]:
     return [video_id for video_id, count in Counter(ids).items() if count > 1]
 
 
+def repeated_keys(path: FilePath) -> list[str]:
+    """Repeated keys of the outermost object of a JSON file; a parser silently keeps the last one."""
+    found: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> bool:
+        # Called for inner objects first, so the result of the outermost object remains.
+        found[:] = repeated(key for key, _ in pairs)
+        return True
+
+    return found if read_json(path, object_pairs_hook=collect) is True else []
+
+
 def name_some(ids: Iterable[str], limit: int = 5) -> str:
     """The first ids, for a message: "a, b, c", with ", ..." if more follow."""
     listed = list(ids)

@@ -81,8 +81,13 @@ def describe_split(dataset: str, split: str, examples: Examples) -> str:
         counts = f"{examples.num_videos:,} videos, {examples.num_captions:,} captions"
         return f"{dataset} {split}: {counts}, {list_identity(dataset, examples)}"
     if split_list is None:
-        text = f"{dataset} {split}: {examples.num_videos:,} videos, not a published list"
-        return text + _published_lists(dataset, split)
+        text = f"{dataset} {split}: {examples.num_videos:,} videos, "
+        same_size = [
+            item.name for item in dataset_spec(dataset).known_lists if _may_be(item, examples, split)
+        ]
+        if same_size:
+            return f"{text}as many as in the published list {same_size[0]}"
+        return f"{text}not a published list{_published_lists(dataset, split)}"
     text = f"{dataset} {split}: {split_list.name} list ({split_list.videos:,} videos)"
     if split_list.remark:
         text += f"; {split_list.remark}"
@@ -90,6 +95,11 @@ def describe_split(dataset: str, split: str, examples: Examples) -> str:
         text += f"; papers use it for {' and '.join(split_list.serves)}, not for {split}"
     different = has_other_sentences(split_list, examples)
     return text + ("; the sentences differ from the published ones" if different else "")
+
+
+def _may_be(item: KnownList, examples: Examples, split: str) -> bool:
+    """Whether only the number of videos is known of a list, and it is that of `examples`."""
+    return not item.sha256 and item.videos == examples.num_videos and split in item.serves
 
 
 def _published_lists(dataset: str, split: str) -> str:

@@ -30,11 +30,11 @@ from dataloaders.datasets.spec import (
     DatasetSpec,
     KnownList,
     RepeatCheck,
-    Span,
     SplitFiles,
     SplitSpec,
 )
 from dataloaders.examples import Examples, ExamplesBuilder
+from video.clip_ids import Part
 
 
 def read_captions_of_list(annotations: FilePath, list_csv: FilePath) -> Examples:
@@ -130,17 +130,17 @@ def read_list(list_csv: FilePath) -> tuple[list[str], bool]:
     return ids, "sentence" in csv_columns(list_csv)
 
 
-def read_spans(annotations: FilePath) -> dict[str, Span]:
+def read_spans(annotations: FilePath) -> dict[str, Part]:
     """The spans of `videos` in their source videos; entries without url or times are left out."""
     spans = ((str(video.get("video_id")), _span(video)) for video in _videos(annotations))
     return {video_id: span for video_id, span in spans if span}
 
 
-def _span(video: Mapping[str, Any]) -> Span | None:
+def _span(video: Mapping[str, Any]) -> Part | None:
     url, start, end = video.get("url"), video.get("start time"), video.get("end time")
     if not url or not isinstance(start, int | float) or not isinstance(end, int | float):
         return None
-    return Span(str(url), float(start), float(end))
+    return Part(str(url), float(start), float(end))
 
 
 def _repeated_videos(annotations: Path) -> list[str]:
@@ -187,6 +187,7 @@ SPEC = DatasetSpec(
             "64462f74c95235d602a0a231e7f2125640ebbf3de0e226fbdd5e64f621c46d83",
             HELD_OUT,
             pairs_sha256="d69752e478073bce2227b78bc9d47a54aabb27644a983d8e3d83af150c40fcad",
+            captions=1_000,
         ),
         KnownList(
             "train 9k",
@@ -194,6 +195,7 @@ SPEC = DatasetSpec(
             "12e456ceab25905ffc585c4dfdf1d2972f563b63c317effdee7943bc84075ace",
             TRAINING,
             "for the 1k-A test; holds 1,990 videos of the full test",
+            captions=180_000,
         ),
         KnownList(
             "train 7k",
@@ -201,18 +203,21 @@ SPEC = DatasetSpec(
             "e63825a66cb7194c0502b86c4178dc1dc4b0e84bd47337b563d9f4cd58890596",
             TRAINING,
             "the official training and validation videos together",
+            captions=140_200,
         ),
         KnownList(
             "full train",
             6_513,
             "3824b98b962a59653d7191fee6b92eef5954374ae97ef284ed9a1f777c7e1825",
             TRAINING,
+            captions=130_260,
         ),
         KnownList(
             "full val",
             497,
             "e58250844311d2323f43865e51e84f42b2862099f0df726d5a0df59f17f97f12",
             HELD_OUT,
+            captions=9_940,
         ),
         KnownList(
             "full test",
@@ -220,6 +225,7 @@ SPEC = DatasetSpec(
             "e033df45731e025a1b7b4731ee3eddc400b6040c93fffd4ab3eb45a551f0526e",
             HELD_OUT,
             "figures on it are not comparable with those on 1k-A",
+            captions=59_800,
         ),
     ),
     sizes_by_name=(
@@ -230,4 +236,14 @@ SPEC = DatasetSpec(
         (r"val\.full", 497),
         (r"test\.full", 2_990),
     ),
+    list_choices={
+        "9k": {},
+        "7k": {"pretrain": "MSRVTT_train.7k.csv", "train": "MSRVTT_train.7k.csv"},
+        "full": {
+            "pretrain": "MSRVTT_train.full.csv",
+            "train": "MSRVTT_train.full.csv",
+            "val": "MSRVTT_val.full.csv",
+            "test": "MSRVTT_test.full.csv",
+        },
+    },
 )

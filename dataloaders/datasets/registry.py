@@ -5,11 +5,12 @@ Importing this file is cheap (numpy at most), because flags are checked against 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.errors import FileError, UserError
 from common.languages import languages_of
-from dataloaders.datasets import chvtt, msrvtt, table, vatex
+from dataloaders.datasets import activitynet, chvtt, didemo, msrvtt, msvd, table, vatex
 from dataloaders.datasets.spec import DatasetSpec, SplitFiles
 from dataloaders.examples import Examples, merge_languages
 
@@ -17,6 +18,9 @@ _SPECS = (
     msrvtt.SPEC,
     vatex.SPEC,
     chvtt.SPEC,
+    msvd.SPEC,
+    didemo.SPEC,
+    activitynet.SPEC,
 )
 DATASETS: dict[str, DatasetSpec] = {spec.name: spec for spec in _SPECS}
 DEFAULT_DATASET = chvtt.SPEC.name  # as published
@@ -40,22 +44,36 @@ def dataset_spec(name: str, *, flag: str = "--dataset") -> DatasetSpec:
     return spec
 
 
+def describe_choices() -> str:
+    """The values of --split: "msrvtt 9k, 7k, full; ..."."""
+    return "; ".join(f"{s.name} {', '.join(s.list_choices)}" for s in DATASETS.values() if s.list_choices)
+
+
+def require_choice(choice: str | None, datasets: Iterable[str]) -> None:
+    """Raise `UserError` if --split has a value that none of the data sets knows."""
+    if choice is not None and not any(choice in dataset_spec(name).list_choices for name in datasets):
+        raise UserError(f"--split {choice}: choose from {describe_choices()}")
+
+
 def zero_shot_dataset(language: str) -> str:
     """The data set that pre-training in `language` is evaluated on."""
     return next(spec.name for spec in DATASETS.values() if language in spec.zero_shot_for)
 
 
-def default_files(data_dir: Path | str, dataset: str, split: str) -> SplitFiles:
+def default_files(data_dir: Path | str, dataset: str, split: str, *, choice: str | None = None) -> SplitFiles:
     """The default paths of a split, `data_dir`/`dataset`/...; no file is opened.
 
-    Raises `UserError` for `VALIDATION` of a data set without validation videos.
+    `choice` is a value of --split, which means nothing for a data set without it. Raises `UserError` for
+    `VALIDATION` of a data set without validation videos.
     """
     spec = dataset_spec(dataset)
     part = spec.split(split)
     folder = Path(data_dir) / spec.name if spec.folder is None else spec.folder
+    list_name = spec.list_choices.get(choice or "", {}).get(split, part.list)
+    annotations = [folder / name for name in (part.annotations, *part.other_annotations)]
     return SplitFiles(
-        annotations=folder / part.annotations,
-        list=None if part.list is None else folder / part.list,
+        annotations=next((path for path in annotations if path.exists()), annotations[0]),
+        list=None if list_name is None else folder / list_name,
         store=folder / part.store,
     )
 
@@ -65,13 +83,14 @@ def read_test_ids(dataset: str, files: SplitFiles, *, language: str, split: str 
 
     Raises `UserError` if a file of the split is missing or empty.
     """
-    if files.list is None:
+    spec = dataset_spec(dataset)
+    if files.list is None or spec.store_prefix:  # ids may have to be matched with the store first
         _require_file(files.annotations)
-        read_ids = dataset_spec(dataset).split(split).read_ids
+        read_ids = spec.split(split).read_ids
         if read_ids is None:
             return None
         return list(dict.fromkeys(id for each in languages_of(language) for id in read_ids(files, each)))
-    ids, has_captions = dataset_spec(dataset).read_list(files.list)
+    ids, has_captions = spec.read_list(files.list)
     if not has_captions:
         _require_file(files.annotations)
     return list(dict.fromkeys(ids))

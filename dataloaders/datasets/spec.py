@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from common.errors import UserError
 from dataloaders.datasets.files import read_id_list
 from dataloaders.examples import Examples
+from video.clip_ids import Part
 
 SPLITS = ("pretrain", "train", "val", "test")
 VALIDATION = "validation"  # see DatasetSpec.validation
@@ -50,20 +51,16 @@ class SplitFiles:
         return self.list
 
 
-class Span(NamedTuple):
-    """Seconds `start` to `end` of the video `source`, which a clip shows."""
-
-    source: str
-    start: float
-    end: float
-
-
 @dataclass(frozen=True)
 class RepeatCheck:
     """How the data doctor finds ids that an annotation file repeats, and what a repeated one means."""
 
     find: Callable[[Path], list[str]]
     meaning: str
+
+
+def _none(_: object) -> dict[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,8 @@ class SplitSpec:
     None without tags; --max_words replaces both. `duration_factor` is in frames a second, for
     --frame_sample_len dynamic. `augments`: pre-training changes crops and colours of its frames. `read_ids`
     (files, language) -> video ids, if they can be read from the annotations before the captions are needed.
+    `other_annotations` are read in place of `annotations` where only one of them is there. `faults` are the
+    entries of the files that are wrong but do no harm: what is wrong -> which ones, for the data doctor.
     """
 
     annotations: str
@@ -86,6 +85,8 @@ class SplitSpec:
     augments: bool = False
     repeats: RepeatCheck | None = None
     read_ids: Callable[[SplitFiles, str], Sequence[str]] | None = None
+    other_annotations: tuple[str, ...] = ()
+    faults: Callable[[SplitFiles], Mapping[str, Sequence[str]]] = _none
 
     def for_pretraining(self) -> SplitSpec:
         """The split with the published clip lengths of pre-training."""
@@ -94,14 +95,18 @@ class SplitSpec:
 
 @dataclass(frozen=True)
 class KnownList:
-    """A list of videos that papers use. `remark` is what users of the list must know."""
+    """A list of videos that papers use. `remark` is what users of the list must know.
+
+    `captions` are those in one language; None if papers do not agree on their number.
+    """
 
     name: str
     videos: int
-    sha256: str  # list_digest of its ids
+    sha256: str  # list_digest of its ids; "" if only the number of its videos is known
     serves: tuple[str, ...]  # the splits that it may be used for
     remark: str = ""
     pairs_sha256: str = ""  # pairs_digest, if the list is published with sentences
+    captions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,10 +134,14 @@ class DatasetSpec:
     - `zero_shot_for`: values of --language for which pre-training is evaluated on this data set.
     - `read_list` (file) -> (video ids of a list, whether it holds their captions too).
     - `known_lists`, and `sizes_by_name`: (pattern of a list file's name, videos that such a name implies).
+    - `list_choices`: values of --split -> list file of each split that then has another list than by default.
+      The first value is the default.
     - `captions_per_video`: of the published lists, in one language; None if it varies.
+    - `protocol`: what a query is in papers (docs/EVALUATION.md), and so a text to train on. `frames`: of a
+      clip in papers, if not --max_frames' default. `first_seconds`: frames after them are not used.
     - `store_prefix`: frame stores may name a video with or without it.
-    - `ids_are_parts`: ids end with start and end in seconds (video/clip_ids.py). `read_spans` reads the parts
-      of source videos from an annotation file instead.
+    - `span_of_id`: the part of a source video that an id names. `read_spans` reads the parts from an
+      annotation file instead.
     - `folder`: of its files, if it is not the one under --data_dir: the data set is a table of anybody's.
     - `remarks` (files, language) -> what to say about its file; raises `UserError` if it lacks a language.
     """
@@ -149,8 +158,12 @@ class DatasetSpec:
     sizes_by_name: tuple[tuple[str, int], ...] = ()
     captions_per_video: int | None = None
     store_prefix: str = ""
-    ids_are_parts: bool = False
-    read_spans: Callable[[Path], Mapping[str, Span]] = field(default=lambda _: {})
+    span_of_id: Callable[[str], Part | None] | None = None
+    read_spans: Callable[[Path], Mapping[str, Part]] = _none
+    list_choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    protocol: str = "auto"
+    frames: int | None = None
+    first_seconds: float | None = None
     folder: Path | None = None
     remarks: Callable[[SplitFiles, str], Remarks] = _no_remarks
 

@@ -26,6 +26,7 @@ from dataloaders.datasets.files import name_some
 from dataloaders.datasets.spec import DatasetSpec, Remarks, SplitFiles, SplitSpec
 from dataloaders.datasets.table_rows import NONE, SPLITS, SUFFIXES, Columns, Row, Rows
 from dataloaders.examples import Examples, PackedStrings, StringPacker
+from video.clip_ids import parse_clip_id
 
 __all__ = ["SUFFIXES", "Table", "read_table", "table_spec"]
 TEST_SHARE, MOST_TEST_VIDEOS = 0.1, 1_000  # without a column `split`
@@ -284,7 +285,7 @@ def table_spec(name: str) -> DatasetSpec:
         languages=LANGUAGES,
         splits={"pretrain": train.for_pretraining(), "train": train, "val": val, "test": test},
         validation=val,
-        ids_are_parts=True,
+        span_of_id=parse_clip_id,
         folder=path.parent,
         remarks=lambda files, language: read_table(files.annotations).remarks(language, whole=files.whole),
     )

@@ -9,7 +9,6 @@ kept; it becomes a start and an end token.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
@@ -18,12 +17,20 @@ from dataloaders.datasets.files import (
     name_some,
     read_id_list,
     read_json,
-    repeated,
+    repeated_keys,
     require_all,
     stream_json,
 )
-from dataloaders.datasets.spec import HELD_OUT, TRAINING, DatasetSpec, KnownList, RepeatCheck, SplitSpec
+from dataloaders.datasets.spec import (
+    HELD_OUT,
+    TRAINING,
+    DatasetSpec,
+    KnownList,
+    RepeatCheck,
+    SplitSpec,
+)
 from dataloaders.examples import Examples, ExamplesBuilder
+from video.clip_ids import parse_clip_id
 
 CAPTION_KEYS = {"english": "enCap", "chinese": "chCap"}
 
@@ -117,25 +124,13 @@ def _captions(path: FilePath, video_id: str, entry: Any, *, key: str) -> list[st
     return captions
 
 
-def _repeated_keys(path: Path) -> list[str]:
-    """Repeated keys of the outermost object of a JSON file; a parser silently keeps the last one."""
-    found: list[str] = []
-
-    def collect(pairs: list[tuple[str, Any]]) -> bool:
-        # Called for inner objects first, so the result of the outermost object remains.
-        found[:] = repeated(key for key, _ in pairs)
-        return True
-
-    return found if read_json(path, object_pairs_hook=collect) is True else []
-
-
 def _split(id_list: str) -> SplitSpec:
     return SplitSpec(
         "vatex_data.json",
         id_list,
         "vatex_lmdb",
         lambda files, language: read_split(files.annotations, files.required_list(), language=language),
-        repeats=RepeatCheck(_repeated_keys, "the last entry counts"),
+        repeats=RepeatCheck(repeated_keys, "the last entry counts"),
     )
 
 
@@ -152,7 +147,7 @@ SPEC = DatasetSpec(
     },
     validation=_VAL,
     zero_shot_for=("chinese", "bilingual"),
-    ids_are_parts=True,
+    span_of_id=parse_clip_id,
     captions_per_video=10,
     known_lists=(
         KnownList(
@@ -160,12 +155,14 @@ SPEC = DatasetSpec(
             25_991,
             "b03ec83a23fa56c606fe17b14d1ed90612c3543beb206a3d5db9889d01e452bc",
             TRAINING,
+            captions=259_910,
         ),
         KnownList(
             "published val",
             1_500,
             "77fde2983497b56959246411452a9c4587c66956449deafd12ab3e678bc85d21",
             HELD_OUT,
+            captions=15_000,
         ),
         KnownList(
             "published test",
@@ -173,6 +170,7 @@ SPEC = DatasetSpec(
             "efc26b559080d66fa7c8d694e6b3b051378322a051ef35f22c8312c117849d8d",
             HELD_OUT,
             "id for id CLIP2Video's HGR list",
+            captions=15_000,
         ),
         KnownList(
             "random test1k5",
@@ -181,7 +179,10 @@ SPEC = DatasetSpec(
             (),
             "not the published test list: it shares 724 ids with that and 776 with the published val list, "
             "so figures are not comparable",
+            captions=15_000,
         ),
     ),
     sizes_by_name=((r"test1k5", 1_500),),
+    list_choices={"hgr": {}, "test1k5": {"test": "test1k5_sec_list.txt"}},
+    protocol="several_captions",
 )

@@ -142,7 +142,7 @@ def evaluate(
         title = " ".join([data.dataset, *([queries.language] if len(data.queries) > 1 else [])])
         _log_metrics(metrics, title if split == "test" else f"{title} {split}", log)
         if final and world.is_main:
-            protocol = protocol_of(queries.examples.video_of_caption, config.protocol)
+            protocol = protocol_of(queries.examples.video_of_caption, data.protocol)
             features_about = about | {"language": queries.language, "protocol": protocol["name"]}
             _write_files(config, features, head, bank, evaluator, queries, features_about, log)
     counts = data.counts()
@@ -153,7 +153,7 @@ def evaluate(
         captions = {item.queries.language: item.queries.examples.num_captions for item in results}
         counts["captions_by_language"] = captions
         _log_values(f"{data.dataset} mean of both languages", values, log)
-    protocol = protocol_of(results[0].queries.examples.video_of_caption, config.protocol)
+    protocol = protocol_of(results[0].queries.examples.video_of_caption, data.protocol)
     result = {**about, **counts, "protocol": protocol, **values, **extra}
     log.result(result)
     prefix = "" if split == "test" else f"{split}/"

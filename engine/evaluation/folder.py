@@ -12,10 +12,11 @@ from pathlib import Path
 from common.errors import UserError, one_line
 from engine.checkpoint.files import CHECKPOINT, epoch_of, list_checkpoints, read_state
 from engine.config import Config
-from engine.data import EvaluationData, build_evaluation_data, input_spec, read_evaluation_split
+from engine.data import EvaluationData, build_evaluation_data, read_evaluation_split
 from engine.distributed.world import World
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.query_bank import build_banks
+from engine.input_spec import input_spec
 from engine.logs.run_log import RunLog
 from engine.model_setup import build_model, load_checkpoint
 from engine.output_folder import save_evaluation_settings

@@ -10,14 +10,16 @@ from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from common.languages import LANGUAGES, languages_of
+from dataloaders.datasets.eval_protocol import training_texts
 from dataloaders.datasets.registry import dataset_spec, read_examples
 from dataloaders.examples import Examples
 from dataloaders.frame_store.jpeg import Excess
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
-from engine.data import InputSpec
+from engine.data import chosen_protocol
 from engine.distributed.world import World
 from engine.input_files import bank_files
+from engine.input_spec import InputSpec
 from engine.loaders import evaluation_loader
 
 
@@ -41,6 +43,7 @@ def build_bank(config: Config, world: World, spec: InputSpec, language: str) -> 
         raise UserError(f"--qb_norm: needs training captions ({error})") from None
     if not examples.num_captions:
         raise UserError(f"--qb_norm: {files.annotations} holds no training captions")
+    examples = training_texts(examples, chosen_protocol(config, name))
     dataset = VideoTextDataset(
         sample_captions(examples, config.qb_bank, seed=config.seed),
         _NoFrames(),
@@ -70,6 +73,9 @@ class _NoFrames:
     """A frame store for a data set that only reads captions."""
 
     def num_frames(self, video_id: str) -> int:
+        raise AssertionError(video_id)
+
+    def manifest(self, video_id: str) -> None:
         raise AssertionError(video_id)
 
     def iter_frames(

@@ -20,7 +20,6 @@ from engine.checkpoint.files import checkpoint_path
 from engine.config import Config
 from engine.data import (
     EvaluationData,
-    InputSpec,
     Split,
     absent_videos,
     build_evaluation_data,
@@ -34,6 +33,7 @@ from engine.evaluation.evaluate import evaluate
 from engine.evaluation.query_bank import build_banks
 from engine.frame_sources import missing_of_list, open_frames
 from engine.input_files import eval_dataset_hint, evaluation_files, how_to_store
+from engine.input_spec import InputSpec
 from engine.loaders import TrainingData, TrainingInput
 from engine.logs.metrics_jsonl import Result
 from engine.logs.run_log import RunLog

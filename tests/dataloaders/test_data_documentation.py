@@ -21,3 +21,17 @@ def test_every_default_file_is_in_the_table(dataset: str, split: str) -> None:
 @pytest.mark.parametrize("what", ["annotations", "list", "store"])
 def test_every_flag_that_replaces_a_file_is_named(side: str, what: str) -> None:
     assert f"`--{side}_{what}`" in TEXT
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_published_list_is_in_the_table_of_counts(dataset: str) -> None:
+    for known in DATASETS[dataset].known_lists:
+        row = f"| {dataset} | {known.name} | {known.videos:,} | "
+        row += f"{known.captions:,} | " if known.captions is not None else "about "
+        assert row in TEXT and (known.sha256 == "" or TEXT.split(row)[1].split("\n")[0].endswith("# |"))
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_value_of_split_is_explained(dataset: str) -> None:
+    for choice in DATASETS[dataset].list_choices:
+        assert f"`--split {choice}`" in TEXT

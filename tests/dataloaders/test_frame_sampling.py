@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from dataloaders.frame_sampling import TooFewFramesError, dynamic_length, sample_frame_indices
+from dataloaders.frame_sampling import (
+    TooFewFramesError,
+    dynamic_length,
+    frames_within,
+    sample_frame_indices,
+)
 
 
 def sample(stored: int, wanted: int, how: str, *, seed: int = 0) -> list[int]:
@@ -63,3 +68,12 @@ def test_dynamic_length(duration: float, factor: float, length: int) -> None:
 
 def test_dynamic_length_never_exceeds_the_frames_asked_for() -> None:
     assert dynamic_length(100, 2, factor=0.5) == 2
+
+
+def test_frames_of_the_first_seconds() -> None:
+    times = [2.0, 12.0, 22.0, 31.9, 32.0, 60.0]  # the video begins at 2 s
+    assert frames_within({"times": times}, 6, 30.0) == 4
+    assert frames_within({"times": times}, 6, 100.0) == 6
+    assert frames_within({"times": [5.0, 90.0]}, 2, 0.0) == 1  # a clip needs a frame
+    for unknown in (None, {}, {"times": times}):
+        assert frames_within(unknown, 5, 30.0) == 5

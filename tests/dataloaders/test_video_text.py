@@ -297,3 +297,20 @@ def test_each_text_of_two_languages_has_the_tokens_of_its_own() -> None:
             assert view == "captions" or int(sample["tag_ids"][0]) == start
     assert data.inspect_captions(language=1).captions == 4 and data.inspect_captions().captions == 8
     assert "language" not in dataset(part)[0]
+
+
+def test_frames_after_the_first_seconds_are_not_used() -> None:
+    class TimedStore(ListStore):
+        def manifest(self, video_id: str) -> dict[str, Any]:
+            return {"times": [10.0 * index for index in range(6)]}
+
+    examples = toy_examples(videos=1, duration=60.0)
+    short = dataset(examples, TimedStore({"v0": 6}), view="videos", max_frames=3, first_seconds=30.0)
+    assert short[0]["frames"][:, 0, 0, 0].tolist() == [0, 1, 2]
+    dynamic = {"frame_sample_len": "dynamic", "duration_factor": 0.1}
+    long = dataset(examples, TimedStore({"v0": 6}), view="videos", max_frames=6, **dynamic)
+    assert long[0]["frame_mask"].sum() == 6
+    short = dataset(
+        examples, TimedStore({"v0": 6}), view="videos", max_frames=6, first_seconds=30.0, **dynamic
+    )
+    assert short[0]["frame_mask"].sum() == 3

@@ -16,7 +16,8 @@ import main_pretrain
 import main_task_retrieval
 from modules.backbones import tokenizers
 from tools import frame2lmdb
-from tools.make_toy_dataset import SIZES, make_toy_dataset
+from tools.make_toy_dataset import SIZES, WRITERS, make_toy_dataset
+from tools.toy.field_annotations import FIELD_WRITERS
 
 # CLIP's vocabulary with narrow vectors: they are most of the weights, and of each step's time.
 SMALL_CLIP: dict[str, Any] = {
@@ -30,6 +31,7 @@ STORES = (
     ("vatex", "vatex_lmdb", "videos.jsonl", 12),
     ("chvtt", "videoinfo_lmdb", "videoinfo_videos.jsonl", 16),
     ("chvtt", "query_lmdb", "query_videos.jsonl", 16),
+    *((name, f"{name}_lmdb", "videos.jsonl", 12) for name in FIELD_WRITERS),
 )
 plain_text_bpe = functools.cache(tokenizers._plain_text_bpe)  # to read it takes longer than a short run
 PROGRAMS = {
@@ -85,7 +87,7 @@ def _one_thread() -> None:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     root = tmp_path_factory.mktemp("toy")
     data, clip = root / "data", root / "small_clip.json"
-    make_toy_dataset(data, seed=0, sizes=SIZES["tiny"])
+    make_toy_dataset(data, seed=0, sizes=SIZES["tiny"], parts=(*WRITERS, "toy-bert"))
     for dataset, store, videos, frames in STORES:
         code = frame2lmdb.main(
             [

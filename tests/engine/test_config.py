@@ -88,6 +88,7 @@ OURS = {
     "clip_weights",
     *("image_size", "patch_dropout", "tokenizer"),
     "data_dir",
+    "split",
     "eval_annotations",
     "eval_dataset",
     "eval_list",

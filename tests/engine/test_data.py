@@ -12,8 +12,8 @@ import torch
 
 from common.errors import UserError
 from engine.config import Config
-from engine.data import input_spec
 from engine.distributed.world import World
+from engine.input_spec import input_spec
 from engine.inspection import inspect_frames, inspect_texts
 from modules.backbones.backbone import Backbone
 from modules.backbones.registry import build_backbone

@@ -15,10 +15,11 @@ import lmdb
 import numpy as np
 import pytest
 
+from dataloaders.datasets.registry import DATASETS
 from dataloaders.frame_store.writer import FrameStoreWriter
 from tests.dataloaders.toy import REALDATA, write_json, write_lines
 from tools.check_data import main
-from tools.doctor.clip_overlap import overlapping_pairs, shared_sources, spans_of_ids
+from tools.doctor.clip_overlap import overlapping_pairs, shared_sources, spans_of
 from tools.doctor.store_checks import spread
 from tools.doctor.text_checks import strangeness
 from video.clip_ids import Part
@@ -372,7 +373,9 @@ def test_overlaps_of_spans() -> None:
     spans = {"a": Part("s", 0, 10), "b": Part("s", 10, 20), "c": Part("s", 19, 30), "d": Part("t", 0, 99)}
     assert overlapping_pairs(spans, "abcde") == [("b", "c")]
     assert shared_sources(spans, ["b", "d", "e"], ["a", "b", "c"]) == (["b"], [("b", "c")])
-    assert spans_of_ids(["-x_y_000012_000022", "video7"]) == {"-x_y_000012_000022": Part("-x_y", 12, 22)}
+    assert spans_of(DATASETS["vatex"], Path("none"), ["-x_y_000012_000022", "video7"]) == {
+        "-x_y_000012_000022": Part("-x_y", 12, 22)
+    }
 
 
 def test_a_sample_is_spread_over_the_split() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dataloaders.datasets.registry import default_files, read_examples
-from tools.make_toy_dataset import SIZES, main, make_toy_dataset
-from tools.toy.annotations import Sizes, _scenes
+from tools.make_toy_dataset import SIZES, WRITERS, main, make_toy_dataset
+from tools.toy.annotations import Sizes, scenes_of
 from tools.toy.bert import toy_vocabulary
 from tools.toy.captions import EVENTS, LANGUAGES, WORDS, make_captions, make_tag, used_characters
 from tools.toy.drawing import draw_clip, write_clip
@@ -26,7 +26,7 @@ TINY = SIZES["tiny"]
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("toy") / "toy"
-    make_toy_dataset(out, seed=SEED, sizes=TINY)
+    make_toy_dataset(out, seed=SEED, sizes=TINY, parts=(*WRITERS, "toy-bert"))
     return out
 
 
@@ -53,7 +53,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_same_seed_gives_the_same_files_and_another_seed_others(toy: Path, tmp_path: Path) -> None:
-    make_toy_dataset(tmp_path / "again", seed=SEED, sizes=TINY)
+    make_toy_dataset(tmp_path / "again", seed=SEED, sizes=TINY, parts=(*WRITERS, "toy-bert"))
     assert tree(tmp_path / "again") == tree(toy)
     make_toy_dataset(tmp_path / "other", seed=SEED + 1, sizes=TINY, parts=["msrvtt"])
     assert tree(tmp_path / "other" / "msrvtt") != tree(toy / "msrvtt")
@@ -129,6 +129,11 @@ READABLE = [
     ("chvtt", "pretrain", "chinese", TINY.chvtt_pretrain, TINY.chvtt_pretrain),
     ("chvtt", "train", "english", TINY.chvtt_query_train * 2, TINY.chvtt_query_train * 2),
     ("chvtt", "val", "chinese", TINY.chvtt_query_val, TINY.chvtt_query_val),
+    *(
+        (name, split, "english", count, count * captions)
+        for name, captions in (("msvd", 5), ("didemo", 3), ("activitynet", 3))
+        for split, count in (("train", TINY.field_train), ("test", TINY.field_test))
+    ),
 ]
 
 
@@ -139,6 +144,8 @@ def test_the_project_reads_it(
     files = default_files(toy, dataset, split)
     examples = read_examples(dataset, split, language=language, files=files)
     assert (len(examples.video_ids), len(examples.captions)) == (videos, captions)
+    names = {path.stem for path in (toy / dataset / "videos").iterdir()}
+    assert set(examples.video_ids) <= names
 
 
 def test_videos_are_as_long_as_the_annotations_say(toy: Path) -> None:
@@ -163,9 +170,9 @@ def test_splits_share_no_scene_type() -> None:
 
 def test_default_size_trains_on_no_test_scene_and_tests_each_once() -> None:
     sizes = SIZES["default"]
-    train = [s.type for s in _scenes("msrvtt", "train", sizes.msrvtt_train, seed=SEED)]
-    pretrain = [s.type for s in _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=SEED)]
-    test = [s.type for s in _scenes("msrvtt", "test", sizes.msrvtt_test, seed=SEED)]
+    train = [s.type for s in scenes_of("msrvtt", "train", sizes.msrvtt_train, seed=SEED)]
+    pretrain = [s.type for s in scenes_of("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=SEED)]
+    test = [s.type for s in scenes_of("msrvtt", "test", sizes.msrvtt_test, seed=SEED)]
     assert len(set(test)) == len(test) >= 100
     assert not set(test) & set(train + pretrain)
     assert all(t.reversed() in test for t in test)
@@ -176,7 +183,9 @@ def test_default_size_trains_on_no_test_scene_and_tests_each_once() -> None:
 def test_no_test_caption_in_training(language: str) -> None:
     rng = np.random.default_rng(SEED)
     told = {
-        split: [set(make_captions(s, language, count=5, rng=rng)) for s in _scenes("x", split, 90, seed=SEED)]
+        split: [
+            set(make_captions(s, language, count=5, rng=rng)) for s in scenes_of("x", split, 90, seed=SEED)
+        ]
         for split in ("train", "test")
     }
     assert not set().union(*told["train"]) & set().union(*told["test"])
@@ -236,7 +245,7 @@ def test_toy_bert_loads_offline_and_knows_every_character(toy: Path) -> None:
 def test_vocabulary_covers_the_grammar() -> None:
     rng = np.random.default_rng(0)
     texts = []
-    for scene in _scenes("x", "train", 60, seed=SEED):
+    for scene in scenes_of("x", "train", 60, seed=SEED):
         texts += [*make_captions(scene, "chinese", count=5, rng=rng), make_tag(scene, "chinese", rng=rng)]
     assert set("".join(texts)) - {" "} <= set(used_characters())
 

@@ -1,7 +1,7 @@
 """Clips of the same source video, and clips that overlap in time.
 
-Two clips of one source can show the same scene under two ids. The ids of some data sets name the part
-(video/clip_ids.py), the annotations of others have it (`DatasetSpec.read_spans`).
+Two clips of one source can show the same scene under two ids. The ids of some data sets name the part, the
+annotations of others have it (`span_of_id` and `read_spans` of their `DatasetSpec`).
 """
 
 from __future__ import annotations
@@ -11,22 +11,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dataloaders.datasets.spec import DatasetSpec
-from video.clip_ids import Part, parse_clip_id
+from video.clip_ids import Part
 
 
 def spans_of(spec: DatasetSpec, annotations: Path, video_ids: Iterable[str]) -> dict[str, Part]:
     """The spans that the data set tells, by its ids or its annotations (if the file exists)."""
-    if spec.ids_are_parts:
-        return spans_of_ids(video_ids)
+    if spec.span_of_id is not None:
+        spans = ((video_id, spec.span_of_id(video_id)) for video_id in video_ids)
+        return {video_id: span for video_id, span in spans if span}
     if not annotations.exists():
         return {}
-    return {video_id: Part(*span) for video_id, span in spec.read_spans(annotations).items()}
-
-
-def spans_of_ids(video_ids: Iterable[str]) -> dict[str, Part]:
-    """The spans of ids that name a part of a video; other ids are left out."""
-    clips = ((video_id, parse_clip_id(video_id)) for video_id in video_ids)
-    return {video_id: clip for video_id, clip in clips if clip}
+    return dict(spec.read_spans(annotations))
 
 
 def overlapping_pairs(spans: Mapping[str, Part], ids: Iterable[str]) -> list[tuple[str, str]]:

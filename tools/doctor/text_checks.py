@@ -63,12 +63,23 @@ def check_annotation_ids(report: Report, split: str, annotations: Path, *, datas
         report.add("problem", split, "duplicate-annotation", message, count=len(found), some=found)
 
 
+def check_faults(report: Report, split: str, files: SplitFiles, *, dataset: str) -> None:
+    """Report entries of the annotation file that are wrong, but do no harm to training."""
+    for what, some in dataset_spec(dataset).split(split).faults(files).items():
+        if some:
+            message = f"{files.annotations}: {what}: {len(some):,}"
+            report.add("warning", split, "annotation-fault", message, count=len(some), some=some)
+
+
 def check_captions_per_video(report: Report, split: str, examples: Examples, *, dataset: str) -> None:
     """Report the number of captions per video, and for a published list whether it is the usual one."""
     counts = np.bincount(examples.video_of_caption, minlength=examples.num_videos)
     least, most = int(counts.min()), int(counts.max())
     report.fact(split, "captions a video", f"{least:,}" if least == most else f"{least:,} to {most:,}")
     split_list, usual = identify(dataset, examples.video_ids), dataset_spec(dataset).captions_per_video
+    if split_list is not None and split_list.captions not in (None, examples.num_captions):
+        message = f"{examples.num_captions:,} captions; the published list has {split_list.captions:,}"
+        report.add("warning", split, "caption-total", message)
     if split_list is None or split_list.pairs_sha256 or usual is None:
         return
     others = [video_id for video_id, count in zip(examples.video_ids, counts, strict=True) if count != usual]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class BuildOptions:
     strict: bool = False
     min_decoded: float = MIN_DECODED
     map_size: int = 64 << 20
+    first_seconds: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -124,7 +125,10 @@ def _listed(options: BuildOptions, folder: VideoFolder, say: Callable[[str], Non
         say(f"left out, {text}")
     if folder.other_form:
         say(f"found, with another Unicode form of the name: {_some(folder.other_form)}")
-    return [entry for entry in wanted if options.shard is None or options.shard.holds(entry.video_id)]
+    mine = [entry for entry in wanted if options.shard is None or options.shard.holds(entry.video_id)]
+    if options.first_seconds is None:
+        return mine
+    return [replace(entry, window=entry.window.cut_to(options.first_seconds)) for entry in mine]
 
 
 def _some(names: list[str]) -> str:

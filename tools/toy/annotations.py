@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ VIDEOS_PER_QUERY = 2
 class Sizes:
     """Number of clips in each split (CHVTT: of queries), and of captions per MSR-VTT clip.
 
+    `field_...`: those of each of the other data sets (`field_annotations.py`).
+
     `simple`: the splits that have simple scenes only.
     """
 
@@ -42,6 +44,9 @@ class Sizes:
     chvtt_pretrain: int = 600
     chvtt_query_train: int = 100
     chvtt_query_val: int = 100
+    field_train: int = 60
+    field_val: int = 12
+    field_test: int = 24
     simple: tuple[str, ...] = ()
 
 
@@ -63,9 +68,9 @@ class DatasetPlan:
 
 def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     """MSRVTT_data.json, MSRVTT_train.9k.csv, MSRVTT_JSFUSION_test.csv, videos.jsonl."""
-    train = _scenes("msrvtt", "train", sizes.msrvtt_train, seed=seed, simple=sizes.simple)
-    test = _scenes("msrvtt", "test", sizes.msrvtt_test, seed=seed, simple=sizes.simple)
-    rng = _rng("msrvtt captions", seed)
+    train = scenes_of("msrvtt", "train", sizes.msrvtt_train, seed=seed, simple=sizes.simple)
+    test = scenes_of("msrvtt", "test", sizes.msrvtt_test, seed=seed, simple=sizes.simple)
+    rng = random_generator("msrvtt captions", seed)
     names = [f"video{i}" for i in range(len(train) + len(test))]
     captions = [make_captions(s, "english", count=sizes.msrvtt_captions, rng=rng) for s in train + test]
     videos = [
@@ -73,7 +78,7 @@ def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     ]
     pairs = [(name, caption) for name, texts in zip(names, captions, strict=True) for caption in texts]
     sentences = [{"caption": c, "video_id": name, "sen_id": i} for i, (name, c) in enumerate(pairs)]
-    _write_json(
+    write_json_line(
         folder / "MSRVTT_data.json",
         {"info": {"description": "toy scenes"}, "videos": videos, "sentences": sentences},
     )
@@ -82,17 +87,17 @@ def write_msrvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     numbers = range(len(train), len(names))
     rows = [[f"ret{k}", f"msr{i}", names[i], captions[i][0]] for k, i in enumerate(numbers)]
     _write_csv(folder / "MSRVTT_JSFUSION_test.csv", [header, *rows])
-    _write_store_list(folder / "videos.jsonl", names)
-    return DatasetPlan(_clips(folder, names, train + test), len(pairs))
+    write_store_list(folder / "videos.jsonl", names)
+    return DatasetPlan(clips_of(folder, names, train + test), len(pairs))
 
 
 def write_vatex(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     """vatex_data.json, train_list.txt, val_list.txt, test_list.txt, videos.jsonl."""
-    rng = _rng("vatex captions", seed)
+    rng = random_generator("vatex captions", seed)
     data: dict[str, dict[str, list[str]]] = {}
     clips: list[Clip] = []
     for split, count in (("train", sizes.vatex_train), ("val", sizes.vatex_val), ("test", sizes.vatex_test)):
-        scenes = _scenes("vatex", split, count, seed=seed, simple=sizes.simple)
+        scenes = scenes_of("vatex", split, count, seed=seed, simple=sizes.simple)
         names = [_vatex_name(len(data) + i, scene, rng) for i, scene in enumerate(scenes)]
         for name, scene in zip(names, scenes, strict=True):
             english, chinese = (
@@ -100,21 +105,21 @@ def write_vatex(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
             )
             data[name] = {"enCap": english, "chCap": chinese}
         write_text(folder / f"{split}_list.txt", "".join(f"{name}\n" for name in names))
-        clips += _clips(folder, names, scenes)
-    _write_json(folder / "vatex_data.json", data)
-    _write_store_list(folder / "videos.jsonl", data)
+        clips += clips_of(folder, names, scenes)
+    write_json_line(folder / "vatex_data.json", data)
+    write_store_list(folder / "videos.jsonl", data)
     return DatasetPlan(clips, 2 * VATEX_CAPTIONS * len(data))
 
 
 def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     """videoinfo_bilingual.json, query_data_{train,val}_bilingual.json, and a video list per frame store."""
-    rng = _rng("chvtt captions", seed)
-    scenes = _scenes("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed, simple=sizes.simple)
+    rng = random_generator("chvtt captions", seed)
+    scenes = scenes_of("chvtt pretrain", "train", sizes.chvtt_pretrain, seed=seed, simple=sizes.simple)
     docids = [str(10000 + i) for i in range(len(scenes))]
     infos = [_videoinfo(d, s, rng) for d, s in zip(docids, scenes, strict=True)]
     _write_json_lines(folder / "videoinfo_bilingual.json", infos)
-    clips = _clips(folder, [f"Video{docid}" for docid in docids], scenes)
-    _write_store_list(folder / "videoinfo_videos.jsonl", [clip.path.stem for clip in clips])
+    clips = clips_of(folder, [f"Video{docid}" for docid in docids], scenes)
+    write_store_list(folder / "videoinfo_videos.jsonl", [clip.path.stem for clip in clips])
     query_clips: list[Clip] = []
     for split, count, copies in (
         ("train", sizes.chvtt_query_train, VIDEOS_PER_QUERY),
@@ -122,47 +127,40 @@ def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     ):
         # The published queries have only two splits; "val" is the test set.
         scene_split = "train" if split == "train" else "test"
-        types = [s.type for s in _scenes("chvtt query", scene_split, count, seed=seed, simple=sizes.simple)]
+        types = [s.type for s in scenes_of("chvtt query", scene_split, count, seed=seed, simple=sizes.simple)]
         lines = []
         for scene_type in types:
             shown = make_scenes([scene_type] * copies, rng)
             docids = [str(50000 + len(query_clips) + i) for i in range(copies)]
-            query_clips += _clips(folder, [f"Video{docid}" for docid in docids], shown)
+            query_clips += clips_of(folder, [f"Video{docid}" for docid in docids], shown)
             video_infos = [_videoinfo(d, s, rng, with_tag=False) for d, s in zip(docids, shown, strict=True)]
             query, query_eng = (
                 make_query(scene_type, language, rng=rng) for language in ("chinese", "english")
             )
             lines.append({"query": query, "query_eng": query_eng, "videolist": video_infos})
         _write_json_lines(folder / f"query_data_{split}_bilingual.json", lines)
-    _write_store_list(folder / "query_videos.jsonl", [clip.path.stem for clip in query_clips])
+    write_store_list(folder / "query_videos.jsonl", [clip.path.stem for clip in query_clips])
     texts = 4 * len(infos) + 2 * (sizes.chvtt_query_train + sizes.chvtt_query_val + len(query_clips))
     return DatasetPlan(clips + query_clips, texts)
 
 
-WRITERS: dict[str, Callable[..., DatasetPlan]] = {
-    "msrvtt": write_msrvtt,
-    "vatex": write_vatex,
-    "chvtt": write_chvtt,
-}
-
-
-def _scenes(dataset: str, split: str, count: int, *, seed: int, simple: Sequence[str] = ()) -> list[Scene]:
+def scenes_of(dataset: str, split: str, count: int, *, seed: int, simple: Sequence[str] = ()) -> list[Scene]:
     """Scenes of one split. Splits share no scene type; outside of training, no type repeats.
 
     The splits in `simple` have the types of `simple_types`, in turn.
     """
-    rng = _rng(f"{dataset} {split}", seed)
+    rng = random_generator(f"{dataset} {split}", seed)
     if split in simple:
         return make_scenes(list(itertools.islice(itertools.cycle(simple_types(seed)), count)), rng)
     choose = training_types if split == "train" else unique_types
     return make_scenes(choose(split_world(seed)[split], count, rng), rng)
 
 
-def _rng(purpose: str, seed: int) -> np.random.Generator:
+def random_generator(purpose: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(purpose.encode("utf-8"))])
 
 
-def _clips(folder: Path, names: Iterable[str], scenes: Iterable[Scene]) -> list[Clip]:
+def clips_of(folder: Path, names: Iterable[str], scenes: Iterable[Scene]) -> list[Clip]:
     return [Clip(folder / "videos" / f"{name}.mp4", s) for name, s in zip(names, scenes, strict=True)]
 
 
@@ -187,11 +185,11 @@ def _videoinfo(
     return info | {"duration": clip_seconds(scene)}
 
 
-def _write_store_list(path: Path, names: Iterable[str]) -> None:
+def write_store_list(path: Path, names: Iterable[str]) -> None:
     _write_json_lines(path, [{"video_id": name} for name in names])
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json_line(path: Path, value: object) -> None:
     _write_json_lines(path, [value])
 
 
@@ -203,3 +201,6 @@ def _write_csv(path: Path, rows: list[list[str]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
+
+
+WRITERS = {"msrvtt": write_msrvtt, "vatex": write_vatex, "chvtt": write_chvtt}

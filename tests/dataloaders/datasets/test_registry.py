@@ -13,6 +13,7 @@ from dataloaders.datasets.registry import (
     default_files,
     read_examples,
     read_test_ids,
+    require_choice,
     zero_shot_dataset,
 )
 from dataloaders.datasets.spec import SPLITS, VALIDATION, SplitFiles
@@ -49,6 +50,14 @@ def write_all(folder: Path) -> None:
     write_lines(folder / "chvtt/videoinfo_bilingual.json", [info])
     write_lines(folder / "chvtt/query_data_train_bilingual.json", [query])
     write_lines(folder / "chvtt/query_data_val_bilingual.json", [query])
+    (folder / "msvd/AllVideoDescriptions.txt").write_text("v_1_9 english\n", "utf-8")
+    for name in ("train", "val", "test"):
+        (folder / f"msvd/{name}_list.txt").write_text("v_1_9\n", "utf-8")
+        moment = {"video": "v.mp4", "description": "english", "times": [[0, 1]], "num_segments": 6}
+        write_json(folder / f"didemo/{name}_data.json", [moment])
+    entry = {"duration": 9.0, "timestamps": [[0, 9]], "sentences": ["english"]}
+    for name in ("train", "val_1"):
+        write_json(folder / f"activitynet/{name}.json", {"v_1": entry})
 
 
 def test_flags_can_be_checked_without_heavy_imports() -> None:
@@ -90,7 +99,9 @@ def test_names_and_aliases_are_found_and_are_no_one_elses() -> None:
 def test_words_and_clip_lengths_are_the_published_ones() -> None:
     for name, spec in DATASETS.items():
         for split, part in spec.splits.items():
-            words = 32 if name != "chvtt" else 45 if split == "pretrain" else 15
+            words = {"chvtt": 45 if split == "pretrain" else 15, "didemo": 64, "activitynet": 64}.get(
+                name, 32
+            )
             assert part.words == words and part.duration_factor == (0.3 if split == "pretrain" else 0.5)
             tagged = (name, split) == ("chvtt", "pretrain")
             assert part.tag_words == (25 if tagged else None) and part.augments == tagged
@@ -110,7 +121,9 @@ def test_every_line_of_the_table_reads_its_default_files(
     assert files.store.parent == tmp_path / dataset and files.store.name.endswith("_lmdb")
     examples = read_examples(dataset, split, language=language, files=files)
     assert list(examples.captions) == [language]
-    assert list(examples.video_ids) == ["Videov" if dataset == "chvtt" else "v"]
+    assert list(examples.video_ids) == [
+        {"chvtt": "Videov", "msvd": "v_1_9", "activitynet": "v_1"}.get(dataset, "v")
+    ]
     assert (examples.tags is not None) == (dataset == "chvtt" and split == "pretrain")
 
 
@@ -141,7 +154,13 @@ def test_ids_of_a_test_list_without_its_captions(tmp_path: Path) -> None:
     write_all(tmp_path)
     files = {name: default_files(tmp_path, name, "test") for name in DATASETS}
     ids = {name: read_test_ids(name, of, language="english") for name, of in files.items()}
-    assert ids == {"msrvtt": ["v"], "vatex": ["v"], "chvtt": None}
+    assert ids == {
+        "msrvtt": ["v"],
+        "vatex": ["v"],
+        "chvtt": None,
+        "msvd": ["v_1_9"],
+        **dict.fromkeys(("didemo", "activitynet")),
+    }
     files["msrvtt"].annotations.unlink()  # a list of pairs needs none
     assert read_test_ids("msrvtt", files["msrvtt"], language="english") == ["v"]
     (tmp_path / "msrvtt/MSRVTT_JSFUSION_test.csv").write_text("video_id\nv\nv\n", "utf-8")
@@ -152,8 +171,8 @@ def test_ids_of_a_test_list_without_its_captions(tmp_path: Path) -> None:
 
 
 def test_wrong_names_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--dataset lsmdc: choose from msrvtt, vatex, chvtt"):
-        default_files(tmp_path, "lsmdc", "train")
+    with pytest.raises(UserError, match="--dataset webvid: choose from msrvtt, vatex, chvtt"):
+        default_files(tmp_path, "webvid", "train")
     files = default_files(tmp_path, "msrvtt", "train")
     with pytest.raises(UserError, match="--language chinese: msrvtt has captions in english only"):
         read_examples("msrvtt", "train", language="chinese", files=files)
@@ -182,3 +201,28 @@ def test_real_clips_in_the_forms_of_vatex_and_chvtt(language: str) -> None:
     ]:
         files = SplitFiles(folder / f"chvtt_shape_{name}.jsonl", None, folder)
         assert read_examples("chvtt", split, language=language, files=files).num_captions == pairs
+
+
+def test_split_chooses_the_published_lists(tmp_path: Path) -> None:
+    def names(dataset: str, choice: str | None) -> list[str | None]:
+        files = [default_files(tmp_path, dataset, split, choice=choice) for split in ("train", "val", "test")]
+        return [file.list and file.list.name for file in files]
+
+    default = ["MSRVTT_train.9k.csv", "MSRVTT_JSFUSION_test.csv", "MSRVTT_JSFUSION_test.csv"]
+    assert names("msrvtt", None) == names("msrvtt", "9k") == default
+    assert names("msrvtt", "7k") == ["MSRVTT_train.7k.csv", *default[1:]]
+    assert names("msrvtt", "full") == [f"MSRVTT_{split}.full.csv" for split in ("train", "val", "test")]
+    assert names("vatex", "test1k5") == ["train_list.txt", "val_list.txt", "test1k5_sec_list.txt"]
+    assert names("vatex", "7k") == names("vatex", None)  # of another data set of the run
+    for spec in DATASETS.values():
+        for choice in spec.list_choices:
+            require_choice(choice, [spec.name])
+    with pytest.raises(UserError, match="--split 8k: choose from msrvtt 9k, 7k, full; vatex hgr, test1k5"):
+        require_choice("8k", ["msrvtt"])
+
+
+def test_the_annotations_of_another_form_are_found(tmp_path: Path) -> None:
+    (tmp_path / "msvd").mkdir()
+    assert default_files(tmp_path, "msvd", "test").annotations.name == "AllVideoDescriptions.txt"
+    (tmp_path / "msvd" / "raw-captions.pkl").touch()
+    assert default_files(tmp_path, "msvd", "test").annotations.name == "raw-captions.pkl"
