@@ -1,7 +1,7 @@
 """Make toy data: videos of moving shapes with captions, in the file formats of MSR-VTT, VATEX and CHVTT.
 
     python tools/make_toy_dataset.py --out toy
-    python tools/make_toy_dataset.py --out toy --only msvd didemo activitynet
+    python tools/make_toy_dataset.py --out toy --only msvd lsmdc didemo activitynet
 
 The same seed gives the same captions and frames. The output folder gets a `toy.json`, which says what was
 made; `--overwrite` replaces only a folder that has one.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import FileError, UserError
 from common.languages import languages_of
-from dataloaders.datasets import activitynet, chvtt, didemo, msrvtt, msvd, table, vatex
+from dataloaders.datasets import activitynet, chvtt, didemo, lsmdc, msrvtt, msvd, table, vatex
 from dataloaders.datasets.spec import DatasetSpec, SplitFiles
 from dataloaders.examples import Examples, merge_languages
 
@@ -19,6 +19,7 @@ _SPECS = (
     vatex.SPEC,
     chvtt.SPEC,
     msvd.SPEC,
+    lsmdc.SPEC,
     didemo.SPEC,
     activitynet.SPEC,
 )

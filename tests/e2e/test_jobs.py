@@ -23,7 +23,9 @@ JOBS = [
     for language in spec.languages
     if dataset not in FIELD_WRITERS or job == "train"
 ]
-PROTOCOLS = {"msvd": "several_captions"} | dict.fromkeys(("didemo", "activitynet"), "paragraph")
+PROTOCOLS = {"msvd": "several_captions", "lsmdc": "one_caption"} | dict.fromkeys(
+    ("didemo", "activitynet"), "paragraph"
+)
 
 
 @pytest.mark.parametrize(("job", "dataset", "language"), JOBS)

@@ -131,7 +131,7 @@ READABLE = [
     ("chvtt", "val", "chinese", TINY.chvtt_query_val, TINY.chvtt_query_val),
     *(
         (name, split, "english", count, count * captions)
-        for name, captions in (("msvd", 5), ("didemo", 3), ("activitynet", 3))
+        for name, captions in (("msvd", 5), ("lsmdc", 1), ("didemo", 3), ("activitynet", 3))
         for split, count in (("train", TINY.field_train), ("test", TINY.field_test))
     ),
 ]

@@ -1,4 +1,4 @@
-"""Toy annotations in the file formats of MSVD, DiDeMo and ActivityNet Captions.
+"""Toy annotations in the file formats of MSVD, LSMDC, DiDeMo and ActivityNet Captions.
 
 Each `write_...` function writes the annotation files of one data set and returns the clips to draw. The
 shapes are those of the real files; the numbers of captions and moments are smaller.
@@ -62,6 +62,27 @@ def write_msvd(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     return _plan(folder, splits)
 
 
+def write_lsmdc(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
+    """LSMDC16_annos_training.csv, ..._annos_val.csv, ..._challenge_1000_publictect.csv, videos.jsonl."""
+    movies = dict(zip(SPLITS, ("0001_Toy_Movie", "0002_Toy_Movie", "1001_Toy_Movie"), strict=True))
+    files = dict(zip(SPLITS, ("annos_training", "annos_val", "challenge_1000_publictect"), strict=True))
+
+    def name(number: int, scene: Scene) -> str:
+        start = 10.5 * number
+        return f"MOVIE_{_lsmdc_time(start)}-{_lsmdc_time(start + clip_seconds(scene))}"
+
+    splits = []
+    for made in _make_splits("lsmdc", seed, sizes, name, captions=1):
+        ids = [video_id.replace("MOVIE", movies[made.name]) for video_id in made.ids]
+        splits.append(_Split(made.name, ids, made.scenes, made.captions))
+        rows = []
+        for clip_id, _, (sentence,) in splits[-1]:
+            times = clip_id.rsplit("_", 1)[1].split("-")
+            rows.append("\t".join([clip_id, *times, *times, sentence]) + "\n")
+        write_text(folder / f"LSMDC16_{files[made.name]}.csv", "".join(rows))
+    return _plan(folder, splits)
+
+
 def write_didemo(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
     """train_data.json, val_data.json, test_data.json, videos.jsonl."""
 
@@ -121,6 +142,13 @@ def _plan(folder: Path, splits: list[_Split]) -> DatasetPlan:
     return DatasetPlan(clips, sum(len(texts) for split in splits for texts in split.captions))
 
 
+def _lsmdc_time(seconds: float) -> str:
+    """HH.MM.SS.mmm, as in LSMDC's ids."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours:02d}.{minutes:02d}.{rest:06.3f}"
+
+
 def _didemo_moment(
     video_id: str, text: str, pieces: int, annotation: int, rng: np.random.Generator
 ) -> dict[str, Any]:
@@ -138,6 +166,7 @@ def _didemo_moment(
 
 FIELD_WRITERS: dict[str, Callable[..., DatasetPlan]] = {
     "msvd": write_msvd,
+    "lsmdc": write_lsmdc,
     "didemo": write_didemo,
     "activitynet": write_activitynet,
 }

@@ -169,3 +169,12 @@ def test_leaks_of_180000_captions_in_seconds() -> None:
     found = leaks(train, test)
     assert time.perf_counter() - begin < 10
     assert not found and len(found.captions) == 1000
+
+
+def test_a_list_of_which_only_the_size_is_known_is_not_said_to_be_that_list() -> None:
+    same_size = of([(f"v{number}", "a") for number in range(1_000)])
+    text = describe_split("lsmdc", "test", same_size)
+    assert text == "lsmdc test: 1,000 videos, as many as in the published list 1,000 test clips"
+    assert identify("lsmdc", same_size.video_ids) is None and not is_published_test("lsmdc", same_size)
+    text = describe_split("lsmdc", "test", of([("v", "a")]))
+    assert text.endswith("1 videos, not a published list (validation 7,408, 1,000 test clips 1,000)")

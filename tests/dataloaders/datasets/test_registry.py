@@ -55,6 +55,8 @@ def write_all(folder: Path) -> None:
         (folder / f"msvd/{name}_list.txt").write_text("v_1_9\n", "utf-8")
         moment = {"video": "v.mp4", "description": "english", "times": [[0, 1]], "num_segments": 6}
         write_json(folder / f"didemo/{name}_data.json", [moment])
+    for name in ("annos_training", "annos_val", "challenge_1000_publictect"):
+        (folder / f"lsmdc/LSMDC16_{name}.csv").write_text("v\t0\t1\t0\t1\tenglish\n", "utf-8")
     entry = {"duration": 9.0, "timestamps": [[0, 9]], "sentences": ["english"]}
     for name in ("train", "val_1"):
         write_json(folder / f"activitynet/{name}.json", {"v_1": entry})
@@ -159,7 +161,7 @@ def test_ids_of_a_test_list_without_its_captions(tmp_path: Path) -> None:
         "vatex": ["v"],
         "chvtt": None,
         "msvd": ["v_1_9"],
-        **dict.fromkeys(("didemo", "activitynet")),
+        **dict.fromkeys(("lsmdc", "didemo", "activitynet")),
     }
     files["msrvtt"].annotations.unlink()  # a list of pairs needs none
     assert read_test_ids("msrvtt", files["msrvtt"], language="english") == ["v"]
