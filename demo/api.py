@@ -29,6 +29,7 @@ from demo.schemas import (
     Query,
     Ranking,
     SearchAnswer,
+    SpanAnswer,
     VideoAnswer,
     errors,
 )
@@ -215,12 +216,24 @@ class Api:
                 bytes=record.size,
                 sha256=record.digest,
                 times=list(record.times),
+                moments=self._moments(video_id),
                 missing=record.is_missing,
                 video_url=url_of("video", video_id) if record.has_file else None,
                 thumbnail_url=self._thumbnail_url(video_id),
             )
 
         return await self._in_thread(work)
+
+    def _moments(self, video_id: str) -> list[SpanAnswer]:
+        each = self._index.settings.frames
+        return [
+            SpanAnswer(
+                start=span.start,
+                end=span.end,
+                thumbnail_url=self._thumbnail_url(video_id, place * each + each // 2),
+            )
+            for place, span in enumerate(self._index.spans(video_id))
+        ]
 
     async def video_file(self, video_id: VideoId, request: Request) -> Response:
         """The file of a video, or the range of bytes that the header Range asks for."""

@@ -10,7 +10,7 @@ from common.languages import LANGUAGES
 from search.query import MAX_FRAME_WEIGHT, MAX_QUERY_CHARACTERS, MAX_TOP
 
 MAX_TOP_FRAMES = 1000
-MAX_FRAME = 1000
+MAX_FRAME = 10_000_000  # of a long video, the frames of all moments count
 HINTS = {
     "top": f"give a whole number from 1 to {MAX_TOP:,}",
     "frame_weight": f"give a number from 0 to {MAX_FRAME_WEIGHT:g}",
@@ -79,7 +79,9 @@ class MomentAnswer(BaseModel):
 
     frame: int = Field(description="Its number among the frames that the model saw")
     seconds: float | None = Field(description="Its time in the video; null if not known")
-    score: float = Field(description="Its cosine with the query")
+    score: float = Field(description="Its cosine with the query; of a moment of a long video its score")
+    start: float | None = Field(description="Of a long video: where the moment starts, in seconds")
+    end: float | None = Field(description="Of a long video: where the moment ends, in seconds")
 
 
 class HitAnswer(BaseModel):
@@ -91,7 +93,11 @@ class HitAnswer(BaseModel):
     frame_score: float = Field(description="Mean cosine with the top_frames best frames")
     moment: float | None = Field(description="Seconds of the best frame")
     frame: int = Field(description="Number of the best frame")
-    moments: list[MomentAnswer] = Field(description="All frames that counted, best first")
+    moments: list[MomentAnswer] = Field(
+        description="All frames that counted, or the best moments of a long video; best first"
+    )
+    start: float | None = Field(description="Of a long video: where its best moment starts, in seconds")
+    end: float | None = Field(description="Of a long video: where its best moment ends, in seconds")
     duration: float | None = Field(description="Seconds of the video")
     missing: bool = Field(description="The file was deleted or moved after indexing")
     copies: list[str] = Field(description="Ids of exact copies, which are not listed by themselves")
@@ -110,6 +116,14 @@ class SearchAnswer(BaseModel):
     model: str = Field(description="zero-shot: a published model as it is; trained: a checkpoint")
 
 
+class SpanAnswer(BaseModel):
+    """A moment of a long video."""
+
+    start: float = Field(description="Seconds")
+    end: float = Field(description="Seconds")
+    thumbnail_url: str | None
+
+
 class VideoAnswer(BaseModel):
     """The record of a video."""
 
@@ -118,6 +132,7 @@ class VideoAnswer(BaseModel):
     bytes: int = Field(description="Size of the file, or of the stored frames, when it was indexed")
     sha256: str = Field(description="Of the contents")
     times: list[float | None] = Field(description="Seconds of the frames that the model saw")
+    moments: list[SpanAnswer] = Field(description="Of a long video, in order")
     missing: bool = Field(description="The file was deleted or moved after indexing")
     video_url: str | None
     thumbnail_url: str | None

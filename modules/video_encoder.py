@@ -60,9 +60,13 @@ class VideoEncoder(nn.Module):
         are zeros. Raises `UserError` where F is above `max_positions` and `use_temp` is on.
         """
         mask = host_masks.without_full_mask(frame_mask)
-        frame_embeds = host_masks.on_real_frames(self._encode_frames, frames, mask)
+        frame_embeds = host_masks.on_real_frames(self.encode_frames, frames, mask)
         if mask is not None:
             mask = host_masks.on_device(mask, frame_embeds.device)
+        return self.pool_frames(frame_embeds, mask)
+
+    def pool_frames(self, frame_embeds: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, from the features [B, F, D] of single frames (`encode_frames`)."""
         attended = self._attend(frame_embeds, mask) if self.use_temp else frame_embeds
         video_embeds = _mean_direction(attended, mask)
         if not self.attended_frames:
@@ -86,7 +90,8 @@ class VideoEncoder(nn.Module):
             return []
         return [*self.temporal_transformer.parameters(), *self.frame_position_embeddings.parameters()]
 
-    def _encode_frames(self, frames: Tensor) -> Tensor:
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Features [N, D] of single frames [N, 3, S, S], not normalised."""
         embeds: Tensor = self.visual(self.normalize(frames))
         return embeds
 

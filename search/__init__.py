@@ -11,6 +11,8 @@
         for hit in results.hits:                               # best first
             print(hit.video_id, hit.score, hit.moment, hit.path, hit.missing)
 
+Videos of more than two minutes are cut into moments: `hit.start`, `hit.end` and `hit.moments` tell which.
+
 `search` takes a text, `image=FILE`, `video=FILE` or several of them together; `similar(index, video_id)`
 finds videos like one of the index. `results.remarks` are warnings to show (the model was not trained on this
 language, the text was cut off); `results.to_json()` is what the command line and the API return.

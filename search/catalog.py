@@ -1,6 +1,7 @@
 """The catalogue of an index: ids, files, times and thumbnails in SQLite. Every change is atomic.
 
 A video belongs to the index if and only if the table `videos` has its row. Its features are written before.
+A long video has several rows one after another, of which `videos` has the first and `moments` has all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FileError
-from search.index_format import CATALOG_FILE, VideoIndexError, VideoRecord
+from search.index_format import CATALOG_FILE, Row, VideoIndexError, VideoRecord
+from search.moments.span_table import TABLE, SpanTable, in_parts
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -34,7 +36,6 @@ CREATE INDEX IF NOT EXISTS videos_by_digest ON videos (digest);
 """
 _COLUMNS = tuple(field.name for field in fields(VideoRecord))
 _PLACES = 64  # the thumbnail of row r, frame f has the key r * 64 + f: a model has at most 48 frames
-_FEW = 500  # values in one statement: older SQLite takes at most 999
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ class Catalog:
         self._lock = threading.RLock()
         if create:
             with self._errors():
-                self._db.executescript(_TABLES)
+                self._db.executescript(_TABLES + TABLE)
                 if not self._has_names():  # a catalogue of an earlier version
                     self._db.execute("ALTER TABLE videos ADD COLUMN name TEXT NOT NULL DEFAULT ''")
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES ('name', ?)", (uuid.uuid4().hex,))
+        self.moments = SpanTable(self._db, self._rows)
         columns = [c if c != "name" or self._has_names() else "'' AS name" for c in _COLUMNS]
         self._select = f"SELECT row, {', '.join(columns)} FROM videos"
 
@@ -196,14 +198,27 @@ class Catalog:
         names = "source, name, video_id, size, mtime_ns, digest"
         return [TakenOut(*row) for row in self._rows(f"SELECT {names} FROM taken_out ORDER BY video_id")]
 
-    def by_rows(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
-        """The records of `rows`, without those of removed videos."""
-        result: dict[int, VideoRecord] = {}
-        for start in range(0, len(rows), _FEW):
-            part = [int(row) for row in rows[start : start + _FEW]]
-            marks = ",".join("?" * len(part))
-            result |= dict(map(_record, self._rows(f"{self._select} WHERE row IN ({marks})", part)))
-        return result
+    def by_rows(self, rows: Sequence[int]) -> dict[int, Row]:
+        """What `rows` hold, without those of removed videos."""
+        moments = self.moments.by_rows(rows)
+        first = {row: moments[row][0] if row in moments else row for row in map(int, rows)}
+        records = self._records(sorted(set(first.values())))
+        held = {row: (records[first[row]], first[row]) for row in first if first[row] in records}
+        return {
+            row: Row(record, moments[row][1].times, start, moments[row][1].start, moments[row][1].end)
+            if row in moments
+            else Row(record, record.times, start)
+            for row, (record, start) in held.items()
+        }
+
+    def _records(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
+        found = (self._rows(f"{self._select} WHERE row IN ({marks})", part) for marks, part in in_parts(rows))
+        return dict(_record(row) for part in found for row in part)
+
+    def count_rows(self) -> int:
+        """The number of rows that hold a video or a moment."""
+        moments, videos = self.moments.counts()
+        return self.count() - videos + moments
 
     def records(self) -> Iterator[tuple[int, VideoRecord]]:
         """All (row, record) by row, read in parts so that another process can write between them."""
@@ -213,8 +228,9 @@ class Catalog:
             last = rows[-1][0]
 
     def live_rows(self) -> list[int]:
-        """The rows that hold a video, ascending."""
-        return [row for (row,) in self._rows("SELECT row FROM videos ORDER BY row")]
+        """The rows that hold a video or a moment, ascending."""
+        moments = " UNION SELECT row FROM moments" if self.moments.exists else ""
+        return [row for (row,) in self._rows(f"SELECT row FROM videos{moments} ORDER BY row")]
 
     def thumbnail(self, row: int, frame: int | None) -> bytes | None:
         """The thumbnail of a row that is nearest to `frame`; without `frame` the middle one."""
@@ -243,6 +259,11 @@ class Catalog:
 
     def put(self, first_row: int, records: Sequence[VideoRecord]) -> None:
         """Insert `records` from row `first_row` on; they replace videos with the same ids."""
+        self.put_at(list(enumerate(records, start=first_row)))
+
+    def put_at(self, placed: Sequence[tuple[int, VideoRecord]]) -> None:
+        """Insert (row, record) each; they replace videos with the same ids."""
+        records = [record for _, record in placed]
         self.remove([record.video_id for record in records])
         self._db.executemany(
             "DELETE FROM taken_out WHERE source = ? AND name = ?",
@@ -251,7 +272,7 @@ class Catalog:
         marks = ",".join("?" * (len(_COLUMNS) + 1))
         self._db.executemany(
             f"INSERT INTO videos (row, {', '.join(_COLUMNS)}) VALUES ({marks})",
-            [(row, *_values(record)) for row, record in enumerate(records, start=first_row)],
+            [(row, *_values(record)) for row, record in placed],
         )
 
     def put_thumbnails(self, row: int, jpegs: Iterable[tuple[int, bytes]]) -> None:
@@ -289,11 +310,12 @@ class Catalog:
         for video_id in video_ids:
             held = self._db.execute("SELECT row FROM videos WHERE video_id = ?", (video_id,)).fetchone()
             if held:
-                row = held[0]
+                row, rows = held[0], self.moments.rows_of(held[0])
                 self._db.execute("DELETE FROM videos WHERE row = ?", (row,))
+                self.moments.remove(row)
                 self._db.execute(
                     "DELETE FROM thumbnails WHERE place >= ? AND place < ?",
-                    (row * _PLACES, (row + 1) * _PLACES),
+                    (rows.start * _PLACES, rows.stop * _PLACES),
                 )
                 removed += 1
         return removed
@@ -303,6 +325,7 @@ class Catalog:
         for new, old in enumerate(rows):
             if new != old:
                 self._db.execute("UPDATE videos SET row = ? WHERE row = ?", (new, old))
+                self.moments.renumber(old, new)
                 self._db.execute(
                     "UPDATE thumbnails SET place = place - ? WHERE place >= ? AND place < ?",
                     ((old - new) * _PLACES, old * _PLACES, (old + 1) * _PLACES),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -25,9 +25,9 @@ from video.video_files import describe_left_out
 class IndexReport:
     """Counts of videos of an indexing run. `failed` by reason; `failures`: (id, reason, message) each.
 
-    `moved`: renamed or moved, not encoded again. `copied`: exact copies of others, not encoded.
-    `taken_out`: left out because a user removed them. `left_out`: files that are no videos, by extension or
-    reason.
+    `moments`: of the long videos that were added. `moved`: renamed or moved, not encoded again. `copied`:
+    exact copies of others, not encoded. `taken_out`: left out because a user removed them. `left_out`: files
+    that are no videos, by extension or reason.
     """
 
     listed: int = 0
@@ -37,6 +37,7 @@ class IndexReport:
     moved: int = 0
     copied: int = 0
     removed: int = 0
+    moments: int = 0
     taken_out: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -59,6 +60,8 @@ class IndexReport:
         found = f"{self.listed:,} video{'' if self.listed == 1 else 's'} found"
         done = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
         parts = [f"{found}: {done}" if done else found]
+        if self.moments:
+            parts.append(f"long ones cut into {self.moments:,} moments")
         if self.left_out:
             parts.append(f"left out: {describe_left_out(self.left_out)}")
         if self.failed:
@@ -74,6 +77,14 @@ class Task:
     video: SourceVideo
     video_id: str | None
     digest: str | None
+
+
+@dataclass(frozen=True)
+class _Same:
+    """(row, record) of videos with the same contents: one to copy from, and those that are gone."""
+
+    first: tuple[int, VideoRecord]
+    gone: deque[tuple[int, VideoRecord]]
 
 
 class Changes:
@@ -100,6 +111,7 @@ class Changes:
         self._out_digests = {entry.digest for entry in entries}
         self._given: set[str] = set()
         self._replaced: set[str] = set()
+        self._same: dict[str, _Same] = {}
 
     def _moved_here(self, listed: dict[str, int]) -> list[str]:
         """Sources that no longer exist and of whose videos at least half are here, by id and size."""
@@ -168,18 +180,36 @@ class Changes:
         """The features that `task` can take from a video with the same contents; None if there is none."""
         if task.digest is None:
             return None
-        same = self._catalog.by_digest(task.digest)
-        if not same:
+        same = self._same_contents(task.digest)
+        if same is None:
             return None
-        gone = [entry for entry in same if task.video_id is None and self._is_gone(entry[1])]
-        row, record = (gone or same)[0]
-        replaces = record.video_id if gone else None
-        if replaces is not None:
+        (row, record), replaces = same.first, None
+        if same.gone and task.video_id is None:
+            row, record = same.gone.popleft()
+            replaces = record.video_id
             self._replaced.add(replaces)
+            if same.first[1].video_id == replaces:
+                del self._same[task.digest]
         own = record_of(
             self._source, task.video, video_id=self.id_for(task, replaces=replaces), digest=task.digest
         )
         return Copy(dataclasses.replace(own, duration=record.duration, times=record.times), row, replaces)
+
+    def start_copying(self) -> None:
+        """Before calls of `copy_for`: the index may have other videos now."""
+        self._same.clear()
+
+    def _same_contents(self, digest: str) -> _Same | None:
+        """The videos of the index with these contents, looked up once: there may be thousands of copies."""
+        if digest not in self._same:
+            held = self._catalog.by_digest(digest)
+            if not held:
+                return None
+            gone = [entry for entry in held if self._is_gone(entry[1])]
+            names = {record.video_id for _, record in gone}
+            here = [entry for entry in held if entry[1].video_id not in names]
+            self._same[digest] = _Same((here or held)[0], deque(gone))
+        return self._same[digest]
 
     def id_for(self, task: Task, *, replaces: str | None = None) -> str:
         """The id of a video in the index: its id in the source, after the folder's name if that is taken."""

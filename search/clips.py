@@ -23,6 +23,7 @@ from dataloaders.frame_sampling import sample_frame_indices
 from dataloaders.frame_store.format import FrameStoreError
 from dataloaders.frame_store.reader import FrameStore, decode_jpeg
 from dataloaders.transforms import FrameSize, resize_and_crop
+from search.moments.cutting import histograms
 from video.sample import Job, Settings, run_job
 from video.sampling import VideoError, Window
 
@@ -58,6 +59,41 @@ class Clip:
             if key not in taken:
                 taken[key] = (number, thumbnail(self.pictures[number]))
         return list(taken.values())
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` of `parts` of a long video of `duration` seconds: m frames, one after another.
+
+    `frames` uint8 [m, 3, S, S]; `times` seconds [m]; `colours` [m, C] tell changes of shots; `jpegs` are
+    thumbnails [m].
+    """
+
+    number: int
+    parts: int
+    duration: float
+    frames: Tensor
+    times: tuple[float, ...]
+    colours: np.ndarray
+    jpegs: tuple[bytes, ...]
+
+
+def part_of_job(
+    answer: Any, jpegs: Sequence[bytes], *, number: int, parts: int, duration: float, size: FrameSize
+) -> Part:
+    """A part from the output of `run_search_job`. Raises `ClipError` if that is a `VideoError`."""
+    if isinstance(answer, VideoError):
+        raise ClipError(answer.reason, answer.message)
+    pictures = [decode_jpeg(jpeg) for jpeg in jpegs]
+    return Part(
+        number,
+        parts,
+        duration,
+        resize_and_crop(pictures, size),
+        tuple(answer),
+        histograms(pictures),
+        tuple(map(thumbnail, pictures)),
+    )
 
 
 def video_job(path: Path) -> Job:

@@ -25,6 +25,7 @@ from search.index_format import ZERO_SHOT, kind_of
 from search.query import QueryError, check_path, check_text
 
 _TEXTS_AT_ONCE = 256
+_FRAMES_AT_ONCE = 96
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,22 @@ class Encoder:
     def encode_with_lengths(self, frames: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`encode_clips`, and the lengths [B, F] of the frame embeds before they were normalised."""
         video, each = self.model.encode_video(frames.to(self.device))
+        lengths = torch.linalg.vector_norm(each.float(), dim=-1)
+        return unit(video), unit(each), lengths.cpu().numpy()
+
+    @torch.inference_mode()
+    def encode_frames(self, frames: Tensor) -> np.ndarray:
+        """Features [N, D] of uint8 frames [N, 3, S, S], float32, not normalised: input of `pool_frames`."""
+        encode: Any = self.model.visual_encoder.encode_frames
+        chunks = torch.split(frames, _FRAMES_AT_ONCE)
+        rows = [encode(chunk.to(self.device)).float().cpu().numpy() for chunk in chunks]
+        return np.concatenate(rows) if len(frames) else np.zeros((0, self.width), np.float32)
+
+    @torch.inference_mode()
+    def pool_frames(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `encode_with_lengths` returns, from features [B, F, D] of single frames."""
+        pool: Any = self.model.visual_encoder.pool_frames
+        video, each = pool(torch.from_numpy(features).to(self.device))
         lengths = torch.linalg.vector_norm(each.float(), dim=-1)
         return unit(video), unit(each), lengths.cpu().numpy()
 

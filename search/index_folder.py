@@ -16,22 +16,37 @@ import numpy as np
 
 from search.catalog import Catalog
 from search.engines import CandidateEngine, open_engine
-from search.index_format import DTYPE, VideoIndexError, VideoRecord, feature_paths, kind_of, read_settings
+from search.index_format import (
+    DTYPE,
+    Row,
+    Span,
+    VideoIndexError,
+    VideoRecord,
+    feature_paths,
+    kind_of,
+    read_settings,
+)
 from search.rows import FeatureRows
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An index at one moment. `alive` [R] is False for rows of removed videos; None: no row is removed."""
+    """An index at one moment. `alive` [R] is False for rows of removed videos; None: no row is removed.
+
+    `videos`: how many there are; `cut`: whether there are moments of long ones.
+    """
 
     features: FeatureRows
     alive: np.ndarray | None
     generation: int
     version: int
+    videos: int
+    cut: bool
 
     @property
-    def videos(self) -> int:
-        return self.features.rows if self.alive is None else int(self.alive.sum())
+    def removed(self) -> int:
+        """The number of rows of removed videos."""
+        return 0 if self.alive is None else int((~self.alive).sum())
 
     def without_removed(self, rows: np.ndarray) -> np.ndarray:
         """Those of `rows` that hold a video."""
@@ -118,10 +133,17 @@ class VideoIndex:
                     raise
                 continue  # the folder was compacted just now: the files of the old generation are gone
             alive = None
-            if self.catalog.count() < features.rows:
+            if self.catalog.count_rows() < features.rows:
                 alive = np.zeros(features.rows, dtype=bool)
                 alive[[row for row in self.catalog.live_rows() if row < features.rows]] = True
-            return Snapshot(features, alive, numbers.get("generation", 0), numbers.get("version", 0))
+            return Snapshot(
+                features,
+                alive,
+                numbers.get("generation", 0),
+                numbers.get("version", 0),
+                videos=self.catalog.count(),
+                cut=self.catalog.moments.counts()[0] > 0,
+            )
 
     @property
     def engine(self) -> CandidateEngine:
@@ -142,25 +164,42 @@ class VideoIndex:
         """All videos, in the order in which they were added."""
         return (record for _, record in self.catalog.records())
 
-    def records_of(self, rows: Sequence[int]) -> dict[int, VideoRecord]:
-        """The records of `rows`, without those of removed videos."""
+    def records_of(self, rows: Sequence[int]) -> dict[int, Row]:
+        """What `rows` hold, without those of removed videos."""
         return self.catalog.by_rows(rows)
 
     def vector(self, video_id: str) -> np.ndarray:
-        """The video embed [D], float32. Raises `VideoIndexError` if the index does not hold the video."""
+        """The video embed [D], float32; of a video that is cut, the mean of its moments'.
+
+        Raises `VideoIndexError` if the index does not hold the video.
+        """
         while True:
             snapshot = self.snapshot()
             entry = self.catalog.find(video_id)
             if entry is None:
                 raise VideoIndexError(f"{self.folder}: no video {video_id!r} in the index")
             # If rows were added or moved between the two reads, read again.
-            if entry[0] < snapshot.features.rows and self.catalog.meta("generation") == snapshot.generation:
-                return np.asarray(snapshot.features.video[entry[0]], dtype=np.float32)
+            rows = self.catalog.moments.rows_of(entry[0])
+            known = rows.stop <= snapshot.features.rows
+            if known and self.catalog.meta("generation") == snapshot.generation:
+                held = snapshot.features.video[rows.start : rows.stop]
+                return np.asarray(np.asarray(held, dtype=np.float32).mean(axis=0))
 
     def thumbnail(self, video_id: str, *, frame: int | None = None) -> bytes | None:
         """The JPEG nearest to `frame` (`Hit.frame`), by default the middle one; None if there is none."""
         entry = self.catalog.find(video_id)
-        return self.catalog.thumbnail(entry[0], frame) if entry else None
+        if entry is None:
+            return None
+        rows, each = self.catalog.moments.rows_of(entry[0]), self.settings.frames
+        if len(rows) == 1:
+            return self.catalog.thumbnail(entry[0], frame)
+        frame = len(rows) * each // 2 if frame is None else frame
+        return self.catalog.thumbnail(rows[min(frame // each, len(rows) - 1)], frame % each)
+
+    def spans(self, video_id: str) -> list[Span]:
+        """The moments of a long video, in order; none of a video that is not cut or not in the index."""
+        entry = self.catalog.find(video_id)
+        return self.catalog.moments.of_video(entry[0]) if entry else []
 
     def check_model(self, identity: dict[str, Any]) -> None:
         """Raise `VideoIndexError` if another model than `identity` made the index."""
@@ -176,10 +215,11 @@ class VideoIndex:
         sizes = {path.name: path.stat().st_size for path in _files(self.folder)}
         return {
             "videos": len(self),
+            "moments": self.catalog.moments.counts()[0],
             "copies": self.catalog.copies(),
             "taken_out": [entry.video_id for entry in self.catalog.taken_out()],
             "sources": self.catalog.sources(),
-            "removed_rows": self.features.rows - len(self),
+            "removed_rows": self._snapshot.removed,
             "frames": self.settings.frames,
             "width": self.settings.width,
             "engine": self._engine_name,

@@ -52,7 +52,8 @@ class VideoRecord:
 
     `path` is the file, None for a video of a frame store without files. `size`, `mtime_ns` and `digest`
     (SHA-256) show whether it changed. `times` are the seconds of its F frames (None: not known). `source` is
-    the folder or store that it came from, `name` its id there; "" if that is `video_id`.
+    the folder or store that it came from, `name` its id there; "" if that is `video_id`. A long video is cut
+    into moments, each with a row of its own: then `times` is empty, and the rows have them.
     """
 
     video_id: str
@@ -82,10 +83,35 @@ class VideoRecord:
 
 
 @dataclass(frozen=True)
+class Row:
+    """What one row of the features holds: a whole video, or a moment of one, `start` to `end` in seconds.
+
+    `times` are the seconds of its F frames. `first` is the first row of the video.
+    """
+
+    record: VideoRecord
+    times: tuple[float | None, ...]
+    first: int
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """A moment of a video: seconds `start` to `end`, and the times of its F frames."""
+
+    start: float
+    end: float
+    times: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class IndexSettings:
     """The contents of index.json: the model (the record of `search.model_identity`), D, F and the choices.
 
     `lengths`: the lengths of the frames' features are stored too, because the model's head reads them.
+    `every` and `cut_above`: how long videos are cut into moments (`search.moments.cutting.Cutting`); None, in
+    indexes of former versions: the default.
     """
 
     model: dict[str, Any]
@@ -96,12 +122,15 @@ class IndexSettings:
     engine_options: dict[str, Any] | None = None
     format: int = FORMAT
     lengths: bool = False
+    every: float | None = None
+    cut_above: float | None = None
 
     def save(self, folder: Path) -> None:
         """Write index.json atomically and force it to disk."""
         values = asdict(self)
-        if not self.lengths:  # older versions do not know it
-            del values["lengths"]
+        for name, usual in (("lengths", False), ("every", None), ("cut_above", None)):
+            if values[name] == usual:  # older versions do not know them
+                del values[name]
         text = json.dumps(values, ensure_ascii=False, indent=1) + "\n"
         write_text(folder / SETTINGS_FILE, text, durable=True)
 
@@ -131,6 +160,7 @@ def read_settings(folder: Path) -> IndexSettings:
         or not all(isinstance(size, int) and size > 0 for size in sizes)
         or not isinstance(settings.engine, str)
         or not isinstance(options, dict | None)
+        or not all(isinstance(each, float | int | None) for each in (settings.every, settings.cut_above))
     ):
         raise VideoIndexError(f"{path}: not the settings of an index; make the index again")
     return settings

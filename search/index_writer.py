@@ -25,6 +25,7 @@ from search.index_format import (
     LOCK_FILE,
     SETTINGS_FILE,
     IndexSettings,
+    Span,
     VideoIndexError,
     VideoRecord,
     check_new_folder,
@@ -52,8 +53,25 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """The n moments of a long video: their spans, `video` [n, D] and `frames` [n, F, D] of length 1.
+
+    `thumbnails` of each by frame; `lengths` [n, F] for an index that stores them.
+    """
+
+    spans: Sequence[Span]
+    video: np.ndarray
+    frames: np.ndarray
+    thumbnails: Sequence[Sequence[tuple[int, bytes]]]
+    lengths: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Copy:
-    """One video to add with the features of `row`; the video `replaces` (None: none) leaves the index."""
+    """One video to add with the features of the video at `row`.
+
+    The video `replaces` (None: none) leaves the index.
+    """
 
     record: VideoRecord
     row: int
@@ -149,6 +167,27 @@ class IndexWriter:
             self._put(records, thumbnails)
         self.rows += len(records)
 
+    def add_moments(self, record: VideoRecord, moments: Moments) -> None:
+        """Add one long video, all of it or nothing; it replaces one with the same id."""
+        self._append(FeatureRows(moments.video, moments.frames, moments.lengths).arrays)
+        with self.catalog.transaction():
+            self._put_moments(self.rows, record, moments.spans, moments.thumbnails)
+            self._bump(rows=self.rows + len(moments.spans))
+        self.rows += len(moments.spans)
+
+    def _put_moments(
+        self,
+        row: int,
+        record: VideoRecord,
+        spans: Sequence[Span],
+        thumbnails: Sequence[Iterable[tuple[int, bytes]]],
+    ) -> None:
+        """Inside a transaction: a video at `row`, with moments if there are spans, and its thumbnails."""
+        self.catalog.put_at([(row, record)])
+        self.catalog.moments.put(row, spans)
+        for place, jpegs in enumerate(thumbnails, start=row):
+            self.catalog.put_thumbnails(place, jpegs)
+
     def _put(self, records: Sequence[VideoRecord], thumbnails: Sequence[Iterable[tuple[int, bytes]]]) -> None:
         """Inside a transaction: the records of the rows that were appended."""
         self.catalog.put(self.rows, records)
@@ -166,13 +205,20 @@ class IndexWriter:
         """Add videos with the features of others, all or none."""
         if not copies:
             return
-        rows = np.asarray([copy.row for copy in copies])
-        held, jpegs = self.features(), [self.catalog.thumbnails(copy.row) for copy in copies]
+        parts = [self.catalog.moments.rows_of(copy.row) for copy in copies]
+        rows = np.concatenate([np.asarray(part) for part in parts])
+        held = self.features()
+        spans = [self.catalog.moments.of_video(copy.row) for copy in copies]
+        jpegs = [[self.catalog.thumbnails(row) for row in part] for part in parts]
         self._append([array[rows] for array in held.arrays])
         with self.catalog.transaction():
             self.catalog.remove([copy.replaces for copy in copies if copy.replaces is not None])
-            self._put([copy.record for copy in copies], jpegs)
-        self.rows += len(copies)
+            row = self.rows
+            for copy, part, each, pictures in zip(copies, parts, spans, jpegs, strict=True):
+                self._put_moments(row, copy.record, each, pictures)
+                row += len(part)
+            self._bump(rows=row)
+        self.rows = row
 
     def remove(self, video_ids: Sequence[str], *, remember: bool = False) -> int:
         """Remove videos; returns how many of them the index held. `remember`: indexing leaves them out."""
@@ -190,7 +236,7 @@ class IndexWriter:
 
         Raises `UserError` if the engine's library is not installed; all videos are in the index nevertheless.
         """
-        removed = self.rows - self.catalog.count()
+        removed = self.rows - self.catalog.count_rows()
         if removed >= _COMPACT_FROM and 2 * removed > self.rows:
             self.compact()
         options = {**(self.settings.engine_options or {}), **engine_options}

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from common.atomic_files import write_text
 from common.errors import UserError
 from search.changes import Changes, IndexReport, Task
-from search.clips import Clip, ClipError
+from search.clips import Clip, ClipError, Part
 from search.engines import check_engine
 from search.index_format import (
     FAILURES_FILE,
@@ -28,6 +29,8 @@ from search.index_format import (
     read_settings,
 )
 from search.index_writer import Entry, IndexWriter
+from search.moments.collecting import MomentCollector
+from search.moments.cutting import Cutting
 from search.retriever import Retriever
 from search.sources import Paths, Source, SourceVideo, open_sources, record_of
 
@@ -47,6 +50,8 @@ def index_videos(
     thumbnails: str | None = None,
     engine: str | None = None,
     engine_options: dict[str, object] | None = None,
+    every: float | None = None,
+    cut_above: float | None = None,
     quiet: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> IndexReport:
@@ -54,7 +59,8 @@ def index_videos(
 
     Videos that have the id of one from another folder get the name of their folder before it.
     `prune` removes videos that the source no longer has; without it they stay and are shown as missing.
-    `workers` processes decode, `batch` clips are encoded at once. `stop()` is asked between videos.
+    `workers` processes decode, `batch` clips are encoded at once. Videos of more than `cut_above` seconds are
+    cut into moments of at most `every` seconds. `stop()` is asked between videos.
     None keeps the setting of the index. Raises `UserError` if it cannot start and `FileError` if the disk is
     full; what was committed is kept.
     """
@@ -62,7 +68,7 @@ def index_videos(
     sources = open_sources(video_dir, store, workers=workers, timeout=timeout)
     if thumbnails not in (None, *THUMBNAILS):
         raise UserError(f"--thumbnails {thumbnails}: choose from {', '.join(THUMBNAILS)}")
-    settings = _settings(retriever, index, thumbnails, engine, engine_options)
+    settings = _settings(retriever, index, thumbnails, engine, engine_options, every, cut_above)
     with IndexWriter(index, settings) as writer:
         report = IndexReport()
         for source in sources:
@@ -80,8 +86,11 @@ def _settings(
     thumbnails: str | None,
     engine: str | None,
     engine_options: dict[str, object] | None,
+    every: float | None,
+    cut_above: float | None,
 ) -> IndexSettings:
     held = read_settings(index) if (index / SETTINGS_FILE).exists() else None
+    cutting = _cutting(held, every, cut_above)
     options = held.engine_options if held and engine_options is None else engine_options
     engine = engine or (held.engine if held else "faiss")
     for name, flag, owner in (("url", "--url", "qdrant"), ("kind", "--index_kind", "faiss")):
@@ -96,7 +105,19 @@ def _settings(
         thumbnails=thumbnails or (held.thumbnails if held else "all"),
         engine=engine,
         engine_options=options,
+        every=cutting.every,
+        cut_above=cutting.above,
     )
+
+
+def _cutting(
+    held: IndexSettings | None, every: float | None = None, cut_above: float | None = None
+) -> Cutting:
+    """How long videos are cut: as given, else as the index says, else by default."""
+    usual = Cutting()
+    if held is not None and held.every is not None and held.cut_above is not None:
+        usual = Cutting(held.every, held.cut_above)
+    return Cutting(usual.every if every is None else every, usual.above if cut_above is None else cut_above)
 
 
 class _Run:
@@ -120,6 +141,11 @@ class _Run:
         self._quiet = quiet
         self._stop = stop
         self._report = report
+        settings = writer.settings
+        self._cutting = _cutting(settings)
+        self._collector = MomentCollector(
+            retriever, self._cutting, thumbnails=settings.thumbnails, lengths=settings.lengths
+        )
 
     def run(self, *, prune: bool) -> None:
         listed = self._source.list()
@@ -150,6 +176,7 @@ class _Run:
     def _copy(self, tasks: list[Task]) -> list[Task]:
         """Add the videos whose contents the index has, without encoding them; returns the other tasks."""
         rest = []
+        self._changes.start_copying()
         for start in range(0, len(tasks), _COPIES_AT_ONCE):
             if self._stop():
                 break
@@ -178,12 +205,18 @@ class _Run:
         by_name = {task.video.name: task for task in tasks}
         videos = [task.video for task in tasks]
         bar = self._progress(videos, "indexing")
-        clips = self._source.clips(videos, frames=retriever.frames, size=retriever.image_size)
+        clips = self._source.clips(
+            videos, frames=retriever.frames, size=retriever.image_size, cutting=self._cutting
+        )
         for video, clip in clips:
-            bar.update()
-            if isinstance(clip, ClipError):
-                self._report.fail(video.name, clip.reason, clip.message)
+            if isinstance(clip, Part):
+                bar.update(self._add_part(by_name[video.name], clip))
             else:
+                bar.update()
+            if isinstance(clip, ClipError):
+                self._collector.drop(video.name)
+                self._report.fail(video.name, clip.reason, clip.message)
+            elif isinstance(clip, Clip):
                 batch.append((by_name[video.name], clip))
             if len(batch) == self._batch:
                 yield batch
@@ -193,6 +226,25 @@ class _Run:
         if batch:
             yield batch
         bar.close()
+
+    def _add_part(self, task: Task, part: Part) -> bool:
+        """Encode a part of a long video; its last one adds the video. Returns whether the video is done."""
+        try:
+            moments = self._collector.add(task.video.name, part)
+        except ClipError as error:
+            self._report.fail(task.video.name, error.reason, error.message)
+            return True
+        if moments is None:
+            return False
+        digest = self._changes.digest(task.video)
+        if digest is not None:
+            video_id = self._changes.id_for(task)
+            record = record_of(self._source, task.video, video_id=video_id, digest=digest)
+            self._writer.add_moments(replace(record, duration=round(part.duration, 3)), moments)
+            self._report.updated += task.video_id is not None
+            self._report.added += task.video_id is None
+            self._report.moments += len(moments.spans)
+        return True
 
     def _add(self, batch: list[tuple[Task, Clip]]) -> None:
         clips = torch.stack([clip.frames for _, clip in batch])

@@ -20,14 +20,17 @@ def clock(seconds: float, *, tenths: bool) -> str:
 
 @dataclass(frozen=True)
 class Moment:
-    """A frame that matches: its number among the F of the video, its time, its cosine with the query.
+    """A frame that matches: its number among those of the video, its time, its cosine with the query.
 
-    `seconds` is None if the time of the frame is not known.
+    `seconds` is None if the time of the frame is not known. Of a long video, a moment from second `start` to
+    `end`, its best frame, and its score, as `Hit.score`.
     """
 
     frame: int
     seconds: float | None
     score: float
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Hit:
     best frames. Models with `--head wti` or `xpool` have another `score`, that of their head. `moment`
     (seconds) and `frame` belong to the best frame; `moments` are all frames that counted, best first. `path`
     is the file, None for a video of a frame store without files. `missing`: the file no longer exists.
-    `copies` are the ids of exact copies, which have no hit of their own.
+    `copies` are the ids of exact copies, which have no hit of their own. Of a long video that is cut into
+    moments, the scores are those of its best moment, `start` to `end`, and `moments` are the best ones.
     """
 
     video_id: str
@@ -52,6 +56,8 @@ class Hit:
     duration: float | None
     missing: bool
     copies: tuple[str, ...] = ()
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from common.errors import UserError
 from dataloaders.frame_store.format import FrameStoreError
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.transforms import FrameSize
-from search.clips import Clip, ClipError, clip_of_job, clip_of_store, video_job
+from search.clips import Clip, ClipError, Part, clip_of_store
 from search.index_format import VideoRecord
+from search.moments.cutting import Cutting
+from search.moments.decoder import Decoder
 from video.file_names import HIDDEN, OTHER, UNKNOWN, kind_left_out, rank_of
 from video.listing import VideoFolder
-from video.sample import run_job
 from video.video_files import videos_by_content
-from video.worker_pool import Fault, WorkerPool
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _READ = 1 << 20
@@ -62,9 +62,9 @@ class Source(Protocol):
         ...
 
     def clips(
-        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize
-    ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
-        """Each video with its clip or its error, in any order."""
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize, cutting: Cutting
+    ) -> Iterator[tuple[SourceVideo, Clip | Part | ClipError]]:
+        """Each video with its clip, with the parts of a long one, or with its error, in any order."""
         ...
 
 
@@ -138,23 +138,14 @@ class FolderSource:
         return digest.hexdigest()
 
     def clips(
-        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize
-    ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize, cutting: Cutting
+    ) -> Iterator[tuple[SourceVideo, Clip | Part | ClipError]]:
         """Decoded by a pool of processes: a file that crashes or hangs its process does not affect the
         others."""
         by_path = {video.path: video for video in wanted if video.path is not None}
-        if not by_path:
-            return
-        jobs = [video_job(path) for path in by_path]
-        with WorkerPool(run_job, workers=min(self._workers, len(by_path)), timeout=self._timeout) as pool:
-            for job, outcome in pool.run(jobs):
-                try:
-                    if isinstance(outcome, Fault):
-                        raise ClipError(outcome.reason, outcome.message)
-                    clip: Clip | ClipError = clip_of_job(*outcome, frames=frames, size=size)
-                except ClipError as error:
-                    clip = error
-                yield by_path[job.path], clip
+        decoder = Decoder(by_path, frames=frames, size=size, cutting=cutting)
+        for path, clip in decoder.run(workers=self._workers, timeout=self._timeout):
+            yield by_path[path], clip
 
 
 class StoreSource:
@@ -188,8 +179,9 @@ class StoreSource:
         return digest.hexdigest()
 
     def clips(
-        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize
-    ) -> Iterator[tuple[SourceVideo, Clip | ClipError]]:
+        self, wanted: Iterable[SourceVideo], *, frames: int, size: FrameSize, cutting: Cutting
+    ) -> Iterator[tuple[SourceVideo, Clip | Part | ClipError]]:
+        """Stored frames are few, so that videos of any length are one clip."""
         for video in wanted:
             try:
                 yield video, clip_of_store(self._store, video.name, frames=frames, size=size)

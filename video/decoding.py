@@ -47,7 +47,7 @@ _WORTH_SEEKING = 0.3
 _SPARE_FRAMES = 2.5
 
 
-class _UnexpectedFrames(Exception):
+class UnexpectedFrames(Exception):
     """The decoded frames are not those that the packets promised."""
 
 
@@ -73,7 +73,7 @@ def sample_with_pyav(
         if own_file:
             window = window.within(_length(container, stream, table))
         guess = _range_within(table, float(stream.time_base or 0), window)
-        upright = _Upright(encode, stream)
+        upright = Upright(encode, stream)
         span: Span | None
         try:
             sample, span = _sample_by_index(
@@ -86,9 +86,9 @@ def sample_with_pyav(
                 slack=slack,
                 only=only,
             )
-        except (_UnexpectedFrames, av.FFmpegError):
-            upright = _Upright(encode, stream)
-            frames = _FramesInOrder(path)
+        except (UnexpectedFrames, av.FFmpegError):
+            upright = Upright(encode, stream)
+            frames = FramesInOrder(path)
             sample = _sample_all(frames, wanted=wanted, encode=upright, window=window, guess=guess, only=only)
             span = frames.span(table)
         sample.window = window
@@ -151,7 +151,7 @@ def _decoded_share(
     return min(shares)
 
 
-class _Upright:
+class Upright:
     """Encodes frames of a stream and remembers what was done to them."""
 
     def __init__(self, encode: Encode, stream: av.VideoStream) -> None:
@@ -183,7 +183,7 @@ class _Upright:
 # In order
 
 
-def _sample_all(frames: _FramesInOrder, **options: Any) -> Sample:
+def _sample_all(frames: FramesInOrder, **options: Any) -> Sample:
     try:
         sample = sample_in_order(frames, **options)
     except VideoError as error:
@@ -192,11 +192,16 @@ def _sample_all(frames: _FramesInOrder, **options: Any) -> Sample:
     return sample
 
 
-class _FramesInOrder:
-    """All frames of a file. Packets that do not decode are skipped and counted in `damaged`."""
+class FramesInOrder:
+    """All frames of a file. Packets that do not decode are skipped and counted in `damaged`.
 
-    def __init__(self, path: Path) -> None:
+    `start`: the pts of a key frame to start at, and of the first frame, from which the seconds count. None:
+    the file's first frame.
+    """
+
+    def __init__(self, path: Path, start: tuple[int, int] | None = None) -> None:
         self._path = path
+        self._start = start
         self.damaged = 0
         self._undecodable = ""
         self._first: int | None = None
@@ -210,6 +215,9 @@ class _FramesInOrder:
         container, stream = open_video(self._path)
         clock = FrameClock(stream)
         self._period = clock.period
+        if self._start is not None:
+            container.seek(self._start[0], stream=stream)
+            self._first = self._start[1]
         with container:
             for frame in with_neighbours(self._decode(container, stream)):
                 pts = clock.pts_of(frame.frame if isinstance(frame, InterlacedFrame) else frame)
@@ -282,17 +290,17 @@ def _sample_by_index(
     only: Numbers,
 ) -> tuple[Sample, Span]:
     if not table.trusted or positions is None or positions[0] >= positions[1]:
-        raise _UnexpectedFrames
+        raise UnexpectedFrames
     even = positions_within(positions, wanted)
     indices = move_to_cheap(even, table, slack=slack)
-    groups = _group_by_keyframe(table, {table.times[index] for index in indices})
+    groups = group_by_keyframe(table, {table.times[index] for index in indices})
     needed = sum(table.count_between(start, max(group)) for start, group in groups.items())
     if stream.codec_context.name != "h264" and needed > (1 - _WORTH_SEEKING) * table.packets:
-        raise _UnexpectedFrames
+        raise UnexpectedFrames
     shown = [table.times[index] for index in chosen_of(indices, only)]
     pictures: dict[int, Encoded] = {}
     for start, group in groups.items():
-        for frame in _decode_group(container, stream, start=start, group=group):
+        for frame in decode_group(container, stream, start=start, group=group):
             if (pts := cast(int, frame.pts)) in shown:
                 pictures[pts] = encode(frame)
     chosen = [pictures[pts] for pts in shown]
@@ -303,24 +311,24 @@ def _sample_by_index(
     return sample, Span(first, table.end)
 
 
-def _group_by_keyframe(table: PacketTable, wanted: set[int]) -> dict[int, set[int]]:
+def group_by_keyframe(table: PacketTable, wanted: set[int]) -> dict[int, set[int]]:
     """The wanted pts by the pts of the key frame from which they are decoded, in order."""
     groups: dict[int, set[int]] = {}
     for pts in sorted(wanted):
         start = table.start_of(pts)
         if start is None:
-            raise _UnexpectedFrames
+            raise UnexpectedFrames
         groups.setdefault(start, set()).add(pts)
     return groups
 
 
-def _decode_group(
+def decode_group(
     container: InputContainer, stream: av.VideoStream, *, start: int, group: set[int]
 ) -> Iterator[av.VideoFrame]:
     """The frames with the pts of `group`, decoded from the key frame at `start` on.
 
     In H.264, frames that are not wanted and that no other frame refers to (NONREF) are skipped; this does not
-    change the other frames. Raises `_UnexpectedFrames` if a frame of the group is not decoded.
+    change the other frames. Raises `UnexpectedFrames` if a frame of the group is not decoded.
     """
     context = stream.codec_context
     skippable = context.name == "h264"
@@ -328,7 +336,7 @@ def _decode_group(
     container.seek(start, stream=stream)
     for number, packet in enumerate(container.demux(stream)):
         if not number and packet.pts != start:
-            raise _UnexpectedFrames
+            raise UnexpectedFrames
         if skippable:
             context.skip_frame = "DEFAULT" if packet.pts in unread else "NONREF"
         unread.discard(packet.pts)
@@ -338,10 +346,10 @@ def _decode_group(
         for frame in frames:
             if frame.pts in unseen:
                 if frame.is_corrupt or frame.interlaced_frame:  # deinterlacing needs the frames beside it
-                    raise _UnexpectedFrames
+                    raise UnexpectedFrames
                 unseen.discard(frame.pts)
                 yield frame
         if not unread:
             break
     if unseen:
-        raise _UnexpectedFrames
+        raise UnexpectedFrames

@@ -69,7 +69,7 @@ class Job:
 
 def run_job(job: Job) -> Output:
     """(manifest record, JPEGs) of a video, or (`VideoError`, []). With `only`, both are of those frames."""
-    _prepare_process()
+    prepare_process()
     try:
         sample = _sample(job)
     except VideoError as error:
@@ -79,7 +79,7 @@ def run_job(job: Job) -> Output:
 
 def probe(path: Path) -> Output:
     """(the codec, with a remark if the first packets do not decode, []), or (`VideoError`, [])."""
-    _prepare_process()
+    prepare_process()
     try:
         container, stream = open_video(path)
     except VideoError as error:
@@ -97,7 +97,7 @@ def try_job(job: Job) -> Output:
     The file is opened, and frames are decoded until the first one comes out. If none does, or the wanted part
     is behind the end that the header gives, the job itself decides.
     """
-    _prepare_process()
+    prepare_process()
     try:
         container, stream = open_video(job.path)
     except VideoError:
@@ -123,13 +123,15 @@ def _first_frame_decodes(container: InputContainer, stream: av.VideoStream) -> b
 
 
 @lru_cache(maxsize=1)
-def _prepare_process() -> None:
+def prepare_process() -> None:
+    """Set the libraries of a process of the pool, once."""
     cv2.setNumThreads(1)  # the pool's processes use all cores already
     av.logging.set_level(av.logging.PANIC)  # a bad file is reported once, by its id
 
 
 @lru_cache(maxsize=4)
-def _encoder(settings: Settings) -> PictureEncoder:
+def encoder_of(settings: Settings) -> PictureEncoder:
+    """What makes the pictures of these settings."""
     return PictureEncoder(short_side=settings.short_side, quality=settings.quality)
 
 
@@ -138,7 +140,7 @@ def _sample(job: Job) -> Sample:
         raise VideoError("missing", "no such file")
     options: dict[str, Any] = {
         "wanted": job.settings.num_frames,
-        "encode": _encoder(job.settings),
+        "encode": encoder_of(job.settings),
         "window": job.window,
         "own_file": job.own_file,
         "only": job.only,

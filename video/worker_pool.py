@@ -53,7 +53,8 @@ class WorkerPool(Generic[Task]):
     """Runs `function(task)` in `workers` processes; a context manager.
 
     `function` must be importable by name. If a task takes more than `timeout` seconds, its worker is
-    killed. If a worker dies, its task is tried once more in a new worker.
+    killed; where `timeout` is a function, it gives these seconds for a task. If a worker dies, its task is
+    tried once more in a new worker.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class WorkerPool(Generic[Task]):
         function: Callable[[Task], Output],
         *,
         workers: int,
-        timeout: float,
+        timeout: float | Callable[[Task], float],
         context: BaseContext | None = None,
     ) -> None:
         self._function = function
-        self._timeout = timeout
+        self._timeout = timeout if callable(timeout) else lambda _: timeout
+        self._added: deque[_Attempt[Task]] = deque()
         self._context = context or default_context()
         self._workers: list[_Worker] = []
         self._size = workers
@@ -87,12 +89,16 @@ class WorkerPool(Generic[Task]):
         """The workers' process ids."""
         return [worker.pid for worker in self._workers]
 
+    def add(self, task: Task) -> None:
+        """A task that comes up during `run`, before those that are waiting."""
+        self._added.append(_Attempt(task))
+
     def run(
         self, tasks: Iterable[Task], *, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[Task, Output | Fault]]:
         """Each task with its result or fault, in the order in which they finish, until `stop()` is true."""
         new = (_Attempt(task) for task in tasks)
-        again: deque[_Attempt[Task]] = deque()
+        again = self._added
         while not stop():
             self._feed(new, again)
             busy = [worker for worker in self._workers if worker.attempt is not None]
@@ -133,13 +139,16 @@ class _Attempt(Generic[Task]):
 class _Worker:
     """A process and the parent's end of its pipe. It sends `_Ready` once, then one result for every task."""
 
-    def __init__(self, context: Any, function: Callable[[Any], Output], *, timeout: float) -> None:
+    def __init__(
+        self, context: Any, function: Callable[[Any], Output], *, timeout: Callable[[Any], float]
+    ) -> None:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, function), daemon=True)
         with signals_blocked():
             self._process.start()
         theirs.close()  # so that the pipe closes when the worker ends
-        self._timeout = timeout
+        self._timeout_of = timeout
+        self._timeout = 0.0  # of its task
         self._ready = False
         self.attempt: _Attempt[Any] | None = None
         self.deadline = time.monotonic() + START_LIMIT
@@ -154,6 +163,7 @@ class _Worker:
 
     def give(self, attempt: _Attempt[Any]) -> None:
         self.attempt = attempt
+        self._timeout = self._timeout_of(attempt.task)
         if self._ready:
             self.deadline = time.monotonic() + self._timeout
         with contextlib.suppress(OSError):  # the worker is dead: `outcome` reports the task as crashed

@@ -6,6 +6,7 @@ Autoescape is on, so ids, remarks and messages from outside cannot become HTML.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from search.index_format import ZERO_SHOT
 from search.results import clock
 
 _SHORT_SECONDS = 10
+_FURTHER = 4  # moments of a long video beside the best one
+_NAMES = 5  # of exact copies
 
 _TITLE_CHARACTERS = 100
 
@@ -33,6 +36,17 @@ class Card:
     moments: str  # JSON list of [seconds, text], best first
     can_play: bool
     video_url: str
+    thumbnail_url: str
+    further: tuple[Further, ...]
+    copies: str
+
+
+@dataclass(frozen=True)
+class Further:
+    """A further moment of a long video: its time, as text and in seconds, and its picture."""
+
+    label: str
+    second: float
     thumbnail_url: str
 
 
@@ -93,6 +107,8 @@ def moment_labels(hit: Hit) -> list[str]:
     With tenths where whole seconds would make two of them equal, or the video has less than ten seconds.
     """
     seconds = [moment.seconds for moment in hit.moments]
+    if hit.end is not None:  # the moments of a long video
+        return ["" if second is None else clock(second, tenths=False) for second in seconds]
     known = [second for second in seconds if second is not None]
     short = hit.duration is not None and hit.duration < _SHORT_SECONDS
     tenths = short or len(set(map(int, known))) < len(known)
@@ -116,7 +132,19 @@ def _card(hit: Hit, place: int) -> Card:
         can_play=hit.path is not None and not hit.missing,
         video_url=f"/video/{name}",
         thumbnail_url=f"/thumbnail/{name}?frame={hit.frame}",
+        further=tuple(
+            Further(label, moment.seconds, f"/thumbnail/{name}?frame={moment.frame}")
+            for moment, label in list(zip(hit.moments, labels, strict=True))[1 : 1 + _FURTHER]
+            if hit.end is not None and moment.seconds is not None
+        ),
+        copies=_names(hit.copies),
     )
+
+
+def _names(names: Sequence[str]) -> str:
+    """The first of `names`, and how many there are beside them."""
+    more = len(names) - _NAMES
+    return ", ".join([*names[:_NAMES], *([f"+{more:,}"] if more > 0 else [])])
 
 
 def _sentence(text: str) -> str:

@@ -1,7 +1,7 @@
 """Candidates from a Qdrant server, or from the client's local mode. For indexes larger than one memory.
 
 R rows, D joint width. A point's id is its row, its named vectors are `FeatureRows.views`. Its payload has
-`video_id`, `duration` and `source`, by which other programs can filter.
+`video_id`, `duration` and `source`, and `start` and `end` of a moment, by which other programs can filter.
 """
 
 from __future__ import annotations
@@ -152,9 +152,11 @@ class QdrantEngine:
                 id=row,
                 vector={view: views[view][place].tolist() for view in VIEWS},
                 payload={
-                    "video_id": records[row].video_id,
-                    "duration": records[row].duration,
-                    "source": records[row].source,
+                    "video_id": records[row].record.video_id,
+                    "duration": records[row].record.duration,
+                    "source": records[row].record.source,
+                    "start": records[row].start,
+                    "end": records[row].end,
                 },
             )
             for place, row in enumerate(rows)

@@ -194,3 +194,26 @@ def test_the_heading_says_which_model_the_results_are_from(language: str, model:
     page = Tags(results_html(SearchResults((hit(),), model=model), WORDS[language], title="a", videos=3))
     (count,) = [text for text in page.texts if "0.00" in text]
     assert count.endswith(f", {word}")
+
+
+def test_a_long_video_is_one_card_with_its_best_moments() -> None:
+    moments = tuple(Moment(n, 600.0 + n, 0.5, 590.0, 614.0) for n in range(8))
+    film = hit("film.mp4", moments=moments, moment=600.0, start=590.0, end=614.0, duration=3600.0)
+    page = Tags(results_html(SearchResults((film,)), ENGLISH, title="x", videos=1))
+    assert [tag for tag, _ in page.tags].count("li") == 1
+    plays = [attributes for _, attributes in page.tags if "data-play" in attributes]
+    assert [play["data-second"] for play in plays] == [f"{600 + n}.000" for n in range(5)]
+    assert len(json.loads(plays[0]["data-moments"] or "")) == 8
+    pictures = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
+    assert pictures == [f"/thumbnail/film.mp4?frame={n}" for n in (3, 1, 2, 3, 4)]
+    missing = hit("film.mp4", moments=moments, moment=600.0, start=590.0, end=614.0, missing=True)
+    page = Tags(results_html(SearchResults((missing,)), CHINESE, title="x", videos=1))
+    assert not [attributes for _, attributes in page.tags if "data-play" in attributes]
+
+
+def test_of_many_copies_a_few_are_named() -> None:
+    found = SearchResults((hit(copies=tuple(f"{number}.mp4" for number in range(9999))),))
+    assert (
+        "also 0.mp4, 1.mp4, 2.mp4, 3.mp4, 4.mp4, +9,994"
+        in Tags(results_html(found, ENGLISH, title="x", videos=3)).texts
+    )

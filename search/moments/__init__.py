@@ -1,0 +1,1 @@
+"""Moments of long videos: how they are cut, encoded and saved."""
