@@ -101,9 +101,9 @@ def is_remote(address: str) -> bool:
 
 
 def folder_and_name(address: str) -> tuple[str, str]:
-    """("s3://bucket/a", "000.tar") of "s3://bucket/a/000.tar"; the name is without a query (`?token=`)."""
-    folder, _, name = address.rpartition("/")
-    return folder, name.partition("?")[0] if is_remote(address) else name
+    """("s3://bucket/a", "000.tar") of "s3://bucket/a/000.tar"; without a query (`?token=`)."""
+    folder, _, name = (address.partition("?")[0] if is_remote(address) else address).rpartition("/")
+    return folder, name
 
 
 def file_system(address: str, **options: Any) -> tuple[Any, str]:

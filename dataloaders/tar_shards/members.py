@@ -65,7 +65,7 @@ def read_members(stream: Stream, limit_of: Callable[[str], int]) -> Iterator[Mem
                 yield None
             broken += _BLOCK
             if broken > _MOST_BROKEN_BYTES:
-                raise ShardError(f"{stream.address}: broken from byte {begin - broken:,} on") from None
+                raise ShardError(f"{stream.address}: broken near byte {begin:,}") from None
             continue
         size = max(header.size, 0)
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):

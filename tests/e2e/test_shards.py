@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+import main_pretrain
 from engine.checkpoint.state_writer import SavingHooks
 from engine.process.step_status import StepStatus
 from tests.dataloaders.tar_shards.http_server import serving
 from tests.e2e.conftest import Toy
 from tests.e2e.test_resume import assert_same_run
+from tests.processes import free_port, ranks_of, run_ranks
 from tools import make_shards
 
 PRETRAIN = ("pretrain", "--dataset", "chvtt", "--language", "chinese", "--use_temp", "--use_frame_fea")
-SAVING = ("--epochs", "2", "--save_steps", "1", "--batch_size", "4", "--select_on", "last")
+SAVING = ("--epochs", "2", "--save_steps", "2", "--batch_size", "4", "--select_on", "last")
 
 
 class Killed(BaseException):
@@ -47,7 +52,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(
     original = SavingHooks.after_step
 
     def after_step(self: SavingHooks, epoch: int, step: int, status: StepStatus) -> None:
-        if (epoch, step) == (1, 2):
+        if (epoch, step) == (0, 3):
             raise Killed
         original(self, epoch, step, status)
 
@@ -59,4 +64,38 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(
         assert run(toy, out, f"{server.address}/*.tar", "--resume", "auto") == 2  # it cannot be listed
         source = f"{server.address}/{{000000..000002}}.tar"
         assert run(toy, out, source, "--resume", "auto", "--num_thread_reader", "1") == 0
+    assert_same_run(out, whole)
+
+
+def train_on_rank(rank: int, port: str, argv: list[str]) -> None:
+    """One rank of two; ends its process."""
+    here = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in here.items()})
+    raise SystemExit(main_pretrain.main(argv))
+
+
+def test_two_ranks_are_killed_and_resumed(toy: Toy, shards: Path, tmp_path: Path) -> None:
+    def argv(out: Path, *flags: str) -> list[str]:
+        return ["--do_pretrain", "--output_dir", str(out), *toy.flags, *PRETRAIN[1:], *SAVING, *flags]
+
+    flags = ("--shards", str(shards), "--shard_readers", "4")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run_ranks(train_on_rank, 2, free_port(), argv(whole, *flags))
+    with ranks_of(train_on_rank, 2, free_port(), argv(out, *flags)) as ranks:
+        while not list(out.glob("training_state.2.*")):
+            assert all(process.poll() is None for process in ranks)
+            time.sleep(0.01)
+        for process in ranks:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert not (out / "metrics.jsonl").exists()
+    run_ranks(
+        train_on_rank, 2, free_port(), argv(out, *flags, "--resume", "auto", "--num_thread_reader", "1")
+    )
     assert_same_run(out, whole)

@@ -51,7 +51,7 @@ def shard_bytes(shard: int, samples: int) -> bytes:
     """A shard of samples named `s{shard}n0`, ...; the grey of their frames is their number in the shard."""
     files: dict[str, bytes] = {}
     for number in range(samples):
-        files |= sample_files(f"s{shard}n{number}", grey=10 * number)
+        files |= sample_files(f"s{shard}n{number}", grey=10 * number % 256)
     return tar_bytes(files)
 
 
