@@ -31,6 +31,7 @@ from dataloaders.datasets.splits import (
 )
 from dataloaders.examples import Examples, merge_languages
 from dataloaders.frame_source import FrameSource
+from dataloaders.frame_store.format import FAILURES_FILE
 from dataloaders.loader import EpochSampler
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
@@ -293,7 +294,9 @@ def _log_remarks(config: Config, name: str, split: str, files: SplitFiles, log: 
 def absent_videos(path: Path, missing: MissingVideos, command: str = "") -> str:
     """The error message for videos that the store or folder at `path` lacks. `command` adds them."""
     add = f"add them ({command})" if command else "add them"
-    return f"{path}: {missing}; {add}, or continue without them (--allow_missing)"
+    failures = path / FAILURES_FILE
+    why = f"; {failures} says why" if failures.is_file() else ""
+    return f"{path}: {missing}{why}; {add}, or continue without them (--allow_missing)"
 
 
 def _dataset(

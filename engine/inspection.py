@@ -42,7 +42,10 @@ def _inspect_texts(config: Config, dataset: VideoTextDataset, number: int | None
         f"the tokenizer of {dataset.tokenizer_source(number)}, or only parts of characters"
     )
     if sample.unknown_share >= TOO_MANY_UNKNOWN:
-        raise UserError(f"{share}: it does not cover their language; give a model that does (--text_tower)")
+        raise UserError(
+            f"{share}: it does not cover their language; --language must be theirs, and the model one "
+            "that knows it (--text_tower)"
+        )
     log.warning(
         f"{share}: the model cannot tell such words apart; give a text model for the language of the captions"
     )

@@ -1,6 +1,6 @@
 """Ids that name a part of a video, as VATEX's: VIDEO_SSSSSS_EEEEEE, the seconds of its start and end.
 
-Seconds that are not whole have three decimals: VIDEO_000002.500_000010.000.
+Seconds that are not whole have three decimals, and "end" is the end of the video: VIDEO_000002.500_end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from math import inf
 from typing import NamedTuple
 
-_CLIP_ID = re.compile(r"(.+)_(\d{6}(?:\.\d{3})?)_(\d{6}(?:\.\d{3})?)", re.DOTALL)
+_CLIP_ID = re.compile(r"(.+)_(\d{6}(?:\.\d{3})?)_(\d{6}(?:\.\d{3})?|end)", re.DOTALL)
 _MARGIN = 2.0  # seconds
 
 
@@ -50,7 +50,9 @@ def _written(seconds: float) -> str:
 def parse_clip_id(video_id: str) -> Part | None:
     """The part that an id names; None for ids of another form."""
     match = _CLIP_ID.fullmatch(video_id)
-    return Part(match[1], float(match[2]), float(match[3])) if match else None
+    if match is None:
+        return None
+    return Part(match[1], float(match[2]), inf if match[3] == "end" else float(match[3]))
 
 
 def is_about(length: float, named: float) -> bool:
@@ -59,6 +61,11 @@ def is_about(length: float, named: float) -> bool:
     Tools that cut at key frames take some seconds more; the end of a video may come some seconds early.
     """
     return 0.5 * named - _MARGIN <= length <= 1.5 * named + _MARGIN
+
+
+def ends_after(end: float, length: float) -> bool:
+    """Whether a part up to `end` is not of a video of `length` seconds; headers may be some seconds off."""
+    return end > length + _MARGIN
 
 
 def holds_part_alone(length: float, *, start: float, end: float) -> bool | None:

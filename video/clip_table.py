@@ -20,11 +20,11 @@ from video.file_names import VIDEO_EXTENSIONS, stem_and_extension
 ID = "video_id"
 # Names of a column, the preferred one first; capitals and outer spaces do not matter.
 VIDEO = (
-    *("video", "videoid", "video_name", "video_file", "video_path", "videopath"),
-    *("clip", "file", "file_name", "filename", "path", "vid", "视频"),
+    *("video", "file", "filename", "file_name", "path", "video_path", "video_file", "video_name"),
+    *("videoid", "clip", "vid", "视频"),
 )
-START = ("start", "start_time", "start time", "begin")
-END = ("end", "end_time", "end time", "stop")
+START = ("start", "start_time")
+END = ("end", "end_time")
 
 
 class NoVideoError(UserError):

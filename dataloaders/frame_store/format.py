@@ -27,6 +27,7 @@ VIDEO_PREFIX = b"\0video/"
 LOCK_FILE = "writing.lock"
 METADATA_FILE = "metadata.json"
 DATA_FILE = "data.mdb"
+FAILURES_FILE = "failures.jsonl"  # the videos that could not be stored, and why
 _LARGEST_FRAME_NUMBER = 99_999
 _SHARD_NAME = re.compile(r"shard-(\d+)-of-(\d+)")
 

@@ -1,12 +1,17 @@
 """docs/DATA.md must name every file of the default layout and every flag that replaces one."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from dataloaders.datasets.registry import DATASETS, default_files
+from dataloaders.datasets.table_rows import CAPTION, LANGUAGE, SPLIT
+from video.clip_table import END, START, VIDEO
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "DATA.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT = (DOCS / "DATA.md").read_text(encoding="utf-8")
+TEXT_OF_TABLES = (DOCS / "YOUR_DATA.md").read_text(encoding="utf-8")
 SPLITS = [(dataset, split) for dataset, spec in DATASETS.items() for split in spec.splits]
 
 
@@ -35,3 +40,13 @@ def test_every_published_list_is_in_the_table_of_counts(dataset: str) -> None:
 def test_every_value_of_split_is_explained(dataset: str) -> None:
     for choice in DATASETS[dataset].list_choices:
         assert f"`--split {choice}`" in TEXT
+
+
+def test_the_page_names_every_name_of_a_column() -> None:
+    page = TEXT_OF_TABLES.partition("## The table")[2]
+    for names in (VIDEO, CAPTION, SPLIT, LANGUAGE):
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{names[0]}` |")]
+        assert re.findall("`([^`]+)`", row.rpartition("|")[0].split("|")[1] + row.split("|")[2]) == list(
+            names
+        )
+    assert f"`{START[0]}`, `{END[0]}` | `{START[1]}`, `{END[1]}`" in page

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+import main_task_retrieval
+from engine.config_checks import parse_and_check
 from tests.e2e.conftest import Toy
+from tests.e2e.pages import commands
 from tests.engine.report.inputs import BLANK
-from tools import check_data, compare_reports
+from tools import check_data, compare_reports, frame2lmdb
 
 Read = Callable[[Path], list[dict[str, Any]]]
 
@@ -35,30 +38,67 @@ def table(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_model_of_both_languages_from_a_table(
+def test_the_five_commands_of_the_page(
     toy: Toy,
-    table: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     results: Read,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """As they are printed, but on toy videos, with a toy model and small sizes."""
     monkeypatch.setattr("engine.report.report.png", lambda draw, *, theme: BLANK)  # drawing takes seconds
-    flags = ("--dataset", str(table), "--use_temp", "--temporal_layers", "1", "--report")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_videos").symlink_to(toy.data / "msrvtt" / "videos")
+    names = sorted(path.name for path in (tmp_path / "my_videos").iterdir())[:8]
+    rows = [f"{name},a shape of {name},{'test' if n < 3 else 'train'}" for n, name in enumerate(names)]
+    Path("my_data.csv").write_text("\n".join(["video,caption,split", *rows]), encoding="utf-8")
+    small = [*toy.flags, "--report", "--temporal_layers", "1"]
+    ran = []
+    for program, argv in commands("docs/YOUR_DATA.md", heading="In five commands"):
+        main, more = {
+            "tools/frame2lmdb.py": (frame2lmdb.main, ["--num_frames", "4", "--num_workers", "1"]),
+            "tools/check_data.py": (check_data.main, []),
+            "main_task_retrieval.py": (main_task_retrieval.main, small),
+            "tools/compare_reports.py": (compare_reports.main, []),
+        }[program]
+        capsys.readouterr()
+        assert main([*argv, *more]) == 0, program
+        ran.append(program)
+    assert ran == [*list(dict.fromkeys(ran))[:3], "main_task_retrieval.py", "tools/compare_reports.py"]
+    assert "t2v/R@1" in capsys.readouterr().out
+    before, mine = (results(Path("runs") / name)[0] for name in ("before", "mine"))
+    assert before["list"] == mine["list"] and mine["dataset"] == "my_data.csv"
+
+
+@pytest.mark.parametrize("page", ["docs/YOUR_DATA.md", "docs/LARGE_SCALE.md", "README.md"])
+def test_the_commands_of_the_pages_are_right(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsers = {
+        "tools/frame2lmdb.py": frame2lmdb.build_parser,
+        "tools/check_data.py": check_data.build_parser,
+        "tools/compare_reports.py": compare_reports.build_parser,
+    }
+    monkeypatch.chdir(tmp_path)
+    found = commands(page)
+    assert len(found) >= 4
+    for program, argv in found:
+        if program.startswith("main_"):
+            parse_and_check(argv, program=program)
+        elif program in parsers:
+            parsers[program]().parse_args(argv)
+
+
+def test_a_model_of_both_languages_from_a_table(
+    toy: Toy, table: Path, tmp_path: Path, results: Read, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--dataset", str(table), "--use_temp", "--temporal_layers", "1")
     out = tmp_path / "both"
     assert toy.run("train", out, *flags, "--language", "bilingual", "--select_on", "val") == 0
     chosen, tested = results(out)
     assert (chosen["split"], tested["split"]) == ("val", "test")
     assert tested["dataset"] == "my_data.csv" and tested["list"].startswith("sha256:")
     assert {"english/t2v/R@1", "chinese/t2v/R@1"} <= tested.keys()
-    before = tmp_path / "before"
-    assert toy.run("eval", before, *flags, "--language", "bilingual") == 0  # zero-shot, without a checkpoint
-    assert results(before)[0]["list"] == tested["list"]
-    assert compare_reports.main([str(out), str(before)]) == 2
-    part = out / "report" / "chinese"
-    assert f"a report of two languages; give {part} or" in capsys.readouterr().err
-    assert compare_reports.main([str(part), str(before / "report" / "chinese")]) == 0
-    assert "t2v/R@1" in capsys.readouterr().out
 
 
 def test_pretraining_on_a_table_is_tested_on_it(toy: Toy, table: Path, tmp_path: Path, results: Read) -> None:

@@ -30,7 +30,8 @@ def test_the_id_of_a_part(start: float | None, end: float | None, expected: str)
 def test_an_id_tells_its_part() -> None:
     assert parse_clip_id(clip_id("a_b", 2, 12)) == Part("a_b", 2, 12)
     assert parse_clip_id(clip_id("a", 2.5, 1000.125)) == Part("a", 2.5, 1000.125)
-    assert parse_clip_id("a_000002.5_000003") is None and parse_clip_id(clip_id("a", 5)) is None
+    assert parse_clip_id(clip_id("a", 5)) == Part("a", 5, inf)
+    assert parse_clip_id("a_000002.5_000003") is None and parse_clip_id("a_5_end") is None
 
 
 def test_columns_by_the_names_that_people_use() -> None:

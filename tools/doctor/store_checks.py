@@ -11,9 +11,10 @@ from common.errors import UserError
 from dataloaders.datasets.splits import has_other_form
 from dataloaders.examples import Examples
 from dataloaders.frame_source import FramesError, FrameSource
+from dataloaders.frame_store.format import FAILURES_FILE
 from dataloaders.frame_store.reader import decode_jpeg
 from tools.doctor.report import Report
-from tools.store.remarks import LENGTH, MIN_DECODED, PARTLY, manifest_of, remarks_of
+from tools.store.remarks import BEYOND, LENGTH, MIN_DECODED, PARTLY, manifest_of, remarks_of
 from video.clip_ids import Part
 
 
@@ -84,6 +85,8 @@ def _report_counts(report: Report, split: str, frames: dict[str, int], store: Fr
         other_form = sum(has_other_form(video_id, store) for video_id in missing)
         if other_form:
             message += f"; {other_form:,} of them are there with the name in another Unicode form"
+        if (store.path / FAILURES_FILE).is_file():
+            message += f"; {store.path / FAILURES_FILE} says why"
         report.add("problem", split, "missing-video", message, count=len(missing), some=missing)
     counts = Counter(count for count in frames.values() if count)
     if not counts:
@@ -108,6 +111,7 @@ def _report_manifests(
     for kind, check, what in (
         (PARTLY, "partly-decoded", f"videos of which less than {100 * MIN_DECODED:.0f} % decodes"),
         (LENGTH, "clip-length", "videos that are not as long as the part that they are to be"),
+        (BEYOND, "clip-end", "parts that end after their video"),
     ):
         some = found[kind]
         if some:

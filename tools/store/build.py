@@ -12,7 +12,13 @@ from typing import Any
 
 from common.errors import UserError, file_errors
 from dataloaders.datasets.files import name_some
-from dataloaders.frame_store.format import DATA_FILE, FrameStoreError, check_video_id, differences
+from dataloaders.frame_store.format import (
+    DATA_FILE,
+    FAILURES_FILE,
+    FrameStoreError,
+    check_video_id,
+    differences,
+)
 from dataloaders.frame_store.loose_videos import LooseVideos
 from dataloaders.frame_store.presence import users_of
 from dataloaders.frame_store.reader import FrameStore
@@ -26,7 +32,6 @@ from video.sampling import VideoError, Window
 from video.video_files import describe_left_out
 from video.worker_pool import Fault, Output, WorkerPool
 
-FAILURES_FILE = "failures.jsonl"
 _COMMIT_EVERY = 2.0  # seconds of work that a kill can lose
 _PROBED = 16  # files that are opened before the work starts
 _SHOWN = 5  # names in a message

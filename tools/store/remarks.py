@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dataloaders.frame_source import FramesError, FrameSource
-from video.clip_ids import Part, is_about, parse_clip_id
+from video.clip_ids import Part, ends_after, is_about, parse_clip_id
 
 MIN_DECODED = 0.9  # the default of --min_decoded
 _SHOWN = 5  # names in a line
-PARTLY, LENGTH = "partly decoded", "length"  # kinds of remarks
+PARTLY, LENGTH, BEYOND = "partly decoded", "length", "beyond the end"  # kinds of remarks
+_WHAT = {
+    PARTLY: "decodes only in part",
+    LENGTH: "is not as long as its name says",
+    BEYOND: "is a part that ends after its video",
+}
 
 
 class Remark(NamedTuple):
@@ -21,8 +26,7 @@ class Remark(NamedTuple):
     numbers: str
 
     def __str__(self) -> str:
-        what = "decodes only in part" if self.kind == PARTLY else "is not as long as its name says"
-        return f"video {self.video_id!r}: {what} ({self.numbers})"
+        return f"video {self.video_id!r}: {_WHAT[self.kind]} ({self.numbers})"
 
 
 def remarks_of(
@@ -39,6 +43,9 @@ def remarks_of(
     part, length = part or parse_clip_id(video_id), length_of(record)
     if part is not None and length is not None and not is_about(length, part.seconds):
         remarks.append(Remark(LENGTH, video_id, f"{length:.0f} s, not {part.seconds:.0f} s"))
+    end, until = record.get("end"), record.get("decoded_until", record.get("duration"))
+    if end is not None and until is not None and ends_after(end, until):
+        remarks.append(Remark(BEYOND, video_id, f"to {end:g} s of {until:.1f} s"))
     return remarks
 
 
@@ -97,6 +104,7 @@ class Remarks:
         texts = {
             PARTLY: f"videos of which less than {share} decodes, because they are cut off or damaged",
             LENGTH: "videos that are not as long as their names say (--clip_from_id cuts parts out)",
+            BEYOND: "parts that end after their video, which are stored up to its end",
         }
         kinds = [kind for kind in texts if kind in self._counts]
         return [f"{texts[kind]}: {self._counts[kind]} ({self._names(kind)})" for kind in kinds]

@@ -94,6 +94,15 @@ def test_older_stores_count_damaged_packets_only() -> None:
     old = {"source_frames": 99, "damaged_packets": 101, "duration": 8.0}
     assert decoded_share(old) == pytest.approx(0.495)
     assert [remark.numbers for remark in remarks_of("a", old, min_decoded=0.9)] == ["50 %"]
+
+
+def test_a_part_that_ends_after_its_video_is_named() -> None:
+    record = {"start": 0.0, "end": 100.0, "duration": 6.2, "decoded_until": 6.2, "decoded_share": 1.0}
+    remarks = Remarks(min_decoded=0.9)
+    remarks.look_at("a_000000_000100", record)
+    remarks.look_at("a_000000_000008", {**record, "end": 8.0})  # headers are some seconds off
+    text = "parts that end after their video, which are stored up to its end"
+    assert remarks.lines() == [f"{text}: 1 (a_000000_000100: to 100 s of 6.2 s)"]
     assert decoded_share({"source_frames": 200}) == 1 and decoded_share({}) == 1
     cut_off = {"source_frames": 9, "damaged_packets": 1, "duration": 3.0, "fps": 10.0}
     assert decoded_share(cut_off) == pytest.approx(0.3)
