@@ -15,7 +15,6 @@ from engine.flags import VideoFlags
 from engine.saved_settings import as_flag, with_checkpoint_settings
 from modules.losses.table import WEIGHT_NEGATIVES
 
-MAX_POSITIONS = 48  # rows of `frame_position_embeddings`
 AT_LEAST_ONE = (
     *("epochs", "batch_size", "batch_size_val", "gradient_accumulation_steps", "max_frames", "top_frames"),
     *("n_display", "temporal_layers", "projector_layers", "contrast_num_negative", "keep", "max_bad_steps"),
@@ -124,10 +123,6 @@ def check_config(config: Config, *, program: str) -> None:
     _require(
         0 <= config.patch_dropout < 1,
         f"--patch_dropout {config.patch_dropout}: must be from 0 to less than 1",
-    )
-    _require(
-        config.max_frames <= MAX_POSITIONS,
-        f"--max_frames {config.max_frames}: must be at most {MAX_POSITIONS}, the positions of the model",
     )
     _require(
         not config.use_frame_fea or config.top_frames <= config.max_frames,

@@ -266,6 +266,9 @@ def _read_split(config: Config, world: World, name: str, split: str, files: Spli
         mismatch = name_mismatch(name, files.list, num_videos=examples.num_videos)
         if mismatch:
             log.warning(mismatch)
+        frames = dataset_spec(name).frames
+        if frames is not None and config.max_frames < frames:
+            log.info(f"papers take {frames} frames of a clip of {name}: --max_frames {frames}")
     found = None
     if world.is_main:
         prefix, evaluates = dataset_spec(name).store_prefix, split not in TRAINING
@@ -328,8 +331,6 @@ def sample_settings(
     """The settings of a `SampleMaker` for a split of a data set."""
     asked = config.max_words
     made = dataset_spec(name).split(split)
-    if asked is not None and asked > spec.context_length:
-        raise UserError(f"--max_words {asked}: the text encoder takes at most {spec.context_length} tokens")
     return {
         "max_words": spec.words(asked, made.words),
         "max_tag_words": None if made.tag_words is None else spec.words(asked, made.tag_words),

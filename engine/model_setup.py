@@ -24,8 +24,10 @@ from modules.heads.head import HeadOptions, SimilarityHead
 from modules.heads.registry import build_head, head_of_state
 from modules.logits import logits_for
 from modules.losses.table import make_loss
+from modules.positions import FRAME_POSITIONS, TEXT_POSITIONS_KEPT
 from modules.pretrain_model import PretrainModel
 from modules.retrieval_model import RetrievalModel
+from modules.text_length import extend_context
 from modules.video_encoder import VideoEncoder
 
 
@@ -68,6 +70,7 @@ def build_model(config: Config, log: MessageLog, backbone: Backbone | None = Non
         attended_frames=head.attended_frames,
         use_temp=bool(config.use_temp),
         temporal_layers=config.temporal_layers,
+        max_positions=max(FRAME_POSITIONS, config.max_frames),
         position_std=backbone.frame_position_std,
         preprocessing=backbone.preprocessing,
     )
@@ -86,6 +89,12 @@ def build_model(config: Config, log: MessageLog, backbone: Backbone | None = Non
             f"--language {config.language}: the text encoder of {backbone.text_name} was not trained with "
             f"{' and '.join(map(str.capitalize, unknown))} texts"
         )
+    backbone = _with_long_texts(config, backbone, log)
+    if config.use_temp and config.max_frames > FRAME_POSITIONS:
+        log.info(
+            f"--max_frames {config.max_frames}: the temporal transformer has as many positions, in place of "
+            f"{FRAME_POSITIONS}"
+        )
     model = _assemble(config, visual, backbone, head)
     model.backbone = backbone
     if config.init_model is not None:
@@ -98,6 +107,19 @@ def build_model(config: Config, log: MessageLog, backbone: Backbone | None = Non
         )
     _prepare_for_training(config, model, log)
     return model
+
+
+def _with_long_texts(config: Config, backbone: Backbone, log: MessageLog) -> Backbone:
+    """`backbone` with as many positions of tokens as --max_words needs."""
+    words, limit = config.max_words or 0, backbone.context_length
+    if words <= limit:
+        return backbone
+    longer = extend_context(backbone, words)
+    log.info(
+        f"--max_words {words}: the text encoder was trained with {limit} tokens; the first "
+        f"{TEXT_POSITIONS_KEPT} positions stay, the others are interpolated"
+    )
+    return longer
 
 
 def _languages_to_start(config: Config) -> list[str]:

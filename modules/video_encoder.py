@@ -12,6 +12,7 @@ from modules import host_masks
 from modules.backbones.backbone import Preprocessing, tower_size
 from modules.numerics import at_least_float32, l2_normalize, without_autocast
 from modules.pixels import PixelNormalization
+from modules.positions import FRAME_POSITIONS
 from modules.transformer_block import TransformerBlock, new_block
 
 
@@ -33,7 +34,7 @@ class VideoEncoder(nn.Module):
         attended_frames: bool = False,
         temporal_layers: int = 4,
         temporal_heads: int | None = None,
-        max_positions: int = 48,
+        max_positions: int = FRAME_POSITIONS,
         position_std: float = 0.02,
         preprocessing: Preprocessing | None = None,
     ) -> None:

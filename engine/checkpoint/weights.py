@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from common.errors import UserError
 from engine.checkpoint.files import State
+from engine.checkpoint.positions import fit_positions
 
 HEAD_GROUP = "similarity head"
 # The group of a parameter name, as the loading report calls it: the first prefix that matches.
@@ -65,7 +66,7 @@ class LoadReport:
     """Which names were loaded from the file at `path`, and which were not.
 
     `left_out`: not in the model; `missing`: not in the file; `misshapen`: the shapes differ; `fresh`: not
-    loaded because its part is incomplete in the file.
+    loaded because its part is incomplete in the file. `resized`: sentences on positions of another number.
     """
 
     path: str
@@ -74,6 +75,7 @@ class LoadReport:
     missing: tuple[str, ...]
     misshapen: tuple[str, ...]
     fresh: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """One line for each outcome with its number of tensors by group, then the consequences."""
@@ -82,7 +84,7 @@ class LoadReport:
         lines = [f"{outcome}: {count_by_group(names)}" for outcome, names in outcomes if names]
         for group in dict.fromkeys(map(group_of, self.fresh)):
             lines.append(f"{group}: incomplete in the file; {_FRESH.get(group, 'keeps its initial values')}")
-        return [f"{self.path}: {line}" for line in lines]
+        return [f"{self.path}: {line}" for line in (*lines, *self.resized)]
 
     def warnings(self) -> list[str]:
         """A line for each part of the file that the model lacks and that the file's own model used."""
@@ -108,17 +110,19 @@ def load_state(
 ) -> LoadReport:
     """Copy the tensors of `state` that fit by name and shape into `model`, in the dtype of the model.
 
-    `path` names the file in the report and in errors. The text encoders of the languages in `may_lack` keep
-    their weights if the file has none; those of a language that the model lacks are left out of a file that
-    has both. Raises `UserError` where an encoder does not fit completely (training would continue from random
-    weights), or where a weight is not finite or not a floating-point number. Any other part (head, momentum
-    encoders, projector, predictor, masked-word head, queues) that is incomplete keeps its initial values;
-    momentum encoders become copies of the encoders.
+    Positions of another number are interpolated or cut (positions.py). `path` names the file in the report
+    and in errors. The text encoders of the languages in `may_lack` keep their weights if the file has none;
+    those of a language that the model lacks are left out of a file that has both. Raises `UserError` where an
+    encoder does not fit completely (training would continue from random weights), or where a weight is not
+    finite or not a floating-point number. Any other part (head, momentum encoders, projector, predictor,
+    masked-word head, queues) that is incomplete keeps its initial values; momentum encoders become copies of
+    the encoders.
     """
     current = model.state_dict()
     state = _with_tied_names(state, current)
+    state, resized = fit_positions(state, current)
     may_lack = set(may_lack) - text_languages(state)
-    report = _compare(state, current, path=path)
+    report = replace(_compare(state, current, path=path), resized=resized)
     _refuse_incomplete_encoders(report, state, current, may_lack)
     _refuse_bad_numbers(report, state, current)
     model.load_state_dict({name: state[name] for name in report.loaded}, strict=False)

@@ -36,11 +36,9 @@ def refused(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--max_words", "78"], "--max_words 78: the text encoder takes at most 77"),
         (["--batch_size", "1000"], "--batch_size 1000: larger than the training set of 36"),
         (["--use_frame_fea", "--top_frames", "5"], "--top_frames 5"),
         (["--max_frames", "13", "--frame_sample", "random"], "12"),
-        (["--max_frames", "49"], "--max_frames 49"),
         (["--train_list", "no_such_list.csv"], "no_such_list.csv"),
         (["--train_annotations", "no_such_file.json"], "no_such_file.json"),
         (["--train_store", "no_such_store"], "no_such_store"),

@@ -76,3 +76,20 @@ def test_all_captions_of_a_video_as_one_query(toy: Toy, run: Path, tmp_path: Pat
     assert "--use_temp --use_frame_fea --dataset vatex" in log and "WARNING" not in log
     found = result(tmp_path)
     assert found["protocol"]["name"] == "paragraph" and found["captions"] == found["videos"]
+
+
+def test_more_frames_and_words_than_the_model_was_made_for(toy: Toy, tmp_path: Path) -> None:
+    flags = ("--dataset", "activitynet", "--language", "english", "--use_temp", "--batch_size", "3")
+    longer = ("--max_frames", "52", "--max_words", "90")
+    assert toy.run("train", tmp_path / "run", *flags, *longer) == 0
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "--max_words 90: the text encoder was trained with 77 tokens; the first 20 positions stay" in log
+    assert "--max_frames 52: the temporal transformer has as many positions, in place of 48" in log
+    assert "5 queries (paragraph)" in log and "papers take 64 frames of a clip of activitynet" in log
+    assert result(tmp_path / "run")["protocol"]["name"] == "paragraph"
+    # Its settings come with the checkpoint; with fewer frames the first positions are used.
+    checkpoint = str(tmp_path / "run" / "pytorch_model.bin.0")
+    assert toy.run("eval", tmp_path / "eval", "--init_model", checkpoint, "--max_frames", "4") == 0
+    log = (tmp_path / "eval" / "log.txt").read_text(encoding="utf-8")
+    assert "trained with positions of 52 frames; the first 48 are used" in log
+    assert "--max_words 90" in log and "several_captions" not in log
