@@ -52,9 +52,9 @@ def read_members(stream: Stream, limit_of: Callable[[str], int]) -> Iterator[Mem
     while True:
         begin = stream.position
         block = stream.read(_BLOCK)
-        if not block or block == _END:
+        if block == _END:
             return
-        if len(block) < _BLOCK:
+        if len(block) < _BLOCK:  # also where the end mark is absent: files of the last sample may be, too
             raise ShardError(f"{stream.address}: cut off after {stream.position:,} bytes")
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
@@ -90,7 +90,6 @@ def _data(stream: Stream, size: int, limit: int) -> bytes | None:
         stream.skip(padded - size)
     else:
         stream.skip(padded)
-    # The padding of the last member may be absent.
     if stream.position < begin + size:
         raise ShardError(f"{stream.address}: cut off after {stream.position:,} bytes")
     return data

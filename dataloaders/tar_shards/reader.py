@@ -7,6 +7,7 @@ resumed run replaces it alike.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -75,6 +76,7 @@ class ShardReader:
         self._absent: set[int] = set()  # positions behind the end of a shard whose size was guessed
         self._unread = self._read_row(self._next)
         self._broken_shards = 0
+        self._problems: deque[Fault] = deque(maxlen=MOST_BROKEN_SHARDS)  # the last ones
 
     def take(self, make: Callable[[RawSample, int], T]) -> Given:
         """The next sample, as `make` (sample, its number) makes it."""
@@ -109,8 +111,8 @@ class ShardReader:
                 return given
             self._held.pop(position, None)
             position += 1
-        last = f"; the last: {self.faults[-1]}" if self.faults else ""
-        raise UserError(f"--shards: {MOST_BAD_SAMPLES} samples in a row cannot be used{last}")
+        last = " | ".join(f"{fault.shard}: {fault.why}" for fault in self._problems)
+        raise UserError(f"--shards: {MOST_BAD_SAMPLES} samples in a row cannot be used; the last: {last}")
 
     def _look_ahead(self, position: int) -> RawSample | None:
         """A sample of the stretch that is not due, or one behind it; the row's first follows its last."""
@@ -131,14 +133,18 @@ class ShardReader:
         try:
             return Given(make(sample, number), number, False)
         except _OF_A_SAMPLE as error:
-            self._fault(shard, f"{sample.key}: {error}")
+            self._fault(shard, f"{sample.key}: {error}", int(position < len(self._turn)))
             return None
 
     def _place(self, position: int) -> tuple[int, int]:
         return self._pieces.at((self._begin + position) % int(self._pieces.ends[-1]))
 
-    def _fault(self, shard: int, why: str, samples: int = 1) -> None:
-        self.faults.append(Fault(self._order.addresses[shard], why, samples))
+    def _fault(self, shard: int, why: str, samples: int) -> None:
+        """Remember why `samples` of this stretch cannot be used; of other stretches their readers tell."""
+        fault = Fault(self._order.addresses[shard], why, samples)
+        self._problems.append(fault)
+        if samples:
+            self.faults.append(fault)
 
     def _read_up_to(self, end: int) -> None:
         """Read all positions before `end` that are not read; keep those that are still to be given."""
@@ -151,8 +157,8 @@ class ShardReader:
             self._next += 1
 
     def _is_wanted(self, position: int) -> bool:
-        """Whether a position is still to be given, or is no position of the stretch."""
-        return position >= len(self._turn) or bool(self._turn[position] >= self._given - 1)
+        """Whether a position of the stretch is still to be given, or due now."""
+        return position < len(self._turn) and bool(self._turn[position] >= self._given - 1)
 
     def _read_row(self, position: int) -> Generator[_Read, None, None]:
         """The samples from a position of the stretch on, without end."""
@@ -167,8 +173,11 @@ class ShardReader:
                     yield found
             self._broken_shards = 0 if read else self._broken_shards + 1
             if self._broken_shards >= MOST_BROKEN_SHARDS:
-                faults = " | ".join(map(str, self.faults[-MOST_BROKEN_SHARDS:]))
-                raise UserError(f"--shards: {self._broken_shards} shards in a row gave no sample: {faults}")
+                last = " | ".join(f"{fault.shard}: {fault.why}" for fault in self._problems)
+                raise UserError(
+                    f"--shards: {self._broken_shards} shards in a row gave no sample: {last}; once they can "
+                    "be read, --resume auto goes on from the last saved state"
+                )
             piece = (piece + 1) % len(pieces.ends)
             sample = int(pieces.first[piece])
 
@@ -184,8 +193,8 @@ class ShardReader:
                 if number < first:
                     continue
                 if isinstance(sample, BadSample):
-                    if self._is_wanted(position + number - first):
-                        self._fault(shard, f"{sample.key}: {sample.why}")
+                    wanted = self._is_wanted(position + number - first)
+                    self._fault(shard, f"{sample.key}: {sample.why}", int(wanted))
                     yield None
                 else:
                     yield sample
@@ -201,7 +210,7 @@ class ShardReader:
             stream.close()
         positions = range(position + done - first, position + last - first)
         missing = sum(map(self._is_wanted, positions))
-        if missing and counted:
+        if counted:
             self._fault(shard, why, missing)
         for _ in positions:
             yield None if counted else False

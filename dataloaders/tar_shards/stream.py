@@ -121,7 +121,7 @@ class _File:
     """A file of fsspec that opens when it is first read. `streams`: the server knows no byte ranges."""
 
     def __init__(self, address: str, block: int, *, streams: bool = False) -> None:
-        self._address = address
+        self.address = address
         self._block = block
         self.streams = streams
         self._file: Any = None
@@ -156,14 +156,14 @@ class _File:
 
     def _open(self) -> Any:
         options: dict[str, Any] = {}
-        if not is_remote(self._address):
-            return open(Path(self._address).expanduser(), "rb", buffering=0)
-        if self._address.startswith(("http://", "https://")):
+        if not is_remote(self.address):
+            return open(Path(self.address).expanduser(), "rb", buffering=0)
+        if self.address.startswith(("http://", "https://")):
             import aiohttp
 
             # fsspec's own limit ends a download after five minutes. Ours is for each block.
             options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None)}
-        system, path = file_system(self._address, **options)
+        system, path = file_system(self.address, **options)
         return system.open(path, "rb", **({"block_size": 0} if self.streams else {"cache_type": "none"}))
 
     def close(self) -> None:
@@ -196,9 +196,12 @@ class _Fetch(threading.Thread):
         return None if self.is_alive() else self._data
 
     def problem(self, limit_s: float) -> str:
-        if self.error is None:
+        error: BaseException | None = self.error
+        if error is None:
             return f"no answer within {limit_s:g} s"
-        return f"{type(self.error).__name__}: {one_line(self.error)}"
+        if isinstance(error, FileNotFoundError) and is_remote(self._file.address):
+            error = error.__cause__ or error  # what the server said
+        return f"{type(error).__name__}: {one_line(error)}"
 
     @property
     def needs_streaming(self) -> bool:
@@ -209,7 +212,7 @@ class _Fetch(threading.Thread):
     def is_final(self) -> bool:
         """Whether the file is not there, or not for us: trying again does not help."""
         error = self.error
-        if isinstance(error, FileNotFoundError) and is_remote(self._file._address):
+        if isinstance(error, FileNotFoundError) and is_remote(self._file.address):
             # fsspec says so of each error of an HTTP server, and of a server that does not answer.
             status = getattr(error.__cause__, "status", _NOT_THERE[0])
             about_connection = error.__cause__ is not None and isinstance(error.__cause__, OSError)

@@ -76,7 +76,7 @@ def test_a_server_that_is_busy_is_asked_again(server: Server) -> None:
 
 
 def test_a_missing_file_is_not_asked_for_again(server: Server) -> None:
-    with pytest.raises(ShardError, match="b.tar: FileNotFoundError"):
+    with pytest.raises(ShardError, match="b.tar: ClientResponseError: 404"):
         read_all(f"{server.address}/b.tar")
     assert len(server.gets) == 1
 
