@@ -15,7 +15,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from video.sample import Job, run_job
+from video.sample import Job, run_job, try_job
 from video.worker_pool import (
     START_LIMIT,
     Fault,
@@ -34,7 +34,7 @@ _CHECK_PARENT_EVERY = 1.0  # seconds
 
 
 class DecoderProcess:
-    """Runs `video.sample.run_job` in a process of its own, one job at a time; started with the first job.
+    """Runs jobs (video/sample.py) in a process of its own, one at a time; started with the first job.
 
     A job that takes more than `timeout` seconds fails, and the process is killed. A job whose process dies
     is tried once more. After either, the next job gets a new process. `close` ends it; so does the end of
@@ -49,12 +49,19 @@ class DecoderProcess:
 
     def run(self, job: Job) -> Output | Fault:
         """What `run_job(job)` returns, or why there is no result."""
+        return self._run(job, tries=False)
+
+    def try_out(self, job: Job) -> Output | Fault:
+        """What `try_job(job)` returns, or why there is no result."""
+        return self._run(job, tries=True)
+
+    def _run(self, job: Job, *, tries: bool) -> Output | Fault:
         if self._owner != os.getpid():  # this is a fork of the owner: it needs a process of its own
             self.close()
             self._owner = os.getpid()
-        outcome = self._attempt(job)
+        outcome = self._attempt((tries, job))
         if isinstance(outcome, Fault) and outcome.reason == "crashed":
-            outcome = self._attempt(job)
+            outcome = self._attempt((tries, job))
         return outcome
 
     @property
@@ -74,10 +81,10 @@ class DecoderProcess:
     def __del__(self) -> None:
         self.close()
 
-    def _attempt(self, job: Job) -> Output | Fault:
+    def _attempt(self, task: tuple[bool, Job]) -> Output | Fault:
         try:
             connection = self._connection or self._start()
-            connection.send(job)
+            connection.send(task)
             if not connection.poll(self._timeout):
                 self.close()
                 return Fault("timeout", f"took longer than {self._timeout:g} s")
@@ -122,7 +129,12 @@ def main(arguments: list[str]) -> None:
     """The process: decode what its owner sends until the owner closes the pipe or ends."""
     handle, parent = map(int, arguments)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    serve(Connection(handle), run_job)
+    serve(Connection(handle), _do)
+
+
+def _do(task: tuple[bool, Job]) -> Output:
+    tries, job = task
+    return try_job(job) if tries else run_job(job)
 
 
 def _end_with(parent: int) -> None:

@@ -142,6 +142,11 @@ class LooseVideos:
         return self._folder / name[:2] / f"{name}{_SUFFIX}"
 
 
+def count_loose(store: Path) -> int:
+    """The number of files of loose videos of the store in a folder, whatever their settings."""
+    return sum(1 for _ in (store / FOLDER).glob(f"*/*{_SUFFIX}"))
+
+
 def _name(index: int) -> str:
     return f"{index:05d}.jpg"
 

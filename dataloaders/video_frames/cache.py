@@ -143,8 +143,9 @@ class CacheOwner:
             if not alone:
                 others = ", ".join(self._presence.others()[:3])
                 self._say(
-                    f"frame cache {self._path}: other runs use it too ({others}), so its new videos stay "
-                    "files for now; the last run to end puts them into the store"
+                    f"frame cache {self._path}: other runs use it, or were killed in the last minutes "
+                    f"({others}): its new videos stay files, and the last run to end, or the next one, puts "
+                    "them into the store"
                 )
                 return
             shared_environment(self._path).close()  # LMDB allows a file to be open once in a process

@@ -10,7 +10,9 @@ eighth of the time of a clip, and a run gives the same numbers from either.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +23,9 @@ from dataloaders.frame_source import FramesError
 from dataloaders.frame_store.jpeg import Excess, decode_jpeg
 from dataloaders.video_frames.file_table import FileTable, VideoFile, VideoFinder
 from video.decoder_process import DecoderProcess
-from video.sample import Job, Settings, try_job
+from video.sample import Job, Settings
 from video.sampling import VideoError
-from video.worker_pool import Fault, Output, WorkerPool
+from video.worker_pool import Fault, Output
 
 # Faults that cost a reader much time: it asks for such a video once. Others may pass, as of a busy disk.
 _COSTLY = ("timeout", "crashed")
@@ -137,18 +139,37 @@ class VideoFrames:
     def undecodable(self, video_ids: Iterable[str], *, workers: int) -> dict[str, str]:
         """Those of `video_ids` whose files do not open or whose first frames do not decode, with the reason.
 
-        `workers` processes look at them. Cached videos are not looked at. A fault further on is not found.
+        `workers` processes look at them, at least one. Cached videos are not looked at. A fault further on is
+        not found.
         """
         jobs = []
         for video_id in video_ids:
             file = self._file(video_id)
             if file is not None and (self.cache is None or video_id not in self.cache):
                 jobs.append(self._job(video_id, file, only=None))
-        if not jobs:
-            return {}
-        with WorkerPool(try_job, workers=min(max(workers, 1), len(jobs)), timeout=self._timeout) as pool:
-            reasons = {job.video_id: _reason(outcome) for job, outcome in pool.run(jobs)}
-        return {video_id: reason for video_id, reason in reasons.items() if reason is not None}
+        number, ended = min(max(workers, 1), len(jobs)), Event()
+        faults: dict[str, str] = {}
+        with ThreadPoolExecutor(max(number, 1)) as threads:
+            shares = [threads.submit(self._try, jobs[i::number], ended) for i in range(number)]
+            try:
+                for share in shares:
+                    faults |= share.result()
+            finally:  # an interrupt ends the threads too
+                ended.set()
+        return faults
+
+    def _try(self, jobs: Sequence[Job], ended: Event) -> dict[str, str]:
+        """The faults of some jobs, until `ended`. In a thread, with a decoder process of its own."""
+        decoder = DecoderProcess(timeout=self._timeout)
+        faults = {}
+        for job in jobs:
+            if ended.is_set():
+                break
+            reason = _reason(decoder.try_out(job))
+            if reason is not None:
+                faults[job.video_id] = reason
+        decoder.close()
+        return faults
 
     def _file(self, video_id: str) -> VideoFile | None:
         return self._files.get(video_id) if self._finder is None else self._finder.find(video_id)

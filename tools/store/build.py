@@ -69,7 +69,10 @@ def build(options: BuildOptions, *, say: Callable[[str], None], quiet: bool = Fa
     folder = VideoFolder(options.video_dir)
     _check_place(options)
     if users := users_of(options.folder):
-        raise UserError(f"{options.folder}: is the --frame_cache of a run ({users[0]}); wait until it ends")
+        raise UserError(
+            f"{options.folder}: is the --frame_cache of a run ({users[0]}); wait until it ends, or "
+            "five minutes if it was killed"
+        )
     wanted = _listed(options, folder, say)
     say(f"{len(wanted)} videos to store in {options.folder}, {options.settings.num_frames} frames each")
     writer = FrameStoreWriter(

@@ -19,6 +19,7 @@ import numpy as np
 
 from common.arguments import ArgumentParser
 from common.errors import UserError, file_errors
+from dataloaders.frame_store.loose_videos import count_loose
 from dataloaders.frame_store.reader import FrameStore
 from tools.store.flag_values import positive, share
 from tools.store.remarks import MIN_DECODED, Remarks
@@ -113,6 +114,12 @@ def _info(args: argparse.Namespace) -> int:
     if made:
         _say(f"converted: {_counts(made)}")
     _say(f"JPEGs: {sum(sizes) / 1e6:.1f} MB; file: {_file_bytes(args.store) / 1e6:.1f} MB")
+    loose = count_loose(args.store)
+    if loose:
+        _say(
+            f"beside the store: {loose} videos that runs with --frame_cache have decoded; the next such run,"
+        )
+        _say("or frame2lmdb.py with the same settings, puts them into it")
     for line in [*histogram(sizes), *remarks.lines()]:
         _say(line)
     return 0

@@ -30,7 +30,9 @@ def owner(folder: Path, lines: list[str] | None = None) -> CacheOwner:
     return CacheOwner(folder, RECORD, say=(lines if lines is not None else []).append)
 
 
-def test_videos_decoded_once_become_the_store_that_frame2lmdb_makes(tmp_path: Path) -> None:
+def test_videos_decoded_once_become_the_store_that_frame2lmdb_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "videos").mkdir()
     for number in range(3):
         fixtures.write_video(tmp_path / "videos" / f"v{number}.mp4", frames=10 + number)
@@ -57,6 +59,8 @@ def test_videos_decoded_once_become_the_store_that_frame2lmdb_makes(tmp_path: Pa
     assert pickle.loads(pickle.dumps(frames)).read_jpegs("v0", [2]) == built.read_jpegs("v0", [2])
     # frame2lmdb.py continues it, also from files that a killed run has left.
     cache.put("v1", [b"not decoded again"] * 4, record={})
+    assert frame2lmdb.main(["info", str(store.path)]) == 0
+    assert "beside the store: 1 videos that runs with --frame_cache" in capsys.readouterr().out
     shared_environment(store.path).close()  # it would be another process
     assert frame2lmdb.main([*flags, "--lmdb_path", str(store.path), "--num_workers", "1"]) == 0
     assert FrameStore(store.path).read_jpegs("v1", [0]) == [b"not decoded again"]
@@ -88,7 +92,7 @@ def test_while_another_run_uses_it_new_videos_stay_files(tmp_path: Path) -> None
     cache = FrameCache(tmp_path, RECORD)
     cache.put("v0", JPEGS, record={})
     one.close(merge=True)
-    assert "other runs use it too" in lines[0] and (tmp_path / FOLDER).is_dir()
+    assert "other runs use it" in lines[0] and (tmp_path / FOLDER).is_dir()
     with pytest.raises(UserError, match="is the --frame_cache of a run"):
         frame2lmdb._build(
             frame2lmdb.build_parser().parse_args(
