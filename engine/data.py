@@ -41,6 +41,7 @@ from engine.input_files import (
     eval_dataset_hint,
     evaluation_files,
     how_to_store,
+    shown_name,
     training_files,
     training_split,
 )
@@ -194,6 +195,8 @@ def _evaluation_data(
 
     `split` decides the number of words and frames.
     """
+    files = training_files(config) if split in TRAINING else evaluation_files(config, "test")
+    label = shown_name(name, files)
     given = split_languages(examples)
     published = name_protocol(given[0], dataset_spec(name).protocol)
     protocol = name_protocol(given[0], chosen_protocol(config, name))
@@ -205,7 +208,7 @@ def _evaluation_data(
         dataset = _dataset(config, world, part, store, spec, name=name, split=split, view="captions")
         queries.append(Queries(language, part, evaluation_loader(config, world, dataset)))
         log.info(
-            f"evaluate on {name} {language}: {part.num_videos:,} videos, "
+            f"evaluate on {label} {language}: {part.num_videos:,} videos, "
             f"{part.num_captions:,} queries ({protocol}); {chance_recall(part.num_videos)}"
         )
         inspect_texts(config, dataset, world, log)
@@ -215,7 +218,7 @@ def _evaluation_data(
     if protocol != published:
         log.info(f"--protocol {protocol}: papers evaluate {name} with {published}, so figures differ")
     return EvaluationData(
-        dataset_spec(name).label,
+        label,
         parts[0] if len(parts) == 1 else merge_languages(parts),
         missing,
         store,
@@ -262,7 +265,8 @@ def _read_split(config: Config, world: World, name: str, split: str, files: Spli
         raise UserError(f"{files.annotations}: no captions for the {split} split of {name}")
     if world.is_main:
         _log_remarks(config, name, split, files, log)
-        log.info(describe_split(name, "val" if split == VALIDATION else split, examples))
+        shown = "val" if split == VALIDATION else split
+        log.info(describe_split(shown_name(name, files), shown, examples))
         mismatch = name_mismatch(name, files.list, num_videos=examples.num_videos)
         if mismatch:
             log.warning(mismatch)

@@ -91,6 +91,11 @@ def require_files(config: Config) -> None:
             raise UserError(f"{error}{eval_dataset_hint(config)}") from None
 
 
+def shown_name(dataset: str, files: SplitFiles) -> str:
+    """What a split is called in the log and in results: the data set, or the name of a table's file."""
+    return files.annotations.name if dataset_spec(dataset).is_table else dataset
+
+
 def how_to_store(dataset: str, files: SplitFiles) -> str:
     """The command that stores the videos of a table, for a message; nothing for published data sets."""
     if not dataset_spec(dataset).is_table or files.videos is not None:

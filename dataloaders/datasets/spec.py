@@ -184,10 +184,5 @@ class DatasetSpec:
         return self.folder is not None
 
     @property
-    def label(self) -> str:
-        """The name in results: that of a table says nothing of where it lies."""
-        return Path(self.name).name
-
-    @property
     def has_tags(self) -> bool:
         return any(split.tag_words is not None for split in self.splits.values())

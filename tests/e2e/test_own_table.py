@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import main_task_retrieval
+from dataloaders.datasets.registry import read_examples
 from engine.config_checks import parse_and_check
+from engine.input_files import training_files
 from tests.e2e.conftest import Toy
 from tests.e2e.pages import commands
 from tests.engine.report.inputs import BLANK
@@ -111,6 +113,27 @@ def test_the_doctor_reads_every_split_and_language(table: Path, capsys: pytest.C
     assert check_data.main(["--dataset", str(table), "--sample", "2"]) == 0
     printed = capsys.readouterr().out
     assert "val:" in printed and "(bilingual)" in printed
+
+
+def test_a_test_in_a_file_of_its_own(toy: Toy, table: Path, tmp_path: Path, results: Read) -> None:
+    """Every row of it is the test, and the result names it; so runs on different tables can be compared."""
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    for name, split in (("more.csv", "train"), ("exam.csv", "test")):
+        chosen = [(r["video_id"], r["caption"]) for r in rows if (r["language"], r["split"]) == ("en", split)]
+        with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("video_id", "caption"), *chosen])
+    store = str(table.parent / "my_data_lmdb")
+    flags = ("--language", "english", "--eval_annotations", str(tmp_path / "exam.csv"), "--eval_store", store)
+    runs = [tmp_path / "one", tmp_path / "other"]
+    for out, data in zip(runs, (tmp_path / "more.csv", table), strict=True):
+        assert toy.run("eval", out, *flags, "--dataset", str(data)) == 0
+    found = [results(out)[0] for out in runs]
+    assert [result["dataset"] for result in found] == ["exam.csv", "exam.csv"]
+    assert found[0]["list"] == found[1]["list"] and found[0]["videos"] == 6
+    argv = ["--do_train", "--output_dir", "out", "--dataset", str(tmp_path / "more.csv"), *flags]
+    files = training_files(parse_and_check(argv, program="main_task_retrieval.py")[0])
+    train = read_examples("x.csv", "train", language="english", files=files)
+    assert train.num_videos == len({row["video_id"] for row in rows if row["split"] == "train"})
 
 
 def test_what_stops_a_run_is_said_before_it_starts(

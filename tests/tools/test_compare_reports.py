@@ -105,6 +105,9 @@ def test_other_splits_are_refused(
     a = write(tmp_path / "a", split, matrix)
     b = write(tmp_path / "b", split, matrix, dataset="other")
     assert "dataset is toy in" in refused(a, b, capsys)
+    named = [write(tmp_path / d, split, matrix, dataset=d, list="sha256:1") for d in ("d.csv", "e.csv")]
+    assert main(list(map(str, named))) == 0  # the same list out of two tables
+    capsys.readouterr()
     fewer = split.keep_videos(np.arange(60) < 58)
     c = write(tmp_path / "c", fewer, scores(fewer, skill=1.0))
     said = refused(a, c, capsys)
