@@ -220,7 +220,7 @@ def _check_videos(config: Config) -> None:
         return
     evaluates_videos = not config.eval_store
     _require(
-        bool(config.video_dir or (config.eval_video_dir and not config.is_training)),
+        bool(config.video_dir or (config.eval_video_dir and (not config.is_training or config.shards))),
         "--frames_from videos: --video_dir must name the folder with the videos",
     )
     for name, other in (("train_store", "video_dir"), ("eval_store", "eval_video_dir")):

@@ -275,8 +275,7 @@ def _read_split(config: Config, world: World, name: str, split: str, files: Spli
             log.info(f"papers take {frames} frames of a clip of {name}: --max_frames {frames}")
     found = None
     if world.is_main:
-        prefix, evaluates = dataset_spec(name).store_prefix, split not in TRAINING
-        found = find_videos(config, files, examples, log, prefix=prefix, evaluates=evaluates)
+        found = find_videos(config, name, files, examples, log, evaluates=split not in TRAINING)
     present, missing, store = world.broadcast(found)
     if missing and not config.allow_missing:
         raise UserError(absent_videos(store.path, missing, how_to_store(name, files)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from common.errors import UserError
 from dataloaders.datasets.files import name_some
+from dataloaders.datasets.registry import dataset_spec
 from dataloaders.datasets.spec import SplitFiles
 from dataloaders.datasets.splits import (
     MissingVideos,
@@ -34,12 +35,14 @@ _INSPECTED = 32  # files of a training set that are opened before the first step
 _SHOWN = 3  # videos in a message
 
 
-def open_frames(config: Config, files: SplitFiles) -> FrameSource:
+def open_frames(config: Config, dataset: str, files: SplitFiles) -> FrameSource:
     """The frames of a split. Raises `UserError` if its store or folder of videos cannot be used."""
-    return FrameStore(files.store) if files.videos is None else _open_videos(config, files.videos)
+    if files.videos is None:
+        return FrameStore(files.store)
+    return _open_videos(config, files.videos, dataset_spec(dataset).first_seconds)
 
 
-def _open_videos(config: Config, path: Path) -> VideoFrames:
+def _open_videos(config: Config, path: Path, first_seconds: float | None) -> VideoFrames:
     from dataloaders.video_frames.cache import FrameCache
     from dataloaders.video_frames.source import VideoFrames
 
@@ -49,12 +52,13 @@ def _open_videos(config: Config, path: Path) -> VideoFrames:
         settings,
         timeout=config.video_timeout,
         clip_from_id=config.clip_from_id,
+        first_seconds=first_seconds,
         cache=None if folder is None else FrameCache(folder, settings.as_record()),
     )
 
 
 def find_videos(
-    config: Config, files: SplitFiles, examples: Examples, log: RunLog, *, prefix: str, evaluates: bool
+    config: Config, dataset: str, files: SplitFiles, examples: Examples, log: RunLog, *, evaluates: bool
 ) -> tuple[Examples, MissingVideos, FrameSource]:
     """What there is of a split, with durations where they are needed; the missing videos; and the frames.
 
@@ -62,8 +66,8 @@ def find_videos(
     files to evaluate (`evaluates`) all are tried, and missing if they do not decode; of those to train on
     some are tried, and a warning says what fails.
     """
-    frames = open_frames(config, files)
-    examples = match_store_ids(examples, frames, prefix=prefix)
+    frames = open_frames(config, dataset, files)
+    examples = match_store_ids(examples, frames, prefix=dataset_spec(dataset).store_prefix)
     present, missing = exclude_missing(examples, frames)
     if files.videos is not None:
         assert isinstance(frames, _video_frames())
@@ -81,10 +85,10 @@ def find_videos(
 
 
 def missing_of_list(
-    config: Config, files: SplitFiles, video_ids: Sequence[str]
+    config: Config, dataset: str, files: SplitFiles, video_ids: Sequence[str]
 ) -> tuple[MissingVideos, Path]:
     """The videos of a test list that are missing, and what they are missing from. For one rank."""
-    frames = open_frames(config, files)
+    frames = open_frames(config, dataset, files)
     missing = MissingVideos(tuple(frames.missing(video_ids)), len(video_ids), kind=frames.kind)
     if files.videos is not None:
         assert isinstance(frames, _video_frames())

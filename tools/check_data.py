@@ -161,7 +161,8 @@ def _check_store(
 def _frames(job: Job) -> FrameSource:
     if job.files.videos is None:
         return FrameStore(job.files.store)
-    return videos_to_check(job.files.videos, clip_from_id=job.clip_from_id)
+    spec = dataset_spec(job.dataset)
+    return videos_to_check(job.files.videos, clip_from_id=job.clip_from_id, first_seconds=spec.first_seconds)
 
 
 def _check_pairs(

@@ -1,8 +1,8 @@
 """Frames that were decoded once, kept in a frame store: `--frame_cache`.
 
 While a run lives, its processes add videos as files beside the store (loose_videos.py), on any number of
-machines. One process, `CacheOwner`, puts them into the store when it is the only user of the folder: at the
-start, what earlier runs have left, and at the end. After that the folder is an ordinary frame store.
+machines. One process, `CacheOwner`, puts them into the store at the end of the run, with what killed runs
+have left, if no other run uses the folder. After that the folder is an ordinary frame store.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class CacheOwner:
         self._presence = Presence(path)
 
     def open(self) -> None:
-        """Make the store if there is none, and put in what earlier runs have left.
+        """Make the store if there is none. What earlier runs have left is read as it is.
 
         Raises `UserError` if the folder holds a store of other settings, in shards or without manifests, if
         another process builds it, or if it cannot be written.
@@ -104,14 +104,15 @@ class CacheOwner:
                 self._check()
             else:
                 FrameStoreWriter(self._path, settings=self._settings).close()
-            if LooseVideos(self._path, self._settings):
-                self._merge()
         except BaseException:
             self._presence.leave()
             raise
 
     def close(self, *, merge: bool) -> None:
-        """Leave the folder; with `merge`, put in what was added, if no other run uses the folder."""
+        """Leave the folder; with `merge`, put in all loose videos, if no other run uses the folder.
+
+        This may take as long as copying them, so no other rank may wait for it.
+        """
         try:
             if merge and (LooseVideos(self._path, self._settings) or not self._is_complete()):
                 self._merge()

@@ -34,12 +34,15 @@ class VideoFinder:
     """Looks for videos in a folder by the rules of tools/frame2lmdb.py. The folder is read once.
 
     With `clip_from_id` an id such as VIDEO_000010_000020 is seconds 10 to 20 of VIDEO. Without it, it is
-    the file of that name; only if there is none, it is that part of VIDEO.
+    the file of that name; only if there is none, it is that part of VIDEO. `first_seconds`: no more of a
+    video is taken.
     """
 
-    def __init__(self, path: Path, *, clip_from_id: bool) -> None:
+    def __init__(self, path: Path, *, clip_from_id: bool = False, first_seconds: float | None = None) -> None:
         self._folder = VideoFolder(path)
+        self._start = os.path.join(path, "")
         self._clip_from_id = clip_from_id
+        self._first_seconds = first_seconds
 
     def find(self, video_id: str) -> VideoFile | None:
         """The file of a video; None if the folder has none."""
@@ -55,7 +58,10 @@ class VideoFinder:
         path, own_file = self._folder.file_of(wanted)
         if path is None:
             return None
-        return VideoFile(os.path.relpath(path, self._folder.path), wanted.window, own_file)
+        window = wanted.window
+        if self._first_seconds is not None:
+            window = window.cut_to(self._first_seconds)
+        return VideoFile(os.fspath(path).removeprefix(self._start), window, own_file)
 
 
 class FileTable:

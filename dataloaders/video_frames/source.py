@@ -50,9 +50,9 @@ class Cache(Protocol):
 class VideoFrames:
     """A frame source (frame_source.py) of the videos in folder `path`.
 
-    A video may take `timeout` seconds. `clip_from_id`: see `VideoFinder`. With `cache`, all n frames of a
-    video are decoded at once and kept there. Videos are found with the first question, or all at once with
-    `find`; only their table is pickled. Raises `UserError` if there is no such folder.
+    A video may take `timeout` seconds. `clip_from_id` and `first_seconds`: see `VideoFinder`. With `cache`,
+    all n frames of a video are decoded at once and kept there. Videos are found with the first question, or
+    all at once with `find`; only their table is pickled. Raises `UserError` if there is no such folder.
     """
 
     kind = "video folder"
@@ -64,15 +64,17 @@ class VideoFrames:
         *,
         timeout: float,
         clip_from_id: bool = False,
+        first_seconds: float | None = None,
         cache: Cache | None = None,
     ) -> None:
         self.path = path
         self.settings = settings
         self.cache = cache
         self._timeout = timeout
-        self._clip_from_id = clip_from_id
         self._files = FileTable({})
-        self._finder: VideoFinder | None = VideoFinder(path, clip_from_id=clip_from_id)
+        self._finder: VideoFinder | None = VideoFinder(
+            path, clip_from_id=clip_from_id, first_seconds=first_seconds
+        )
         self._decoder = DecoderProcess(timeout=timeout)
         self._failed: dict[str, str] = {}
 

@@ -234,9 +234,9 @@ def _require_test_videos(config: Config) -> list[str] | None:
     files = evaluation_files(config, "test")
     ids = read_test_ids(config.test_dataset, files, language=config.language)
     if ids is None:
-        open_frames(config, files)
+        open_frames(config, config.test_dataset, files)
         return None
-    missing, path = missing_of_list(config, files, ids)
+    missing, path = missing_of_list(config, config.test_dataset, files, ids)
     if missing.count == len(ids) or (missing and not config.allow_missing):
         raise UserError(absent_videos(path, missing, how_to_store(config.test_dataset, files)))
     return ids

@@ -35,6 +35,13 @@ class _LastVideo:
         self._video_id, self._jpegs, self._records[video_id] = video_id, jpegs, record
 
 
-def videos_to_check(path: Path, *, clip_from_id: bool) -> VideoFrames:
+def videos_to_check(path: Path, *, clip_from_id: bool, first_seconds: float | None) -> VideoFrames:
     """The videos of a folder, with the settings that training has. Raises `UserError` if there is none."""
-    return VideoFrames(path, Settings(), timeout=_TIMEOUT, clip_from_id=clip_from_id, cache=_LastVideo())
+    return VideoFrames(
+        path,
+        Settings(),
+        timeout=_TIMEOUT,
+        clip_from_id=clip_from_id,
+        first_seconds=first_seconds,
+        cache=_LastVideo(),
+    )

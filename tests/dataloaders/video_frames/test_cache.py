@@ -77,10 +77,10 @@ def test_a_killed_run_is_continued_and_the_store_is_complete_only_at_the_end(tmp
     lines: list[str] = []
     run = owner(tmp_path, lines)
     run.open()
-    assert lines == [f"frame cache {tmp_path}: a frame store of 1 videos, 1 of them new"]
     cache = FrameCache(tmp_path, RECORD)
     assert cache.read_jpegs("v0", [1]) == [b"1"] and "v1" not in cache
     run.close(merge=True)
+    assert lines == [f"frame cache {tmp_path}: a frame store of 1 videos, 1 of them new"]
     assert FrameStore(tmp_path).num_frames("v0") == 4
 
 

@@ -107,6 +107,10 @@ def test_ids_name_files_or_parts_of_them(videos: Path, frames: VideoFrames, tmp_
     assert CLIP in frames and "long_000003_000001" not in frames and "v9" not in frames
     ends = frames.read_frames("long_000003.500_end", [0, 5])
     assert [fixtures.read_number(picture) for picture in ends] == [88, 119]
+    cut = VideoFrames(videos, SETTINGS, timeout=60, first_seconds=1.2)
+    first = cut.read_frames("long", [0, 5])
+    assert [fixtures.read_number(picture) for picture in first] == [0, 29]
+    cut.close()
     # A file of the clip's own name comes first, and is taken as a whole; --clip_from_id looks at its length.
     shutil.copy(videos / "long.mp4", tmp_path / f"{CLIP}.mp4")
     whole = VideoFrames(tmp_path, SETTINGS, timeout=60)
