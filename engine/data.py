@@ -117,7 +117,8 @@ def build_training_data(
         log.warning(f"training without {missing}")
     if split == "pretrain":
         examples = _select_texts(examples, config.pretrain_text)
-    examples = training_texts(examples, chosen_protocol(config, config.dataset))
+    protocol = chosen_protocol(config, config.dataset)
+    examples = training_texts(examples, protocol)
     held_out = None
     if config.select_on == "held_out":
         examples, held_out = hold_out(examples, share=config.held_out, seed=config.seed)
@@ -133,7 +134,7 @@ def build_training_data(
     )
     log.info(
         f"train on {config.dataset} {config.language}: {examples.num_videos:,} videos, "
-        f"{len(dataset):,} examples"
+        f"{len(dataset):,} examples{' (paragraphs)' if protocol == 'paragraph' else ''}"
     )
     inspect_texts(config, dataset, world, log)
     inspect_frames(config, dataset, world, log)

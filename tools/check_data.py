@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.json:
         check_target(args.json, "--json")
-    require_choice(args.split, [args.dataset, args.eval_dataset or args.dataset])
     args.dataset = dataset_spec(args.dataset).name
     if args.eval_dataset:
         args.eval_dataset = dataset_spec(args.eval_dataset, flag="--eval_dataset").name
+    require_choice(args.split, [args.dataset, args.eval_dataset or args.dataset])
     report = check_data(_jobs(args), language=_language(args), sample=args.sample)
     code = report.exit_code(strict=args.strict)
     if args.json:

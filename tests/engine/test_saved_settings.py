@@ -153,3 +153,13 @@ def test_values_of_older_versions_are_read(old: bool | str, new: str, tmp_path: 
     path.write_text(json.dumps({**settings, "compile": 1.5}), encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.json: compile is 1.5, it must be text"):
         read_saved_settings(path)
+
+
+def test_the_published_lists_come_with_the_data_set(tmp_path: Path) -> None:
+    model = trained(tmp_path, *FINE_TUNED, "--split", "full")
+    config, remarks = parse("--do_eval", "--init_model", model)
+    assert config.split == "full" and any("--split full" in remark.text for remark in remarks)
+    config, _ = parse("--do_eval", "--init_model", model, "--split", "7k")
+    assert config.split == "7k"
+    config, _ = parse("--do_eval", "--init_model", model, "--dataset", "vatex")
+    assert config.split is None
