@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,16 +30,25 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.report_json import Report, add_json_flag
-from dataloaders.examples import ExamplesBuilder
+from dataloaders.examples import Examples, ExamplesBuilder
 from dataloaders.frame_source import FrameReader
 from dataloaders.frame_store.environment import shared_environment
 from dataloaders.frame_store.reader import FrameStore
+from dataloaders.samples import SampleMaker
+from dataloaders.tar_shards.dataset import ShardDataset, TextChoice
+from dataloaders.tar_shards.index import Source as ShardSource
+from dataloaders.tar_shards.index import read_index
+from dataloaders.tar_shards.order import ShardOrder
+from dataloaders.tar_shards.sample_videos import SampleVideos
 from dataloaders.video_frames.cache import CacheOwner, FrameCache
+from dataloaders.video_frames.file_table import FileTable, VideoFinder
 from dataloaders.video_frames.source import VideoFrames
 from dataloaders.video_text import VideoTextDataset
 from modules.backbones.tokenizers import ClipTokenizer
 from tools import frame2lmdb
 from tools.make_toy_dataset import SIZES, make_toy_dataset
+from tools.shards.contents import Contents, SplitTexts, StoredFrames, VideoFiles, shard_ends
+from tools.shards.writing import ShardPlan, make_shards
 from video.listing import VideoFolder
 from video.sample import Settings
 
@@ -100,6 +111,79 @@ def from_cached_store(place: Place) -> Source:
     return from_cached_files(place)
 
 
+def from_shards(place: Place) -> Source:
+    """The JPEGs of the store in tar shards on the local disk."""
+    return Source(shard_clips(shards_of(place, "frames"), place))
+
+
+def from_shards_over_http(place: Place) -> Source:
+    """The same, through Python's own HTTP server in another process, whose time does not count."""
+    folder = shards_of(place, "frames")
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not _answers(port):
+        time.sleep(0.05)
+
+    def close() -> None:
+        server.kill()
+        server.wait()
+
+    return Source(shard_clips(folder, place, f"http://127.0.0.1:{port}"), close=close)
+
+
+def from_shards_of_videos(place: Place) -> Source:
+    """The video files in tar shards."""
+    videos = SampleVideos(Settings(), timeout=60)
+
+    def pids() -> list[int]:
+        return [videos._decoder.pid] if videos._decoder.pid is not None else []
+
+    return Source(shard_clips(shards_of(place, "videos"), place, videos=videos), pids, videos.close)
+
+
+def shards_of(place: Place, contents: str) -> Path:
+    """A folder of shards of 25 samples, made once."""
+    folder = place.scratch / f"shards of {contents}"
+    if not folder.exists():
+        examples = examples_of(place)
+        files: Contents = StoredFrames(FrameStore(place.store))
+        if contents == "videos":
+            finder = VideoFinder(place.videos, clip_from_id=False)
+            files = VideoFiles(place.videos, FileTable.of(place.ids, finder))
+        order = list(range(len(place.ids)))
+        ends = shard_ends(None, len(order), samples=25, most_bytes=None)
+        plan = ShardPlan(folder, files, SplitTexts(examples), order, ends, {})
+        make_shards(plan, workers=1, overwrite=False, say=lambda _: None)
+    return folder
+
+
+def shard_clips(
+    folder: Path, place: Place, address: str | None = None, videos: SampleVideos | None = None
+) -> Callable[[int], object]:
+    names = sorted(path.name for path in folder.glob("*.tar"))
+    sizes = read_index(str(folder))
+    assert sizes is not None
+    source = ShardSource(
+        "shards", tuple(f"{address or folder}/{name}" for name in names), tuple(sizes[name] for name in names)
+    )
+    order = ShardOrder([source], seed=0, batch_size=1, readers=1, buffer=25)
+    maker = SampleMaker(ClipTokenizer(), max_words=WORDS, max_frames=FRAMES, image_size=SIDE)
+    dataset = ShardDataset(order, maker, TextChoice("english"), readers=range(1), slots=1, videos=videos)
+    return lambda index: dataset[0, index, 0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 SOURCES: dict[str, Callable[[Place], Source]] = {
     "frame store": from_store,
     "videos": from_videos,
@@ -107,6 +191,9 @@ SOURCES: dict[str, Callable[[Place], Source]] = {
     "videos with --frame_cache, first epoch": from_empty_cache,
     "videos with --frame_cache, second epoch": from_cached_files,
     "videos with --frame_cache, next run": from_cached_store,
+    "tar shards of frames": from_shards,
+    "tar shards of frames over HTTP": from_shards_over_http,
+    "tar shards of videos": from_shards_of_videos,
 }
 
 
@@ -123,12 +210,16 @@ def decoding(frames: VideoFrames, place: Place) -> Source:
 
 
 def clips_of(frames: FrameReader, place: Place) -> Callable[[int], object]:
+    settings = {"max_words": WORDS, "max_frames": FRAMES, "image_size": SIDE}
+    dataset = VideoTextDataset(examples_of(place), frames, ClipTokenizer(), view="pairs", **settings)  # type: ignore[arg-type]
+    return dataset.__getitem__
+
+
+def examples_of(place: Place) -> Examples:
     examples = ExamplesBuilder()
     for video_id in place.ids:
         examples.add(video_id, CAPTION)
-    settings = {"max_words": WORDS, "max_frames": FRAMES, "image_size": SIDE}
-    dataset = VideoTextDataset(examples.build(), frames, ClipTokenizer(), view="pairs", **settings)  # type: ignore[arg-type]
-    return dataset.__getitem__
+    return examples.build()
 
 
 def cpu_seconds(pids: list[int]) -> float:
