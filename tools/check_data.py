@@ -152,6 +152,9 @@ def _check_store(
     try:
         store = _frames(job)
         examples = match_store_ids(examples, store, prefix=dataset_spec(job.dataset).store_prefix)
+        seconds = dataset_spec(job.dataset).first_seconds
+        if seconds is not None and job.files.videos is None:
+            store_checks.check_first_seconds(report, job.split, examples, store=store, seconds=seconds)
         return store_checks.check_store(report, job.split, examples, store=store, sample=sample, spans=spans)
     except UserError as error:
         report.add("problem", job.split, "store", str(error))

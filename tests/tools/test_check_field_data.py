@@ -1,6 +1,7 @@
 """The data doctor on MSVD, LSMDC, DiDeMo and ActivityNet: what is wrong in their files, and leaks."""
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from dataloaders.datasets.known_splits import list_digest
 from dataloaders.datasets.registry import DATASETS
 from dataloaders.datasets.spec import HELD_OUT, KnownList
+from dataloaders.frame_store.writer import FrameStoreWriter
 from tests.dataloaders.toy import write_json
-from tests.tools.test_check_data import checks, found, msrvtt, run
+from tests.tools.test_check_data import checks, found, jpeg, msrvtt, pictures, published_store, run
 from tools.check_data import main
 
 
@@ -94,3 +96,18 @@ def test_split_checks_the_other_lists(tmp_path: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert main(["--dataset", "msrvtt", "--split", "8k"]) == 2
     assert "--split 8k: choose from msrvtt 9k, 7k, full; vatex hgr, test1k5" in capsys.readouterr().err
+
+
+def test_frames_after_the_first_30_seconds(tmp_path: Path) -> None:
+    didemo(tmp_path, train=[moment("a", 1), moment("b", 2)])
+    with FrameStoreWriter(tmp_path / "didemo" / "didemo_lmdb") as writer:
+        writer.put("a", [jpeg(1), jpeg(2)], record={"times": [0.0, 45.0]})
+        writer.put("b", [jpeg(3), jpeg(4)], record={"times": [0.0, 29.0]})
+    report = run(tmp_path, "--dataset", "didemo", code=0)
+    late = found(report, "late-frames", "note")
+    assert late["some"] == ["a"] and "--first_seconds 30" in late["message"]
+    assert "no-times" not in checks(report)
+    shutil.rmtree(tmp_path / "didemo" / "didemo_lmdb")
+    published_store(tmp_path / "didemo" / "didemo_lmdb", {"a": pictures(1), "b": pictures(2)})
+    report = run(tmp_path, "--dataset", "didemo", code=0)
+    assert found(report, "no-times", "warning")["count"] == 2

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from common.errors import UserError
 from dataloaders.datasets.splits import has_other_form
 from dataloaders.examples import Examples
+from dataloaders.frame_sampling import frames_within
 from dataloaders.frame_source import FramesError, FrameSource
 from dataloaders.frame_store.format import FAILURES_FILE
 from dataloaders.frame_store.reader import decode_jpeg
@@ -53,6 +54,33 @@ def check_store(
     report.fact(split, "frames decoded", f"of {len(chosen):,} of {len(present):,} videos")
     _report_pictures(report, split, decoded)
     return decoded
+
+
+def check_first_seconds(
+    report: Report, split: str, examples: Examples, *, store: FrameSource, seconds: float
+) -> None:
+    """Report stored frames after the first `seconds` of their videos, which runs do not use.
+
+    Where the store does not tell the times of its frames, nobody can leave them out: that is a warning.
+    """
+    longer, unknown = [], []
+    for video_id in (video_id for video_id in examples.video_ids if video_id in store):
+        stored, record = store.num_frames(video_id), store.manifest(video_id)
+        if len((record or {}).get("times") or ()) != stored:
+            unknown.append(video_id)
+        elif frames_within(record, stored, seconds) < stored:
+            longer.append(video_id)
+    if longer:
+        message = (
+            f"videos with stored frames after {seconds:g} s, which are not used: {len(longer):,}; "
+            f"frame2lmdb.py --first_seconds {seconds:g} stores more of the part that is"
+        )
+        report.add("note", split, "late-frames", message, count=len(longer), some=longer)
+    if unknown:
+        message = (
+            f"videos of which no frame has a time, so those after {seconds:g} s are used: {len(unknown):,}"
+        )
+        report.add("warning", split, "no-times", message, count=len(unknown), some=unknown)
 
 
 def check_same_pictures(
