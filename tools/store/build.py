@@ -26,6 +26,7 @@ from dataloaders.frame_store.writer import FrameStoreWriter, write_metadata
 from tools.store.progress import BuildResult, Report, StopSignals
 from tools.store.remarks import MIN_DECODED, Remarks
 from tools.store.shards import Shard
+from video.file_names import UNKNOWN, rank_of
 from video.listing import VideoFolder, Wanted, list_folder, read_list
 from video.sample import Job, Settings, probe, run_job
 from video.sampling import VideoError, Window
@@ -277,7 +278,8 @@ class _Build:
                 continue
             path, own_file = self._folder.file_of(entry)
             if path is None:
-                names = " or ".join(f"{name}.*" for name in dict.fromkeys([entry.file_id, entry.video_id]))
+                tried = dict.fromkeys([entry.file_id, entry.video_id])
+                names = " or ".join(name if rank_of(name) < UNKNOWN else f"{name}.*" for name in tried)
                 others = self._folder.left_out_with_name(entry.file_id)
                 there = f"; there is {', '.join(others[:_SHOWN])}" if others else ""
                 missing = VideoError("missing", f"no video {names} in {self._folder.path}{there}")
