@@ -12,7 +12,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import pytest  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
-from tests import device  # noqa: E402
+from tests import device, one_run  # noqa: E402
 from tests.processes import schedule_normally  # noqa: E402
 
 # A shell starts background jobs with Ctrl-C ignored, and what the tests start would ignore it too.
@@ -30,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
         chosen = device.choose_device(config.getoption("--device"))
     except UserError as error:
         raise pytest.UsageError(str(error)) from None
+    one_run.folder()  # before the processes that share it are started
     if chosen.type != "cpu":
         config.add_cleanup(device.tensors_of_tests())
 

@@ -9,7 +9,6 @@ What is read from the environment while modules are imported is as the tests hav
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import os
@@ -17,12 +16,12 @@ import pickle
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests import one_run
 from tests.device import skip_if_ranks_lack_devices
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,37 +63,27 @@ os._exit(code)
 """
 
 
-def fast_python() -> str:
-    """The path of the program; starts the server with the first call. It ends with this process."""
-    program, server = _start()
-    assert server.poll() is None, "the server of forks has died"
-    return program
-
-
 @functools.cache
-def _start() -> tuple[str, subprocess.Popen[bytes]]:
-    folder = Path(tempfile.mkdtemp(prefix="fork"))
-    address = folder / "server"
-    program = folder / "python"
+def fast_python() -> str:
+    """The path of the program; the first call starts the server, which ends with the run of the tests."""
+    return str(one_run.made_once("forks", _start_server) / "python")
+
+
+def _start_server(folder: Path) -> None:
+    address, program = folder / "server", folder / "python"
     program.write_text(CLIENT.format(python=sys.executable, address=str(address)), encoding="utf-8")
     program.chmod(0o755)
     command = [sys.executable, "-m", "tests.fork_server", str(address)]
-    server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)
-
-    def end() -> None:
-        assert server.stdin is not None
-        server.stdin.close()
-        server.wait()
-        for path in (program, address):
-            path.unlink(missing_ok=True)
-        folder.rmdir()
-
-    atexit.register(end)
+    with open(folder.parent / "alive", "rb") as alive:
+        server = subprocess.Popen(command, cwd=ROOT, stdin=alive)
+    _servers.append(server)
     limit = time.monotonic() + START_LIMIT_S
     while not address.exists():
         assert server.poll() is None and time.monotonic() < limit, "the server of forks did not start"
         time.sleep(0.05)
-    return str(program), server
+
+
+_servers: list[subprocess.Popen[bytes]] = []  # a process that runs is not collected
 
 
 @contextlib.contextmanager

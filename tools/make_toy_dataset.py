@@ -43,6 +43,7 @@ SIZES = {
         vatex_train=8,
         vatex_val=4,
         vatex_test=6,
+        vatex_captions=4,
         chvtt_pretrain=12,
         chvtt_query_train=4,
         chvtt_query_val=4,

@@ -131,7 +131,10 @@ def incomplete_characters(vocabulary: Iterable[tuple[str, int]], *, of_bytes: bo
         sorted(
             number
             for token, number in vocabulary
-            if set(token) <= byte_of.keys() and not _is_text(bytes(byte_of[letter] for letter in token))
+            # Most tokens are ASCII, and their letters stand for themselves.
+            if not token.isascii()
+            and set(token) <= byte_of.keys()
+            and not _is_text(bytes(byte_of[letter] for letter in token))
         )
     )
 

@@ -1,4 +1,7 @@
-"""Toy data in all three file formats with their frame stores, made once; short ways to run the programs."""
+"""Toy data in all three file formats with their frame stores, made once a run; short ways to run programs.
+
+No test changes the data: the processes of the tests share them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import torch
 import main_pretrain
 import main_task_retrieval
 from modules.backbones import tokenizers
+from tests import one_run
 from tools import frame2lmdb
 from tools.make_toy_dataset import SIZES, WRITERS, make_toy_dataset
 from tools.toy.field_annotations import FIELD_WRITERS
@@ -84,27 +88,24 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    root = tmp_path_factory.mktemp("toy")
-    data, clip = root / "data", root / "small_clip.json"
+def toy() -> Toy:
+    root = one_run.made_once("toy", make_toy)
+    return Toy(root / "data", root / "small_clip.json")
+
+
+def make_toy(root: Path) -> None:
+    data = root / "data"
     make_toy_dataset(data, seed=0, sizes=SIZES["tiny"], parts=(*WRITERS, "toy-bert"))
     for dataset, store, videos, frames in STORES:
         code = frame2lmdb.main(
             [
                 *("--video_dir", str(data / dataset / "videos"), "--lmdb_path", str(data / dataset / store)),
-                *(
-                    "--json_path",
-                    str(data / dataset / videos),
-                    "--num_frames",
-                    str(frames),
-                    "--num_workers",
-                    "1",
-                ),
+                *("--json_path", str(data / dataset / videos), "--num_frames", str(frames)),
+                *("--num_workers", "1"),
             ]
         )
         assert code == 0
-    clip.write_text(json.dumps(SMALL_CLIP), encoding="utf-8")
-    return Toy(data, clip)
+    (root / "small_clip.json").write_text(json.dumps(SMALL_CLIP), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -91,9 +91,13 @@ def last_result(output: Path) -> dict[str, object]:
 
 
 def test_the_three_published_commands(toy: Toy, tmp_path: Path) -> None:
-    """Pre-train by torch.distributed.launch and fine-tune by torchrun, on 2 ranks each; evaluate plainly."""
+    """Pre-train by torch.distributed.launch and fine-tune by torchrun, on 2 ranks each; evaluate plainly.
+
+    Python itself starts launchers and evaluation; scripts/quickstart.sh starts the other programs with it.
+    """
     legacy = [sys.executable, "-m", "torch.distributed.launch", "--nproc_per_node=2"]
-    printed = launch([*legacy, "--master_port", free_port()], PRETRAIN, toy, tmp_path / "pretrain")
+    legacy += ["--master_port", free_port()]
+    printed = launch(legacy, PRETRAIN, toy, tmp_path / "pretrain", ranks_by=fast_python())
     assert "2 ranks x 2 clips" in printed
     assert last_result(tmp_path / "pretrain")["dataset"] == "vatex"
 

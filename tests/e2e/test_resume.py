@@ -29,7 +29,7 @@ TRAIN = (
     "--language",
     "chinese",
     "--batch_size",
-    "8",
+    "4",
     "--gradient_accumulation_steps",
     "2",
     *("--learn_logit_scale", "--ema", "0.8", "--lora", "2"),
@@ -183,7 +183,10 @@ def test_a_broken_newest_state_falls_back(whole: Any, toy: Toy, tmp_path: Path, 
     newest = tmp_path / f"training_state.{steps}.pt"
     content = newest.read_bytes()
     middle = len(content) // 2
-    for broken in (content[:-100], content[:middle] + bytes(64) + content[middle + 64 :], b"x"):
+    damaged = [content[:middle] + bytes(64) + content[middle + 64 :]]
+    if job == "train":  # once is enough for the other ways
+        damaged += [content[:-100], b"x"]
+    for broken in damaged:
         out = tmp_path / "copy"
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(tmp_path, out, ignore=shutil.ignore_patterns("copy"))

@@ -106,7 +106,7 @@ def test_held_out_videos_are_never_trained_on_and_the_log_says_how_many(toy: Toy
     assert toy.run("train", tmp_path, *flags) == 0
     log = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "held out to choose the checkpoint: 3 of 8 training videos" in log
-    assert "train on vatex english: 5 videos, 50 examples" in log
+    assert "train on vatex english: 5 videos, 20 examples" in log
 
 
 def test_pre_training_holds_out_videos_with_their_titles(toy: Toy, tmp_path: Path, results: Results) -> None:

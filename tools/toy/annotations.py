@@ -22,13 +22,12 @@ from tools.toy.captions import LANGUAGES, make_captions, make_query, make_tag
 from tools.toy.drawing import clip_seconds
 from tools.toy.scenes import Scene, make_scenes, simple_types, split_world, training_types, unique_types
 
-VATEX_CAPTIONS = 10
 VIDEOS_PER_QUERY = 2
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Number of clips in each split (CHVTT: of queries), and of captions per MSR-VTT clip.
+    """Number of clips in each split (CHVTT: of queries), and of captions per clip (VATEX: per language).
 
     `field_...`: those of each of the other data sets (`field_annotations.py`).
 
@@ -41,6 +40,7 @@ class Sizes:
     vatex_train: int = 400
     vatex_val: int = 40
     vatex_test: int = 100
+    vatex_captions: int = 10
     chvtt_pretrain: int = 600
     chvtt_query_train: int = 100
     chvtt_query_val: int = 100
@@ -101,14 +101,14 @@ def write_vatex(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
         names = [_vatex_name(len(data) + i, scene, rng) for i, scene in enumerate(scenes)]
         for name, scene in zip(names, scenes, strict=True):
             english, chinese = (
-                make_captions(scene, language, count=VATEX_CAPTIONS, rng=rng) for language in LANGUAGES
+                make_captions(scene, language, count=sizes.vatex_captions, rng=rng) for language in LANGUAGES
             )
             data[name] = {"enCap": english, "chCap": chinese}
         write_text(folder / f"{split}_list.txt", "".join(f"{name}\n" for name in names))
         clips += clips_of(folder, names, scenes)
     write_json_line(folder / "vatex_data.json", data)
     write_store_list(folder / "videos.jsonl", data)
-    return DatasetPlan(clips, 2 * VATEX_CAPTIONS * len(data))
+    return DatasetPlan(clips, 2 * sizes.vatex_captions * len(data))
 
 
 def write_chvtt(folder: Path, *, seed: int, sizes: Sizes) -> DatasetPlan:
