@@ -18,6 +18,8 @@ stamp=".venv/installed-$(basename "$requirements")"
 wanted=$(cat requirements*.txt) # they include each other
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     echo "setup: installing $requirements into .venv"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
-    printf '%s' "$wanted" > "$stamp"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r "$requirements"
+    # On all cores, where pip uses one. What cannot be compiled (packages hold templates) does not matter.
+    .venv/bin/python -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' .venv/lib > /dev/null 2>&1 || true
+    printf '%s' "$wanted" | tee "$stamp" > .venv/installed-requirements.txt # every file includes this one
 fi

@@ -13,5 +13,6 @@ trap 'rm -f "$types_output"' EXIT
 mypy > "$types_output" 2>&1 &
 types_pid=$!
 # One test process for every core, at most 8; the tests of a file share their fixtures, so they stay together.
-python -m pytest -n logical --maxprocesses 8 --dist loadfile "$@"
+# Long files come first (tests/conftest.py); by itself, pytest-xdist begins with those of many tests.
+python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder "$@"
 wait "$types_pid" || { cat "$types_output" >&2; exit 1; }

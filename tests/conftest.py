@@ -5,6 +5,7 @@ The tensors of tests are small: further threads only wait, and while they wait t
 
 import os
 import signal
+from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
@@ -18,6 +19,16 @@ from tests.processes import schedule_normally  # noqa: E402
 # A shell starts background jobs with Ctrl-C ignored, and what the tests start would ignore it too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The files that take longest, or wait for others: a last one would leave the other cores without work.
+LONG = (
+    *("e2e/test_slurm.py", "engine/distributed/test_compiling.py", "e2e/test_resume.py"),
+    *("engine/training/test_equality.py", "e2e/test_command_lines.py", "e2e/test_nodes.py"),
+    *("e2e/test_ablations.py", "e2e/test_scaling.py", "e2e/test_selection.py", "e2e/test_jobs.py"),
+    *("e2e/test_signals.py", "engine/training/test_low_precision.py", "modules/backbones/test_sharded.py"),
+    *("tools/test_check_data.py", "tools/store/test_stops.py", "demo/test_browser.py"),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:], others = device.split_by_device(items)
     if others:
         config.hook.pytest_deselected(items=others)
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture(autouse=True)
