@@ -125,12 +125,16 @@ class BuildMoved(build_py):
 
 
 if __name__ == "__main__":
-    search = requirements("requirements-search.txt")
+    search, onnx = requirements("requirements-search.txt"), requirements("requirements-onnx.txt")
     is_editable = "editable_wheel" in sys.argv
     setup(
         packages=[PACKAGE] if is_editable else list(packages()),
         package_dir={"": "."} if is_editable else packages(),
         cmdclass={} if is_editable else {"build_py": BuildMoved},
         install_requires=requirements("requirements.txt"),
-        extras_require={"search": search, "dev": [*search, *requirements("requirements-dev.txt")]},
+        extras_require={
+            "search": search,
+            "onnx": onnx,
+            "dev": [*search, *onnx, *requirements("requirements-dev.txt")],
+        },
     )

@@ -51,6 +51,7 @@ COMMANDS = {
     "check": Command("tools/check_data.py", "check lists, captions and frame stores"),
     "merge": Command("tools/convert_vatex.py", "merge the annotation files of a release"),
     "convert": Command("tools/convert_checkpoint.py", "translate a checkpoint into the published names"),
+    "export": Command("tools/export_onnx.py", "write a model as ONNX files, also quantised"),
     "features": Command("tools/evaluate_features.py", "metrics of features that any model made"),
     "compare": Command("tools/compare_reports.py", "compare two evaluations, with tests of significance"),
     "results": Command("tools/collect_results.py", "put runs beside the published rows"),

@@ -19,7 +19,7 @@ BELOW = {
     "search": ("engine", "modules", "dataloaders", "video", "common"),
     "demo": ("search", "engine", "modules", "dataloaders", "video", "common"),
     "hmmc": ("search", "engine", "dataloaders", "common"),
-    "tools": ("demo", "search", "engine", "modules", "dataloaders", "video", "common"),
+    "tools": ("hmmc", "demo", "search", "engine", "modules", "dataloaders", "video", "common"),
 }
 # Rooms of engine from the top down; each imports only what stands after it.
 ENGINE = (

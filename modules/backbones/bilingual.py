@@ -57,14 +57,15 @@ class BilingualTextEncoder(ClipTextEncoder, ChineseTextEncoder):
     def _encode(self, number: int, ids: Tensor, mask: Tensor | None, rows: Tensor) -> Encoded:
         """The features of `rows` int64 [N] of the batch; N may be 0."""
         if not len(rows):
-            texts, words = self._of_language(number, torch.zeros_like(ids[:1]), torch.ones_like(ids[:1]))
+            texts, words = self.of_language(number, torch.zeros_like(ids[:1]), torch.ones_like(ids[:1]))
             return texts[:0] + 0 * texts.sum(), words[:0] + 0 * words.sum()
         chosen = host_masks.on_device(rows, ids.device)
-        return self._of_language(
+        return self.of_language(
             number, ids.index_select(0, chosen), None if mask is None else mask.index_select(0, chosen)
         )
 
-    def _of_language(self, number: int, ids: Tensor, mask: Tensor | None) -> Encoded:
+    def of_language(self, number: int, ids: Tensor, mask: Tensor | None) -> Encoded:
+        """`forward` of texts that are all in the language `LANGUAGES[number]`."""
         encoder: Any = (ClipTextEncoder, ChineseTextEncoder)[number]
         encoded: Encoded = encoder.forward(self, ids, mask)
         return encoded

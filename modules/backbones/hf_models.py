@@ -117,7 +117,7 @@ class TextTower(nn.Module):
             return features[:, 0 if self.kind.pool == "first" else -1]
         # OpenAI's configurations give a wrong id of the end token, 2; it has the largest id.
         place = ids if self.eos_id == 2 and self.vocab_size < _MULTILINGUAL_ROWS else ids == self.eos_id
-        return features[torch.arange(len(ids), device=ids.device), place.int().argmax(dim=-1)]
+        return features[torch.arange(ids.shape[0], device=ids.device), place.int().argmax(dim=-1)]
 
 
 CLIP = Kind("end", languages=ENGLISH)

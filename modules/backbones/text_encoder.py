@@ -76,7 +76,7 @@ class ClipTextEncoder(nn.Module):
             ids = F.pad(ids, (0, self.context_length - words), value=self.pad_id)
         tokens = self.token_embedding(ids)
         if self.cls_emb is not None:
-            tokens = torch.cat([tokens, self.cls_emb.to(tokens.dtype).expand(len(ids), 1, -1)], dim=1)
+            tokens = torch.cat([tokens, self.cls_emb.to(tokens.dtype).expand(ids.shape[0], 1, -1)], dim=1)
         length = tokens.shape[1]
         # Where weights are sharded they may come in half precision; the residual stream does not.
         tokens = at_least_float32(tokens + self.positional_embedding[:length])
@@ -112,7 +112,7 @@ class ClipTextEncoder(nn.Module):
             return hidden[:, 0]
         assert self.pool_type in ("argmax", "eos"), self.pool_type
         place = ids if self.pool_type == "argmax" else (ids == self.eos_id).int()
-        return hidden[torch.arange(len(ids), device=ids.device), place.argmax(dim=-1)]
+        return hidden[torch.arange(ids.shape[0], device=ids.device), place.argmax(dim=-1)]
 
 
 def _joint_width(projection: nn.Parameter | nn.Linear) -> int:
