@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # PyAV and OpenCV are loaded only where videos are decoded
     from dataloaders.video_frames.source import VideoFrames
     from video.sample import Settings
 
-_INSPECTED = 32  # files of a training set that are opened before the first step
+_INSPECTED = 32  # videos that are looked at before the first step
 _SHOWN = 3  # videos in a message
 
 
@@ -72,6 +72,7 @@ def find_videos(
     if files.videos is not None:
         assert isinstance(frames, _video_frames())
         frames.find(present.video_ids)
+        frames.check_cache(_spread(present))
         log.info(_describe(config, frames))
         if evaluates:
             faults = frames.undecodable(present.video_ids, workers=config.num_thread_reader)
@@ -98,16 +99,21 @@ def missing_of_list(
 
 def _try_some(config: Config, frames: VideoFrames, present: Examples, log: RunLog) -> None:
     """Try files of a training set. Raises `UserError` if none of them decodes."""
-    number = min(_INSPECTED, present.num_videos)
-    chosen = [present.video_ids[i * present.num_videos // number] for i in range(number)]
+    chosen = _spread(present)
     faults = frames.undecodable(chosen, workers=config.num_thread_reader)
-    if faults and len(faults) == number:
-        raise UserError(f"{frames.path}: none of {number} inspected videos decodes: {_some(faults)}")
+    if faults and len(faults) == len(chosen):
+        raise UserError(f"{frames.path}: none of {len(chosen)} inspected videos decodes: {_some(faults)}")
     if faults:
         log.warning(
-            f"{len(faults)} of {number} inspected videos do not decode: {_some(faults)}; training takes "
+            f"{len(faults)} of {len(chosen)} inspected videos do not decode: {_some(faults)}; training takes "
             "other videos in their place"
         )
+
+
+def _spread(present: Examples) -> list[str]:
+    """Some videos of the whole split, always the same."""
+    number = min(_INSPECTED, present.num_videos)
+    return [present.video_ids[i * present.num_videos // number] for i in range(number)]
 
 
 def _with_faults(missing: MissingVideos, faults: Mapping[str, str]) -> MissingVideos:

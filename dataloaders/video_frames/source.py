@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from dataloaders.frame_source import FramesError
 from dataloaders.frame_store.jpeg import Excess, decode_jpeg
+from dataloaders.video_frames.cache_check import check_cached
 from dataloaders.video_frames.file_table import FileTable, VideoFile, VideoFinder
 from video.decoder_process import DecoderProcess
 from video.sample import Job, Settings
@@ -92,6 +93,13 @@ class VideoFrames:
         """Find these videos now; others are not looked for any more."""
         if self._finder is not None:
             self._files, self._finder = FileTable.of(video_ids, self._finder), None
+
+    def check_cache(self, video_ids: Iterable[str]) -> None:
+        """Raise `UserError` if the cache holds other files or parts under some of these ids."""
+        for video_id in video_ids:
+            file, record = self._file(video_id), self.manifest(video_id)
+            if self.cache is not None and file is not None and record is not None:
+                check_cached(video_id, record, file, folder=self.path, cache=self.cache.path)
 
     def close(self) -> None:
         """End the decoder process. Reading starts another."""

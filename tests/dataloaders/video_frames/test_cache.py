@@ -58,6 +58,13 @@ def test_videos_decoded_once_become_the_store_that_frame2lmdb_makes(
     assert not (store.path / FOLDER).exists()
     assert pickle.loads(pickle.dumps(frames)).read_jpegs("v0", [2]) == built.read_jpegs("v0", [2])
     # frame2lmdb.py continues it, also from files that a killed run has left.
+    frames.check_cache(["v0", "v1", "v2"])
+    cut = VideoFrames(tmp_path / "videos", SETTINGS, timeout=60, first_seconds=0.1, cache=cache)
+    with pytest.raises(UserError, match="'v0' has seconds 0 to the end, and seconds 0 to 0.1 are wanted"):
+        cut.check_cache(["v0"])
+    fixtures.write_video(tmp_path / "videos" / "v2.mp4", frames=30)
+    with pytest.raises(UserError, match="'v2' was made from another file .v2.mp4, [0-9]* bytes. than .*v2"):
+        frames.check_cache(["v0", "v2"])
     cache.put("v1", [b"not decoded again"] * 4, record={})
     assert frame2lmdb.main(["info", str(store.path)]) == 0
     assert "beside the store: 1 videos that runs with --frame_cache" in capsys.readouterr().out
