@@ -33,6 +33,7 @@ from benchmarks.report_json import Report, add_json_flag
 from dataloaders.examples import Examples, ExamplesBuilder
 from dataloaders.frame_source import FrameReader
 from dataloaders.frame_store.environment import shared_environment
+from dataloaders.frame_store.jpeg import decode_jpeg
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.samples import SampleMaker
 from dataloaders.tar_shards.dataset import ShardDataset, TextChoice
@@ -54,6 +55,7 @@ from video.sample import Settings
 
 FRAMES, SIDE, WORDS = 12, 224, 32
 CAPTION = "a man in a red shirt is cutting vegetables on a wooden board while he talks to the camera"
+PICTURES = 25  # videos whose pictures are held in memory
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -184,10 +186,31 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def jpeg_encoding(place: Place) -> Source:
+    """What of a clip from videos is the encoding of its pictures: the way through JPEG, first half."""
+    pictures = [[decode_jpeg(jpeg)[..., ::-1] for jpeg in jpegs] for jpegs in jpegs_of(place)]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, Settings().quality]
+    return Source(lambda i: [cv2.imencode(".jpg", picture, quality) for picture in pictures[i % PICTURES]])
+
+
+def jpeg_decoding(place: Place) -> Source:
+    """The second half."""
+    jpegs = jpegs_of(place)
+    return Source(lambda i: [decode_jpeg(jpeg) for jpeg in jpegs[i % PICTURES]])
+
+
+def jpegs_of(place: Place) -> list[list[bytes]]:
+    """The JPEGs of a clip of some videos."""
+    store, numbers = FrameStore(place.store), range(0, 30, 30 // FRAMES)[:FRAMES]
+    return [store.read_jpegs(video_id, numbers) for video_id in place.ids[:PICTURES]]
+
+
 SOURCES: dict[str, Callable[[Place], Source]] = {
     "frame store": from_store,
     "videos": from_videos,
     f"videos, --num_frames {FRAMES}": from_videos_as_many_frames,
+    "encoding the JPEGs of a clip alone": jpeg_encoding,
+    "decoding them alone": jpeg_decoding,
     "videos with --frame_cache, first epoch": from_empty_cache,
     "videos with --frame_cache, second epoch": from_cached_files,
     "videos with --frame_cache, next run": from_cached_store,
