@@ -110,8 +110,7 @@ def build_shard_data(
     if use != "both":
         settings["max_tag_words"] = None
     samples = SampleMaker(spec.tokenizer, dynamic=config.frame_sample_len == "dynamic", **settings)
-    total = sum(source.total for source in sources)
-    per_rank = batch_per_rank(config, world, total)
+    per_rank = batch_per_rank(config, world, sum(source.per_epoch for source in sources))
     order = ShardOrder(
         sources,
         seed=config.seed,
@@ -121,9 +120,10 @@ def build_shard_data(
     )
     each = order.readers // world.size
     workers = min(config.num_thread_reader, each)
+    held = sum(source.total for source in sources)
     log.info(
-        f"train on {config.dataset} {config.language} from {len(order.addresses):,} shards: {total:,} "
-        f"samples, {order.samples_per_epoch:,} an epoch; {order.readers} readers, {each} on each rank"
+        f"train on {config.dataset} {config.language} from {len(order.addresses):,} shards: {held:,} samples, "
+        f"{order.samples_per_epoch:,} an epoch; {order.readers} readers, {each} on each rank"
     )
     if workers < config.num_thread_reader:
         log.warning(

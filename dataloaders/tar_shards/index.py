@@ -47,6 +47,11 @@ class Source:
     def total(self) -> int:
         return sum(self.samples)
 
+    @property
+    def per_epoch(self) -> int:
+        """The samples that an epoch takes of it."""
+        return max(1, round(self.weight * self.total))
+
 
 def open_sources(
     text: str,

@@ -61,7 +61,7 @@ class ShardOrder:
         self.exact = np.repeat([s.exact for s in sources], [len(s.addresses) for s in sources])
         self._sizes = np.array([size for source in sources for size in source.samples], dtype=np.int64)
         self._firsts = np.concatenate([[0], np.cumsum(self._sizes)])
-        self._taken = [max(1, round(source.weight * source.total)) for source in sources]
+        self._taken = [source.per_epoch for source in sources]
         self.batches_per_epoch = self.samples_per_epoch // batch_size
         if self.batches_per_epoch == 0:
             raise UserError(
