@@ -25,6 +25,7 @@ NOT_NEGATIVE = (
     *("grad_cache", "save_steps", "max_bad_samples", "bootstrap", "qb_bank", "hard_negatives", "lora"),
     *("shard_readers", "shuffle_buffer", "max_bad_share"),
 )
+DECODING = ("num_frames", "short_side", "quality", "video_timeout")  # also of videos in shards
 MOST_STORED = 99_999  # frames of a video
 HIGH_TOWER_RATE = 9.9e-5  # the highest published rate of the image tower is 8e-5
 FREEZABLE = ("image", "text", "temporal")
@@ -214,9 +215,10 @@ def _check_videos(config: Config) -> None:
         for item in dataclasses.fields(VideoFlags):
             value = getattr(config, item.name)
             _require(
-                value == item.default,
+                value == item.default or (config.shards is not None and item.name in DECODING),
                 f"{as_flag(item.name, value)}: is for --frames_from videos; add that, or leave it out",
             )
+        _check_decoding(config)
         return
     evaluates_videos = not config.eval_store
     _require(
@@ -233,6 +235,11 @@ def _check_videos(config: Config) -> None:
         config.is_training or evaluates_videos,
         f"--eval_store {config.eval_store}: an evaluation from a store; leave --frames_from videos out",
     )
+    _check_decoding(config)
+
+
+def _check_decoding(config: Config) -> None:
+    """How videos are decoded, those of a folder or those in shards."""
     for name, least, most in (("num_frames", 1, MOST_STORED), ("short_side", 0, 16384), ("quality", 1, 100)):
         value = getattr(config, name)
         _require(least <= value <= most, f"--{name} {value}: must be from {least} to {most}")

@@ -122,8 +122,8 @@ def build_shard_data(
     workers = min(config.num_thread_reader, each)
     held = sum(source.total for source in sources)
     log.info(
-        f"train on {config.dataset} {config.language} from {len(order.addresses):,} shards: {held:,} samples, "
-        f"{order.samples_per_epoch:,} an epoch; {order.readers} readers, {each} on each rank"
+        f"train on {config.dataset} {config.language} from {len(order.addresses):,} shards: {held:,} "
+        f"samples, {order.samples_per_epoch:,} an epoch; {order.readers} readers, {each} on each rank"
     )
     if workers < config.num_thread_reader:
         log.warning(

@@ -319,3 +319,27 @@ def test_the_data_folder_comes_from_the_flag_then_the_environment(monkeypatch: p
     monkeypatch.setenv("HMMC_DATA", "/data/video")
     assert parse(*TRAIN).data_dir == "/data/video"
     assert parse(*TRAIN, "--data_dir", "here").data_dir == "here"
+
+
+SHARDS = ["--do_train", "--language", "english", "--dataset", "msrvtt", "--output_dir", "o", "--shards", "a"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([*SHARDS, "--select_on", "held_out"], "--select_on held_out: needs a list of the training videos"),
+        ([*SHARDS, "--train_store", "s"], "--train_store s: --shards holds texts and frames"),
+        ([*SHARDS, "--samples_per_epoch", "0"], "--samples_per_epoch 0: must be at least 1"),
+        ([*SHARDS, "--num_frames", "0"], "--num_frames 0: must be from 1"),
+        ([*SHARDS, "--max_bad_share", "-1"], "--max_bad_share -1.0: must be 0 or more"),
+        ([*SHARDS[:-2], "--shard_weights", "1"], "--shard_weights 1: is for --shards"),
+    ],
+)
+def test_flags_beside_shards(flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_and_check(flags, program="main_task_retrieval.py")
+
+
+def test_videos_in_shards_have_the_settings_of_stores() -> None:
+    config, _ = parse_and_check([*SHARDS, "--num_frames", "12"], program="main_task_retrieval.py")
+    assert config.num_frames == 12
