@@ -85,6 +85,7 @@ def test_more_frames_and_words_than_the_model_was_made_for(toy: Toy, tmp_path: P
     log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
     assert "--max_words 90: the text encoder was trained with 77 tokens; the first 20 positions stay" in log
     assert "--max_frames 52: the temporal transformer has as many positions, in place of 48" in log
+    assert "train on activitynet english: 6 videos, 6 examples (paragraphs)" in log
     assert "5 queries (paragraph)" in log and "papers take 64 frames of a clip of activitynet" in log
     assert result(tmp_path / "run")["protocol"]["name"] == "paragraph"
     # Its settings come with the checkpoint; with fewer frames the first positions are used.
