@@ -17,6 +17,7 @@ from dataloaders.datasets.spec import SplitFiles
 from dataloaders.datasets.splits import (
     MissingVideos,
     exclude_missing,
+    is_without_prefix,
     match_store_ids,
     with_store_durations,
 )
@@ -87,14 +88,17 @@ def find_videos(
 
 def missing_of_list(
     config: Config, dataset: str, files: SplitFiles, video_ids: Sequence[str]
-) -> tuple[MissingVideos, Path]:
-    """The videos of a test list that are missing, and what they are missing from. For one rank."""
+) -> tuple[Sequence[str], MissingVideos, Path]:
+    """(ids of a test list as its frames have them, those that are missing, and from where). For one rank."""
     frames = open_frames(config, dataset, files)
+    prefix = dataset_spec(dataset).store_prefix
+    if is_without_prefix(video_ids, frames, prefix=prefix):
+        video_ids = [video_id.removeprefix(prefix) for video_id in video_ids]
     missing = MissingVideos(tuple(frames.missing(video_ids)), len(video_ids), kind=frames.kind)
     if files.videos is not None:
         assert isinstance(frames, _video_frames())
         missing = _with_faults(missing, frames.undecodable(video_ids, workers=config.num_thread_reader))
-    return missing, frames.path
+    return video_ids, missing, frames.path
 
 
 def _try_some(config: Config, frames: VideoFrames, present: Examples, log: RunLog) -> None:

@@ -106,6 +106,7 @@ def _split(annotations: str) -> SplitSpec:
         "activitynet_lmdb",
         lambda files, _: read_split(files.annotations, files.list),
         words=64,
+        read_ids=lambda files, _: list(read_split(files.annotations, files.list).video_ids),
         repeats=RepeatCheck(repeated_keys, "the last entry counts"),
         faults=find_faults,
     )

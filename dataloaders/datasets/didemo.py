@@ -89,10 +89,6 @@ def _is_inside(times: object, segments: object) -> bool:
     )
 
 
-def _read_list(id_list: FilePath) -> tuple[list[str], bool]:
-    return [video_id_of(name) for name in read_id_list(id_list)], False
-
-
 def _split(annotations: str) -> SplitSpec:
     return SplitSpec(
         annotations,
@@ -100,6 +96,7 @@ def _split(annotations: str) -> SplitSpec:
         "didemo_lmdb",
         lambda files, _: read_split(files.annotations, files.list),
         words=64,
+        read_ids=lambda files, _: list(read_split(files.annotations, files.list).video_ids),
         repeats=RepeatCheck(_repeated_annotations, "the same annotation_id"),
         faults=find_faults,
     )
@@ -118,7 +115,6 @@ SPEC = DatasetSpec(
     },
     validation=_VAL,
     protocol="paragraph",
-    read_list=_read_list,
     frames=64,
     first_seconds=30.0,
     known_lists=(

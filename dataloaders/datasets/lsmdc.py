@@ -72,7 +72,13 @@ def _span_of_id(clip_id: str) -> Part | None:
 
 
 def _split(annotations: str) -> SplitSpec:
-    return SplitSpec(annotations, None, "lsmdc_lmdb", lambda files, _: read_split(files.annotations))
+    return SplitSpec(
+        annotations,
+        None,
+        "lsmdc_lmdb",
+        lambda files, _: read_split(files.annotations),
+        read_ids=lambda files, _: list(read_split(files.annotations).video_ids),
+    )
 
 
 _TRAIN, _VAL = _split("LSMDC16_annos_training.csv"), _split("LSMDC16_annos_val.csv")

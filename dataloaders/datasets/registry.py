@@ -85,7 +85,7 @@ def read_test_ids(dataset: str, files: SplitFiles, *, language: str, split: str 
     Raises `UserError` if a file of the split is missing or empty.
     """
     spec = dataset_spec(dataset)
-    if files.list is None or spec.store_prefix:  # ids may have to be matched with the store first
+    if files.list is None or spec.split(split).read_ids is not None:
         _require_file(files.annotations)
         read_ids = spec.split(split).read_ids
         if read_ids is None:

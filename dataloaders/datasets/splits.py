@@ -110,19 +110,21 @@ def _stored_seconds(record: dict[str, Any]) -> float:
     return float(duration) if isinstance(duration, int | float) else float("nan")
 
 
+def is_without_prefix(video_ids: Iterable[str], store: VideoIndex, *, prefix: str) -> bool:
+    """Whether the store has none of the first 100 ids with the prefix, but some without it."""
+    probes = list(islice(video_ids, _PROBES)) if prefix else []
+    if any(video_id in store for video_id in probes):
+        return False
+    return any(video_id.removeprefix(prefix) in store for video_id in probes)
+
+
 def match_store_ids(examples: Examples, store: VideoIndex, *, prefix: str) -> Examples:
     """Examples with the ids that their store uses: with `prefix`, as the reader gives them, or without it.
 
     So CHVTT's published stores name a video `Video{docid}`, and stores made from a list of bare docids
-    `{docid}`. The first 100 ids decide: if the store has none of them with the prefix but some without it,
-    all ids lose the prefix.
+    `{docid}`. `is_without_prefix` decides for all ids.
     """
-    if not prefix:
-        return examples
-    probes = list(islice(examples.video_ids, _PROBES))
-    if any(video_id in store for video_id in probes):
-        return examples
-    if not any(video_id.removeprefix(prefix) in store for video_id in probes):
+    if not is_without_prefix(examples.video_ids, store, prefix=prefix):
         return examples
     bare = PackedStrings.from_iterable(video_id.removeprefix(prefix) for video_id in examples.video_ids)
     return replace(examples, video_ids=bare)

@@ -236,10 +236,10 @@ def _require_test_videos(config: Config) -> list[str] | None:
     if ids is None:
         open_frames(config, config.test_dataset, files)
         return None
-    missing, path = missing_of_list(config, config.test_dataset, files, ids)
+    found, missing, path = missing_of_list(config, config.test_dataset, files, ids)
     if missing.count == len(ids) or (missing and not config.allow_missing):
         raise UserError(absent_videos(path, missing, how_to_store(config.test_dataset, files)))
-    return ids
+    return list(found)
 
 
 def _check_test_files(

@@ -258,3 +258,19 @@ def test_black_clips_and_an_empty_caption_train_with_finite_losses(
     log = (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
     losses = [float(line.split(" loss ")[1].split()[0]) for line in log.splitlines() if " loss " in line]
     assert len(losses) == 54 and np.isfinite(losses).all()
+
+
+def test_test_videos_that_the_store_lacks_are_named_before_the_training(
+    toy: Toy, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    # The ids of the annotations begin with v_, those of this store do not.
+    whole = FrameStore(toy.data / "activitynet" / "activitynet_lmdb")
+    ids = sorted(whole.video_ids())
+    with FrameStoreWriter(tmp_path / "store") as writer:
+        for video_id in ids[:-1]:
+            writer.put(video_id.removeprefix("v_"), whole.read_jpegs(video_id, range(4)))
+    stores = ("--train_store", str(tmp_path / "store"), "--eval_store", str(tmp_path / "store"))
+    flags = ("--dataset", "activitynet", "--language", "english", *stores)
+    line = refused(toy, capsys, tmp_path, *flags)
+    assert f"1 of 5 videos are absent from the frame store: {ids[-1].removeprefix('v_')}" in line
+    assert toy.run("train", tmp_path / "run", *flags, "--allow_missing") == 0

@@ -9,6 +9,7 @@ import pytest
 from common.errors import UserError
 from dataloaders.datasets import activitynet, didemo
 from dataloaders.datasets.eval_protocol import apply_protocol, training_texts
+from dataloaders.datasets.registry import read_test_ids
 from dataloaders.datasets.spec import SplitFiles
 from tests.dataloaders.toy import write_json
 
@@ -39,7 +40,8 @@ def test_moments_of_a_video_with_and_without_extension_are_one_paragraph(tmp_pat
     assert training_texts(examples, "several_captions") is examples
     (tmp_path / "list.txt").write_text("3@N1_4_b.avi\n", "utf-8")
     assert list(didemo.read_split(path, tmp_path / "list.txt").captions) == ["rain"]
-    assert didemo.SPEC.read_list(tmp_path / "list.txt") == (["3@N1_4_b"], False)
+    files = SplitFiles(path, tmp_path / "list.txt", tmp_path)
+    assert read_test_ids("didemo", files, language="english") == ["3@N1_4_b"]
     (tmp_path / "list.txt").write_text("none.avi\n", "utf-8")
     with pytest.raises(UserError, match="has no captions for 1 of the 1 videos .*: none"):
         didemo.read_split(path, tmp_path / "list.txt")

@@ -41,6 +41,7 @@ def test_chvtt_ids_follow_the_store() -> None:
     assert match_store_ids(examples, ListStore({"Video3": 48}), prefix="Video") is examples
     assert match_store_ids(examples, ListStore({"other": 48}), prefix="Video") is examples
     assert list(match_store_ids(examples, ListStore({"2": 48}), prefix="Video").video_ids) == ["1", "2", "3"]
+    assert match_store_ids(examples, ListStore({"2": 48}), prefix="") is examples
 
 
 def spread_examples(videos: int, *, captions: int = 3, order: list[int] | None = None) -> Examples:
