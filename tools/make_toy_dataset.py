@@ -34,6 +34,7 @@ from tools.toy.annotations import Clip, DatasetPlan, Sizes
 from tools.toy.bert import write_toy_bert
 from tools.toy.drawing import write_clip
 from tools.toy.field_annotations import FIELD_WRITERS
+from tools.toy.own_table import write_table
 
 SIZES = {
     "tiny": Sizes(
@@ -66,7 +67,11 @@ SIZES = {
     "demo": Sizes(vatex_val=8, vatex_test=36, simple=("val", "test")),
     "demo_chinese": Sizes(vatex_train=320, vatex_val=8, vatex_test=36, simple=("train", "val", "test")),
 }
-WRITERS: dict[str, Callable[..., DatasetPlan]] = {**PUBLISHED_WRITERS, **FIELD_WRITERS}
+WRITERS: dict[str, Callable[..., DatasetPlan]] = {
+    **PUBLISHED_WRITERS,
+    **FIELD_WRITERS,
+    "table": write_table,  # of one's own videos
+}
 BERT = "toy-bert"
 PARTS = (*PUBLISHED_WRITERS, BERT)  # made by default
 MARKER = "toy.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,8 @@ def test_the_five_commands_of_the_page(
     """As they are printed, but on toy videos, with a toy model and small sizes."""
     monkeypatch.setattr("engine.report.report.png", lambda draw, *, theme: BLANK)  # drawing takes seconds
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_videos").symlink_to(toy.data / "msrvtt" / "videos")
-    names = sorted(path.name for path in (tmp_path / "my_videos").iterdir())[:8]
-    rows = [f"{name},a shape of {name},{'test' if n < 3 else 'train'}" for n, name in enumerate(names)]
-    Path("my_data.csv").write_text("\n".join(["video,caption,split", *rows]), encoding="utf-8")
+    (tmp_path / "my_videos").symlink_to(toy.data / "table" / "videos")
+    shutil.copy(toy.data / "table" / "my_data.csv", "my_data.csv")
     small = [*toy.flags, "--report", "--temporal_layers", "1"]
     ran = []
     for program, argv in commands("docs/YOUR_DATA.md", heading="In five commands"):

@@ -138,6 +138,15 @@ READABLE = [
 ]
 
 
+def test_the_table_of_anybodys_videos(toy: Path) -> None:
+    path = str(toy / "table" / "my_data.csv")
+    files = default_files("", path, "train")
+    for split, videos in (("train", TINY.field_train), ("val", TINY.field_val), ("test", TINY.field_test)):
+        examples = read_examples(path, split, language="bilingual", files=files)
+        assert (examples.num_videos, examples.num_captions) == (videos, 6 * videos)
+        assert set(examples.video_ids) <= {video.stem for video in (toy / "table" / "videos").iterdir()}
+
+
 @pytest.mark.parametrize(("dataset", "split", "language", "videos", "captions"), READABLE)
 def test_the_project_reads_it(
     toy: Path, dataset: str, split: str, language: str, videos: int, captions: int
