@@ -126,6 +126,7 @@ class BuildMoved(build_py):
 
 if __name__ == "__main__":
     search, onnx = requirements("requirements-search.txt"), requirements("requirements-onnx.txt")
+    shards = requirements("requirements-shards.txt")
     is_editable = "editable_wheel" in sys.argv
     setup(
         packages=[PACKAGE] if is_editable else list(packages()),
@@ -135,6 +136,7 @@ if __name__ == "__main__":
         extras_require={
             "search": search,
             "onnx": onnx,
-            "dev": [*search, *onnx, *requirements("requirements-dev.txt")],
+            "shards": shards,
+            "dev": [*search, *onnx, *shards, *requirements("requirements-dev.txt")],
         },
     )
