@@ -101,7 +101,8 @@ def collect(args: argparse.Namespace, published: Published) -> Collection:
     for folder in args.folders:
         _place(collection, folder, published, epoch=args.epoch)
     if args.folders and not collection.rows:
-        raise UserError("no folder fits a published row: " + "; ".join(collection.notes))
+        reasons = "; ".join(collection.notes)
+        raise UserError(f"no folder fits a published row (--own LABEL=FOLDER takes any run): {reasons}")
     _drop_evaluated_twice(collection)
     for row_id, folder in _named(args.row, what="--row ROW=FOLDER"):
         row, run = published.row(row_id), read_run(folder, epoch=args.epoch)
