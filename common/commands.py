@@ -73,8 +73,13 @@ def process_of(script: str) -> list[str]:
 
 
 def as_called(text: str) -> str:
-    """`text` with scripts named as the user calls them: "hmmc search" if `hmmc` started the process."""
-    return text if running is None else _SCRIPT.sub(_name_of, text)
+    """`text` as it is right for users of the installed package, if `hmmc` started the process.
+
+    Scripts become `hmmc search`, and requirements files the extras `"hmmc[search]"`.
+    """
+    if running is None:
+        return text
+    return _REQUIREMENTS.sub(r'pip install "hmmc[\1]"', _SCRIPT.sub(_name_of, text))
 
 
 def _name_of(match: re.Match[str]) -> str:
@@ -87,3 +92,4 @@ _STEMS = {name: Path(command.script).stem for name, command in COMMANDS.items()}
 _SCRIPT = re.compile(  # not where it is part of a longer path: that is a file of the user
     rf"(?<![\w./\\-])(?:python )?(?:tools/)?({'|'.join(set(_STEMS.values()))})\.py(?![\w./\\])"
 )
+_REQUIREMENTS = re.compile(r"pip install -r requirements-(\w+)\.txt")

@@ -20,6 +20,7 @@ from common.names import is_path
 from engine.config import Config
 from engine.config_checks import check_config
 from engine.model_setup import request_of
+from engine.saved_settings import SETTINGS_FILE, read_saved_settings
 from modules.backbones.backbone import Backbone
 from modules.backbones.clip_configs import BOTH, near_names
 from modules.backbones.hub import MissingFiles
@@ -48,6 +49,8 @@ def named_model(model: str) -> dict[str, Any]:
     folder = Path(name).expanduser()
     if is_path(name) and not name.endswith(".json") and not name.startswith((HUB_PREFIX, "local-dir:")):
         if folder.is_dir():
+            if read_saved_settings(folder / SETTINGS_FILE) is not None:
+                raise UserError(f"--model {model}: a trained model; give it with --init_model")
             name = str(folder.absolute())
         elif name.count("/") == 1 and not name.startswith((".", "/", "~")):
             name = HUB_PREFIX + name

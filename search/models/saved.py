@@ -19,7 +19,7 @@ from modules.backbones.request import HUB_PREFIX
 WEIGHTS = "model.safetensors"
 REPORT = "report.json"
 _BEST = "best.json"  # of a training: its reported epoch
-_NO_NAMES = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".json")
+_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".safetensors")
 
 
 def find_checkpoint(place: str | os.PathLike[str], **hub: Any) -> Path | None:
@@ -35,7 +35,14 @@ def find_checkpoint(place: str | os.PathLike[str], **hub: Any) -> Path | None:
     if path.is_dir():
         return _in_folder(path.absolute())
     name = repository_of(place)
+    if name is None and _looks_like_weights(os.fspath(place)):
+        raise UserError(f"checkpoint {place}: no such file")
     return None if name is None else _of_hub(name, **hub)
+
+
+def _looks_like_weights(name: str) -> bool:
+    """Whether a name is that of a file of weights; "NAME:FILE" is a published model."""
+    return ":" not in name and (name.lower().endswith(_WEIGHTS) or ".bin." in name)
 
 
 def repository_of(place: str | os.PathLike[str]) -> str | None:
@@ -44,11 +51,10 @@ def repository_of(place: str | os.PathLike[str]) -> str | None:
     "ckpts/model" is a path if there is a folder ckpts.
     """
     name = os.fspath(place).removeprefix(HUB_PREFIX)
-    owner, slash, rest = name.partition("/")
-    if not slash or not is_repository(name):
+    owner, slash, _ = name.partition("/")
+    if not slash or not is_repository(name) or _looks_like_weights(name) or name.endswith(".json"):
         return None
-    looks_like_file = name.lower().endswith(_NO_NAMES) or ".bin." in rest
-    return None if looks_like_file or (name == os.fspath(place) and Path(owner).exists()) else name
+    return None if name == os.fspath(place) and Path(owner).exists() else name
 
 
 def may_be_checkpoint(place: str | os.PathLike[str]) -> bool:

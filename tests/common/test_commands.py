@@ -46,6 +46,7 @@ def test_the_job_is_a_flag_of_the_main_programs(name: str, given: list[str], exp
         ("fine-tuning is main_task_retrieval.py's work", "fine-tuning is hmmc eval's work"),
         ("pre-training is main_pretrain.py's work", "pre-training is hmmc pretrain's work"),
         ("(tools/frame2lmdb.py --num_frames)", "(hmmc frames --num_frames)"),
+        ("faiss: pip install -r requirements-search.txt", 'faiss: pip install "hmmc[search]"'),
         ("my/demo.py: no such file", "my/demo.py: no such file"),
         ("my_search.py, search.pyc, tools/other.py", "my_search.py, search.pyc, tools/other.py"),
     ],

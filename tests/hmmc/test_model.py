@@ -140,6 +140,8 @@ def test_a_saved_folder_is_the_same_model(
     assert saved.keys() == published.keys() and all(saved[name].equal(published[name]) for name in saved)
     again = load_model(moved, device="cpu")
     assert np.array_equal(scores(again, red), scores(model, red))
+    with pytest.raises(UserError, match=r"^--model .*moved: a trained model; give it with --init_model$"):
+        Retriever.from_pretrained(str(moved))
     # The weights are also a checkpoint like any other, with their settings.
     assert Retriever.from_checkpoint(moved / "model.safetensors", device="cpu").config.temporal_layers == 1
 
@@ -229,6 +231,8 @@ def test_paths_that_hold_no_model(model: VideoTextModel, tmp_path: Path) -> None
         load_model("no_such_model")
     with pytest.raises(UserError, match="empty"):
         load_model(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"^checkpoint no/model\.bin\.3: no such file$"):
+        load_model("no/model.bin.3")
     with pytest.raises(UserError, match=r"checkpoint .*absent\.bin: no such file"):
         Retriever.from_checkpoint(tmp_path / "absent.bin")
     (tmp_path / "file").touch()
