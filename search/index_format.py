@@ -26,7 +26,7 @@ ENGINE_FOLDER = "faiss"
 DTYPE = "float16"
 
 ENGINES = ("faiss", "qdrant", "exact")
-FAISS_KINDS = ("auto", "flat", "sq8", "hnsw")
+FAISS_KINDS = ("auto", "flat", "sq8", "pq4", "hnsw")
 THUMBNAILS = ("all", "one", "none")
 # The one word that says where a result comes from: a published model as it is, or a checkpoint of training.
 ZERO_SHOT, TRAINED = "zero-shot", "trained"

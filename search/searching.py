@@ -74,7 +74,8 @@ def _find(
             scores = with_totals(scores, scorer(snapshot.features, scores.rows), top=best)
         held = index.records_of(scores.rows.tolist())
         groups = _groups(scores, held)
-        if len(groups) >= top or len(scores.rows) < best:
+        known = sum(map(len, groups))  # copies included
+        if len(groups) >= top or known >= snapshot.videos or len(scores.rows) < best:
             break
         best *= 4
     return tuple(_hit(scores, group, held, top_frames=top_frames) for group in groups[:top])

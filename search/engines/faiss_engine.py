@@ -1,8 +1,10 @@
-"""Candidates by FAISS in this process, by inner product: flat up to 100,000 videos, 8-bit codes above.
+"""Candidates by FAISS in this process, by inner product: flat up to 100,000 rows, then 8-bit and 4-bit codes.
 
 R rows, D joint width. Entry i of a FAISS index is row i; removed rows are dropped from the results later.
-Flat and 8-bit indexes compare the query with every row. An inverted file would not save time: the videos that
-match a query are spread over all regions, so nearly all lists would have to be searched.
+All but "hnsw" compare the query with every row. An inverted file would not save time: the videos that match a
+query are spread over all regions, so nearly all lists would have to be searched. "pq4" is product
+quantization with 4 bits for every two dimensions, compared in registers (André et al. 2015): an eighth of the
+time of 8-bit codes, and twice as many candidates make up for its coarser scores.
 """
 
 from __future__ import annotations
@@ -24,11 +26,15 @@ from search.index_format import ENGINE_FOLDER, FAISS_KINDS, VideoIndexError, mis
 from search.rows import VIEWS, FeatureRows
 
 FLAT_UP_TO = 100_000
+SQ8_UP_TO = 200_000
+PQ4_MORE = 2  # times as many candidates
 _BLOCK = 16_384
 _LINKS, _BUILD_EFFORT, _SEARCH_EFFORT = 32, 80, 512  # HNSW
-_MIN_TRAINING_ROWS, _MAX_TRAINING_ROWS = 256, 4096  # vectors that set the range of the codes
+_MIN_TRAINING_ROWS = {"sq8": 256, "pq4": 1024}  # below these, codes are not worth it
+_MAX_TRAINING_ROWS = 16_384  # vectors that codes are learned from
 _MARGIN = 0.1  # added to that range, as a share of it
 _STATE = "state.json"
+_WHOLE = ("hnsw", "pq4")  # a graph, or a table of a whole block, cannot be searched in parts
 
 
 def load_faiss() -> Any:
@@ -113,18 +119,21 @@ class FaissEngine:
 
     def candidates(self, query: np.ndarray, count: int) -> np.ndarray:
         """The best `count` rows of each view, int64."""
-        wanted = min(count, self.rows)
+        wanted = min(count * (PQ4_MORE if self.kind == "pq4" else 1), self.rows)
         if not wanted:
             return np.zeros(0, dtype=np.int64)
         line = np.ascontiguousarray(query[None], dtype=np.float32)
         with self._lock:
-            nearest = [self._nearest(view, line, wanted) for view in VIEWS]
+            if self.kind in _WHOLE:
+                nearest = list(self._pool.map(lambda view: self._nearest(view, line, wanted), VIEWS))
+            else:
+                nearest = [self._nearest(view, line, wanted) for view in VIEWS]
         return np.unique(np.concatenate(nearest))
 
     def _nearest(self, view: str, line: np.ndarray, wanted: int) -> np.ndarray:
         """The best `wanted` rows of one view, for `line` [1, D]."""
         index = self._indexes[view]
-        if self.kind == "hnsw":  # a graph cannot be searched in parts
+        if self.kind in _WHOLE:
             rows = index.search(line, wanted)[1][0]
             return np.asarray(rows[rows >= 0])
         ends = np.linspace(0, self.rows, self._threads + 1).astype(int).tolist()
@@ -168,8 +177,8 @@ def kind_for(rows: int, kind: str) -> str:
     if kind not in FAISS_KINDS:
         raise VideoIndexError(f"--index_kind {kind}: choose from {', '.join(FAISS_KINDS)}")
     if kind == "auto":
-        return "flat" if rows <= FLAT_UP_TO else "sq8"
-    return "flat" if kind == "sq8" and rows < _MIN_TRAINING_ROWS else kind
+        return "flat" if rows <= FLAT_UP_TO else "sq8" if rows <= SQ8_UP_TO else "pq4"
+    return "flat" if rows < _MIN_TRAINING_ROWS.get(kind, 0) else kind
 
 
 def _search_part(
@@ -191,7 +200,8 @@ def _new_indexes(features: FeatureRows, kind: str) -> dict[str, Any]:
         return {view: _hnsw(faiss, width) for view in VIEWS}
     rows = np.linspace(0, features.rows - 1, min(features.rows, _MAX_TRAINING_ROWS)).astype(np.int64)
     sample = features.views_of(rows)
-    return {view: _sq8(faiss, sample[view]) for view in VIEWS}
+    make = _pq4 if kind == "pq4" and width % 2 == 0 else _sq8
+    return {view: make(faiss, np.ascontiguousarray(sample[view])) for view in VIEWS}
 
 
 def _hnsw(faiss: Any, width: int) -> Any:
@@ -206,7 +216,15 @@ def _sq8(faiss: Any, sample: np.ndarray) -> Any:
     kind = faiss.ScalarQuantizer.QT_8bit
     index = faiss.IndexScalarQuantizer(sample.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     index.sq.rangestat_arg = _MARGIN
-    index.train(np.ascontiguousarray(sample))
+    index.train(sample)
+    return index
+
+
+def _pq4(faiss: Any, sample: np.ndarray) -> Any:
+    """4 bits for every two dimensions, learned from `sample` [n, D]."""
+    width = sample.shape[1]
+    index = faiss.IndexPQFastScan(width, width // 2, 4, faiss.METRIC_INNER_PRODUCT)
+    index.train(sample)
     return index
 
 

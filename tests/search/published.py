@@ -13,12 +13,14 @@ _MANY_LANGUAGES = 200_000  # rows of token embeddings from which a model is one 
 WORDS = ("▁red", "▁blue", "▁a", "▁dog", "▁rot", "红", "色", "狗")
 
 
-def write_published(folder: Path, *, seed: int = 0, vocabulary: int = _MANY_LANGUAGES) -> Path:
+def write_published(
+    folder: Path, *, seed: int = 0, vocabulary: int = _MANY_LANGUAGES, width: int = WIDTH
+) -> Path:
     """The folder of such a model, with its tokenizer."""
     from transformers import SiglipConfig, SiglipModel
 
-    small = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
-    text = {**small, "vocab_size": vocabulary, "max_position_embeddings": 8, "projection_size": WIDTH}
+    small = {"hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    text = {**small, "vocab_size": vocabulary, "max_position_embeddings": 8, "projection_size": width}
     text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
     vision = {**small, "image_size": 32, "patch_size": 16}
     torch.manual_seed(seed)

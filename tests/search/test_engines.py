@@ -14,7 +14,7 @@ import pytest
 
 from common.errors import UserError
 from search import VideoIndex, VideoIndexError, engines
-from search.engines import ExactEngine, open_engine
+from search.engines import ExactEngine, faiss_engine, open_engine
 from search.engines.faiss_engine import FaissEngine, kind_for
 from search.index_writer import IndexWriter
 from search.searching import find
@@ -73,14 +73,18 @@ def test_a_small_index_is_scored_whole_and_a_large_one_by_faiss(
     assert same(ids(folder), ids(folder, engine="exact")) >= 0.99
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "sq8"])
-def test_every_kind_of_faiss_index_keeps_up_with_changes(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "sq8", "pq4"])
+def test_every_kind_of_faiss_index_keeps_up_with_changes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("faiss", reason="needs requirements-search.txt")
+    monkeypatch.setattr(faiss_engine, "_MIN_TRAINING_ROWS", {})
     folder = fill(tmp_path / "index", 400, engine_options={"kind": kind})
     fill(folder, 100, seed=1, engine_options={"kind": kind})
     with IndexWriter(folder) as writer:
         assert writer.remove([f"0-{number}" for number in range(20)]) == 20
         writer.finish()
+    assert next((folder / "faiss").glob(f"sum-*-{kind}.index"))
     # HNSW is approximate: more candidates make up for it, nearly.
     exact, found = ids(folder, engine="exact"), ids(folder, candidates=200 if kind == "hnsw" else 50)
     places = [len(set(a) & set(b)) / len(a) for a, b in zip(exact, found, strict=True)]
@@ -253,7 +257,8 @@ def test_codes_of_eight_bits_have_room_for_values_that_were_not_in_the_sample(tm
 
 
 def test_an_index_whose_settings_say_ivfpq_is_opened_with_codes_of_eight_bits(tmp_path: Path) -> None:
-    assert [kind_for(rows, "auto") for rows in (100_000, 100_001)] == ["flat", "sq8"]
+    sizes = (100_000, 100_001, 200_000, 200_001)
+    assert [kind_for(rows, "auto") for rows in sizes] == ["flat", "sq8", "sq8", "pq4"]
     pytest.importorskip("faiss", reason="needs requirements-search.txt")
     folder = fill(tmp_path / "index", 300, engine_options={"kind": "ivfpq"})
     assert (
