@@ -55,7 +55,7 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     add("--thumbnails", choices=THUMBNAILS, help="thumbnails to keep of a video (default: all frames)")
     add("--every", type=seconds, help="seconds of a moment of a long video, at most (default 24)")
     add("--cut_above", type=_seconds_or_0, help="longer videos are cut into moments; 0: none (default 120)")
-    add("--index_kind", choices=FAISS_KINDS, help="FAISS index (default auto: flat up to 100,000 videos)")
+    add("--index_kind", choices=FAISS_KINDS, help="FAISS index (default auto: by the number of videos)")
     _add_engine(parser)
     model = parser.add_argument_group("model", "as the flags of main_task_retrieval.py")
     model.add_argument(
