@@ -42,6 +42,24 @@ class FrameReader(Protocol):
         ...
 
 
+class NoFrames:
+    """A `FrameReader` without videos, for a data set of which only captions are read."""
+
+    def num_frames(self, video_id: str) -> int:
+        return 0
+
+    def manifest(self, video_id: str) -> None:
+        return None
+
+    def iter_frames(
+        self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
+    ) -> list[NDArray[np.uint8]]:
+        raise AssertionError(video_id)
+
+    def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes]:
+        raise AssertionError(video_id)
+
+
 class FrameSource(FrameReader, Protocol):
     """What a run asks for: also which videos are there, and what is known of them."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from common.errors import UserError
 from common.languages import BILINGUAL, languages_of
 from dataloaders.examples import ExamplesBuilder
+from dataloaders.frame_source import NoFrames
 from dataloaders.samples import SampleMaker
 from dataloaders.tar_shards.addresses import folder_and_name
 from dataloaders.tar_shards.dataset import ShardDataset, TextChoice
@@ -178,21 +179,5 @@ def _inspect(
         stream.close()
     examples = builder.build()
     if examples.num_captions:
-        dataset = VideoTextDataset(examples, _NoStore(), spec.tokenizer, view="captions", **settings)
+        dataset = VideoTextDataset(examples, NoFrames(), spec.tokenizer, view="captions", **settings)
         inspect_texts(config, dataset, world, log)
-
-
-class _NoStore:
-    """In the place of a frame store where only texts are looked at."""
-
-    def num_frames(self, video_id: str) -> int:
-        return 0
-
-    def manifest(self, video_id: str) -> None:
-        return None
-
-    def iter_frames(self, *_: Any) -> list[Any]:
-        raise AssertionError
-
-    def read_jpegs(self, *_: Any) -> list[bytes]:
-        raise AssertionError

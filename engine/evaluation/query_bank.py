@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from common.errors import UserError
@@ -13,7 +10,7 @@ from common.languages import LANGUAGES, languages_of
 from dataloaders.datasets.eval_protocol import training_texts
 from dataloaders.datasets.registry import dataset_spec, read_examples
 from dataloaders.examples import Examples
-from dataloaders.frame_store.jpeg import Excess
+from dataloaders.frame_source import NoFrames
 from dataloaders.video_text import VideoTextDataset
 from engine.config import Config
 from engine.data import chosen_protocol
@@ -46,7 +43,7 @@ def build_bank(config: Config, world: World, spec: InputSpec, language: str) -> 
     examples = training_texts(examples, chosen_protocol(config, name))
     dataset = VideoTextDataset(
         sample_captions(examples, config.qb_bank, seed=config.seed),
-        _NoFrames(),
+        NoFrames(),
         spec.tokenizer,
         view="captions",
         max_words=spec.words(config.max_words, dataset_spec(name).split("test").words),
@@ -67,21 +64,3 @@ def sample_captions(examples: Examples, count: int, *, seed: int) -> Examples:
         video_of_caption=examples.video_of_caption[drawn],
         languages=None if examples.languages is None else examples.languages[drawn],
     )
-
-
-class _NoFrames:
-    """A frame store for a data set that only reads captions."""
-
-    def num_frames(self, video_id: str) -> int:
-        raise AssertionError(video_id)
-
-    def manifest(self, video_id: str) -> None:
-        raise AssertionError(video_id)
-
-    def iter_frames(
-        self, video_id: str, indices: Sequence[int], excess: Sequence[Excess] | None = None
-    ) -> list[NDArray[np.uint8]]:
-        raise AssertionError(video_id)
-
-    def read_jpegs(self, video_id: str, indices: Sequence[int]) -> list[bytes]:
-        raise AssertionError(video_id)
