@@ -11,6 +11,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.languages import BILINGUAL, languages_of
+from dataloaders.datasets.registry import dataset_spec
 from dataloaders.examples import ExamplesBuilder
 from dataloaders.frame_source import NoFrames
 from dataloaders.samples import SampleMaker
@@ -25,7 +26,7 @@ from dataloaders.tar_shards.stream import ShardError, ShardStream
 from dataloaders.video_text import VideoTextDataset
 from engine.checkpoint.resume import Resumed
 from engine.config import Config
-from engine.data import sample_settings
+from engine.data import chosen_protocol, sample_settings
 from engine.distributed.world import World
 from engine.frame_sources import frame_settings
 from engine.input_files import training_split
@@ -131,13 +132,19 @@ def build_shard_data(
             f"--num_thread_reader {config.num_thread_reader}: {each} readers on a rank keep {workers} busy; "
             f"--shard_readers {config.num_thread_reader * world.size} would use all"
         )
+    data = dataset_spec(config.dataset)
+    joined = chosen_protocol(config, config.dataset) == "paragraph" and data.split(split).tag_words is None
     dataset = ShardDataset(
         order,
         samples,
-        TextChoice(config.language, use),
+        TextChoice(config.language, use, joined=joined),
         readers=range(world.rank * each, (world.rank + 1) * each),
         slots=max(workers, 1),
-        videos=SampleVideos(frame_settings(config), timeout=config.video_timeout),
+        videos=SampleVideos(
+            frame_settings(config),
+            timeout=config.video_timeout,
+            first_seconds=data.first_seconds,
+        ),
     )
     if world.is_main:
         _inspect(config, spec, settings, order.addresses[0], world, log)

@@ -28,7 +28,7 @@ from common.arguments import ArgumentParser
 from common.errors import UserError, run_program
 from common.languages import BILINGUAL
 from dataloaders.datasets.registry import DATASETS, dataset_spec, default_files, read_examples
-from dataloaders.datasets.spec import SplitFiles
+from dataloaders.datasets.spec import DatasetSpec, SplitFiles
 from dataloaders.datasets.splits import exclude_missing, match_store_ids
 from dataloaders.examples import Examples
 from dataloaders.frame_store.reader import FrameStore
@@ -116,7 +116,7 @@ def _plan(args: argparse.Namespace) -> ShardPlan:
     )
     language = spec.languages[0] if len(spec.languages) == 1 else BILINGUAL
     examples = read_examples(spec.name, args.split, language=language, files=files)
-    examples, contents = _contents(args, examples, files, prefix=spec.store_prefix)
+    examples, contents = _contents(args, examples, files, spec)
     texts = SplitTexts(examples)
     order = video_order(examples.num_videos, args.seed).tolist()
     sizes = None
@@ -137,7 +137,7 @@ def _plan(args: argparse.Namespace) -> ShardPlan:
 
 
 def _contents(
-    args: argparse.Namespace, examples: Examples, files: SplitFiles, *, prefix: str
+    args: argparse.Namespace, examples: Examples, files: SplitFiles, spec: DatasetSpec
 ) -> tuple[Examples, Contents]:
     """The videos that are there, and what is put in of them."""
     contents: Contents
@@ -149,9 +149,10 @@ def _contents(
         contents, place = VideoFiles(args.video_dir, table), args.video_dir
     else:
         store = FrameStore(files.store)
-        examples = match_store_ids(examples, store, prefix=prefix) if prefix else examples
+        if spec.store_prefix:
+            examples = match_store_ids(examples, store, prefix=spec.store_prefix)
         examples, lacking = exclude_missing(examples, store)
-        contents, place, missing = StoredFrames(store), files.store, lacking.count
+        contents, place, missing = StoredFrames(store, spec.first_seconds), files.store, lacking.count
     if missing and not args.allow_missing:
         raise UserError(f"{place}: lacks {missing:,} videos of the split; add them, or give --allow_missing")
     if not examples.num_videos:

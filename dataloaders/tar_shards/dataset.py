@@ -26,10 +26,14 @@ _CAPTION = 4  # a stream of random numbers beside those of order.py
 
 @dataclass(frozen=True)
 class TextChoice:
-    """Which text of a sample is its caption: `language` as the flag, `use` as --pretrain_text."""
+    """Which text of a sample is its caption: `language` as the flag, `use` as --pretrain_text.
+
+    `joined`: all captions of a language are one text, in their order (protocol `paragraph`).
+    """
 
     language: str
     use: str = "both"
+    joined: bool = False
 
     def of(self, texts: Texts, *, turn: int, rng: np.random.Generator) -> tuple[str, str, int | None]:
         """(caption, tag, its language in a bilingual run). n turns give each of n captions once.
@@ -46,6 +50,8 @@ class TextChoice:
         tag = texts.tags.get(language, texts.tags.get("", ""))
         if self.use == "tag":
             captions = [tag] if tag else []
+        if self.joined and captions:
+            captions = [" ".join(captions)]
         number = LANGUAGES.index(language) if len(languages_of(self.language)) > 1 else None
         return [(caption, tag, number) for caption in captions]
 

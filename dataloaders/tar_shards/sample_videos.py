@@ -27,24 +27,29 @@ TIMEOUT_S = 60.0  # for one video
 class SampleVideos:
     """Makes the `Video` of a sample. A video file gives the frames that a store of `settings` would hold.
 
-    It is decoded in a process of its own, which may crash or hang without harm to the run.
+    It is decoded in a process of its own, which may crash or hang without harm to the run. `first_seconds`:
+    no more of a video is used.
     """
 
-    def __init__(self, settings: Settings, *, timeout: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, settings: Settings, *, timeout: float = TIMEOUT_S, first_seconds: float | None = None
+    ) -> None:
         self._settings = settings
         self._timeout = timeout
+        self._first_seconds = first_seconds
         self._decoder = DecoderProcess(timeout=timeout)
 
-    def __getstate__(self) -> tuple[Settings, float]:
-        return self._settings, self._timeout
+    def __getstate__(self) -> tuple[Settings, float, float | None]:
+        return self._settings, self._timeout, self._first_seconds
 
-    def __setstate__(self, state: tuple[Settings, float]) -> None:
-        self.__init__(state[0], timeout=state[1])  # type: ignore[misc]
+    def __setstate__(self, state: tuple[Settings, float, float | None]) -> None:
+        self.__init__(state[0], timeout=state[1], first_seconds=state[2])  # type: ignore[misc]
 
     def of(self, sample: RawSample) -> Video:
         if sample.video is None:
             return JpegVideo(sample.key, sample.frames)
-        return _DecodedVideo(sample.key, sample.video, self._settings, self._decoder)
+        window = Window() if self._first_seconds is None else Window().cut_to(self._first_seconds)
+        return _DecodedVideo(sample.key, sample.video, window, self._settings, self._decoder)
 
     def close(self) -> None:
         """End the process that decodes."""
@@ -77,9 +82,12 @@ class JpegVideo:
 class _DecodedVideo(JpegVideo):
     """The frames of a video file in memory; only those that are read are made."""
 
-    def __init__(self, name: str, data: bytes, settings: Settings, decoder: DecoderProcess) -> None:
+    def __init__(
+        self, name: str, data: bytes, window: Window, settings: Settings, decoder: DecoderProcess
+    ) -> None:
         super().__init__(name, ())
         self._data = data
+        self._window = window
         self._settings = settings
         self._decoder = decoder
 
@@ -89,7 +97,7 @@ class _DecodedVideo(JpegVideo):
     def read_jpegs(self, indices: Sequence[int]) -> list[bytes]:
         chosen = tuple(map(int, indices))
         with _as_file(self._data) as path:
-            outcome = self._decoder.run(Job(self.name, path, Window(), self._settings, only=chosen))
+            outcome = self._decoder.run(Job(self.name, path, self._window, self._settings, only=chosen))
         if isinstance(outcome, Fault):
             raise FramesError(f"{outcome.reason}: {outcome.message}")
         if isinstance(outcome[0], VideoError):

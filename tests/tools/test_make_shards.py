@@ -17,7 +17,7 @@ from dataloaders.tar_shards.stream import ShardStream
 from tests.dataloaders.tar_shards.shards import write_shards
 from tools import frame2lmdb, make_shards
 from tools.make_toy_dataset import SIZES, make_toy_dataset
-from tools.shards.contents import shard_ends
+from tools.shards.contents import StoredFrames, shard_ends
 from video.sample import Settings
 
 
@@ -115,6 +115,26 @@ def test_videos_give_the_frames_of_a_store_of_the_same_settings(data: Path, tmp_
         assert all(map(np.array_equal, video.iter_frames([0, 2]), stored))
     finally:
         videos.close()
+
+
+def test_what_follows_the_first_seconds_is_left_out(data: Path, tmp_path: Path) -> None:
+    assert make(data, tmp_path, "--video_dir", str(data / "vatex" / "videos")) == 0
+    sample = samples_of(tmp_path)[0]
+    store = FrameStore(data / "vatex" / "vatex_lmdb")
+    video_id = id_of(tmp_path, sample)
+    times = (store.manifest(video_id) or {})["times"]
+    assert times[0] < times[1] - 0.1
+    seconds = times[1] - times[0] - 0.05
+    assert [name for name, _ in StoredFrames(store, seconds).files(video_id)] == ["000.jpg"]
+    whole, cut = (
+        SampleVideos(Settings(num_frames=3, short_side=48), first_seconds=limit) for limit in (None, seconds)
+    )
+    try:
+        frames, shorter = (list(videos.of(sample).iter_frames([0, 2])) for videos in (whole, cut))
+        assert np.array_equal(frames[0], shorter[0]) and not np.array_equal(frames[1], shorter[1])
+    finally:
+        whole.close()
+        cut.close()
 
 
 def test_videos_that_are_absent(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

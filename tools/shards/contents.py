@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from common.errors import UserError, file_errors
 from common.languages import LANGUAGES
 from dataloaders.examples import Examples
+from dataloaders.frame_sampling import frames_within
 from dataloaders.frame_source import FramesError
 from dataloaders.frame_store.reader import FrameStore
 from dataloaders.tar_shards.raw_samples import VIDEO_SUFFIXES
@@ -37,12 +38,19 @@ class Contents(Protocol):
 
 @dataclass
 class StoredFrames:
-    """All stored frames of a video, as `000.jpg`, `001.jpg`, ..."""
+    """The stored frames of a video, as `000.jpg`, `001.jpg`, ...; with `first_seconds` no later ones."""
 
     store: FrameStore
+    first_seconds: float | None = None
+
+    def _count(self, video_id: str) -> int:
+        stored = self.store.num_frames(video_id)
+        if self.first_seconds is None or not stored:
+            return stored
+        return frames_within(self.store.manifest(video_id), stored, self.first_seconds)
 
     def files(self, video_id: str) -> Files:
-        count = self.store.num_frames(video_id)
+        count = self._count(video_id)
         if not count:
             raise FramesError(f"{self.store.path}: has no video {video_id}")
         for number, jpeg in enumerate(self.store.read_jpegs(video_id, range(count))):
@@ -51,9 +59,9 @@ class StoredFrames:
     def size(self, video_id: str) -> int:
         record = self.store.manifest(video_id) or {}
         size = record.get("bytes")
-        if isinstance(size, int):
+        if isinstance(size, int) and self.first_seconds is None:
             return size
-        return sum(map(len, self.store.read_jpegs(video_id, range(self.store.num_frames(video_id)))))
+        return sum(map(len, self.store.read_jpegs(video_id, range(self._count(video_id)))))
 
 
 @dataclass

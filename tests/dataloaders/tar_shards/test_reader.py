@@ -163,6 +163,18 @@ def test_captions_take_turns() -> None:
     assert {caption(turn) for turn in range(3)} == {"a", "b", "c"} and caption(0) == caption(3)
 
 
+def test_captions_of_a_paragraph_are_one_text() -> None:
+    rng = np.random.default_rng(0)
+    texts = Texts({"english": ["one.", "two."], "chinese": ["一。", "二。"]})
+    assert TextChoice("english", joined=True).of(texts, turn=1, rng=rng)[0] == "one. two."
+    both = {
+        TextChoice("bilingual", joined=True).of(texts, turn=n, rng=np.random.default_rng(0)) for n in (0, 1)
+    }
+    assert both == {("one. two.", "", 0), ("一。 二。", "", 1)}
+    with pytest.raises(BadSampleError, match="has no english caption"):
+        TextChoice("english", joined=True).of(Texts({}), turn=0, rng=rng)
+
+
 def test_languages_and_tags() -> None:
     rng = np.random.default_rng(0)
     texts = Texts({"english": ["cat"], "chinese": ["猫"]}, {"chinese": "动物"})
