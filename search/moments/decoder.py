@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from dataloaders.transforms import FrameSize
 from search.clips import STORE_SETTINGS, Clip, ClipError, Part, clip_of_job, part_of_job, video_job
 from search.moments.cutting import Cutting
 from video.long.parts import LongVideo, PartJob, WholeJob, parts_of, run_search_job
+from video.sampling import VideoError
 from video.worker_pool import Fault, Output, WorkerPool
 
 SearchJob = WholeJob | PartJob
@@ -25,6 +25,7 @@ Result = tuple[Path, "Clip | Part | ClipError"]
 _AHEAD = 2  # clips for each worker that may wait for the encoder
 _THREADS = 4  # that make clips
 _POLL = 0.2  # seconds
+_PIECE = 300  # frames of a part at most: as pixels they take 45 MB
 
 
 class Decoder:
@@ -74,10 +75,11 @@ class Decoder:
             try:
                 jobs = [WholeJob(video_job(path), self._cutting.limit) for path in self._paths]
                 for job, outcome in pool.run(jobs, stop=ended.is_set):
-                    if isinstance(outcome, Fault) or not isinstance(outcome[0], LongVideo):
-                        put(threads.submit(self._result, job, outcome))
-                    else:
+                    if not isinstance(outcome, Fault) and isinstance(outcome[0], LongVideo):
                         self._cut(_path_of(job), outcome[0], pool)
+                        continue
+                    for piece in self._pieces(job, outcome):
+                        put(threads.submit(self._result, job, *piece))
                 put(None)
             except BaseException as error:  # raised again where the clips are taken
                 put(error)
@@ -101,26 +103,32 @@ class Decoder:
         for part in parts:
             pool.add(part)
 
-    def _result(self, job: SearchJob, outcome: Output | Fault) -> Result:
+    def _pieces(self, job: SearchJob, outcome: Output | Fault) -> Iterator[tuple[Output | Fault, int, int]]:
+        """(result, number, how many there are): hours that one process decoded are several parts here."""
+        if isinstance(job, WholeJob) or isinstance(outcome, Fault) or isinstance(outcome[0], VideoError):
+            yield outcome, 0, 1
+            return
+        times, jpegs = outcome
+        parts = self._long[job.path][1]
+        if len(parts) > 1 or len(jpegs) <= _PIECE:
+            yield outcome, parts.index(job), len(parts)
+            return
+        starts = range(0, len(jpegs), _PIECE)
+        for number, start in enumerate(starts):
+            piece = slice(start, start + _PIECE)
+            yield (times[piece], jpegs[piece]), number, len(starts)
+
+    def _result(self, job: SearchJob, outcome: Output | Fault, number: int, parts: int) -> Result:
+        path = _path_of(job)
         try:
             if isinstance(outcome, Fault):
                 raise ClipError(outcome.reason, outcome.message)
-            return _path_of(job), self._clip(job, *outcome)
+            if isinstance(job, WholeJob):
+                return path, clip_of_job(*outcome, frames=self._frames, size=self._size)
+            duration = self._long[path][0].seconds
+            return path, part_of_job(*outcome, number=number, parts=parts, duration=duration, size=self._size)
         except ClipError as error:
-            return _path_of(job), error
-
-    def _clip(self, job: SearchJob, answer: Any, jpegs: Sequence[bytes]) -> Clip | Part:
-        if isinstance(job, WholeJob):
-            return clip_of_job(answer, jpegs, frames=self._frames, size=self._size)
-        long, parts = self._long[job.path]
-        return part_of_job(
-            answer,
-            jpegs,
-            number=parts.index(job),
-            parts=len(parts),
-            duration=long.seconds,
-            size=self._size,
-        )
+            return path, error
 
 
 def _path_of(job: SearchJob) -> Path:

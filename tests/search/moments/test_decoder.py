@@ -13,7 +13,7 @@ from search.clips import Clip, ClipError, Part
 from search.moments import decoder
 from search.moments.cutting import Cutting
 from search.moments.decoder import Decoder
-from tests.search.moments.conftest import CUT_ABOVE, EVERY
+from tests.search.moments.conftest import CUT_ABOVE, EVERY, film
 
 
 def run(paths: list[Path], *, cutting: Cutting | None = None, workers: int = 1) -> Iterator[Any]:
@@ -62,3 +62,16 @@ def test_one_error_for_all_parts_of_a_video(films: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(decoder, "part_of_job", broken)
     ((path, error),) = run([films / "film.mp4"])
     assert path == films / "film.mp4" and isinstance(error, ClipError) and error.reason == "timeout"
+
+
+def test_hours_that_one_process_decodes_come_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their pixels together would fill the memory."""
+    monkeypatch.setattr(decoder, "_PIECE", 4)
+    path = film(tmp_path / "film.avi")
+    parts = [part for _, part in run([path])]
+    assert [(part.number, part.parts) for part in parts] == [(number, 4) for number in range(4)]
+    assert [len(part.times) for part in parts] == [4, 4, 4, 3]
+    times = [time for part in parts for time in part.times]
+    assert times == sorted(times) and len(parts[0].frames) == len(parts[0].jpegs) == 4
