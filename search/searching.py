@@ -14,7 +14,7 @@ from search.scoring import Scores, best_frames, score_rows, with_totals
 
 _ATTEMPTS = 3
 _MORE = 10  # places for copies
-_MOMENTS = 4  # times as many places where long videos have several
+_MOMENTS = 16  # times as many places where long videos have several: scoring twice takes longer
 MOST_MOMENTS = 8  # of one hit
 
 
