@@ -109,8 +109,8 @@ def test_a_test_video_that_one_rank_cannot_read(unlucky: int, toy: Toy, tmp_path
     ("place", "unlucky"),
     [
         ("engine.run.build_model", 0),
-        ("engine.data.exclude_missing", 0),
-        ("engine.data.FrameStore", 1),
+        ("engine.frame_sources.exclude_missing", 0),
+        ("engine.data.VideoTextDataset", 1),
         ("engine.run.wrap", 1),
     ],
 )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pty
 import signal
-import sys
-import time
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ import pytest
 import engine.run
 from common.stop_signals import SIGNALS
 from engine.evaluation.encode import Evaluator
-from engine.process import signals
 from engine.training.trainer import Trainer
 from tests.e2e.conftest import Toy
 from tests.e2e.test_resume import assert_same_run, records
+from tests.processes import ROOT, fast_python
 
 FLAGS = ("--dataset", "msrvtt", "--language", "english", "--epochs", "2", "--select_on", "test")
 
@@ -99,25 +97,47 @@ def test_before_training_and_while_only_evaluating(
     assert not (tmp_path / "b" / "metrics.jsonl").exists()
 
 
+TWICE = """
+import os, signal, sys, time
+from engine.process import signals
+from engine.program import end_process
+from engine.training.trainer import Trainer
+from main_task_retrieval import main
+
+pause, step, calls = float(sys.argv[1]), Trainer._optimiser_step, []
+
+def signalled_twice(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(2 * pause)
+    return step(*args, **kwargs)
+
+Trainer._optimiser_step = signalled_twice
+signals.ONE_REQUEST_S = 0.25
+sys.argv[0] = "main_task_retrieval.py"
+end_process(main(sys.argv[2:]))
+"""
+
+
+def command(toy: Toy, output: Path, *program: str) -> list[str]:
+    return [fast_python(), *program, "--do_train", "--output_dir", str(output), *toy.flags, *FLAGS]
+
+
 @pytest.mark.parametrize("pause_s", [0.0, 0.5])
 def test_a_second_signal_ends_at_once_unless_it_comes_with_the_first(
-    pause_s: float, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pause_s: float, toy: Toy, tmp_path: Path
 ) -> None:
-    def twice(call: int) -> None:
-        if call == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(pause_s)
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(2 * pause_s)
-
-    before(Trainer, "_optimiser_step", twice, monkeypatch)
-    monkeypatch.setattr(signals, "ONE_REQUEST_S", 0.25)
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:  # os._exit is what ends it
-        os._exit(toy.run("train", tmp_path, *FLAGS))
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == (128 + signal.SIGTERM if pause_s else 0)
+    done = subprocess.run(
+        command(toy, tmp_path, "-c", TWICE, str(pause_s)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == (128 + signal.SIGTERM if pause_s else 0), done.stderr
     assert len(list(tmp_path.glob("training_state.*"))) == (0 if pause_s else 1)
 
 
@@ -152,17 +172,12 @@ def test_loader_processes_leave_signals_to_the_run(
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal(ignored: bool, toy: Toy, tmp_path: Path) -> None:
     """The run saves as after SIGTERM. If SIGHUP was ignored at the start, as under nohup, the run goes on."""
-    sys.stdout.flush()
+    argv = command(toy, tmp_path, str(ROOT / "main_task_retrieval.py"))
     child, terminal = pty.fork()
     if child == 0:
-        code = 99
-        with contextlib.suppress(BaseException):
-            for name, number in (("stdout", 1), ("stderr", 2)):
-                setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
-            if ignored:
-                signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            code = toy.run("train", tmp_path, *FLAGS)
-        os._exit(code)
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.execv(argv[0], argv)
     printed = b""
     while b"step 2/" not in printed:
         printed += os.read(terminal, 4096)
