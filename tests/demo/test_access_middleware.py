@@ -364,13 +364,14 @@ def test_websockets_are_closed() -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_a_long_host_is_cut() -> None:
-    headers = ((b"host", b"b" * 100),)
-
+@pytest.mark.parametrize(
+    ("headers", "shown"), [((), "''"), (((b"host", b"b" * 100),), repr("b" * 80))], ids=["none", "long"]
+)
+def test_hosts_that_are_absent_or_long(headers: tuple[tuple[bytes, bytes], ...], shown: str) -> None:
     async def with_host(scope: Any, receive: Any, send: Any) -> None:
         await AccessMiddleware(App(), limits=Limits())(scope | {"headers": list(headers)}, receive, send)
 
-    assert f"host {'b' * 80!r}: " in error_of(ask(with_host), 400)
+    assert error_of(ask(with_host), 400).startswith(f"host {shown}: ")
 
 
 def test_what_gradio_would_answer_is_not_found() -> None:
