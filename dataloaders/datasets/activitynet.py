@@ -106,7 +106,7 @@ def _split(annotations: str) -> SplitSpec:
         "activitynet_lmdb",
         lambda files, _: read_split(files.annotations, files.list),
         words=64,
-        read_ids=lambda files, _: list(read_split(files.annotations, files.list).video_ids),
+        quick_to_read=True,
         repeats=RepeatCheck(repeated_keys, "the last entry counts"),
         faults=find_faults,
     )

@@ -96,7 +96,7 @@ def _split(annotations: str) -> SplitSpec:
         "didemo_lmdb",
         lambda files, _: read_split(files.annotations, files.list),
         words=64,
-        read_ids=lambda files, _: list(read_split(files.annotations, files.list).video_ids),
+        quick_to_read=True,
         repeats=RepeatCheck(_repeated_annotations, "the same annotation_id"),
         faults=find_faults,
     )

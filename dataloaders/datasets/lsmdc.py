@@ -77,7 +77,7 @@ def _split(annotations: str) -> SplitSpec:
         None,
         "lsmdc_lmdb",
         lambda files, _: read_split(files.annotations),
-        read_ids=lambda files, _: list(read_split(files.annotations).video_ids),
+        quick_to_read=True,
     )
 
 

@@ -85,12 +85,14 @@ def read_test_ids(dataset: str, files: SplitFiles, *, language: str, split: str 
     Raises `UserError` if a file of the split is missing or empty.
     """
     spec = dataset_spec(dataset)
-    if files.list is None or spec.split(split).read_ids is not None:
+    part = spec.split(split)
+    if part.quick_to_read:
         _require_file(files.annotations)
-        read_ids = spec.split(split).read_ids
-        if read_ids is None:
-            return None
-        return list(dict.fromkeys(id for each in languages_of(language) for id in read_ids(files, each)))
+        ids = [id for each in languages_of(language) for id in part.read(files, each).video_ids]
+        return list(dict.fromkeys(ids))
+    if files.list is None:
+        _require_file(files.annotations)
+        return None
     ids, has_captions = spec.read_list(files.list)
     if not has_captions:
         _require_file(files.annotations)

@@ -69,8 +69,8 @@ class SplitSpec:
 
     `read` (files, language) -> examples. `words` and `tag_words` are the tokens of a caption and of its tag,
     None without tags; --max_words replaces both. `duration_factor` is in frames a second, for
-    --frame_sample_len dynamic. `augments`: pre-training changes crops and colours of its frames. `read_ids`
-    (files, language) -> video ids, if they can be read from the annotations before the captions are needed.
+    --frame_sample_len dynamic. `augments`: pre-training changes crops and colours of its frames.
+    `quick_to_read`: the ids of a test are looked at before the training, by reading its annotations.
     `other_annotations` are read in place of `annotations` where only one of them is there. `faults` are the
     entries of the files that are wrong but do no harm: what is wrong -> which ones, for the data doctor.
     """
@@ -84,7 +84,7 @@ class SplitSpec:
     duration_factor: float = 0.5
     augments: bool = False
     repeats: RepeatCheck | None = None
-    read_ids: Callable[[SplitFiles, str], Sequence[str]] | None = None
+    quick_to_read: bool = False
     other_annotations: tuple[str, ...] = ()
     faults: Callable[[SplitFiles], Mapping[str, Sequence[str]]] = _none
 

@@ -300,5 +300,5 @@ def _split_spec(path: Path, split: str) -> SplitSpec:
         list=None,
         store=f"{path.stem}_lmdb",
         read=read,
-        read_ids=lambda files, language: list(read(files, language).video_ids),
+        quick_to_read=True,
     )
