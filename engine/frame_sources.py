@@ -19,6 +19,7 @@ from dataloaders.datasets.splits import (
     exclude_missing,
     is_without_prefix,
     match_store_ids,
+    spread,
     with_store_durations,
 )
 from dataloaders.examples import Examples
@@ -27,6 +28,7 @@ from dataloaders.frame_store.reader import FrameStore
 from engine.config import Config
 from engine.distributed.world import World
 from engine.logs.run_log import RunLog
+from engine.output_folder import on_main
 
 if TYPE_CHECKING:  # PyAV and OpenCV are loaded only where videos are decoded
     from dataloaders.video_frames.source import VideoFrames
@@ -73,7 +75,7 @@ def find_videos(
     if files.videos is not None:
         assert isinstance(frames, _video_frames())
         frames.find(present.video_ids)
-        frames.check_cache(_spread(present))
+        frames.check_cache(spread(present.video_ids, _INSPECTED))
         log.info(_describe(config, frames))
         if evaluates:
             faults = frames.undecodable(present.video_ids, workers=config.num_thread_reader)
@@ -103,7 +105,7 @@ def missing_of_list(
 
 def _try_some(config: Config, frames: VideoFrames, present: Examples, log: RunLog) -> None:
     """Try files of a training set. Raises `UserError` if none of them decodes."""
-    chosen = _spread(present)
+    chosen = spread(present.video_ids, _INSPECTED)
     faults = frames.undecodable(chosen, workers=config.num_thread_reader)
     if faults and len(faults) == len(chosen):
         raise UserError(f"{frames.path}: none of {len(chosen)} inspected videos decodes: {_some(faults)}")
@@ -112,12 +114,6 @@ def _try_some(config: Config, frames: VideoFrames, present: Examples, log: RunLo
             f"{len(faults)} of {len(chosen)} inspected videos do not decode: {_some(faults)}; training takes "
             "other videos in their place"
         )
-
-
-def _spread(present: Examples) -> list[str]:
-    """Some videos of the whole split, always the same."""
-    number = min(_INSPECTED, present.num_videos)
-    return [present.video_ids[i * present.num_videos // number] for i in range(number)]
 
 
 def _with_faults(missing: MissingVideos, faults: Mapping[str, str]) -> MissingVideos:
@@ -165,15 +161,7 @@ def frame_cache(config: Config, world: World, log: RunLog) -> Iterator[None]:
     from dataloaders.video_frames.cache import CacheOwner
 
     owner = CacheOwner(folder, frame_settings(config).as_record(), say=log.info)
-    problem: str | None = None
-    if world.is_main:
-        try:
-            owner.open()
-        except UserError as error:
-            problem = str(error)
-    problem = world.broadcast(problem)
-    if problem:
-        raise UserError(problem)
+    on_main(world, owner.open)
     done = False
     try:
         yield

@@ -34,6 +34,7 @@ from engine.input_spec import InputSpec
 from engine.inspection import inspect_texts
 from engine.loaders import batch_per_rank
 from engine.logs.run_log import RunLog
+from engine.output_folder import on_main
 
 # Shards that a rank reads at once, if there are as many: its batches then mix samples of that many places.
 LEAST_READERS = 4
@@ -82,22 +83,18 @@ class ShardTrainingData:
 def open_shards(config: Config, world: World, log: RunLog) -> list[Source]:
     """The sources of --shards and their sizes. Collective: rank 0 looks, all raise its `UserError`."""
     assert config.shards is not None
-    found: tuple[list[Source], str] = ([], "")
-    if world.is_main:
-        try:
-            sources = open_sources(
-                config.shards,
-                config.shard_weights,
-                samples_per_epoch=config.samples_per_epoch,
-                say=log.info,
+    shards = config.shards
+    found: list[Source] = []
+
+    def look() -> None:
+        found.extend(
+            open_sources(
+                shards, config.shard_weights, samples_per_epoch=config.samples_per_epoch, say=log.info
             )
-            found = (sources, "")
-        except UserError as error:
-            found = ([], str(error))
-    sources, problem = world.broadcast(found)
-    if problem:
-        raise UserError(problem)
-    return sources
+        )
+
+    on_main(world, look)
+    return world.broadcast(found)
 
 
 def build_shard_data(
@@ -146,7 +143,7 @@ def build_shard_data(
             first_seconds=data.first_seconds,
         ),
     )
-    if world.is_main:
+    if world.is_main and config.language != BILINGUAL:
         _inspect(config, spec, settings, order.addresses[0], world, log)
     loader = ShardLoader(
         dataset, workers=workers, most_bad=config.max_bad_share, pin_memory=world.device.type == "cuda"
@@ -172,12 +169,12 @@ def _inspect(
     config: Config, spec: InputSpec, settings: dict[str, Any], address: str, world: World, log: RunLog
 ) -> None:
     """Log whether the texts at the start of the first shard fit the model."""
+    (language,) = languages_of(config.language)
     builder = ExamplesBuilder()
     stream = ShardStream(address)
     try:
         for number, sample in enumerate(islice(read_samples(stream), _INSPECTED)):
-            if isinstance(sample, RawSample) and config.language != BILINGUAL:
-                (language,) = languages_of(config.language)
+            if isinstance(sample, RawSample):
                 for text in sample.texts.captions.get(language, sample.texts.captions.get("", [])):
                     builder.add(str(number), text)
     except ShardError as error:

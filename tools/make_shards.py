@@ -51,9 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, metavar="NAME", help=f"data set: {', '.join(DATASETS)}")
     add("--split", default="train", choices=("pretrain", "train"), help="(default: train)")
     add("--data_dir", default=os.environ.get("HMMC_DATA", "data"), help="folder of data sets (default: data)")
-    add("--annotations", type=Path, help="annotation file, instead of the default")
-    add("--list", type=Path, help="list of videos, instead of the default")
-    add("--store", type=Path, help="frame store, instead of the default")
+    add("--annotations", help="annotation file, instead of the default")
+    add("--list", help="list of videos, instead of the default")
+    add("--store", help="frame store, instead of the default")
     add("--video_dir", type=Path, help="put in the files of this folder, not frames of a store")
     add("--samples", type=int, default=1000, help="videos in a shard at most (default: 1000)")
     add("--bytes", type=float, help="bytes in a shard, about, at most: 5e8")
@@ -111,9 +111,7 @@ def _make(argv: Sequence[str]) -> int:
 def _plan(args: argparse.Namespace) -> ShardPlan:
     spec = dataset_spec(args.dataset)
     files = default_files(args.data_dir, spec.name, args.split)
-    files = SplitFiles(
-        args.annotations or files.annotations, args.list or files.list, args.store or files.store
-    )
+    files = files.with_paths(args.annotations, args.list, args.store)
     language = spec.languages[0] if len(spec.languages) == 1 else BILINGUAL
     examples = read_examples(spec.name, args.split, language=language, files=files)
     examples, contents = _contents(args, examples, files, spec)
@@ -149,8 +147,7 @@ def _contents(
         contents, place = VideoFiles(args.video_dir, table), args.video_dir
     else:
         store = FrameStore(files.store)
-        if spec.store_prefix:
-            examples = match_store_ids(examples, store, prefix=spec.store_prefix)
+        examples = match_store_ids(examples, store, prefix=spec.store_prefix)
         examples, lacking = exclude_missing(examples, store)
         contents, place, missing = StoredFrames(store, spec.first_seconds), files.store, lacking.count
     if missing and not args.allow_missing:

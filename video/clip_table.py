@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from common.errors import UserError
 from video.clip_ids import clip_id, parse_clip_id
-from video.file_names import VIDEO_EXTENSIONS, stem_and_extension
+from video.file_names import without_extension
 
 ID = "video_id"
 # Names of a column, the preferred one first; capitals and outer spaces do not matter.
@@ -46,7 +46,7 @@ class Clip(NamedTuple):
     def source(self) -> str:
         """The video that this is a part of, by the id or by the name of the file."""
         part = parse_clip_id(self.video_id)
-        return part.source if part is not None else _without_extension(self.file)
+        return part.source if part is not None else without_extension(self.file)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ClipColumns:
             return Clip(video, video, start, end)
         start, end = round(start, 3), round(end, 3)
         file = _relative(video, f"{place}: {self.video} {video!r}")
-        return Clip(clip_id(_without_extension(file), start, end), file, start, end)
+        return Clip(clip_id(without_extension(file), start, end), file, start, end)
 
 
 def clip_columns(header: Iterable[str]) -> ClipColumns | None:
@@ -132,9 +132,3 @@ def _relative(video: str, what: str) -> str:
     if any(part in ("", ".", "..") for part in path.split("/")):
         raise UserError(f"{what}: must be a file's name, or a path below the folder of the videos")
     return path
-
-
-def _without_extension(file: str) -> str:
-    """`file` without the extension of a video; any other is part of the id."""
-    stem, extension = stem_and_extension(file)
-    return stem if extension in VIDEO_EXTENSIONS and not stem.endswith("/") else file

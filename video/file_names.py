@@ -42,3 +42,9 @@ def kind_left_out(name: str) -> str:
         return HIDDEN
     extension = stem_and_extension(name)[1]
     return f".{extension}" if extension else "without extension"
+
+
+def without_extension(file: str) -> str:
+    """`file` without the extension of a video; any other is part of the id."""
+    stem, extension = stem_and_extension(file)
+    return stem if extension in VIDEO_EXTENSIONS and not stem.endswith("/") else file

@@ -22,10 +22,10 @@ from video.file_names import (
     HIDDEN,
     OTHER,
     UNKNOWN,
-    VIDEO_EXTENSIONS,
     kind_left_out,
     rank_of,
     stem_and_extension,
+    without_extension,
 )
 from video.sampling import Window
 from video.video_files import describe_left_out, videos_by_content
@@ -122,7 +122,7 @@ class VideoFolder:
 
     def file_of(self, entry: Wanted) -> tuple[Path | None, bool]:
         """The file of a video, and whether it is named like the part and not like the whole video."""
-        path = self.find(entry.file_id) or self.find(_without_extension(entry.file_id))
+        path = self.find(entry.file_id) or self.find(without_extension(entry.file_id))
         if path is None and entry.file_id != entry.video_id:
             return self.find(entry.video_id), True
         return path, False
@@ -156,7 +156,7 @@ class VideoFolder:
             videos = folder._videos_named(found) if folder is not None else []
             same_name.update(dict.fromkeys(other for other in videos[1:] if rank_of(other) < UNKNOWN))
             own_name = name.rpartition("/")[2]
-            if not {own_name, _without_extension(own_name)} & {found, _name_of(path)}:
+            if not {own_name, without_extension(own_name)} & {found, _name_of(path)}:
                 other_form.append(entry.video_id)
         self.same_name, self.other_form = list(same_name), other_form
 
@@ -213,12 +213,6 @@ def list_folder(
         left_out = f" (left out: {describe_left_out(folder.left_out)})" if folder.left_out else ""
         raise UserError(f"{folder.path}: no videos in it{left_out}")
     return [_entry({"video_id": name}, place=str(folder.path), clip_from_id=clip_from_id) for name in names]
-
-
-def _without_extension(file_id: str) -> str:
-    """`file_id` without the extension of a video: the file may have been converted since."""
-    stem, extension = stem_and_extension(file_id)
-    return stem if extension in VIDEO_EXTENSIONS else file_id
 
 
 def _name_of(path: Path) -> str:

@@ -41,7 +41,8 @@ def has_other_sentences(split_list: KnownList | None, examples: Examples) -> boo
     35 of the 1k-A sentences are spelled differently in MSR-VTT's own annotations, and a spreadsheet program
     changes more.
     """
-    return split_list is not None and split_list.pairs_sha256 not in ("", pairs_digest(examples))
+    published = split_list.pairs_sha256 if split_list is not None else ""
+    return bool(published) and published != pairs_digest(examples)
 
 
 def identify(dataset: str, video_ids: Iterable[str]) -> KnownList | None:

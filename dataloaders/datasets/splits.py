@@ -5,7 +5,7 @@ V videos.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
@@ -145,3 +145,10 @@ def hold_out(examples: Examples, *, share: float, seed: int) -> tuple[Examples, 
     rng = np.random.default_rng([seed, _HELD_OUT_STREAM])
     is_held_out[by_id[rng.choice(examples.num_videos, count, replace=False)]] = True
     return examples.keep_videos(~is_held_out), examples.keep_videos(is_held_out)
+
+
+def spread(items: Sequence[str] | PackedStrings, number: int | None) -> list[str]:
+    """`number` of `items`, evenly spread from the first on; all of them if it is None or too large."""
+    if number is None or number >= len(items):
+        return list(items)
+    return [items[i * len(items) // number] for i in range(number)]

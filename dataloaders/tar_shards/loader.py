@@ -50,7 +50,6 @@ class ShardLoader:
         workers: int,
         most_bad: float,
         pin_memory: bool = False,
-        multiprocessing_context: str | None = None,
     ) -> None:
         assert workers in (0, dataset.slots)
         self.dataset = dataset
@@ -58,13 +57,7 @@ class ShardLoader:
         self._most_bad = most_bad
         self._pin_memory = pin_memory
         self._tickets = _Tickets(dataset)
-        self._parts = build_loader(
-            dataset,
-            self._tickets,
-            batch_size=None,
-            num_workers=workers,
-            multiprocessing_context=multiprocessing_context,
-        )
+        self._parts = build_loader(dataset, self._tickets, batch_size=None, num_workers=workers)
 
     def set_epoch(self, epoch: int, *, start_batch: int = 0) -> None:
         """Choose the epoch to iterate over; skip its first `start_batch` batches (to resume within it)."""

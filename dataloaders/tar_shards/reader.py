@@ -43,10 +43,9 @@ class Fault(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What `take` gives: the result of `make`, the sample's number, whether it replaces another one."""
+    """What `take` gives: the result of `make`, and whether the sample replaces another one."""
 
     made: Any
-    number: int
     replaced: bool
 
 
@@ -131,7 +130,7 @@ class ShardReader:
         shard = int(self._pieces.shard[piece])
         number = self._order.number(shard, in_shard)
         try:
-            return Given(make(sample, number), number, False)
+            return Given(make(sample, number), False)
         except _OF_A_SAMPLE as error:
             self._fault(shard, f"{sample.key}: {error}", int(position < len(self._turn)))
             return None

@@ -105,7 +105,7 @@ class Trainer:
         self.counters = Counters()
         self.meter = Meter(ranks=world.size, device=world.device)
         self._status = StepStatus()  # of the steps since the hooks were called
-        self._unreadable_names: deque[str] = deque(maxlen=10)
+        self._unreadable: deque[tuple[int, int, int]] = deque(maxlen=10)  # epoch, batch, place in the batch
 
     def train_epoch(self, epoch: int, *, first_step: int = 0) -> None:
         """One pass over the loader, which starts after the batches of the first `first_step` steps.
@@ -252,17 +252,18 @@ class Trainer:
         )
 
     def _remember_unreadable(self, batch: Batch, epoch: int, number: int) -> None:
-        """Remember the names of the clips of this rank that could not be read and were replaced."""
-        if self.requested is None or "replaced" not in batch or not batch["replaced"].any():
-            return
-        for sample, replaced in zip(self.requested(epoch, number), batch["replaced"], strict=True):
-            if replaced:
-                self._unreadable_names.append(self.name_of(sample))
+        """Remember the clips of this rank that could not be read and were replaced."""
+        if "replaced" in batch:
+            places = batch["replaced"].nonzero().flatten().tolist()
+            self._unreadable.extend((epoch, number, place) for place in places)
 
     def _stop_if_too_many_unreadable(self) -> None:
         if self.counters.unreadable <= self.max_bad_samples:
             return
-        names = [name for names in self.world.gather(list(self._unreadable_names)) for name in names]
+        names_here = []
+        if self.requested is not None:
+            names_here = [self.name_of(self.requested(e, n)[place]) for e, n, place in self._unreadable]
+        names = [name for names in self.world.gather(names_here) for name in names]
         raise TrainingStopped(
             f"{self.counters.unreadable} clips could not be read (--max_bad_samples {self.max_bad_samples}), "
             f"the last ones of {', '.join(dict.fromkeys(names))}; {self.hooks.last_save()}"

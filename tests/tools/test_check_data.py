@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from dataloaders.datasets.registry import DATASETS
+from dataloaders.datasets.splits import spread
 from dataloaders.frame_store.writer import FrameStoreWriter
 from tests.dataloaders.toy import REALDATA, write_json, write_lines
 from tools.check_data import main
 from tools.doctor.clip_overlap import overlapping_pairs, shared_sources, spans_of
-from tools.doctor.store_checks import spread
 from tools.doctor.text_checks import strangeness
 from video.clip_ids import Part
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.errors import UserError
-from dataloaders.datasets.splits import has_other_form
+from dataloaders.datasets.splits import has_other_form, spread
 from dataloaders.examples import Examples
 from dataloaders.frame_sampling import frames_within
 from dataloaders.frame_source import FramesError, FrameSource
@@ -97,13 +97,6 @@ def check_same_pictures(
     if pairs:
         message = f"pairs of videos with the same frames: {len(pairs):,}"
         report.add("problem", " / ".join(names), "picture-leak", message, count=len(pairs), some=pairs)
-
-
-def spread(items: Sequence[str], number: int | None) -> list[str]:
-    """`number` of `items`, evenly spread from the first on; all of them if it is None or too large."""
-    if number is None or number >= len(items):
-        return list(items)
-    return [items[i * len(items) // number] for i in range(number)]
 
 
 def _report_counts(report: Report, split: str, frames: dict[str, int], store: FrameSource) -> None:
