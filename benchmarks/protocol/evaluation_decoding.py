@@ -21,8 +21,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from modules.heads.hmmc import hmmc_head
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataloaders.examples import ExamplesBuilder
@@ -33,6 +31,7 @@ from engine.distributed.world import World
 from engine.evaluation.encode import Evaluator
 from engine.evaluation.features import Features
 from engine.logs.run_log import RunLog
+from modules.heads.hmmc import hmmc_head
 
 FRAMES, SIDE, WIDTH, VOCABULARY, WORDS = 12, 224, 64, 512, 12
 

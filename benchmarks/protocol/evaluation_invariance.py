@@ -18,8 +18,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from modules.heads.hmmc import hmmc_head
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.protocol.evaluation_decoding import FRAMES, SIDE, WORDS, CountingStore, SmallModel, Words
@@ -29,6 +27,7 @@ from dataloaders.video_text import VideoTextDataset
 from engine.distributed.world import World
 from engine.evaluation.encode import Evaluator
 from engine.logs.run_log import RunLog
+from modules.heads.hmmc import hmmc_head
 
 VIDEOS, CAPTIONS = 150, 450
 COMPARED = ("t2v", "v2t", "v2t_any")
