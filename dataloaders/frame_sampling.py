@@ -18,12 +18,18 @@ class TooFewFramesError(UserError):
     """A video has fewer stored frames than `random` sampling must choose."""
 
 
+def even_frames(num_stored: int, num_frames: int) -> NDArray[np.int64]:
+    """Indices [F] of stored frames, equally spaced, the first one included; frames repeat if n < F."""
+    assert num_stored > 0 and num_frames > 0
+    return np.linspace(0, num_stored, num_frames, endpoint=False).astype(np.int64)
+
+
 def sample_frame_indices(
     num_stored: int, num_frames: int, *, frame_sample: str, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Indices [F] of stored frames, in order, all in 0..n-1.
 
-    - `uniform`: linspace(0, n, F, endpoint=False), rounded down; frames repeat if n < F.
+    - `uniform`: `even_frames`.
     - `random`: F of n without replacement. Raises `TooFewFramesError` if n < F.
     - `uniform_random`: one random frame of each of F equal segments; frames repeat if n < F.
 
@@ -31,7 +37,7 @@ def sample_frame_indices(
     """
     assert num_stored > 0 and num_frames > 0
     if frame_sample == "uniform":
-        return np.linspace(0, num_stored, num_frames, endpoint=False).astype(np.int64)
+        return even_frames(num_stored, num_frames)
     if frame_sample == "random":
         if num_stored < num_frames:
             raise TooFewFramesError(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.atomic_files import write_json
 from common.errors import UserError, file_errors, first_line
-from dataloaders.frame_sampling import sample_frame_indices
+from dataloaders.frame_sampling import even_frames
 from dataloaders.transforms import resize_and_crop
 from engine.checkpoint.files import save_state
 from hmmc.model_card import model_card
@@ -119,9 +119,7 @@ class VideoTextModel(
         if not frames:
             raise QueryError("video: has no frames")
         if len(frames) > self.frames:
-            rng = np.random.default_rng(0)  # `uniform` draws nothing
-            chosen = sample_frame_indices(len(frames), self.frames, frame_sample="uniform", rng=rng)
-            frames = [frames[number] for number in chosen]
+            frames = [frames[number] for number in even_frames(len(frames), self.frames)]
         return resize_and_crop(frames, self.image_size), (None,) * len(frames), None
 
     # Features

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from common.errors import UserError
-from dataloaders.frame_sampling import sample_frame_indices
+from dataloaders.frame_sampling import even_frames
 from dataloaders.frame_store.format import FrameStoreError
 from dataloaders.frame_store.reader import FrameStore, decode_jpeg
 from dataloaders.transforms import FrameSize, resize_and_crop
@@ -183,9 +183,7 @@ def thumbnail(picture: np.ndarray) -> bytes:
 
 
 def _clip(jpegs: Sequence[bytes], record: dict[str, Any], *, frames: int, size: FrameSize) -> Clip:
-    chosen = sample_frame_indices(
-        len(jpegs), frames, frame_sample="uniform", rng=np.random.default_rng(0)
-    ).tolist()
+    chosen = even_frames(len(jpegs), frames).tolist()
     try:
         pictures = [decode_jpeg(jpegs[index]) for index in chosen]
     except UserError as error:

@@ -132,8 +132,9 @@ class VideoIndex:
                 if self.catalog.meta("generation") == numbers.get("generation", 0):
                     raise
                 continue  # the folder was compacted just now: the files of the old generation are gone
+            videos, (moments, cut) = self.catalog.count(), self.catalog.moments.counts()
             alive = None
-            if self.catalog.count_rows() < features.rows:
+            if videos - cut + moments < features.rows:
                 alive = np.zeros(features.rows, dtype=bool)
                 alive[[row for row in self.catalog.live_rows() if row < features.rows]] = True
             return Snapshot(
@@ -141,8 +142,8 @@ class VideoIndex:
                 alive,
                 numbers.get("generation", 0),
                 numbers.get("version", 0),
-                videos=self.catalog.count(),
-                cut=self.catalog.moments.counts()[0] > 0,
+                videos=videos,
+                cut=moments > 0,
             )
 
     @property

@@ -42,12 +42,16 @@ def load_clip_weights(
     Raises `UserError` where the weights are not available (it says what to fetch and where to put it) or
     belong to another architecture (it gives counts and names).
     """
-    if weights == "none":
-        return
-    path = find_clip_weights(weights, name=name, cache_dir=cache_dir, allow_download=allow_download)
+    if weights != "none":
+        path = find_clip_weights(weights, name=name, cache_dir=cache_dir, allow_download=allow_download)
+        load_clip_file(clip, path, weights, name=name)
+
+
+def load_clip_file(clip: nn.Module, path: Path, weights: str, *, name: str) -> None:
+    """`load_clip_weights` from the file that `find_clip_weights` has found."""
     state, from_openai = read_clip_state(path)
     quick = any(type(module).__name__ == "QuickGELU" for module in clip.modules())
-    if not quick and (from_openai or _tag_config(name, weights).get("quick_gelu")):
+    if not quick and (from_openai or tag_config(name, weights).get("quick_gelu")):
         raise UserError(
             f"{weights} weights were trained with QuickGELU, {name} has none; use '{name}-quickgelu'"
         )
@@ -63,9 +67,9 @@ def find_clip_weights(
         if not path.is_file():
             raise UserError(f"CLIP weights {weights}: no such file (--clip_weights)")
         return path
-    config = _tag_config(name, weights)
+    config = tag_config(name, weights)
     if not config:
-        tags = _known_tags(name)
+        tags = known_tags(name)
         raise UserError(
             f"CLIP weights '{weights}': no tag that open_clip knows for {name} "
             f"({', '.join(tags) if tags else 'it knows none'}); 'none' starts from random weights"
@@ -162,14 +166,16 @@ def load_weight_file(clip: nn.Module, path: Path, *, name: str) -> None:
     fill_weights(clip, convert_names(state, clip), path=path, name=name)
 
 
-def _tag_config(name: str, weights: str) -> dict[str, Any]:
+def tag_config(name: str, weights: str) -> dict[str, Any]:
+    """What open_clip has for the tag `weights` of a model; empty for another one."""
     from open_clip.pretrained import get_pretrained_cfg
 
     config: dict[str, Any] = get_pretrained_cfg(name, weights) or {}
     return config
 
 
-def _known_tags(name: str) -> list[str]:
+def known_tags(name: str) -> list[str]:
+    """The tags of weights that open_clip has for a model."""
     import open_clip
 
     tags: list[str] = open_clip.list_pretrained_tags_by_model(name)
@@ -181,7 +187,7 @@ def _cached_weights(config: dict[str, Any], cache_dir: str | Path | None) -> Pat
     from_url = _url_target(config, cache_dir)
     if from_url is not None and from_url.is_file():
         return from_url
-    repository, files = _hub_files(config)
+    repository, files = hub_files(config)
     return cached_file(repository, files, cache_dir=cache_dir) if repository else None
 
 
@@ -191,7 +197,7 @@ def _url_target(config: dict[str, Any], cache_dir: str | Path | None) -> Path | 
     return Path(cache_dir or Path.home() / ".cache" / "clip") / Path(url).name if url else None
 
 
-def _hub_files(config: dict[str, Any]) -> tuple[str, list[str]]:
+def hub_files(config: dict[str, Any]) -> tuple[str, list[str]]:
     """Repository, and the file names that open_clip would look for, best first."""
     repository, _, file = str(config.get("hf_hub", "")).rpartition("/")
     if file:
@@ -210,7 +216,7 @@ def _download(
             return Path(download_pretrained(config, cache_dir=str(cache_dir) if cache_dir else None))
         except Exception as error:  # a missing network raises many kinds
             failure = error
-    repository, files = _hub_files(config)
+    repository, files = hub_files(config)
     sources = [f"{files[0]} of https://huggingface.co/{repository}"] if repository else []
     target = _url_target(config, cache_dir)
     if target is not None:

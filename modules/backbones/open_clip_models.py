@@ -22,7 +22,7 @@ from modules.backbones.clip_towers import (
     logit_scale_of,
     text_tower,
 )
-from modules.backbones.clip_weights import find_clip_weights, load_clip_weights, load_weight_file
+from modules.backbones.clip_weights import find_clip_weights, load_clip_file, load_weight_file
 from modules.backbones.hf_text import HfTextEncoder
 from modules.backbones.hub import MissingFiles, model_file
 from modules.backbones.image_size import resize_image_tower
@@ -113,13 +113,7 @@ def _load_weights(clip: Any, request: Request, path: Path | None) -> None:
     if path is not None and request.has_own_weights:
         load_weight_file(clip, path, name=request.name)
     elif path is not None:
-        load_clip_weights(
-            clip,
-            request.weights,
-            name=request.name,
-            cache_dir=request.cache_dir,
-            allow_download=request.allow_download,
-        )
+        load_clip_file(clip, path, request.weights, name=request.name)
 
 
 def _file_of(request: Request, file: str) -> Path | None:

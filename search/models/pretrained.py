@@ -23,6 +23,7 @@ from engine.model_setup import request_of
 from engine.saved_settings import SETTINGS_FILE, read_saved_settings
 from modules.backbones.backbone import Backbone
 from modules.backbones.clip_configs import BOTH, near_names
+from modules.backbones.clip_weights import hub_files, known_tags, tag_config
 from modules.backbones.hub import MissingFiles
 from modules.backbones.registry import build_backbone
 from modules.backbones.request import DEFAULT_WEIGHTS, HUB_PREFIX
@@ -65,9 +66,7 @@ def _usual_weights(name: str) -> str:
     """The first tag that open_clip has for a name; a folder or repository has its own weights."""
     if is_path(name, (".json",)) or name.startswith(HUB_PREFIX):
         return DEFAULT_WEIGHTS
-    import open_clip
-
-    tags: list[str] = open_clip.list_pretrained_tags_by_model(name)
+    tags = known_tags(name)
     return tags[0] if tags else DEFAULT_WEIGHTS
 
 
@@ -130,7 +129,7 @@ def loading_errors(settings: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except MissingFiles as error:
-        repository = _repository_of(model, str(settings.get("clip_weights") or ""))
+        repository = repository_of(model, str(settings.get("clip_weights") or ""))
         if repository is None:
             raise UserError(_reworded(str(error))) from None
         near = _near_repositories(repository)
@@ -149,22 +148,17 @@ def _reworded(message: str) -> str:
     return message
 
 
-def _repository_of(model: str, weights: str) -> str | None:
+def repository_of(model: str, weights: str) -> str | None:
     """The repository of the hub that has all files of a model; None for a folder, or a file of weights."""
     if model.startswith(HUB_PREFIX):
         return model.removeprefix(HUB_PREFIX)
-    from open_clip.pretrained import get_pretrained_cfg
-
-    config = get_pretrained_cfg(model, weights) or {}
-    return str(config.get("hf_hub") or "").rstrip("/") or None
+    return hub_files(tag_config(model, weights))[0] or None
 
 
 def _near_repositories(repository: str) -> str:
     """A remark with names like `repository`, unless it is one that open_clip knows."""
     import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
 
-    places = (get_pretrained_cfg(name, tag).get("hf_hub") or "" for name, tag in open_clip.list_pretrained())
-    known = sorted({place.rstrip("/") for place in places if place.count("/") < 3} - {""})
+    known = sorted({hub_files(tag_config(name, tag))[0] for name, tag in open_clip.list_pretrained()} - {""})
     near = [] if repository in known else near_names(repository, known)[:3]
     return f" (if the name is wrong: {', '.join(near)}?)" if near else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dataloaders.frame_sampling import sample_frame_indices
+from dataloaders.frame_sampling import even_frames
 from search.clips import ClipError, Part
 from search.encoder import Encoder
 from search.index_format import Span
@@ -73,10 +73,7 @@ class MomentCollector:
 
     def _chosen(self, start: int, end: int) -> list[int]:
         """The F frames of the moment of frames `start` to `end - 1`; if it has fewer, they repeat."""
-        places = sample_frame_indices(
-            end - start, self._encoder.frames, frame_sample="uniform", rng=np.random.default_rng(0)
-        )
-        return [start + int(place) for place in places]
+        return (start + even_frames(end - start, self._encoder.frames)).tolist()
 
     def _pictures(self, frames: list[int], jpegs: list[bytes]) -> list[tuple[int, bytes]]:
         """(frame, JPEG) of one moment; repeated frames once."""

@@ -13,7 +13,7 @@ import torch
 
 from common.errors import UserError
 from search import Retriever, VideoIndex, VideoIndexError, index_videos
-from search.models.pretrained import named_model
+from search.models.pretrained import named_model, repository_of
 from tests.search.conftest import coloured
 from tests.search.published import write_published
 from tools import search
@@ -125,6 +125,18 @@ def test_what_cannot_be_had_is_told_with_what_would_be_right(model: str, message
     with pytest.raises(UserError, match=message) as raised:
         Retriever.from_pretrained(model, device="cpu")
     assert "\n" not in str(raised.value) and "--clip_model" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "repository"),
+    [
+        ("ViT-B-16-SigLIP2", "timm/ViT-B-16-SigLIP2"),
+        ("ViTamin-S", "jienengchen/ViTamin-S"),  # open_clip names a file of it
+    ],
+)
+def test_the_repository_to_fetch_is_named_without_a_file(model: str, repository: str) -> None:
+    settings = named_model(model)
+    assert repository_of(settings["clip_model"], settings["clip_weights"]) == repository
 
 
 def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def _in_order(
     start = None
     if table.trusted:
         pts = table.times[0] + math.floor(job.start / float(unit))
-        key = table.start_of(max(pts, table.times[0]))
+        key = table.start_of(pts)
         start = (key if key is not None else table.times[0], table.times[0])
     due = job.start
     end = job.end if table.trusted else _END
